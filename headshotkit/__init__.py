@@ -1,0 +1,37 @@
+"""headshotkit: 10-20 selfies in, professional headshots that are surely you out, and no photo leaves the machine.
+
+The public verbs are loaded when they are first used, so importing the package is quick and loads no torch.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "judge_photos": "gate",
+    "build_dataset": "dataset",
+    "train_lora": "train",
+    "render_headshots": "render",
+    "restore_headshots": "restore",
+    "evaluate_run": "evaluate",
+    "build_gallery": "gallery",
+    "make_headshots": "flow",
+    "Run": "run",
+    "GateConfig": "config",
+    "DatasetConfig": "config",
+    "TrainConfig": "config",
+    "RenderConfig": "config",
+    "RestoreConfig": "config",
+    "HeadshotError": "errors",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'headshotkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"headshotkit.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

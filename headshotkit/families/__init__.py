@@ -1,0 +1,122 @@
+"""Model families: the only place that holds diffusion parts and [-1, 1] tensors.
+
+`train`, `render` and `evaluate` speak to a `Family` and never name one. A new family is one module here and one
+line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL.Image import Image
+
+from headshotkit.config import Base, find_base
+from headshotkit.errors import BadConfig, BaseUnavailable
+from headshotkit.runtime import data_path
+
+FAMILIES = {"sdxl": "SdxlFamily"}
+
+
+class Condition(dict):
+    """What a denoiser is told of N prompts: name -> tensor with N rows, float32 on the CPU."""
+
+    @property
+    def count(self) -> int:
+        """N, the number of prompts."""
+        return len(next(iter(self.values())))
+
+    def pick(self, places: list[int]) -> Condition:
+        """The rows of some prompts, in that order."""
+        return Condition({name: tensor[places] for name, tensor in self.items()})
+
+
+class Family(Protocol):
+    """What a stage needs of a base. Images are RGB PIL pictures; tensors never leave the family but as opaque values.
+
+    The two halves are used one after the other: encode (then `free_encoders`), and train or render.
+    """
+
+    base: Base
+    device: str
+    dtype_reason: str
+
+    def encode_images(self, images: list[Image]) -> Any:
+        """Latents of pictures, float32 on the CPU, shape (N, C, h, w)."""
+
+    def encode_prompts(self, prompts: list[str]) -> Condition:
+        """What the denoiser is told for each prompt."""
+
+    def free_encoders(self) -> None:
+        """Gives the memory of the encoders back; encoding is over."""
+
+    def add_lora(self, rank: int, alpha: int, targets: str, seed: int) -> list:
+        """Puts a new LoRA into the denoiser and returns its parameters, float32, the only ones that train."""
+
+    def loss(self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any) -> Any:
+        """Denoising loss for each picture, shape (N,), differentiable in the LoRA's parameters.
+
+        `sizes`: (original height, original width, crop top, crop left, target height, target width) px a picture.
+        """
+
+    def lora_state(self) -> dict:
+        """The LoRA's tensors by their names in the denoiser."""
+
+    def load_lora_state(self, state: dict) -> None:
+        """Takes over tensors from `lora_state`."""
+
+    def lora_file(self, metadata: dict[str, str]) -> bytes:
+        """The LoRA as a safetensors file that diffusers loads, with metadata."""
+
+    def use_lora(self, path: Path, scale: float) -> None:
+        """Loads a LoRA file for rendering, at a strength; loading another takes the first one's place."""
+
+    def render(
+        self, prompts: list[str], negatives: list[str], seeds: list[int], size_px: int, steps: int, guidance: float
+    ) -> list[Image]:
+        """One picture a prompt; its noise comes from its own seed alone."""
+
+
+def load_family(base_name: str) -> Family:
+    """Loads a base with the code of its family.
+
+    Raises:
+        UnknownBase: no base has that name.
+        BaseUnavailable: its weights are not here and can't be downloaded.
+    """
+    base = find_base(base_name)
+    module = importlib.import_module(f"headshotkit.families.{base.family}")
+    return getattr(module, FAMILIES[base.family])(base)
+
+
+def weights_place(base: Base) -> str:
+    """A base's weights as diffusers wants them named: a folder, or a hub id.
+
+    Raises:
+        BaseUnavailable: the base is the embedded one, and its folder is missing.
+    """
+    if not base.source.startswith("data:"):
+        return base.source
+    folder = data_path(*base.source.removeprefix("data:").split("/"))
+    if not (folder / "model_index.json").is_file():
+        raise BaseUnavailable(
+            f"the embedded base is not at {folder}.",
+            "The package was installed without its data.",
+            "Clone the repository and install from there, or choose another base: --base sdxl",
+        )
+    return str(folder)
+
+
+def check_size(base: Base, size_px: int, factor: int) -> None:
+    """Refuses picture sizes that the base can't make.
+
+    Raises:
+        BadConfig: the size is not a multiple of what the autoencoder and the denoiser divide it by.
+    """
+    if size_px % factor:
+        raise BadConfig(
+            f"size_px is {size_px}, base {base.name!r} needs a multiple of {factor}.",
+            "The autoencoder and the denoiser halve the picture several times.",
+            f"Set size_px to {max(factor, round(size_px / factor) * factor)}.",
+        )

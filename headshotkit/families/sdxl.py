@@ -1,0 +1,227 @@
+"""The SDXL family: every StableDiffusionXLPipeline, from the embedded base to the 2.6 B parameter one.
+
+The scheduler's config decides what the U-Net predicts (epsilon or v), never this code.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils import logging as diffusers_logging
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from PIL import Image
+from safetensors.torch import load_file, save
+from transformers.utils import logging as transformers_logging
+
+from headshotkit import runtime
+from headshotkit.config import Base, TrainConfig
+from headshotkit.errors import BadLora, BaseUnavailable
+from headshotkit.families import Condition, check_size, weights_place
+
+ADAPTER = "person"
+ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
+TARGETS = {
+    "attention": ["to_q", "to_k", "to_v", "to_out.0"],
+    "all": [
+        "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
+        "conv1", "conv2", "conv_shortcut", "time_emb_proj",
+    ],
+}  # fmt: skip
+
+
+class SdxlFamily:
+    """One loaded SDXL base. See `Family` for what each method promises."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self.device, _ = runtime.choose_device()
+        self.dtype, self.dtype_reason = runtime.choose_dtype(self.device)
+        self.pipeline = self._load()
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline.to(self.device)
+        self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _load(self) -> StableDiffusionXLPipeline:
+        """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        place = weights_place(self.base)
+        options = _dtype_option(self.dtype)
+        level = diffusers_logging.get_verbosity()
+        diffusers_logging.set_verbosity_error()
+        try:
+            if self.base.vae:
+                options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **_dtype_option(self.dtype))}
+                options |= {"variant": "fp16"} if self.dtype != torch.float32 else {}
+            return StableDiffusionXLPipeline.from_pretrained(place, add_watermarker=False, **options)
+        except OSError as error:
+            raise BaseUnavailable(
+                f"the weights of base {self.base.name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
+                "They are downloaded from the hub once, about 7 GB, and there seems to be no network or no space.",
+                "Connect once and try again, or use the embedded base: --base mini",
+            ) from error
+        finally:
+            diffusers_logging.set_verbosity(level)
+
+    # --- encoding ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_images(self, images: list[Image.Image]) -> torch.Tensor:
+        vae, latents = self.pipeline.vae, []
+        for image in images:
+            check_size(self.base, image.width, self._size_factor())
+            pixels = self.pipeline.image_processor.preprocess(image).to(self.device, vae.dtype)
+            encoded = vae.encode(pixels)
+            raw = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+            latents.append(raw.float().cpu() * vae.config.scaling_factor)
+        return torch.cat(latents)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Condition:
+        for prompt in prompts:
+            if prompt not in self.encoded:
+                self.encoded[prompt] = self._encode_prompt(prompt)
+        text, pooled = zip(*(self.encoded[prompt] for prompt in prompts), strict=True)
+        return Condition(text=torch.cat(text), pooled=torch.cat(pooled))
+
+    def _encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text (1, 77, D) and pooled (1, P). The empty prompt is all zeros where the base was trained so."""
+        parts = self.pipeline.encode_prompt(prompt, device=self.device, do_classifier_free_guidance=False)
+        zero = not prompt and self.pipeline.config.force_zeros_for_empty_prompt
+        return tuple(part.float().cpu() * (0.0 if zero else 1.0) for part in (parts[0], parts[2]))
+
+    def free_encoders(self) -> None:
+        for part in ENCODER_PARTS:
+            setattr(self.pipeline, part, None)
+        runtime.free_memory()
+
+    def _size_factor(self) -> int:
+        """What a picture's side must be divisible by: the autoencoder's factor times the U-Net's."""
+        return self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def add_lora(self, rank: int, alpha: int, targets: str, seed: int) -> list[torch.nn.Parameter]:
+        unet = self.pipeline.unet
+        unet.requires_grad_(False)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS[targets]), ADAPTER)
+        parameters = [p for p in unet.parameters() if p.requires_grad]
+        for parameter in parameters:
+            parameter.data = parameter.data.float()
+        unet.train()
+        return parameters
+
+    def use_checkpointing(self) -> None:
+        """Trades time for memory: activations are computed again in the backward pass."""
+        self.pipeline.unet.enable_gradient_checkpointing()
+
+    def loss(
+        self,
+        latents: torch.Tensor,
+        condition: Condition,
+        sizes: list[tuple[int, ...]],
+        config: TrainConfig,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        schedule = self.pipeline.scheduler
+        signal = schedule.alphas_cumprod.float()
+        steps = torch.randint(len(signal), (len(latents),), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        if config.noise_offset:
+            noise += config.noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
+        kept = signal[steps].view(-1, 1, 1, 1)
+        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+        kind = schedule.config.prediction_type
+        target = noise if kind == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
+        predicted = self._predict(noisy, steps, condition, sizes)
+        error = (predicted.float() - target.to(self.device)).pow(2).mean((1, 2, 3))
+        return error * _snr_weight(signal[steps], kind, config.min_snr_gamma).to(self.device)
+
+    def _predict(self, noisy, steps, condition: Condition, sizes) -> torch.Tensor:
+        """One U-Net call under autocast where the frozen weights are in half precision."""
+        half = self.dtype != torch.float32
+        autocast = torch.autocast(self.device, dtype=self.dtype) if half else nullcontext()
+        told = {
+            "text_embeds": condition["pooled"].to(self.device, self.dtype),
+            "time_ids": torch.tensor(sizes, dtype=self.dtype, device=self.device),
+        }
+        with autocast:
+            return self.pipeline.unet(
+                noisy.to(self.device, self.dtype),
+                steps.to(self.device),
+                condition["text"].to(self.device, self.dtype),
+                added_cond_kwargs=told,
+            ).sample
+
+    def lora_state(self) -> dict[str, torch.Tensor]:
+        state = get_peft_model_state_dict(self.pipeline.unet, adapter_name=ADAPTER)
+        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def load_lora_state(self, state: dict[str, torch.Tensor]) -> None:
+        set_peft_model_state_dict(self.pipeline.unet, state, adapter_name=ADAPTER)
+
+    def lora_file(self, metadata: dict[str, str]) -> bytes:
+        named = convert_state_dict_to_diffusers(self.lora_state())
+        config = self.pipeline.unet.peft_config[ADAPTER].to_dict()
+        adapter = {f"unet.{k}": sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        known = {"format": "pt", "lora_adapter_metadata": json.dumps(adapter, default=str, sort_keys=True)}
+        tensors = {f"unet.{name}": tensor.contiguous() for name, tensor in named.items()}
+        return save(tensors, metadata=known | metadata)
+
+    # --- rendering -----------------------------------------------------------------------------------------------
+
+    def use_lora(self, path: Path, scale: float) -> None:
+        self.pipeline.unload_lora_weights()
+        if scale == 0:
+            return
+        try:
+            self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise BadLora(
+                f"{path} can't be loaded on base {self.base.name!r} ({len(load_file(path))} tensors).",
+                f"It was trained on another base, or is damaged: {str(error).splitlines()[0][:200]}",
+                "Render with the base it was trained on, or train again.",
+            ) from error
+        self.pipeline.set_adapters([ADAPTER], [scale])
+
+    @torch.no_grad()
+    def render(
+        self, prompts: list[str], negatives: list[str], seeds: list[int], size_px: int, steps: int, guidance: float
+    ) -> list[Image.Image]:
+        check_size(self.base, size_px, self._size_factor())
+        wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
+        result = self.pipeline(
+            prompt_embeds=wanted["text"].to(self.device, self.dtype),
+            pooled_prompt_embeds=wanted["pooled"].to(self.device, self.dtype),
+            negative_prompt_embeds=avoided["text"].to(self.device, self.dtype),
+            negative_pooled_prompt_embeds=avoided["pooled"].to(self.device, self.dtype),
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            height=size_px,
+            width=size_px,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )
+        return result.images
+
+
+def _snr_weight(signal: torch.Tensor, kind: str, gamma: float) -> torch.Tensor:
+    """Weight of each step's loss, shape (N,): min-SNR, Hang et al. 2023, arXiv:2303.09556; 1 where gamma is 0."""
+    if not gamma:
+        return torch.ones_like(signal)
+    snr = signal / (1 - signal)
+    return snr.clamp(max=gamma) / (snr if kind == "epsilon" else snr + 1)
+
+
+def _dtype_option(dtype: torch.dtype) -> dict:
+    """The dtype argument of from_pretrained under the name that this diffusers has for it (renamed in 0.42)."""
+    modern = tuple(int(n) for n in diffusers.__version__.split(".")[:2]) >= (0, 42)
+    return {"dtype" if modern else "torch_dtype": dtype}

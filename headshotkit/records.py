@@ -1,0 +1,172 @@
+"""The records that flow between stages: frozen, small, made of paths and facts, never of tensors.
+
+Every record goes to JSON and back (`to_dict`, `from_dict`); manifests are made of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headshotkit.errors import TooFewPhotos
+
+REASON_CODES = (
+    "unreadable", "no_face", "many_faces", "small_face", "cropped_face", "blurred",
+    "dark", "bright", "occluded", "eyes_closed", "other_person", "duplicate",
+)  # fmt: skip
+
+
+class Record:
+    """What all records can do: become a dict of JSON types, and come back from one."""
+
+    def to_dict(self) -> dict:
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict):
+        hints = typing.get_type_hints(cls)
+        known = {f.name: _typed(hints[f.name], values[f.name]) for f in dataclasses.fields(cls) if f.name in values}
+        return cls(**known)
+
+
+def _plain(value):
+    """A record's field as JSON types."""
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return value.as_posix()
+    return value
+
+
+def _typed(hint, value):
+    """A JSON value as the type that the field's annotation names."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return tuple(_typed(args[0], v) for v in value)
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_dict(value)
+    return Path(value) if hint is Path else value
+
+
+@dataclass(frozen=True)
+class Photo(Record):
+    """A file the person gave. Sizes are of the upright picture (EXIF applied); 0 when it can't be read."""
+
+    path: Path
+    width_px: int
+    height_px: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Reason(Record):
+    """Why a photo is refused: a code of REASON_CODES, the measured value, the limit it broke, plain words."""
+
+    code: str
+    value: float | str | None
+    limit: float | str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict(Record):
+    """The gate's answer on one photo. `photo` is its path relative to the photo folder."""
+
+    photo: str
+    kept: bool
+    reasons: tuple[Reason, ...] = ()
+    measures: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingPhoto(Record):
+    """One prepared picture: its file in the dataset folder, its caption, where it was cut, where the face is.
+
+    `original_size_px` and `crop_top_left_px` are (width, height) and (top, left) after resizing: SDXL's
+    micro-conditioning. `face_box_px` is (x0, y0, x1, y1) in the prepared picture.
+    """
+
+    file: str
+    photo: str
+    caption: str
+    original_size_px: tuple[int, ...]
+    crop_top_left_px: tuple[int, ...]
+    face_box_px: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Dataset(Record):
+    """The training folder: its photos, the person's token and class word, and class images if there are any."""
+
+    folder: Path
+    token: str
+    class_word: str
+    size_px: int
+    photos: tuple[TrainingPhoto, ...]
+    class_images: tuple[str, ...] = ()
+
+    @property
+    def instance(self) -> str:
+        """How a prompt names the person: token and class word."""
+        return f"{self.token} {self.class_word}"
+
+
+@dataclass(frozen=True)
+class Lora(Record):
+    """An adapter file, and what it takes to use it."""
+
+    path: Path
+    base: str
+    rank: int
+    alpha: int
+    token: str
+    class_word: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Headshot(Record):
+    """One generated picture. `identity` is None when no single face was found in it."""
+
+    file: str
+    prompt_id: str
+    prompt: str
+    seed: int
+    attempt: int
+    lora_scale: float
+    identity: float | None
+    accepted: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score(Record):
+    """What evaluation says of one headshot: identity by each recogniser, and sharpness of the face."""
+
+    file: str
+    arcface: float | None
+    dlib: float | None
+    sharpness: float | None
+
+
+def kept_photos(verdicts: list[Verdict], at_least: int) -> list[Verdict]:
+    """The kept verdicts, if they are enough.
+
+    Raises:
+        TooFewPhotos: fewer than `at_least` were kept; the error counts the refusals by their reason.
+    """
+    kept = [v for v in verdicts if v.kept]
+    if len(kept) >= at_least:
+        return kept
+    refused = Counter(v.reasons[0].code for v in verdicts if v.reasons)
+    counts = ", ".join(f"{n} {code}" for code, n in refused.most_common()) or "none was refused"
+    raise TooFewPhotos(
+        f"kept {len(kept)} of {len(verdicts)} photos, training needs {at_least}.",
+        f"Refused: {counts}; the number and the limit of each are in photos/manifest.json.",
+        f"Add {at_least - len(kept)} or more sharp photos of one person, or lower GateConfig.min_photos (now {at_least}).",
+    )

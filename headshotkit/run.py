@@ -1,0 +1,214 @@
+"""The run folder: one folder a stage, a manifest in each, files that appear whole or not at all.
+
+A stage asks `Run.begin` for its folder. It gets either a finished stage (nothing to do), a started one with
+the same settings and inputs (go on from what lies there), or an empty one. What a stage made earlier with other
+settings or inputs is moved to `earlier/`, never deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+
+from headshotkit import __version__, runtime
+from headshotkit.errors import DiskFull, RunFolderError, StageMissing
+
+STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
+COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Writes a file beside its place and renames it into it, so a kill leaves the old file or the new one.
+
+    Raises:
+        DiskFull: no space is left; the earlier file is untouched.
+        RunFolderError: the place can't be written.
+    """
+    data = data.encode() if isinstance(data, str) else data
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise _explained(error, path, len(data)) from error
+
+
+def _explained(error: OSError, path: Path, size: int) -> DiskFull | RunFolderError:
+    """An OSError from writing as an error a person can act on; clears away the half-written file."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.unlink(missing_ok=True)
+    except OSError:
+        pass
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = next(p for p in path.parents if p.exists())
+        free = shutil.disk_usage(folder).free
+        return DiskFull(
+            f"no space left for {path}: it needs {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free.",
+            f"The disk that holds {folder} is full; what was finished before is untouched.",
+            "Free some space or choose another --out, then give the same command again: it goes on from here.",
+        )
+    return RunFolderError(
+        f"can't write {path}: {error.strerror or error}.",
+        "The folder is read-only, belongs to somebody else, or a file stands where a folder is wanted.",
+        "Choose another --out, or change the folder's permissions.",
+    )
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes a dict as readable JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _settings(config) -> dict:
+    """A config as JSON types, whatever mix of dataclasses and dicts it is."""
+    plain = asdict(config) if is_dataclass(config) else dict(config)
+    return json.loads(json.dumps(plain, default=str))
+
+
+def fingerprint(config: dict, inputs: dict[str, str]) -> str:
+    """What decides whether a stage's work can be used again: its settings and its inputs' sha256."""
+    return hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class Stage:
+    """One stage's folder while it is worked on. `done` means that its manifest is complete: use it."""
+
+    folder: Path
+    manifest: dict
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> bool:
+        return self.manifest["status"] == "done"
+
+    def finish(self, outcome: str, **facts) -> dict:
+        """Completes the manifest with the outcome in words and the stage's own facts, and returns it."""
+        seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
+        self.manifest |= facts
+        self.manifest |= {
+            "status": "done",
+            "outcome": outcome,
+            "seconds": round(seconds, 2),
+            "peak_memory_gib": runtime.peak_memory_gib(),
+            "finished": _now(),
+        }
+        write_json(self.folder / "manifest.json", self.manifest)
+        return self.manifest
+
+    def note_seconds(self) -> None:
+        """Adds the seconds spent so far to the manifest, so that a resumed stage counts all of its time."""
+        now = time.monotonic()
+        self.manifest["seconds"] = round(self.manifest.get("seconds", 0.0) + now - self.started_s, 2)
+        self.started_s = now
+        write_json(self.folder / "manifest.json", self.manifest)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+class Run:
+    """A run folder. Making one touches nothing; folders appear when a stage begins.
+
+    Args:
+        folder: where the run lives; one person, one run.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def path(self, stage: str) -> Path:
+        """A stage's folder, whether it exists or not."""
+        return self.folder / stage
+
+    def begin(self, stage: str, config, inputs: dict[str, str], seed: int | None = None) -> Stage:
+        """Opens a stage's folder: finished, to go on with, or new.
+
+        Args:
+            stage: one of STAGES.
+            config: the stage's config dataclass, or a dict of JSON types.
+            inputs: what it reads, name -> sha256.
+            seed: the seed that its randomness comes from, for the manifest.
+        Raises:
+            RunFolderError: the folder can't be created.
+        """
+        folder, settings = self.path(stage), _settings(config)
+        key = fingerprint(settings, inputs)
+        before = self._read(stage)
+        if before.get("fingerprint") == key:
+            return Stage(folder, before)
+        if folder.exists() and any(folder.iterdir()):
+            self._set_aside(stage)
+        manifest = {
+            "stage": stage,
+            "status": "started",
+            "headshotkit": __version__,
+            "fingerprint": key,
+            "config": settings,
+            "inputs": inputs,
+            "seed": seed,
+            "versions": runtime.versions(),
+            "started": _now(),
+        }
+        write_json(folder / "manifest.json", manifest)
+        return Stage(folder, manifest)
+
+    def manifest(self, stage: str) -> dict:
+        """A finished stage's manifest.
+
+        Raises:
+            StageMissing: the stage has not been done, or not to its end.
+        """
+        manifest = self._read(stage)
+        if manifest.get("status") != "done":
+            raise StageMissing(
+                f"{self.path(stage)} holds no finished {stage} stage.",
+                "It was never started, or it was interrupted." if not manifest else "It was interrupted before its end.",
+                f"Run first: headshotkit {COMMANDS[stage]} --out {self.folder}",
+            )
+        return manifest
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is finished."""
+        return self._read(stage).get("status") == "done"
+
+    def inputs_from(self, *stages: str) -> dict[str, str]:
+        """The manifests of the stages read from, as inputs of the next: name -> sha256 of what decides their content.
+
+        A manifest also holds times, so the stage's fingerprint stands for it, not the file's bytes.
+        """
+        return {f"{s}/manifest.json": self.manifest(s)["fingerprint"] for s in stages}
+
+    def _read(self, stage: str) -> dict:
+        try:
+            return json.loads((self.path(stage) / "manifest.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _set_aside(self, stage: str) -> None:
+        """Moves what a stage made with other settings out of the way, to earlier/<stage>-<n>."""
+        earlier = self.folder / "earlier"
+        number = len(list(earlier.glob(f"{stage}-*"))) + 1
+        try:
+            earlier.mkdir(parents=True, exist_ok=True)
+            os.replace(self.path(stage), earlier / f"{stage}-{number}")
+        except OSError as error:
+            raise _explained(error, earlier / stage, 0) from error

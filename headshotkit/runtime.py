@@ -1,0 +1,158 @@
+"""The machine: device, dtype with its reason, seeds, memory, versions, optional packages, progress."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from headshotkit.errors import MissingPackage
+
+PACKAGE = Path(__file__).parent
+REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
+            "onnxruntime", "bitsandbytes", "dlib-bin")  # fmt: skip
+# On a busy machine with few cores, waiting OpenMP threads that spin cost 10 to 20 times the work itself.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+
+
+def set_environment() -> None:
+    """Sets the environment that torch and the hub should start in; what the person set already stays."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def data_path(*parts: str) -> Path:
+    """A file or folder of the project's data: inside the installed package, or in the checkout's `data/`."""
+    installed = PACKAGE / "_data"
+    return (installed if installed.is_dir() else PACKAGE.parent / "data").joinpath(*parts)
+
+
+def cache_path(*parts: str) -> Path:
+    """A place for what can be made or downloaded again; HEADSHOTKIT_CACHE moves it."""
+    root = os.environ.get("HEADSHOTKIT_CACHE") or Path.home() / ".cache" / "headshotkit"
+    return Path(root).joinpath(*parts)
+
+
+def require(module: str, extra: str):
+    """Imports an optional module.
+
+    Raises:
+        MissingPackage: it is not installed; the error names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackage(
+            f"the package {module!r} can't be imported: {error}.",
+            f"It is not part of the core; the extra {extra!r} brings it.",
+            f'Install it: pip install "headshotkit[{extra}]"',
+        ) from error
+
+
+def has_module(module: str) -> bool:
+    """Whether a top-level module is installed, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def choose_device() -> tuple[str, str]:
+    """The device to compute on, and why: ("cuda" | "mps" | "cpu", reason)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda", f"CUDA is there: {torch.cuda.get_device_name()}"
+    if torch.backends.mps.is_available():
+        return "mps", "Apple's GPU is there"
+    return "cpu", "no GPU was found"
+
+
+def choose_dtype(device: str):
+    """The dtype for the frozen weights and autocast, and why: (torch dtype, reason).
+
+    fp16 on CUDA, for a T4 (sm_75) computes bf16 about 20 times slower; fp32 on a CPU, where bf16 is emulated on
+    most machines and slower for small batches even where it isn't.
+    """
+    import torch
+
+    if device == "cuda":
+        major, _ = torch.cuda.get_device_capability()
+        if major >= 8:
+            return torch.bfloat16, f"sm_{major}x has fast bf16, which needs no loss scaling"
+        return torch.float16, f"sm_{major}x has fast fp16, but no fast bf16"
+    if device == "mps":
+        return torch.float32, "Apple's GPU is kept in fp32, the only dtype tried"
+    return torch.float32, "a CPU computes small batches fastest in fp32"
+
+
+def seed_for(seed: int, *place: int) -> int:
+    """A seed for one place (a step, a prompt, an attempt), so that any place can be redone alone.
+
+    Returns: an int in [0, 2**63). The same arguments give the same seed on every machine.
+
+    >>> seed_for(7, 1) == seed_for(7, 1), seed_for(7, 1) == seed_for(7, 2)
+    (True, False)
+    """
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def peak_memory_gib() -> dict[str, float]:
+    """Peak memory of this process so far, GiB: host RAM, and the GPU's where torch has used one."""
+    peak: dict[str, float] = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    return peak
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in REPORTED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def free_memory() -> None:
+    """Gives memory of dropped models back: Python's garbage, and the GPU's cache."""
+    import gc
+
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def progress(items: Iterable, title: str, total: int | None = None):
+    """A progress bar over `items`: text in a terminal, a widget in a notebook, nothing where nobody looks.
+
+    `postfix` of the bar (`bar.set_postfix`) shows what a stage wants to show beside it.
+    """
+    from tqdm.auto import tqdm
+
+    quiet = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(items, desc=title, total=total, disable=quiet, leave=False)
+
+
+def report() -> str:
+    """What this machine is, for the first cell of a notebook and for bug reports."""
+    device, why = choose_device()
+    dtype, dtype_why = choose_dtype(device)
+    found = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return (
+        f"device: {device} ({why})\ndtype: {str(dtype).removeprefix('torch.')} ({dtype_why})\n"
+        f"cores: {os.cpu_count()}\n{found}"
+    )

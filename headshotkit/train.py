@@ -1,0 +1,229 @@
+"""The training loop: noise, loss, step, save, resume. It speaks to a `Family` and knows no diffusion itself.
+
+Everything random in a step comes from (seed, step), so a killed training goes on to the very same LoRA.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from headshotkit import runtime
+from headshotkit.config import TrainConfig
+from headshotkit.families import Condition, Family, load_family
+from headshotkit.records import Dataset, Lora
+from headshotkit.run import Run, Stage, write_atomic, write_json
+
+LORA_FILE = "person.safetensors"
+CHECKPOINT_FILE = "checkpoint.pt"
+CACHE_FILE = "cache.pt"
+LOSSES_FILE = "losses.json"
+WEIGHT_DECAY = 1e-2
+MAX_GRAD_NORM = 1.0
+STEP, EPOCH = 1, 2
+"""Places of the seed: all that is random in a step; the order of an epoch."""
+
+
+@dataclass
+class Examples:
+    """What the loop draws from: latents (N, C, h, w), an index of each one's caption, sizes for the U-Net."""
+
+    latents: torch.Tensor
+    caption_ids: list[int]
+    sizes: list[tuple[int, ...]]
+
+
+def train_lora(run: Run, config: TrainConfig) -> Lora:
+    """Trains the person's LoRA on the run's dataset, or goes on where it was interrupted.
+
+    Writes `lora/`: person.safetensors (diffusers' naming, with metadata), losses.json, manifest.json.
+
+    Raises:
+        StageMissing: the dataset has not been built.
+        BaseUnavailable: the base's weights can't be had.
+        DiskFull, RunFolderError: a file can't be written; the last checkpoint stays.
+    """
+    dataset = Dataset.from_dict(run.manifest("dataset")["dataset"])
+    stage = run.begin("lora", config, run.inputs_from("dataset"), seed=config.seed)
+    if stage.done:
+        return Lora.from_dict(stage.manifest["lora"])
+    family = load_family(config.base)
+    person, class_pictures, captions = _cached_examples(family, run.path("dataset"), dataset, stage)
+    family.free_encoders()
+    loop = _Loop(family, config, stage, person, class_pictures, captions)
+    loop.run()
+    lora = Lora(Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, config.steps)
+    write_atomic(stage.folder / LORA_FILE, family.lora_file(_metadata(lora, stage)))
+    (stage.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    (stage.folder / CACHE_FILE).unlink(missing_ok=True)
+    last = sum(loop.losses[-50:]) / len(loop.losses[-50:])
+    stage.finish(
+        f"LoRA of rank {config.rank} after {config.steps} steps, loss {last:.3f}",
+        lora=lora.to_dict(),
+        optimizer=loop.optimizer_reason,
+        dtype=family.dtype_reason,
+    )
+    return lora
+
+
+def _metadata(lora: Lora, stage: Stage) -> dict[str, str]:
+    """How the LoRA was made, for the file's header: strings only, as safetensors wants."""
+    facts = {"base": lora.base, "token": lora.token, "class_word": lora.class_word, "steps": lora.step,
+             "rank": lora.rank, "alpha": lora.alpha, "fingerprint": stage.manifest["fingerprint"],
+             "version": stage.manifest["headshotkit"]}  # fmt: skip
+    return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
+
+
+def _cached_examples(
+    family: Family, folder: Path, dataset: Dataset, stage: Stage
+) -> tuple[Examples, Examples, Condition]:
+    """Latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
+
+    The last condition is the empty caption's, the one before it the class's.
+    """
+    captions = sorted({p.caption for p in dataset.photos}) + [f"photo of a {dataset.class_word}", ""]
+    side = dataset.size_px
+    person_sizes = [(*p.original_size_px[::-1], *p.crop_top_left_px, side, side) for p in dataset.photos]
+    class_sizes = [(side, side, 0, 0, side, side)] * len(dataset.class_images)
+    cache = stage.folder / CACHE_FILE
+    if cache.exists():
+        kept = torch.load(cache, weights_only=True)
+    else:
+        files = [p.file for p in dataset.photos] + list(dataset.class_images)
+        images = runtime.progress([Image.open(folder / f).convert("RGB") for f in files], "encoding photos")
+        latents = torch.cat([family.encode_images([image]) for image in images])
+        condition = family.encode_prompts(captions)
+        kept = {"latents": latents, "condition": dict(condition)}
+        write_atomic(cache, _bytes(kept))
+    conditions = Condition(kept["condition"])
+    n = len(dataset.photos)
+    person = Examples(kept["latents"][:n], [captions.index(p.caption) for p in dataset.photos], person_sizes)
+    pictures = Examples(kept["latents"][n:], [len(captions) - 2] * len(class_sizes), class_sizes)
+    return person, pictures, conditions
+
+
+def _bytes(value) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then half a cosine down to zero.
+
+    >>> config = TrainConfig(steps=100, warmup=0.1, learning_rate=1.0e-3)
+    >>> [round(learning_rate_at(step, config), 6) for step in (0, 9, 55, 99)]
+    [0.0001, 0.001, 0.0005, 0.0]
+    """
+    warm = max(1, round(config.warmup * config.steps))
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    done = (step - warm) / max(1, config.steps - warm)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def make_optimizer(parameters: list, config: TrainConfig, device: str) -> tuple[torch.optim.Optimizer, str]:
+    """The optimizer and why it is this one: (optimizer, reason). 8-bit Adam's state takes a quarter of the memory.
+
+    Raises:
+        MissingPackage: adamw8bit was asked for, and bitsandbytes is not installed.
+    """
+    options = {"lr": config.learning_rate, "weight_decay": WEIGHT_DECAY}
+    if config.optimizer == "adamw8bit":
+        return runtime.require("bitsandbytes", "train").optim.AdamW8bit(parameters, **options), "adamw8bit: asked for"
+    if config.optimizer == "auto" and device == "cuda":
+        if runtime.has_module("bitsandbytes"):
+            return runtime.require("bitsandbytes", "train").optim.AdamW8bit(parameters, **options), "adamw8bit: on CUDA"
+        reason = "adamw: bitsandbytes is not installed; pip install 'headshotkit[train]' saves 0.26 GiB on SDXL"
+        return torch.optim.AdamW(parameters, fused=True, **options), reason
+    reason = "adamw: asked for" if config.optimizer == "adamw" else f"adamw: 8-bit Adam saves nothing on {device}"
+    return torch.optim.AdamW(parameters, **options), reason
+
+
+class _Loop:
+    """The loop's state: LoRA, optimizer, scaler, losses; what a checkpoint holds."""
+
+    def __init__(self, family: Family, config: TrainConfig, stage: Stage, person: Examples, class_pictures: Examples,
+                 conditions: Condition) -> None:  # fmt: skip
+        self.family, self.config, self.stage = family, config, stage
+        self.person, self.class_pictures, self.conditions = person, class_pictures, conditions
+        self.parameters = family.add_lora(config.rank, config.alpha, config.targets, config.seed)
+        if config.checkpointing:
+            family.use_checkpointing()
+        self.optimizer, self.optimizer_reason = make_optimizer(self.parameters, config, family.device)
+        self.scaler = torch.amp.GradScaler(family.device, enabled=family.dtype == torch.float16)
+        self.losses: list[float] = []
+
+    def run(self) -> None:
+        """All steps that are still to do."""
+        self._resume()
+        bar = runtime.progress(range(len(self.losses), self.config.steps), "training")
+        for step in bar:
+            self.losses.append(self._step(step))
+            bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}")
+            if (step + 1) % self.config.checkpoint_every_steps == 0:
+                self._save()
+        write_json(self.stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in self.losses]})
+
+    def _step(self, step: int) -> float:
+        """One optimizer update; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self.config)
+        generator = torch.Generator().manual_seed(runtime.seed_for(self.config.seed, STEP, step))
+        loss = self._loss(self.person, self._order(step), generator, self.config.caption_dropout)
+        if len(self.class_pictures.sizes):
+            chosen = torch.randint(len(self.class_pictures.sizes), (self.config.batch,), generator=generator).tolist()
+            loss = loss + self.config.prior_weight * self._loss(self.class_pictures, chosen, generator, 0.0)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    def _loss(self, examples: Examples, chosen: list[int], generator: torch.Generator, dropout: float) -> torch.Tensor:
+        """Mean loss over the chosen pictures; some captions give way to the empty one."""
+        empty = self.conditions.count - 1
+        dropped = torch.rand(len(chosen), generator=generator) < dropout
+        captions = [empty if d else examples.caption_ids[i] for i, d in zip(chosen, dropped, strict=True)]
+        sizes = [examples.sizes[i] for i in chosen]
+        return self.family.loss(
+            examples.latents[chosen], self.conditions.pick(captions), sizes, self.config, generator
+        ).mean()
+
+    def _order(self, step: int) -> list[int]:
+        """The pictures of a step: every picture once an epoch, in an order of the epoch's own."""
+        n, batch, chosen = len(self.person.sizes), self.config.batch, []
+        for place in range(step * batch, (step + 1) * batch):
+            epoch, index = divmod(place, n)
+            seed = runtime.seed_for(self.config.seed, EPOCH, epoch)
+            chosen.append(int(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[index]))
+        return chosen
+
+    def _save(self) -> None:
+        """A checkpoint of everything that a step changes."""
+        state = {
+            "lora": self.family.lora_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "losses": self.losses,
+        }
+        write_atomic(self.stage.folder / CHECKPOINT_FILE, _bytes(state))
+        self.stage.note_seconds()
+
+    def _resume(self) -> None:
+        """Goes on from the last checkpoint, if there is one."""
+        checkpoint = self.stage.folder / CHECKPOINT_FILE
+        if not checkpoint.exists():
+            return
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        self.family.load_lora_state(state["lora"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.losses = list(state["losses"])
