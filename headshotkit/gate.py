@@ -6,22 +6,19 @@ A photo is refused with the number that was measured and the limit it broke. The
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, runtime
+from headshotkit import faces, measures, runtime
 from headshotkit.config import GateConfig
 from headshotkit.photos import Unreadable, find_photos, read_photo
 from headshotkit.records import Photo, Reason, Verdict
 from headshotkit.run import Run, sha256_of, write_atomic
 
-FACE_PX = 128
-"""Side of the aligned face that sharpness, light and eyes are measured on, so that limits hold for any photo size."""
 THUMB_PX = 240
-LEFT_EYE, RIGHT_EYE = slice(33, 43), slice(87, 97)
-"""Places of the eyes' outlines among the 106 landmarks."""
 
 
 def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> list[Verdict]:
@@ -46,14 +43,20 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     verdicts = [look.verdict() for look in looks]
     for number, look in enumerate(looks):
         _store(look, number, stage.folder)
-    kept = sum(v.kept for v in verdicts)
     stage.finish(
-        f"kept {kept} of {len(verdicts)} photos",
+        _outcome(verdicts),
         photos=[look.photo.to_dict() for look in looks],
         verdicts=[v.to_dict() for v in verdicts],
         face_models=faces.model_folder()[1],
     )
     return verdicts
+
+
+def _outcome(verdicts: list[Verdict]) -> str:
+    """How many were kept, and how many refused for which reason, in words."""
+    refused = Counter(v.reasons[0].code for v in verdicts if v.reasons)
+    counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
+    return f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos" + (f"; refused: {counts}" if counts else "")
 
 
 def _store(look: _Look, number: int, folder: Path) -> None:
@@ -81,7 +84,7 @@ class _Look:
             self.refuse("unreadable", None, None, error.happened)
             return
         self.photo = Photo(Path(path.name), image.shape[1], image.shape[0], sha256_of(path))
-        self.thumb, self.hash = thumbnail(image), difference_hash(image)
+        self.thumb, self.hash = thumbnail(image), measures.difference_hash(image)
         self._measure(image, config)
 
     def refuse(self, code: str, value, limit, text: str) -> None:
@@ -98,18 +101,18 @@ class _Look:
             self.refuse("no_face", 0, 1, "no face was found in it")
             return
         face = found[0]
-        aligned = faces.align_face(image, face.points, FACE_PX)
-        openness = eye_openness(faces.landmarks_106(image, face))
+        aligned = faces.align_face(image, face.points, measures.FACE_PX)
+        openness = measures.eye_openness(faces.landmarks_106(image, face))
         self.measures |= {
             "face_box_px": [round(float(x), 1) for x in face.box],
             "face_points_px": face.points.round(1).tolist(),
             "face_px": round(face.width_px),
             "other_face": round(found[1].height_px / face.height_px, 3) if len(found) > 1 else 0.0,
-            "face_inside": round(face_inside(face.points, image.shape[1], image.shape[0]), 3),
-            "sharpness": round(sharpness(aligned), 2),
-            "brightness": round(brightness(aligned), 1),
-            "clipped": round(clipped(aligned), 3),
-            "eye_contrast": round(eye_contrast(aligned), 3),
+            "face_inside": round(measures.face_inside(face.points, image.shape[1], image.shape[0]), 3),
+            "sharpness": round(measures.sharpness(aligned), 2),
+            "brightness": round(measures.brightness(aligned), 1),
+            "clipped": round(measures.clipped(aligned), 3),
+            "eye_contrast": round(measures.eye_contrast(aligned), 3),
             "eye_openness": round(openness, 3),
         }
         self._compare(config)
@@ -141,84 +144,6 @@ class _Look:
         if not self.reasons and m["eye_openness"] < config.min_eye_openness:
             value, limit = m["eye_openness"], config.min_eye_openness
             self.refuse("eyes_closed", value, limit, f"the eyes are {value:.2f} open, at least {limit:.2f} is needed")
-
-
-# --- measures: aligned faces are RGB, uint8, shape (FACE_PX, FACE_PX, 3) --------------------------------------------
-
-
-def _skin(aligned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Luma of an aligned face, float32 (H, W), and the oval that holds skin, bool (H, W)."""
-    luma = aligned.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    y, x = np.mgrid[: luma.shape[0], : luma.shape[1]] / luma.shape[0]
-    return luma, ((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.42) ** 2 < 1
-
-
-def sharpness(aligned: np.ndarray) -> float:
-    """Detail of the face: mean absolute Laplacian for a contrast of 50 grey levels; higher is sharper, about 5 to 18.
-
-    Divided by the face's own contrast, so that dim or pale light does not count as blur.
-
-    Source: Pertuz et al. 2013, Analysis of focus measure operators (LAP family).
-    """
-    luma, oval = _skin(aligned)
-    edges = 4 * luma[1:-1, 1:-1] - luma[:-2, 1:-1] - luma[2:, 1:-1] - luma[1:-1, :-2] - luma[1:-1, 2:]
-    return float(np.abs(edges)[oval[1:-1, 1:-1]].mean() / max(luma[oval].std(), 8.0) * 50)
-
-
-def brightness(aligned: np.ndarray) -> float:
-    """Median luma of the face, 0 to 255."""
-    luma, oval = _skin(aligned)
-    return float(np.median(luma[oval]))
-
-
-def clipped(aligned: np.ndarray) -> float:
-    """Fraction of the face that is pure white (luma above 250), in [0, 1]; lower is better."""
-    luma, oval = _skin(aligned)
-    return float((luma[oval] > 250).mean())
-
-
-def eye_contrast(aligned: np.ndarray) -> float:
-    """Median luma of the band over both eyes relative to the cheeks below; about 0.6 to 1, near 0 when covered."""
-    luma, _ = _skin(aligned)
-    eyes = faces.TEMPLATE[:2] * (len(luma) / faces.TEMPLATE_PX)
-    top, left, right = int(eyes[:, 1].mean()), int(eyes[0, 0]), int(eyes[1, 0])
-    band = luma[top - 7 : top + 7, left - 12 : right + 12]
-    cheeks = luma[int(0.625 * len(luma)) : int(0.75 * len(luma)), 30:98]
-    return float(np.median(band) / max(float(np.median(cheeks)), 1.0))
-
-
-def eye_openness(landmarks: np.ndarray) -> float:
-    """Height of the wider open eye relative to its width; about 0.2 to 0.45 open, below 0.12 closed.
-
-    Args:
-        landmarks: shape (106, 2), px.
-    Source: eye aspect ratio, Soukupova and Cech 2016.
-    """
-    sides = [np.ptp(landmarks[eye], axis=0) for eye in (LEFT_EYE, RIGHT_EYE)]
-    return float(max(height / max(width, 1e-6) for width, height in sides))
-
-
-def face_inside(points: np.ndarray, width_px: int, height_px: int) -> float:
-    """Fraction of the face's square that lies inside the picture, in [0, 1]; 1 is all of it.
-
-    Args:
-        points: the face's five points, px, shape (5, 2).
-    """
-    matrix = faces.template_transform(points)
-    grid = (np.stack(np.meshgrid(np.arange(28), np.arange(28)), -1).reshape(-1, 2) + 0.5) * 4
-    places = (grid - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    return float(((places >= 0) & (places < [width_px, height_px])).all(1).mean())
-
-
-def difference_hash(image: np.ndarray) -> np.ndarray:
-    """64 bits that nearly equal pictures share: which of neighbouring cells of a 9 x 8 grid is brighter.
-
-    Args:
-        image: RGB, uint8, shape (H, W, 3).
-    Returns: bool, shape (64,).
-    """
-    cells = np.asarray(Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-    return (np.diff(cells, axis=1) > 0).ravel()
 
 
 def thumbnail(image: np.ndarray) -> bytes:

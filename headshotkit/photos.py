@@ -1,12 +1,14 @@
-"""Reads the person's photos: finds them, opens them upright, refuses what can't be read, one way for all stages."""
+"""Picture files: finds photos, opens them upright, refuses what can't be read, encodes what is made."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from headshotkit.errors import HeadshotError, NoPhotos
 
@@ -81,3 +83,13 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         top = 65535.0 if values.max() > 255 else 255.0
         image = Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8))
     return image.convert("RGB")
+
+
+def png_bytes(picture: Image.Image, **texts: str) -> bytes:
+    """A picture as PNG with the given text chunks and none of a photo's metadata: no place, no time, no camera."""
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()

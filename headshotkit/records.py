@@ -136,6 +136,7 @@ class Headshot(Record):
     file: str
     prompt_id: str
     prompt: str
+    negative: str
     seed: int
     attempt: int
     lora_scale: float

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
             "onnxruntime", "bitsandbytes", "dlib-bin")  # fmt: skip
 # On a busy machine with few cores, waiting OpenMP threads that spin cost 10 to 20 times the work itself.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def set_environment() -> None:

@@ -6,13 +6,13 @@ The scheduler's config decides what the U-Net predicts (epsilon or v), never thi
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import warnings
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -50,25 +50,20 @@ class SdxlFamily:
 
     def _load(self) -> StableDiffusionXLPipeline:
         """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
-        diffusers_logging.disable_progress_bar()
-        transformers_logging.disable_progress_bar()
         place = weights_place(self.base)
         options = _dtype_option(self.dtype)
-        level = diffusers_logging.get_verbosity()
-        diffusers_logging.set_verbosity_error()
         try:
-            if self.base.vae:
-                options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **_dtype_option(self.dtype))}
-                options |= {"variant": "fp16"} if self.dtype != torch.float32 else {}
-            return StableDiffusionXLPipeline.from_pretrained(place, add_watermarker=False, **options)
+            with _quiet():
+                if self.base.vae:
+                    options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **_dtype_option(self.dtype))}
+                    options |= {"variant": "fp16"} if self.dtype != torch.float32 else {}
+                return StableDiffusionXLPipeline.from_pretrained(place, add_watermarker=False, **options)
         except OSError as error:
             raise BaseUnavailable(
                 f"the weights of base {self.base.name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
                 "They are downloaded from the hub once, about 7 GB, and there seems to be no network or no space.",
                 "Connect once and try again, or use the embedded base: --base mini",
             ) from error
-        finally:
-            diffusers_logging.set_verbosity(level)
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
@@ -170,11 +165,10 @@ class SdxlFamily:
         set_peft_model_state_dict(self.pipeline.unet, state, adapter_name=ADAPTER)
 
     def lora_file(self, metadata: dict[str, str]) -> bytes:
-        named = convert_state_dict_to_diffusers(self.lora_state())
         config = self.pipeline.unet.peft_config[ADAPTER].to_dict()
         adapter = {f"unet.{k}": sorted(v) if isinstance(v, set) else v for k, v in config.items()}
         known = {"format": "pt", "lora_adapter_metadata": json.dumps(adapter, default=str, sort_keys=True)}
-        tensors = {f"unet.{name}": tensor.contiguous() for name, tensor in named.items()}
+        tensors = {f"unet.{name}": tensor.contiguous() for name, tensor in self.lora_state().items()}
         return save(tensors, metadata=known | metadata)
 
     # --- rendering -----------------------------------------------------------------------------------------------
@@ -184,8 +178,10 @@ class SdxlFamily:
         if scale == 0:
             return
         try:
-            self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            with _quiet(), warnings.catch_warnings():
+                warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
+                self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
+        except (OSError, ValueError, RuntimeError, KeyError, RuntimeWarning) as error:
             raise BadLora(
                 f"{path} can't be loaded on base {self.base.name!r} ({len(load_file(path))} tensors).",
                 f"It was trained on another base, or is damaged: {str(error).splitlines()[0][:200]}",
@@ -219,6 +215,21 @@ def _snr_weight(signal: torch.Tensor, kind: str, gamma: float) -> torch.Tensor:
         return torch.ones_like(signal)
     snr = signal / (1 - signal)
     return snr.clamp(max=gamma) / (snr if kind == "epsilon" else snr + 1)
+
+
+@contextmanager
+def _quiet():
+    """Keeps the libraries' loading bars and advice out of a stage's output; errors still show."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(level)
+        diffusers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
 
 
 def _dtype_option(dtype: torch.dtype) -> dict:

@@ -1,0 +1,125 @@
+"""The command line: a command a stage, `run` for all of them, `demo` for the sample person."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from headshotkit import __version__, runtime
+from headshotkit.config import BASES
+from headshotkit.errors import HeadshotError
+from headshotkit.run import COMMANDS, STAGES, Run
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+SAMPLE_PERSON = ("people", "p1")
+SAMPLE_CLASS = "man"
+
+ABOUT = {
+    "check": "judge the photos, keep the good ones, say why not the others",
+    "prepare": "crop, resize and caption the kept photos",
+    "train": "train the person's LoRA, or go on where it was interrupted",
+    "generate": "generate headshots, try again where identity is below the pass mark",
+    "restore": "restore faces with CodeFormer, where it is installed",
+    "evaluate": "measure identity and sharpness, draw the plots",
+    "gallery": "write the gallery page and the contact sheet",
+    "run": "all of it, from photos to gallery",
+    "demo": "all of it on the sample person, offline, with the embedded base",
+}
+KNOBS: dict[str, list[tuple[str, dict]]] = {
+    "check": [("--min-photos", {"type": int, "help": "fewest kept photos to go on with"})],
+    "prepare": [
+        ("--token", {"help": "rare token that names the person"}),
+        ("--class-word", {"help": "man, woman or person"}),
+        ("--class-images", {"type": int, "help": "class images for prior preservation; 0 is none"}),
+    ],
+    "train": [
+        ("--steps", {"type": int, "help": "optimizer updates"}),
+        ("--rank", {"type": int, "help": "rank of the LoRA"}),
+    ],
+    "generate": [
+        ("--count", {"type": int, "help": "number of headshots"}),
+        ("--max-attempts", {"type": int, "help": "most tries a prompt gets"}),
+        ("--prompts", {"help": "an own prompt bank, TOML"}),
+    ],
+    "restore": [
+        ("--fidelity", {"type": float, "help": "0 = better looking, 1 = truer to the input"}),
+        ("--codeformer-weights", {"help": "path of codeformer.pth"}),
+    ],
+    "evaluate": [],
+    "gallery": [],
+}
+SHARED: list[tuple[str, dict]] = [
+    ("--out", {"type": Path, "default": Path("runs/me"), "help": "the run folder (default: %(default)s)"}),
+    ("--base", {"help": f"{', '.join(BASES)}; default: by device"}),
+    ("--seed", {"type": int, "help": "seed of everything random"}),
+    ("--json", {"action": "store_true", "help": "print the manifest as JSON"}),
+]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser("headshotkit", description="Professional headshots from selfies, on your own machine.")
+    top.add_argument("--version", action="version", version=f"headshotkit {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, about in ABOUT.items():
+        one = commands.add_parser(command, help=about, description=about)
+        if command in ("check", "run"):
+            one.add_argument("photos", type=Path, help="folder with 10-20 photos of one person")
+        for name, options in SHARED:
+            default = {"default": Path("demo")} if (command, name) == ("demo", "--out") else {}
+            one.add_argument(name, **options | default)
+        every = [knob for knobs in KNOBS.values() for knob in knobs]
+        for name, options in every if command in ("run", "demo") else KNOBS[command]:
+            one.add_argument(name, **options)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command. Returns the exit code: 0 done, 2 bad input (the error says what to do), 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    runtime.set_environment()
+    try:
+        _do(arguments)
+    except HeadshotError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("Interrupted. Give the same command again: it goes on from the last checkpoint.", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _do(arguments: argparse.Namespace) -> None:
+    """The command itself; its lines go to standard error where standard output is to hold JSON."""
+    from headshotkit import flow
+
+    options = _options(arguments, flow.Options)
+    run = Run(arguments.out)
+    stream = sys.stderr if arguments.json else sys.stdout
+    if arguments.command in ("run", "demo"):
+        flow.make_headshots(options.photos, run.folder, options, tell=lambda line: print(line, file=stream, flush=True))
+        manifest = {stage: run.manifest(stage) for stage in STAGES}
+    else:
+        stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
+        manifest = flow.do_stage(stage, run, options)
+        print(flow.line_of(manifest), file=stream)
+    if arguments.json:
+        print(json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
+def _options(arguments: argparse.Namespace, kind: type):
+    """The parsed arguments as the flow's options; the demo fills in the sample person."""
+    given = {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
+    if arguments.command == "demo":
+        given["photos"] = runtime.data_path(*SAMPLE_PERSON)
+        given["base"] = given["base"] or "mini"
+        given["class_word"] = given["class_word"] or SAMPLE_CLASS
+    return kind(**given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

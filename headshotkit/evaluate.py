@@ -1,0 +1,168 @@
+"""Evaluates a run: identity of the base's and the LoRA's headshots by both recognisers, restored or not, sharpness.
+
+The rise is measured on the first attempts alone, same prompts and seeds with and without the LoRA, so that choosing
+the best attempts can't flatter it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from headshotkit import faces, measures, runtime
+from headshotkit.config import RenderConfig
+from headshotkit.families import load_family
+from headshotkit.identity import known_faces
+from headshotkit.photos import png_bytes
+from headshotkit.plots import plot_identity, plot_losses
+from headshotkit.records import Headshot, Score
+from headshotkit.run import STAGES, Run, write_atomic, write_json
+
+RECOGNISERS = ("arcface", "dlib")
+BOOTSTRAPS = 2000
+
+
+@dataclass(frozen=True)
+class Rise:
+    """Median rise of identity from base to LoRA, unitless, with its 95 % bootstrap interval over `pairs` pairs."""
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+
+
+def evaluate_run(run: Run) -> dict:
+    """Measures what the run has made.
+
+    Writes `report/`: base/ (the bare base's pictures), metrics.json, identity.png, losses.png, manifest.json.
+    Returns the metrics.
+
+    Raises:
+        StageMissing: headshots have not been generated and restored.
+    """
+    generated = run.manifest("headshots")
+    stage = run.begin("report", {}, run.inputs_from("photos", "headshots", "restored"))
+    if stage.done:
+        return stage.manifest["metrics"]
+    first = [Headshot.from_dict(h) for h in generated["headshots"] if h["attempt"] == 1]
+    base_files = _render_base(run, first, RenderConfig(**generated["config"]), stage.folder / "base")
+    centres = {name: known_faces(run, name) for name in RECOGNISERS}
+    delivered = generated["delivered"]
+    scores = {
+        "base": score_files(base_files, centres),
+        "lora": score_files([run.path("headshots") / h.file for h in first], centres),
+        "delivered": score_files([run.path("headshots") / f for f in delivered], centres),
+        "restored": score_files([run.path("restored") / f for f in delivered], centres),
+    }
+    metrics = {
+        "identity": {name: _identity(name, centres[name], scores) for name in RECOGNISERS},
+        "sharpness": {kind: _median([s.sharpness for s in rows]) for kind, rows in scores.items()},
+        "accepted": sum(h["accepted"] for h in generated["headshots"]),
+        "attempted": len(generated["headshots"]),
+        "pass_mark": generated["pass_mark"],
+        "seconds": {s: run.manifest(s)["seconds"] for s in STAGES if run.has(s) and s not in ("report", "gallery")},
+    }
+    table = {kind: [s.to_dict() for s in rows] for kind, rows in scores.items()}
+    write_json(stage.folder / "metrics.json", metrics | {"scores": table})
+    write_atomic(stage.folder / "identity.png", plot_identity(metrics, table).png())
+    write_atomic(stage.folder / "losses.png", plot_losses(run).png())
+    stage.finish(_outcome(metrics), metrics=metrics)
+    return metrics
+
+
+def _outcome(metrics: dict) -> str:
+    """Identity of base and LoRA by both recognisers, in one line."""
+    parts = []
+    for name in RECOGNISERS:
+        m = metrics["identity"][name]
+        rise = m["rise"]
+        parts.append(
+            f"{name} {_shown(m['base_median'])} -> {_shown(m['lora_median'])} of own photos' "
+            f"{_shown(m['own_photos_median'])}, rise {rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}]"
+        )
+    return "identity base -> LoRA: " + "; ".join(parts)
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: Path) -> list[Path]:
+    """The same prompts and seeds without the LoRA; pictures that exist are not made again."""
+    files = [folder / h.file for h in first]
+    todo = [(h, f) for h, f in zip(first, files, strict=True) if not f.exists()]
+    if not todo:
+        return files
+    family = load_family(config.base)
+    batches = [todo[n : n + config.batch] for n in range(0, len(todo), config.batch)]
+    for batch in runtime.progress(batches, "the bare base's headshots"):
+        prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]
+        seeds = [h.seed for h, _ in batch]
+        images = family.render(prompts, negatives, seeds, config.size_px, config.steps, config.guidance)
+        for (_, file), image in zip(batch, images, strict=True):
+            write_atomic(file, png_bytes(image))
+    return files
+
+
+def score_files(files: list[Path], known: dict[str, np.ndarray]) -> list[Score]:
+    """Identity and sharpness of pictures; None where a picture does not show exactly one face.
+
+    Args:
+        known: recogniser -> embeddings of the person's photos, shape (N, D).
+    """
+    return [_score(file, known) for file in runtime.progress(files, "measuring")]
+
+
+def _score(file: Path, known: dict[str, np.ndarray]) -> Score:
+    image = np.asarray(Image.open(file).convert("RGB"))
+    found = faces.detect_faces(image)
+    if len(found) != 1:
+        return Score(file.name, None, None, None)
+    identity = {}
+    for name, embeddings in known.items():
+        model = faces.load_recogniser(name)
+        identity[name] = round(float(model.similarity(model.embed(image, found[0]), embeddings.mean(0))[0]), 4)
+    aligned = faces.align_face(image, found[0].points, measures.FACE_PX)
+    return Score(file.name, identity.get("arcface"), identity.get("dlib"), round(measures.sharpness(aligned), 2))
+
+
+def _identity(name: str, known: np.ndarray, scores: dict[str, list[Score]]) -> dict:
+    """One recogniser's medians, and the rise from base to LoRA."""
+    own = faces.leave_one_out(known, faces.load_recogniser(name))
+    values = {kind: [getattr(s, name) for s in rows] for kind, rows in scores.items()}
+    return {
+        "own_photos_median": round(float(np.median(own)), 4),
+        "base_median": _median(values["base"]),
+        "lora_median": _median(values["lora"]),
+        "delivered_median": _median(values["delivered"]),
+        "restored_median": _median(values["restored"]),
+        "rise": asdict(rise_of(values["base"], values["lora"])),
+    }
+
+
+def rise_of(before: list[float | None], after: list[float | None], seed: int = 0) -> Rise:
+    """Median of the paired differences with a 95 % percentile-bootstrap interval; pairs without a face don't count.
+
+    Source: Efron 1979.
+
+    >>> rise_of([0.0, 0.1, None, 0.2], [0.5, 0.6, 0.9, 0.7])
+    Rise(median=0.5, low=0.5, high=0.5, pairs=3)
+    """
+    pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
+    if not pairs:
+        return Rise(0.0, -1.0, 1.0, 0)
+    rises = np.array([a - b for b, a in pairs])
+    draws = np.random.default_rng(seed).integers(0, len(rises), (BOOTSTRAPS, len(rises)))
+    medians = np.median(rises[draws], axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return Rise(round(float(np.median(rises)), 4), round(float(low), 4), round(float(high), 4), len(pairs))
+
+
+def _median(values: list[float | None]) -> float | None:
+    """Median of the values that are there; None when there is none."""
+    there = [v for v in values if v is not None]
+    return round(float(np.median(there)), 4) if there else None

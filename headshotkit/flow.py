@@ -1,0 +1,122 @@
+"""The whole run in one call: photos in, gallery out; each stage once, whatever was done before is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig, choose_base
+from headshotkit.dataset import build_dataset
+from headshotkit.errors import NoPhotos
+from headshotkit.evaluate import evaluate_run
+from headshotkit.gallery import build_gallery
+from headshotkit.gate import judge_photos
+from headshotkit.records import Verdict, kept_photos
+from headshotkit.render import render_headshots
+from headshotkit.restore import restore_headshots
+from headshotkit.run import COMMANDS, STAGES, Run
+from headshotkit.train import train_lora
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may set for a run; None leaves it to the preset of the base."""
+
+    photos: Path | None = None
+    base: str | None = None
+    token: str | None = None
+    class_word: str | None = None
+    class_images: int | None = None
+    min_photos: int | None = None
+    steps: int | None = None
+    rank: int | None = None
+    count: int | None = None
+    max_attempts: int | None = None
+    prompts: str | None = None
+    fidelity: float | None = None
+    codeformer_weights: str | None = None
+    seed: int | None = None
+
+
+def make_headshots(
+    photos: Path | str, out: Path | str, options: Options | None = None, tell: Callable[[str], None] = print
+) -> Run:
+    """Does every stage of a run that is not done yet, and tells a line a stage.
+
+    Args:
+        photos: folder with the person's photos.
+        out: the run folder.
+        options: settings; its `photos` is replaced by `photos`.
+        tell: is given each line; `print` by default.
+    Raises:
+        HeadshotError: as the stages do; what was finished before stays.
+    """
+    from dataclasses import replace
+
+    run, options = Run(out), replace(options or Options(), photos=Path(photos))
+    base, why = run_base(run, options)
+    tell(f"base       {base}: {why}")
+    for stage in STAGES:
+        tell(line_of(do_stage(stage, run, options)))
+    return run
+
+
+def run_base(run: Run, options: Options) -> tuple[str, str]:
+    """The base of a run and why: the one asked for, else the one it was begun with, else by device.
+
+    Raises:
+        UnknownBase: the one asked for does not exist.
+    """
+    if not options.base and run.has("dataset"):
+        return run.manifest("dataset")["config"]["base"], "the run was begun with it"
+    return choose_base(options.base)
+
+
+def do_stage(stage: str, run: Run, options: Options) -> dict:
+    """Does one stage, unless it is done, and returns its manifest.
+
+    Raises:
+        HeadshotError: as the stage does.
+    """
+    base, _ = run_base(run, options)
+    {
+        "photos": lambda: _check(run, options),
+        "dataset": lambda: build_dataset(
+            run,
+            DatasetConfig.for_base(
+                base, token=options.token, class_word=options.class_word, class_images=options.class_images,
+                seed=options.seed,
+            ),
+        ),
+        "lora": lambda: train_lora(
+            run, TrainConfig.for_base(base, steps=options.steps, rank=options.rank, alpha=options.rank, seed=options.seed)
+        ),
+        "headshots": lambda: render_headshots(
+            run,
+            RenderConfig.for_base(
+                base, count=options.count, max_attempts=options.max_attempts, prompts=options.prompts,
+                seed=options.seed,
+            ),
+        ),
+        "restored": lambda: restore_headshots(
+            run, RestoreConfig.with_options(fidelity=options.fidelity, weights=options.codeformer_weights)
+        ),
+        "report": lambda: evaluate_run(run),
+        "gallery": lambda: build_gallery(run),
+    }[stage]()  # fmt: skip
+    return run.manifest(stage)
+
+
+def _check(run: Run, options: Options) -> None:
+    """Judges the photos; too few good ones are an error here already, not only when training needs them."""
+    config = GateConfig.with_options(min_photos=options.min_photos)
+    if options.photos is None:
+        raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
+    verdicts: list[Verdict] = judge_photos(options.photos, run, config)
+    kept_photos(verdicts, config.min_photos)
+
+
+def line_of(manifest: dict) -> str:
+    """One line on a finished stage: its name, what came out, seconds."""
+    return f"{COMMANDS[manifest['stage']]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"

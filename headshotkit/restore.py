@@ -1,0 +1,175 @@
+"""Restores faces with CodeFormer, behind a wall: its licence is non-commercial, so package and weights are opt-in.
+
+A restored face is kept only where it is still as much the person. Where CodeFormer is not installed, the headshots
+are handed on as they are, and the manifest says what is missing and how to get it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from headshotkit import faces, runtime
+from headshotkit.config import RestoreConfig
+from headshotkit.identity import identity_of, known_faces
+from headshotkit.photos import png_bytes
+from headshotkit.run import Run, sha256_of, write_atomic
+
+PACKAGE = "codeformer"
+PIP = "pip install --no-deps codeformer-pip==0.0.4"
+WEIGHTS_URL = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth"
+WEIGHTS_SHA256 = "1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7"
+SIDE_PX = 512
+TEMPLATE = np.array(
+    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043],
+     [313.08905, 371.15118]], np.float32,
+) / np.float32(SIDE_PX)  # fmt: skip
+"""Where CodeFormer wants eyes, nose and mouth corners, in fractions of its 512 px square (facexlib's template)."""
+FEATHER = 0.06
+"""Width of the soft edge with which a restored face is laid back, in fractions of the square's side."""
+
+
+def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
+    """Restores the faces of the delivered headshots.
+
+    Writes `restored/`: a PNG a headshot, manifest.json. Returns the manifest: `restored` has for each file the
+    identity before and after and which of both was kept.
+
+    Raises:
+        StageMissing: no headshots have been generated.
+    """
+    config = config or RestoreConfig()
+    weights, missing = find_codeformer(config)
+    tool = {"codeformer": sha256_of(weights) if weights else "missing"}
+    stage = run.begin("restored", config, run.inputs_from("headshots") | tool)
+    if stage.done:
+        return stage.manifest
+    files = run.manifest("headshots")["delivered"]
+    if missing:
+        for file in files:
+            write_atomic(stage.folder / file, (run.path("headshots") / file).read_bytes())
+        return stage.finish(
+            f"handed on {len(files)} headshots untouched: {missing[0]}",
+            missing=list(missing),
+            restored=[{"file": f, "kept": "unrestored"} for f in files],
+        )
+    net = load_codeformer(weights)
+    centre = known_faces(run, "arcface").mean(0)
+    rows = []
+    for file in runtime.progress(files, "restoring faces"):
+        original = Image.open(run.path("headshots") / file)
+        result, row = _restored(np.asarray(original.convert("RGB")), net, centre, config)
+        texts = {**getattr(original, "text", {}), "Restored": f"CodeFormer, fidelity {config.fidelity}"}
+        unchanged = (run.path("headshots") / file).read_bytes()
+        restored = row["kept"] == "restored"
+        write_atomic(stage.folder / file, png_bytes(Image.fromarray(result), **texts) if restored else unchanged)
+        rows.append({"file": file, **row})
+    kept = sum(row["kept"] == "restored" for row in rows)
+    return stage.finish(
+        f"restored {kept} of {len(files)} faces; the others had no single face or lost identity", restored=rows
+    )
+
+
+def find_codeformer(config: RestoreConfig) -> tuple[Path | None, tuple[str, ...]]:
+    """CodeFormer's weights, and what is missing to use them: (path, ()) or (None, (what, how, ...))."""
+    place = Path(config.weights) if config.weights else runtime.cache_path("codeformer", "codeformer.pth")
+    missing = []
+    if not runtime.has_module(PACKAGE):
+        missing += ["CodeFormer's package is not installed", f"Install it (S-Lab licence, non-commercial): {PIP}"]
+    if not place.is_file():
+        missing += [f"CodeFormer's weights are not at {place}", f"Download {WEIGHTS_URL} (376 MB) to {place}"]
+    elif not config.weights and sha256_of(place) != WEIGHTS_SHA256:
+        missing += [f"{place} is not the known file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
+    return (None, tuple(missing)) if missing else (place, ())
+
+
+def codeformer_class():
+    """The network class of the CodeFormer package, without running the package's own imports.
+
+    They would download four files and pull in torchvision, so the package's folders are stood in for by bare modules
+    while the one file is imported.
+    """
+    root = Path(importlib.util.find_spec(PACKAGE).submodule_search_locations[0])
+    names = ("", ".basicsr", ".basicsr.archs", ".basicsr.utils")
+    stubs = {PACKAGE + name: ModuleType(PACKAGE + name) for name in names}
+    for name, module in stubs.items():
+        module.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
+    stubs[f"{PACKAGE}.basicsr.utils"].get_root_logger = logging.getLogger
+    before = {name: sys.modules.get(name) for name in stubs}
+    sys.modules.update(stubs)
+    try:
+        return importlib.import_module(f"{PACKAGE}.basicsr.archs.codeformer_arch").CodeFormer
+    finally:
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module
+
+
+def load_codeformer(weights: Path):
+    """The network with its weights, float32 (it overflows in fp16), ready to restore."""
+    import torch
+
+    net = codeformer_class()()
+    state = torch.load(weights, weights_only=True, map_location="cpu")
+    net.load_state_dict(state.get("params_ema", state))
+    return net.to(runtime.choose_device()[0]).eval()
+
+
+def _restored(image: np.ndarray, net, centre: np.ndarray, config: RestoreConfig) -> tuple[np.ndarray, dict]:
+    """One headshot with its face restored, and what became of its identity; the caller keeps what `kept` says."""
+    found = faces.detect_faces(image)
+    if len(found) != 1:
+        return image, {"kept": "unrestored", "why": f"{len(found)} faces"}
+    before = identity_of(image, found[0], centre, "arcface")
+    aligned = faces.align_face(image, found[0].points, SIDE_PX, TEMPLATE)
+    result = paste_back(image, restore_face(aligned, net, config.fidelity), found[0].points)
+    after_faces = faces.detect_faces(result)
+    after = identity_of(result, after_faces[0], centre, "arcface") if len(after_faces) == 1 else None
+    row = {"identity_before": before, "identity_after": after}
+    if after is None or after < before - config.max_identity_loss:
+        return image, row | {"kept": "unrestored", "why": "the restored face is less the person"}
+    return result, row | {"kept": "restored"}
+
+
+def restore_face(aligned: np.ndarray, net, fidelity: float) -> np.ndarray:
+    """CodeFormer on one aligned face.
+
+    Args:
+        aligned: RGB, uint8, shape (512, 512, 3).
+        fidelity: in [0, 1]; 0 = better looking, 1 = truer to the input.
+    Returns: RGB, uint8, shape (512, 512, 3).
+    Source: Zhou et al. 2022, arXiv:2206.11253.
+    """
+    import torch
+
+    pixels = torch.from_numpy(aligned.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
+    with torch.no_grad():
+        made = net(pixels.to(next(net.parameters()).device), w=fidelity, adain=True)[0]
+    return ((made[0].clamp(-1, 1).cpu().numpy().transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
+
+
+def paste_back(image: np.ndarray, face: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Lays an aligned face back where it was cut, with a soft edge.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3). face: RGB, uint8, shape (512, 512, 3). points: px, shape (5, 2).
+    """
+    import cv2
+
+    back = cv2.invertAffineTransform(faces.template_transform(points, SIDE_PX, TEMPLATE))
+    size = (image.shape[1], image.shape[0])
+    edge = int(FEATHER * SIDE_PX)
+    mask = np.zeros((SIDE_PX, SIDE_PX), np.float32)
+    mask[2 * edge : -2 * edge, 2 * edge : -2 * edge] = 1
+    soft = cv2.warpAffine(cv2.GaussianBlur(mask, (0, 0), edge / 2), back, size)[..., None]
+    laid = cv2.warpAffine(face, back, size, flags=cv2.INTER_LINEAR)
+    return (laid * soft + image * (1 - soft)).round().astype(np.uint8)
