@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,102 @@ def plot_headshots(run: Run, stage: str = "headshots", columns: int = 6) -> Plot
         words = "no single face" if shot["identity"] is None else f"identity {shot['identity']:.2f}"
         tiles.append((run.path(stage) / file, f"{shot['prompt_id']}\n{words}", shot["accepted"]))
     return _grid(tiles, columns)
+
+
+def plot_restored(run: Run, pairs: int = 6) -> Plot:
+    """The first delivered headshots before (above) and after (below) the faces were restored."""
+    rows = run.manifest("restored")["restored"][:pairs]
+    before = [(run.path("headshots") / r["file"], "before" + _identity_words(r, "identity_before"), None) for r in rows]
+    after = [(run.path("restored") / r["file"], r["kept"] + _identity_words(r, "identity_after"), None) for r in rows]
+    return _grid(before + after, max(1, len(rows)))
+
+
+def _identity_words(row: dict, key: str) -> str:
+    return "" if row.get(key) is None else f"\nidentity {row[key]:.2f}"
+
+
+def plot_pass_mark(run: Run) -> Plot:
+    """Where the pass mark comes from: identity of the own photos, and of every attempt at a headshot."""
+    generated = run.manifest("headshots")
+    own = [v["measures"].get("identity") for v in run.manifest("photos")["verdicts"] if v["kept"]]
+    rows = {"own photos": own}
+    for shot in generated["headshots"]:
+        rows.setdefault(f"attempt {shot['attempt']}", []).append(shot["identity"])
+    figure = Plot(figsize=(7, 1 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for y, values in enumerate(rows.values()):
+        there = [v for v in values if v is not None]
+        axes.scatter(there, np.full(len(there), y), s=16, alpha=0.6, color=BLUE if y else GREEN)
+    mark = generated["pass_mark"]["mark"]
+    axes.axvline(mark, color=RED, ls=":", label=f"pass mark {mark:.2f}")
+    axes.set(yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.5))
+    axes.set(xlabel="identity to the own photos (higher is more alike)")
+    axes.set_title(generated["pass_mark"]["reason"], fontsize=8)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def plot_evaluation(run: Run) -> Plot:
+    """Identity of the base's, the LoRA's, the delivered and the restored headshots of an evaluated run."""
+    metrics = json.loads((run.path("report") / "metrics.json").read_text())
+    return plot_identity(metrics, metrics["scores"])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table that a notebook draws and a terminal prints."""
+
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
+        body = "".join(
+            "<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def __str__(self) -> str:
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def table_reasons(run: Run) -> Table:
+    """Why photos were refused, a row a reason: photo, code, the number with its limit in words."""
+    verdicts = run.manifest("photos")["verdicts"]
+    rows = [(v["photo"], reason["code"], reason["text"]) for v in verdicts for reason in v["reasons"]]
+    return Table(("photo", "reason", "in words"), rows)
+
+
+def table_metrics(run: Run) -> Table:
+    """Identity by each recogniser, accepted headshots, sharpness and seconds of an evaluated run."""
+    metrics = run.manifest("report")["metrics"]
+    rows = []
+    for name, m in metrics["identity"].items():
+        medians = ((kind, m[f"{kind}_median"]) for kind in ("own_photos", "base", "lora", "delivered", "restored"))
+        rows += [(f"identity, {name}: {kind.replace('_', ' ')}, median", _number(value)) for kind, value in medians]
+        rise = m["rise"]
+        interval = f"{rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}] over {rise['pairs']} pairs"
+        rows.append((f"identity, {name}: rise from base to LoRA, 95 % interval", interval))
+    rows += [(f"sharpness: {kind}, median", _number(value)) for kind, value in metrics["sharpness"].items()]
+    rows.append(("accepted of attempted", f"{metrics['accepted']} of {metrics['attempted']}"))
+    rows += [(f"seconds: {stage}", f"{seconds:.1f}") for stage, seconds in metrics["seconds"].items()]
+    return Table(("measure", "value"), rows)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def table_restored(run: Run) -> Table:
+    """What became of the faces: how many were restored, and what is missing to restore them, with how to get it."""
+    manifest = run.manifest("restored")
+    kept = [row["kept"] for row in manifest["restored"]]
+    rows = [(f"{kind} headshots", str(kept.count(kind))) for kind in ("restored", "unrestored")]
+    rows += [("missing, or how to get it", text) for text in manifest.get("missing", [])]
+    return Table(("what", "value"), rows)
 
 
 def _wrapped(text: str, width: int = 24) -> str:

@@ -1,0 +1,39 @@
+# Everything here works in a fresh clone: each command does its own set-up in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test test-slow test-colab lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/headshotkit demo --out demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q --durations=10
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -q --durations=10 -m slow
+
+test-colab:
+	bash tests/colab/run.sh
+
+lint: $(VENV)/.test
+	$(BIN)/python -m pip install -q ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[demo]"
+	touch $@
+
+# CodeFormer's package asks for torchvision and a nightly tensorboard, of which its network needs neither.
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[test]"
+	$(BIN)/python -m pip install -q --no-deps codeformer-pip==0.0.4
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) demo runs build dist *.egg-info

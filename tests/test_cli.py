@@ -1,0 +1,149 @@
+"""The command line as a person uses it: good input, bad input, and what is left after an error."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import P1
+from PIL import Image
+
+from headshotkit.cli import ABOUT, main
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command; returns (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        code = main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def ten_photos(tmp_path):
+    """Ten good photos of the sample person."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(1, 11):
+        shutil.copy(P1 / f"p1_{n:02d}.jpg", folder)
+    return folder
+
+
+def test_check_prints_a_line_or_the_manifest(cli, ten_photos, tmp_path):
+    code, out, _ = cli("check", ten_photos, "--out", tmp_path / "run")
+    assert code == 0 and out.startswith("check      kept 10 of 10 photos (")
+    code, out, err = cli("check", ten_photos, "--out", tmp_path / "run", "--json")
+    manifest = json.loads(out)
+    assert code == 0 and manifest["stage"] == "photos" and len(manifest["verdicts"]) == 10
+    assert err.startswith("check      kept 10")
+
+
+def test_every_command_has_help_and_json(capsys):
+    for command in ABOUT:
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0 and "--json" in capsys.readouterr().out
+
+
+def photo_folder(tmp_path, kind):
+    """A folder of bad input of some kind."""
+    folder = tmp_path / "photos"
+    if kind == "missing":
+        return folder
+    folder.mkdir()
+    if kind == "texts":
+        (folder / "a.txt").write_text("hello")
+        (folder / "b.json").write_text("{}")
+    if kind == "truncated":
+        (folder / "a.jpg").write_bytes((P1 / "p1_01.jpg").read_bytes()[:20_000])
+    if kind == "one":
+        shutil.copy(P1 / "p1_01.jpg", folder)
+    if kind == "faceless":
+        rng = np.random.default_rng(0)
+        for n in range(12):
+            Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).resize((400, 400)).save(folder / f"{n}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        ("missing", "NoPhotos", "does not exist"),
+        ("empty", "NoPhotos", "holds no photo among its 0 files"),
+        ("texts", "NoPhotos", "holds no photo among its 2 files"),
+        ("truncated", "TooFewPhotos", "kept 0 of 1 photos, training needs 10"),
+        ("one", "TooFewPhotos", "kept 1 of 1 photos, training needs 10"),
+        ("faceless", "TooFewPhotos", "12 no_face"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_bad_photos_are_an_error_with_advice(cli, tmp_path, command, kind, error, said):
+    code, _, err = cli(command, photo_folder(tmp_path, kind), "--out", tmp_path / "run", "--base", "mini")
+    assert code == 2 and err.startswith(f"{error}: ") and said in err
+    assert "Traceback" not in err and len(err.strip().splitlines()) >= 2
+
+
+def test_an_unknown_base_is_an_error_before_any_work(cli, ten_photos, tmp_path):
+    code, _, err = cli("run", ten_photos, "--out", tmp_path / "run", "--base", "sd15")
+    assert code == 2 and err.startswith("UnknownBase: no base is called 'sd15'") and not (tmp_path / "run").exists()
+
+
+def test_an_out_folder_that_cannot_be_written_is_an_error(cli, ten_photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
+        code, _, err = cli("check", ten_photos, "--out", out)
+        assert code == 2 and err.startswith("RunFolderError: can't write") and "Choose another --out" in err
+
+
+def test_a_stage_too_early_says_what_comes_first(cli, tmp_path):
+    for command, needed in (("prepare", "check"), ("train", "prepare"), ("generate", "train"), ("restore", "generate"),
+                            ("evaluate", "generate"), ("gallery", "generate")):  # fmt: skip
+        code, _, err = cli(command, "--out", tmp_path / "run", "--base", "mini")
+        assert code == 2 and f"Run first: headshotkit {needed} --out" in err
+
+
+def test_bad_settings_are_errors_and_lose_nothing(cli, brief_run):
+    before = {f: f.stat().st_mtime_ns for f in brief_run.folder.rglob("*") if f.is_file()}
+    for arguments in (
+        ("train", "--steps", "0"),
+        ("generate", "--count", "-1"),
+        ("generate", "--prompts", brief_run.folder / "nowhere.toml"),
+        ("restore", "--fidelity", "7"),
+        ("prepare", "--token", " "),
+    ):
+        code, _, err = cli(*arguments, "--out", brief_run.folder)
+        assert code == 2 and "Traceback" not in err
+    assert {f: f.stat().st_mtime_ns for f in brief_run.folder.rglob("*") if f.is_file()} == before
+
+
+def test_a_full_disk_is_an_error_and_the_run_goes_on_elsewhere(cli, tmp_path):
+    """A real disk of 1 MiB: the check fails half way; with the same command on a larger one it is done."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
+    made = subprocess.run(mount, capture_output=True)
+    if made.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        code, _, err = cli("check", P1, "--out", disk / "run")
+        assert code == 2 and err.startswith("DiskFull: no space left for") and "MiB are free" in err
+        subprocess.run([*mount[:4], "remount,size=30m", "tmpfs", disk], check=True)
+        code, out, _ = cli("check", P1, "--out", disk / "run")
+        assert code == 0 and "kept 18 of 30 photos" in out
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_as_a_process_an_error_is_exit_code_2_and_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "headshotkit.cli", "check", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("NoPhotos: the photo folder") and "Traceback" not in done.stderr

@@ -1,0 +1,42 @@
+import pytest
+
+from headshotkit.config import BASES, DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig, find_base
+from headshotkit.errors import BadConfig, UnknownBase
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("config", [DatasetConfig, TrainConfig, RenderConfig])
+def test_every_base_has_presets_that_hold(base, config):
+    made = config.for_base(base)
+    assert made.base == base
+
+
+def test_presets_give_way_to_what_is_asked_for():
+    assert TrainConfig.for_base("mini", steps=7, rank=None).steps == 7
+    assert TrainConfig.for_base("mini", rank=None).rank == TrainConfig.for_base("mini").rank
+
+
+def test_an_unknown_base_lists_the_known_ones():
+    with pytest.raises(UnknownBase, match=r"no base is called 'sd15'\.\n  The 3 known ones are: mini, sdxl, sdxl-base"):
+        find_base("sd15")
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: RenderConfig(pass_floor=0.6, pass_ceiling=0.5), "pass_floor 0.6 is above pass_ceiling 0.5"),
+        (lambda: RenderConfig(count=0), "count is 0"),
+        (lambda: DatasetConfig(size_px=1001), "Set DatasetConfig.size_px to a multiple of 8, such as 1000"),
+        (lambda: DatasetConfig(token=" "), "token ' '"),
+        (lambda: TrainConfig(targets="everything"), "targets is 'everything'"),
+        (lambda: TrainConfig(steps=0), "steps is 0"),
+        (lambda: TrainConfig(learning_rate=3.0), "learning_rate is 3.0"),
+        (lambda: RestoreConfig(fidelity=1.5), "fidelity is 1.5"),
+        (lambda: GateConfig(min_photos=0), "min_photos is 0"),
+        (lambda: TrainConfig.for_base("mini", stepz=1), "TrainConfig has no setting stepz"),
+    ],
+)
+def test_relations_are_checked_and_named(make, named):
+    with pytest.raises(BadConfig) as caught:
+        make()
+    assert named in str(caught.value)

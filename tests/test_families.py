@@ -1,0 +1,136 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from headshotkit.config import Base, TrainConfig
+from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
+from headshotkit.families import Condition, load_family, weights_place
+
+PROMPT = "photo of a man"
+
+
+@pytest.fixture(scope="module")
+def family():
+    return load_family("mini")
+
+
+def picture(family, seed=5):
+    return np.asarray(family.render([PROMPT], [""], [seed], 128, 6, 3.0)[0], np.int16)
+
+
+def shaken(family, targets="all"):
+    """A family with a LoRA whose weights are random: it proves that files carry a LoRA, not that it is good."""
+    parameters = family.add_lora(8, 8, targets, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in parameters:
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    family.pipeline.unet.eval()
+    return family
+
+
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_a_lora_file_gives_equal_pixels_in_a_fresh_pipeline(tmp_path, family, targets):
+    trained = shaken(load_family("mini"), targets)
+    wanted, bare = picture(trained), picture(family)
+    file = tmp_path / "person.safetensors"
+    file.write_bytes(trained.lora_file({"headshotkit.base": "mini"}))
+    family.use_lora(file, 1.0)
+    assert (picture(family) == wanted).all() and (wanted != bare).mean() > 0.3
+    family.use_lora(file, 0.5)
+    assert (picture(family) != wanted).any()
+    family.use_lora(file, 0.0)
+    assert (picture(family) == bare).all()
+
+
+def test_a_lora_that_does_not_fit_is_refused(tmp_path, family):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "other.safetensors"
+    save_file({"unet.down_blocks.9.attn1.to_q.lora_A.weight": torch.zeros(4, 7),
+               "unet.down_blocks.9.attn1.to_q.lora_B.weight": torch.zeros(7, 4)}, file)  # fmt: skip
+    with pytest.raises(BadLora, match="can't be loaded on base 'mini'"):
+        family.use_lora(file, 1.0)
+
+
+def test_a_picture_comes_from_its_own_seed_alone(family):
+    alone = [picture(family, seed) for seed in (1, 2)]
+    together = family.render([PROMPT] * 2, [""] * 2, [1, 2], 128, 6, 3.0)
+    for one, other in zip(alone, together, strict=True):
+        # batches of other sizes round differently, so equal to the eye, not to the bit
+        assert np.abs(one - np.asarray(other, np.int16)).max() <= 8
+    assert np.abs(alone[0] - alone[1]).mean() > 5
+
+
+def test_the_autoencoder_gives_a_picture_back(family, good_photo):
+    image = Image.fromarray(good_photo).resize((128, 128), Image.Resampling.LANCZOS)
+    latents = family.encode_images([image])
+    with torch.no_grad():
+        decoded = family.pipeline.vae.decode(latents / family.pipeline.vae.config.scaling_factor).sample[0]
+    again = ((decoded.clamp(-1, 1) + 1) * 127.5).numpy().transpose(1, 2, 0)
+    error = ((again - np.asarray(image, np.float32)) ** 2).mean()
+    assert 10 * np.log10(255**2 / error) > 22
+
+
+def test_the_loss_asks_for_what_the_scheduler_says(family):
+    """The target is noise for epsilon and velocity for v-prediction: a U-Net that answers it has no loss."""
+    latents = torch.randn(2, family.pipeline.unet.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(3))
+    condition = family.encode_prompts([PROMPT, ""])
+    sizes = [(128, 128, 0, 0, 128, 128)] * 2
+    scheduler = family.pipeline.scheduler
+    kept = scheduler.config.prediction_type
+    try:
+        for kind in ("epsilon", "v_prediction"):
+            scheduler.register_to_config(prediction_type=kind)
+            answers = []
+
+            def answer(noisy, steps, *_, answers=answers):
+                answers.append((noisy, steps))
+                return torch.zeros_like(noisy)
+
+            family._predict, predict = answer, family._predict
+            config = TrainConfig.for_base("mini", min_snr_gamma=0.0)
+            loss = family.loss(latents, condition, sizes, config, torch.Generator().manual_seed(0))
+            family._predict = predict
+            noisy, steps = answers[0]
+            a = scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
+            noise = (noisy - a.sqrt() * latents) / (1 - a).sqrt()
+            target = noise if kind == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * latents
+            assert torch.allclose(loss, target.pow(2).mean((1, 2, 3)), rtol=1e-3)
+    finally:
+        scheduler.register_to_config(prediction_type=kept)
+
+
+def test_sizes_that_the_base_cannot_make_are_refused(family):
+    with pytest.raises(BadConfig, match=r"size_px is 100, base 'mini' needs a multiple of 32"):
+        family.render([PROMPT], [""], [0], 100, 2, 1.0)
+
+
+def test_the_empty_prompt_is_what_the_base_was_trained_with(family):
+    empty, full = family.encode_prompts(["", PROMPT]).pick([0]), family.encode_prompts([PROMPT])
+    assert not empty["text"].any() and full["text"].any()
+
+
+def test_conditions_can_be_picked():
+    condition = Condition(text=torch.arange(6).view(3, 2), pooled=torch.arange(3).view(3, 1))
+    assert condition.count == 3 and condition.pick([2, 0])["text"].tolist() == [[4, 5], [0, 1]]
+
+
+def test_a_base_that_is_not_here_says_how_to_get_one():
+    with pytest.raises(BaseUnavailable, match="or use the embedded base: --base mini"):
+        load_family("sdxl-base")
+
+
+def test_an_embedded_base_without_its_folder_is_named():
+    with pytest.raises(BaseUnavailable, match="installed without its data"):
+        weights_place(Base("mini", "sdxl", "data:mini/nowhere", ""))
+
+
+def test_loading_is_quiet(capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_family("mini")
+    out = capfd.readouterr()
+    assert out.out == "" and out.err == ""

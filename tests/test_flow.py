@@ -1,0 +1,81 @@
+"""The promise itself, on the embedded base: a LoRA becomes its person, and nobody else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import P1, P2
+
+from headshotkit.evaluate import rise_of, score_files
+from headshotkit.flow import Options, make_headshots, run_base
+from headshotkit.identity import known_faces
+from headshotkit.run import STAGES, Run
+
+SETTINGS = Options(base="mini", count=16, max_attempts=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Whole runs of two sample people with the demo's training settings, and the lines that were told."""
+    folder, lines = tmp_path_factory.mktemp("flow"), []
+    one = make_headshots(P1, folder / "p1", replace(SETTINGS, class_word="man"), tell=lines.append)
+    two = make_headshots(P2, folder / "p2", replace(SETTINGS, class_word="woman"), tell=lambda line: None)
+    return one, two, lines
+
+
+@pytest.mark.parametrize("person", [0, 1])
+@pytest.mark.parametrize("recogniser", ["arcface", "dlib"])
+def test_the_lora_moves_identity(runs, person, recogniser):
+    rise = runs[person].manifest("report")["metrics"]["identity"][recogniser]["rise"]
+    print(person, recogniser, rise)
+    assert rise["pairs"] >= 12 and rise["low"] > 0
+
+
+@pytest.mark.parametrize(("trained", "scored"), [(0, 1), (1, 0)])
+def test_it_moves_towards_nobody_else(runs, trained, scored):
+    """The same pictures scored against the other person: no rise, measured by the recogniser that decides."""
+    known = {"arcface": known_faces(runs[scored], "arcface")}
+    first = [h["file"] for h in runs[trained].manifest("headshots")["headshots"] if h["attempt"] == 1]
+    base, lora = (
+        [s.arcface for s in score_files([runs[trained].path(stage) / kind / f for f in first], known)]
+        for stage, kind in (("report", "base"), ("headshots", "."))
+    )
+    rise = rise_of(base, lora)
+    own = runs[trained].manifest("report")["metrics"]["identity"]["arcface"]["rise"]
+    assert rise.low <= 0 or rise.high < own["low"] / 2, f"rise towards a stranger: {rise}, towards oneself: {own}"
+
+
+def test_the_demo_tells_a_line_a_stage(runs):
+    lines = runs[2]
+    assert [line.split()[0] for line in lines] == [
+        "base", "check", "prepare", "train", "generate", "restore", "evaluate", "gallery",
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    for part in ("kept 18 of 30 photos; refused: 2 duplicate", "accepted", "arcface", "dlib", "untouched"):
+        assert part in text
+
+
+def test_a_finished_run_is_not_done_again(runs):
+    one = runs[0]
+    before = {s: (one.path(s) / "manifest.json").read_bytes() for s in STAGES}
+    make_headshots(P1, one.folder, replace(SETTINGS, class_word="man"), tell=lambda line: None)
+    assert {s: (one.path(s) / "manifest.json").read_bytes() for s in STAGES} == before
+    assert not (one.folder / "earlier").exists()
+
+
+def test_a_run_goes_on_with_the_base_it_was_begun_with(runs, tmp_path):
+    assert run_base(runs[0], Options()) == ("mini", "the run was begun with it")
+    name, reason = run_base(Run(tmp_path), Options())
+    assert name in ("mini", "sdxl") and reason
+
+
+def test_headshots_differ_from_one_another(runs):
+    from PIL import Image
+
+    files = runs[0].manifest("headshots")["delivered"]
+    pictures = []
+    for file in files:
+        with Image.open(runs[0].path("headshots") / file) as image:
+            pictures.append(np.asarray(image.convert("L").resize((32, 32)), np.float32).ravel())
+    alike = np.corrcoef(np.stack(pictures))
+    assert alike[~np.eye(len(files), dtype=bool)].max() < 0.99

@@ -1,0 +1,30 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from headshotkit.errors import TooFewPhotos
+from headshotkit.records import Dataset, Lora, Reason, TrainingPhoto, Verdict, kept_photos
+
+
+def test_records_survive_json():
+    photo = TrainingPhoto("a.png", "a.jpg", "photo of ohwx man", (768, 700), (0, 3), (1.0, 2.0, 3.0, 4.0))
+    for record in (
+        Verdict("a.jpg", False, (Reason("dark", 11.0, 30.0, "too dark"),), {"faces": 1}),
+        Dataset(Path("."), "ohwx", "man", 128, (photo,), ("class/000.png",)),
+        Lora(Path("person.safetensors"), "mini", 16, 16, "ohwx", "man", 400),
+    ):
+        assert type(record).from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def test_a_verdict_has_the_names_that_others_build_on():
+    verdict = Verdict("a.jpg", False, (Reason("dark", 11.0, 30.0, "too dark"),), {}).to_dict()
+    assert list(verdict) == ["photo", "kept", "reasons", "measures"]
+    assert list(verdict["reasons"][0]) == ["code", "value", "limit", "text"]
+
+
+def test_too_few_photos_says_how_many_and_why():
+    verdicts = [Verdict("a", True)] * 6 + [Verdict("b", False, (Reason("dark", 1, 2, ""),))] * 9
+    with pytest.raises(TooFewPhotos, match=r"kept 6 of 15 photos, training needs 10\.\n  Refused: 9 dark"):
+        kept_photos(verdicts, 10)
+    assert len(kept_photos(verdicts, 6)) == 6

@@ -1,0 +1,96 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import open_picture
+
+from headshotkit.config import RenderConfig
+from headshotkit.errors import BadLora
+from headshotkit.records import Headshot
+from headshotkit.render import best_of_each, render_headshots
+from headshotkit.run import Run
+
+BRIEF = {"count": 4, "steps": 6, "max_attempts": 2, "batch": 2}
+COMMAND = """
+import sys
+from headshotkit.config import RenderConfig
+from headshotkit.run import Run
+from headshotkit.render import render_headshots
+render_headshots(Run(sys.argv[1]), RenderConfig.for_base("mini", count=4, steps=6, max_attempts=2, batch=2))
+"""
+
+
+def test_the_manifest_has_the_names_that_others_build_on(brief_run):
+    manifest = brief_run.manifest("headshots")
+    for shot in manifest["headshots"]:
+        assert {"file", "prompt_id", "seed", "attempt", "identity", "accepted"} <= set(shot)
+        assert open_picture(brief_run.path("headshots") / shot["file"]).size == (128, 128)
+    assert len(manifest["delivered"]) == 4
+    assert manifest["pass_mark"]["own_median"] == pytest.approx(0.762, abs=0.02)
+
+
+def test_refused_headshots_are_tried_again_from_another_seed(brief_run):
+    shots = brief_run.manifest("headshots")["headshots"]
+    first = {s["prompt_id"]: s for s in shots if s["attempt"] == 1}
+    second = [s for s in shots if s["attempt"] == 2]
+    assert {s["prompt_id"] for s in second} == {i for i, s in first.items() if not s["accepted"]}
+    assert all(s["seed"] != first[s["prompt_id"]]["seed"] for s in second)
+
+
+def test_accepted_headshots_are_not_tried_again(brief_run):
+    config = RenderConfig.for_base("mini", **BRIEF, pass_floor=-1.0, pass_ceiling=-0.9)
+    shots = render_headshots(brief_run, config)
+    with_face = [s for s in shots if s.identity is not None]
+    assert all(s.accepted and s.attempt == 1 for s in with_face if s.attempt == 1)
+    once = {s.prompt_id for s in shots if s.attempt == 1 and s.accepted}
+    assert not once & {s.prompt_id for s in shots if s.attempt == 2}
+
+
+def test_a_headshot_says_how_it_was_made(brief_run):
+    shot = brief_run.manifest("headshots")["headshots"][0]
+    text = open_picture(brief_run.path("headshots") / shot["file"]).text
+    how = json.loads(text["headshotkit"])
+    assert "not a photograph" in text["Software"]
+    assert how["seed"] == shot["seed"] and how["prompt"] == shot["prompt"] and how["base"] == "mini"
+
+
+def test_a_killed_rendering_goes_on_to_the_same_pictures(brief_run, briefly_trained):
+    """kill -9 in the middle of a real rendering process, then the same call: the pictures of the undisturbed run."""
+    shutil.rmtree(brief_run.path("headshots"))
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(brief_run.folder)])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(list(brief_run.path("headshots").glob("*_1.png"))) >= 2:
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not brief_run.has("headshots"), "it was killed after its end"
+    render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
+    undisturbed = Run(briefly_trained)
+    files = {s["file"] for s in undisturbed.manifest("headshots")["headshots"]}
+    assert files == {f.name for f in brief_run.path("headshots").glob("*.png")}
+    for file in files:
+        a, b = (np.asarray(open_picture(run.path("headshots") / file)) for run in (brief_run, undisturbed))
+        assert (a == b).all()
+
+
+def test_a_lora_of_another_base_is_refused(brief_run):
+    with pytest.raises(BadLora, match="trained on base 'mini', the headshots are asked of 'sdxl'"):
+        render_headshots(brief_run, RenderConfig.for_base("sdxl"))
+
+
+def shot(prompt_id, attempt, identity, accepted):
+    return Headshot(f"{prompt_id}_{attempt}.png", prompt_id, "", "", 0, attempt, 1.0, identity, accepted)
+
+
+def test_the_best_of_each_prompt_is_delivered_best_first():
+    shots = [shot("a", 1, 0.2, False), shot("a", 2, 0.6, True), shot("b", 1, None, False), shot("b", 2, 0.1, False),
+             shot("c", 1, 0.7, True)]  # fmt: skip
+    assert [s.file for s in best_of_each(shots)] == ["c_1.png", "a_2.png", "b_2.png"]

@@ -1,0 +1,83 @@
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from headshotkit.errors import DiskFull, RunFolderError, StageMissing
+from headshotkit.run import Run, write_atomic
+
+
+def test_a_done_stage_is_found_done(tmp_path):
+    run = Run(tmp_path / "run")
+    stage = run.begin("photos", {"limit": 1}, {"a.jpg": "00"})
+    assert not stage.done
+    stage.finish("kept 1 of 1 photos", verdicts=[])
+    again = run.begin("photos", {"limit": 1}, {"a.jpg": "00"})
+    assert again.done and again.manifest["outcome"] == "kept 1 of 1 photos"
+
+
+def test_an_interrupted_stage_goes_on_with_what_it_had(tmp_path):
+    run = Run(tmp_path)
+    stage = run.begin("headshots", {}, {})
+    (stage.folder / "half.png").write_bytes(b"x")
+    again = run.begin("headshots", {}, {})
+    assert not again.done and (again.folder / "half.png").exists()
+
+
+@pytest.mark.parametrize(("config", "inputs"), [({"limit": 2}, {"a": "0"}), ({"limit": 1}, {"a": "1"})])
+def test_other_settings_or_inputs_move_the_earlier_result_aside(tmp_path, config, inputs):
+    run = Run(tmp_path)
+    stage = run.begin("photos", {"limit": 1}, {"a": "0"})
+    (stage.folder / "thumb.jpg").write_bytes(b"x")
+    stage.finish("done")
+    new = run.begin("photos", config, inputs)
+    assert not new.done and not (new.folder / "thumb.jpg").exists()
+    assert (tmp_path / "earlier" / "photos-1" / "thumb.jpg").read_bytes() == b"x"
+
+
+def test_a_missing_stage_says_which_command_makes_it(tmp_path):
+    with pytest.raises(StageMissing, match=r"Run first: headshotkit train --out "):
+        Run(tmp_path).manifest("lora")
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
+    target = tmp_path / "manifest.json"
+    write_atomic(target, "first")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match="no space left for .*manifest.json: it needs"):
+        write_atomic(target, "second")
+    assert target.read_text() == "first"
+    assert [f.name for f in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_file_in_the_way_is_explained(tmp_path):
+    (tmp_path / "run").write_text("not a folder")
+    with pytest.raises(RunFolderError, match="can't write"):
+        Run(tmp_path / "run").begin("photos", {}, {})
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real disk of 1 MiB; needs the right to mount."""
+    place = tmp_path / "small"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.decode().strip()}")
+    yield Path(place)
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_real_full_disk_keeps_what_was_finished(small_disk):
+    run = Run(small_disk / "run")
+    run.begin("photos", {}, {}).finish("kept")
+    with pytest.raises(DiskFull, match=r"it needs 2\.0 MiB, \d+\.\d MiB are free"):
+        write_atomic(run.path("dataset") / "a.png", b"x" * 2**21)
+    assert run.manifest("photos")["outcome"] == "kept"
+    assert not list(run.path("dataset").iterdir())
