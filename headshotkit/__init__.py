@@ -7,7 +7,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-from headshotkit import runtime  # noqa: E402 (modules read __version__)
+from headshotkit import runtime
 
 _HOMES = {
     "judge_photos": "gate",

@@ -62,7 +62,9 @@ SHARED: list[tuple[str, dict]] = [
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser("headshotkit", description="Professional headshots from selfies, on your own machine.")
+    top = argparse.ArgumentParser(
+        "headshotkit", description="Professional headshots from selfies, on your own machine."
+    )
     top.add_argument("--version", action="version", version=f"headshotkit {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, about in ABOUT.items():

@@ -201,7 +201,7 @@ class RenderConfig(Config):
     base: str = "sdxl"
     """The base to render with; the LoRA must have been trained on it."""
     count: int = 50
-    """Number of prompts, so of headshots to deliver; the bank is gone through again with other seeds when it is short."""
+    """Number of prompts, so of headshots to deliver; a bank that is too short is gone through again."""
     size_px: int = 1024
     """Side of the square headshot, px; a multiple of 8."""
     steps: int = 25
@@ -299,7 +299,9 @@ BASES = {
                     "rank": 16, "alpha": 16, "targets": "all", "steps": 400, "batch": 4,
                     "learning_rate": 1e-3, "checkpoint_every_steps": 50,
                 },
-                "RenderConfig": {"size_px": 128, "steps": 20, "guidance": 3.0, "batch": 8, "count": 24, "max_attempts": 2},
+                "RenderConfig": {
+                    "size_px": 128, "steps": 20, "guidance": 3.0, "batch": 8, "count": 24, "max_attempts": 2,
+                },
             },
         ),
         Base(

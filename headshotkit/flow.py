@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig, choose_base
+from headshotkit.config import Config, DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig, choose_base
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import NoPhotos
 from headshotkit.evaluate import evaluate_run
@@ -38,6 +38,13 @@ class Options:
     codeformer_weights: str | None = None
     seed: int | None = None
 
+CHOICES: dict[type[Config], tuple[str, ...]] = {
+    DatasetConfig: ("token", "class_word", "class_images", "seed"),
+    TrainConfig: ("steps", "rank", "seed"),
+    RenderConfig: ("count", "max_attempts", "prompts", "seed"),
+}
+"""Which of the options each stage's config takes."""
+
 
 def make_headshots(
     photos: Path | str, out: Path | str, options: Options | None = None, tell: Callable[[str], None] = print
@@ -52,8 +59,6 @@ def make_headshots(
     Raises:
         HeadshotError: as the stages do; what was finished before stays.
     """
-    from dataclasses import replace
-
     run, options = Run(out), replace(options or Options(), photos=Path(photos))
     base, why = run_base(run, options)
     tell(f"base       {base}: {why}")
@@ -73,6 +78,14 @@ def run_base(run: Run, options: Options) -> tuple[str, str]:
     return choose_base(options.base)
 
 
+def config_for(kind: type[Config], base: str, options: Options) -> Config:
+    """A stage's config: the base's preset, with what the person set in its place."""
+    chosen = {name: getattr(options, name) for name in CHOICES[kind]}
+    if kind is TrainConfig:
+        chosen["alpha"] = options.rank  # alpha / rank is the LoRA's weight, so it stays 1
+    return kind.for_base(base, **chosen)
+
+
 def do_stage(stage: str, run: Run, options: Options) -> dict:
     """Does one stage, unless it is done, and returns its manifest.
 
@@ -80,31 +93,22 @@ def do_stage(stage: str, run: Run, options: Options) -> dict:
         HeadshotError: as the stage does.
     """
     base, _ = run_base(run, options)
-    {
-        "photos": lambda: _check(run, options),
-        "dataset": lambda: build_dataset(
-            run,
-            DatasetConfig.for_base(
-                base, token=options.token, class_word=options.class_word, class_images=options.class_images,
-                seed=options.seed,
-            ),
-        ),
-        "lora": lambda: train_lora(
-            run, TrainConfig.for_base(base, steps=options.steps, rank=options.rank, alpha=options.rank, seed=options.seed)
-        ),
-        "headshots": lambda: render_headshots(
-            run,
-            RenderConfig.for_base(
-                base, count=options.count, max_attempts=options.max_attempts, prompts=options.prompts,
-                seed=options.seed,
-            ),
-        ),
-        "restored": lambda: restore_headshots(
-            run, RestoreConfig.with_options(fidelity=options.fidelity, weights=options.codeformer_weights)
-        ),
-        "report": lambda: evaluate_run(run),
-        "gallery": lambda: build_gallery(run),
-    }[stage]()  # fmt: skip
+    match stage:
+        case "photos":
+            _check(run, options)
+        case "dataset":
+            build_dataset(run, config_for(DatasetConfig, base, options))
+        case "lora":
+            train_lora(run, config_for(TrainConfig, base, options))
+        case "headshots":
+            render_headshots(run, config_for(RenderConfig, base, options))
+        case "restored":
+            chosen = {"fidelity": options.fidelity, "weights": options.codeformer_weights}
+            restore_headshots(run, RestoreConfig.with_options(**chosen))
+        case "report":
+            evaluate_run(run)
+        case "gallery":
+            build_gallery(run)
     return run.manifest(stage)
 
 

@@ -15,6 +15,7 @@ from headshotkit.run import Run, write_atomic
 PAGE = "index.html"
 SHEET = "contact_sheet.png"
 TILE_PX = 256
+EMBED_BYTES = 150_000
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:#222;background:#fafafa}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .6rem}
@@ -94,9 +95,7 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
 
 
 def _card(shot: dict, file: Path, own: float) -> str:
-    """One headshot with what it is and how to keep it."""
-    data = base64.b64encode(file.read_bytes()).decode()
-    source = f"data:image/png;base64,{data}"
+    """One headshot with what it is; it links to the full-size file in the run folder."""
     name = html.escape(shot["prompt_id"].replace("-", " "))
     if shot["identity"] is None:
         words = "no single face was found"
@@ -104,9 +103,21 @@ def _card(shot: dict, file: Path, own: float) -> str:
         words = f"{max(0.0, shot['identity'] / own):.0%} as much like you as your own photos ({shot['identity']:.2f})"
     how = html.escape(f"{shot['prompt']} / seed {shot['seed']}, attempt {shot['attempt']}")
     return (
-        f'<figure class="{"pass" if shot["accepted"] else "near"}"><a href="{source}" download="{shot["file"]}">'
-        f'<img src="{source}" alt="{name}" title="{how}"></a><figcaption><b>{name}</b>{words}</figcaption></figure>'
+        f'<figure class="{"pass" if shot["accepted"] else "near"}"><a href="../restored/{shot["file"]}">'
+        f'<img src="{embedded(file)}" alt="{name}" title="{how}"></a>'
+        f"<figcaption><b>{name}</b>{words}</figcaption></figure>"
     )
+
+
+def embedded(file: Path) -> str:
+    """A picture as a data URI: the PNG itself where it is small, else a JPEG, so that fifty large ones fit a page."""
+    data, kind = file.read_bytes(), "png"
+    if len(data) > EMBED_BYTES:
+        buffer, kind = io.BytesIO(), "jpeg"
+        with Image.open(file) as picture:
+            picture.convert("RGB").save(buffer, "JPEG", quality=92)
+        data = buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _facts(generated: dict, kept: int, given: int, metrics: dict) -> str:

@@ -56,7 +56,9 @@ def _outcome(verdicts: list[Verdict]) -> str:
     """How many were kept, and how many refused for which reason, in words."""
     refused = Counter(v.reasons[0].code for v in verdicts if v.reasons)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
-    return f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos" + (f"; refused: {counts}" if counts else "")
+    return f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos" + (
+        f"; refused: {counts}" if counts else ""
+    )
 
 
 def _store(look: _Look, number: int, folder: Path) -> None:
@@ -209,7 +211,8 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
             unique.append(look)
         else:
             distance = int((look.hash != twin.hash).sum())
-            text = f"the same picture as {twin.path.name}: {distance} of 64 hash bits differ, up to {config.max_hash_distance} are a duplicate"
+            text = f"the same picture as {twin.path.name}: {distance} of 64 hash bits differ"
+            text += f", up to {config.max_hash_distance} are a duplicate"
             look.refuse("duplicate", distance, config.max_hash_distance, text)
 
 

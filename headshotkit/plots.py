@@ -136,9 +136,15 @@ def plot_evaluation(run: Run) -> Plot:
     return plot_identity(metrics, metrics["scores"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
-    """A small table that a notebook draws and a terminal prints."""
+    """A small table that a notebook draws and a terminal prints.
+
+    >>> Table(("photo", "reason"), [("me.jpg", "dark"), ("a.jpg", "blurred")])
+    photo   reason
+    me.jpg  dark
+    a.jpg   blurred
+    """
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -151,7 +157,7 @@ class Table:
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [self.header, *self.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)

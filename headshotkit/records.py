@@ -169,5 +169,5 @@ def kept_photos(verdicts: list[Verdict], at_least: int) -> list[Verdict]:
     raise TooFewPhotos(
         f"kept {len(kept)} of {len(verdicts)} photos, training needs {at_least}.",
         f"Refused: {counts}; the number and the limit of each are in photos/manifest.json.",
-        f"Add {at_least - len(kept)} or more sharp photos of one person, or lower GateConfig.min_photos (now {at_least}).",
+        f"Add {at_least - len(kept)} or more sharp photos of one person, or lower --min-photos (now {at_least}).",
     )

@@ -7,6 +7,7 @@ settings or inputs is moved to `earlier/`, never deleted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -52,10 +53,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def _explained(error: OSError, path: Path, size: int) -> DiskFull | RunFolderError:
     """An OSError from writing as an error a person can act on; clears away the half-written file."""
     beside = path.with_name(f".{path.name}.part")
-    try:
+    with contextlib.suppress(OSError):
         beside.unlink(missing_ok=True)
-    except OSError:
-        pass
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         folder = next(p for p in path.parents if p.exists())
         free = shutil.disk_usage(folder).free
@@ -181,7 +180,9 @@ class Run:
         if manifest.get("status") != "done":
             raise StageMissing(
                 f"{self.path(stage)} holds no finished {stage} stage.",
-                "It was never started, or it was interrupted." if not manifest else "It was interrupted before its end.",
+                "It was never started, or it was interrupted."
+                if not manifest
+                else "It was interrupted before its end.",
                 f"Run first: headshotkit {COMMANDS[stage]} --out {self.folder}",
             )
         return manifest

@@ -57,7 +57,9 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
     family.free_encoders()
     loop = _Loop(family, config, stage, person, class_pictures, captions)
     loop.run()
-    lora = Lora(Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, config.steps)
+    lora = Lora(
+        Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, config.steps
+    )
     write_atomic(stage.folder / LORA_FILE, family.lora_file(_metadata(lora, stage)))
     (stage.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     (stage.folder / CACHE_FILE).unlink(missing_ok=True)

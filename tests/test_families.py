@@ -76,7 +76,9 @@ def test_the_autoencoder_gives_a_picture_back(family, good_photo):
 
 def test_the_loss_asks_for_what_the_scheduler_says(family):
     """The target is noise for epsilon and velocity for v-prediction: a U-Net that answers it has no loss."""
-    latents = torch.randn(2, family.pipeline.unet.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(3))
+    latents = torch.randn(
+        2, family.pipeline.unet.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(3)
+    )
     condition = family.encode_prompts([PROMPT, ""])
     sizes = [(128, 128, 0, 0, 128, 128)] * 2
     scheduler = family.pipeline.scheduler

@@ -1,14 +1,15 @@
 import base64
-import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from conftest import open_picture
+from PIL import Image
 
 from headshotkit.errors import StageMissing
 from headshotkit.evaluate import evaluate_run
-from headshotkit.gallery import TILE_PX, build_gallery
+from headshotkit.gallery import TILE_PX, build_gallery, embedded
 from headshotkit.restore import restore_headshots
 
 
@@ -45,13 +46,23 @@ def test_the_page_holds_all_its_pictures_and_loads_nothing(page):
     tags = Tags()
     tags.feed(text)
     assert tags.open == []
-    places = [a.get("src") or a.get("href") for _, a in tags.found if a.get("src") or a.get("href")]
-    assert len(places) == 8 and all(p.startswith("data:image/png;base64,") for p in places)
-    assert not re.search(r"https?://|<script|@import|url\(", text)
+    sources = [a["src"] for tag, a in tags.found if tag == "img"]
+    links = [a["href"] for tag, a in tags.found if tag == "a"]
+    assert not re.search(r"https?://|<script|<link|@import|url\(", text)
     delivered = run.manifest("headshots")["delivered"]
-    for file, (_, attrs) in zip(delivered, [t for t in tags.found if t[0] == "a"], strict=True):
-        data = base64.b64decode(attrs["href"].split(",")[1])
-        assert data == (run.path("restored") / file).read_bytes() and attrs["download"] == file
+    for file, source, link in zip(delivered, sources, links, strict=True):
+        whole = run.path("restored") / file
+        assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == whole.read_bytes()
+        assert (run.path("gallery") / link).resolve() == whole.resolve()
+
+
+def test_a_large_picture_is_embedded_as_jpeg(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    source = embedded(tmp_path / "large.png")
+    assert source.startswith("data:image/jpeg;base64,")
+    (tmp_path / "again.jpg").write_bytes(base64.b64decode(source.split(",")[1]))
+    assert open_picture(tmp_path / "again.jpg").size == (400, 400)
 
 
 def test_the_page_says_what_passed_and_that_it_is_generated(page):

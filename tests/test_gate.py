@@ -122,7 +122,9 @@ def test_any_byte_soup_ends_in_a_verdict(tmp_path, good_photo):
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(1)
-    valid = {k: encoded(Image.fromarray(good_photo).resize((96, 96)), k) for k in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")}
+    valid = {
+        k: encoded(Image.fromarray(good_photo).resize((96, 96)), k) for k in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
+    }
     for number in range(120):
         kind = list(valid)[number % 5]
         soup = bytearray(valid[kind])

@@ -24,7 +24,9 @@ def test_a_missing_package_names_its_extra():
 def test_seeds_of_places_differ_and_stay():
     seeds = {runtime.seed_for(7, a, b) for a in range(20) for b in range(20)}
     assert len(seeds) == 400 and all(0 <= seed < 2**63 for seed in seeds)
-    assert runtime.seed_for(0, 1, 2) == 1535930435702422785  # the same on every machine, or old runs could not be resumed
+    assert (
+        runtime.seed_for(0, 1, 2) == 1535930435702422785
+    )  # the same on every machine, or old runs could not be resumed
 
 
 def test_the_report_gives_reasons():

@@ -54,7 +54,9 @@ class Family(Protocol):
     def add_lora(self, rank: int, alpha: int, targets: str, seed: int) -> list:
         """Puts a new LoRA into the denoiser and returns its parameters, float32, the only ones that train."""
 
-    def loss(self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any) -> Any:
+    def loss(
+        self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any
+    ) -> Any:
         """Denoising loss for each picture, shape (N,), differentiable in the LoRA's parameters.
 
         `sizes`: (original height, original width, crop top, crop left, target height, target width) px a picture.
