@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,7 +201,7 @@ class Dlib:
     name = "dlib"
 
     def __init__(self) -> None:
-        self.dlib = runtime.require("dlib", extra="faces")
+        self.dlib = runtime.require("dlib", extra="dlib")
         spec = importlib.util.find_spec("face_recognition_models")
         if spec is None:
             raise MissingModel(
@@ -264,8 +263,3 @@ def leave_one_out(embeddings: np.ndarray, recogniser: ArcFace | Dlib) -> np.ndar
         return recogniser.similarity(embeddings, embeddings[0])
     total, n = embeddings.sum(0), len(embeddings)
     return np.concatenate([recogniser.similarity(e, (total - e) / (n - 1)) for e in embeddings])
-
-
-def quiet_backends() -> None:
-    """Silences what the face backends print about their own future versions."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")
