@@ -15,7 +15,6 @@ from headshotkit.run import COMMANDS, STAGES, Run
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-SAMPLE_PERSON = ("people", "p1")
 SAMPLE_CLASS = "man"
 
 ABOUT = {
@@ -117,7 +116,7 @@ def _options(arguments: argparse.Namespace, kind: type):
     """The parsed arguments as the flow's options; the demo fills in the sample person."""
     given = {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
     if arguments.command == "demo":
-        given["photos"] = runtime.data_path(*SAMPLE_PERSON)
+        given["photos"] = runtime.sample_person()
         given["base"] = given["base"] or "mini"
         given["class_word"] = given["class_word"] or SAMPLE_CLASS
     return kind(**given)

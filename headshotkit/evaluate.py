@@ -52,12 +52,13 @@ def evaluate_run(run: Run) -> dict:
     base_files = _render_base(run, first, RenderConfig(**generated["config"]), stage.folder / "base")
     centres = {name: known_faces(run, name) for name in RECOGNISERS}
     delivered = generated["delivered"]
-    scores = {
-        "base": score_files(base_files, centres),
-        "lora": score_files([run.path("headshots") / h.file for h in first], centres),
-        "delivered": score_files([run.path("headshots") / f for f in delivered], centres),
-        "restored": score_files([run.path("restored") / f for f in delivered], centres),
+    files = {
+        "base": base_files,
+        "lora": [run.path("headshots") / h.file for h in first],
+        "delivered": [run.path("headshots") / f for f in delivered],
+        "restored": [run.path("restored") / f for f in delivered],
     }
+    scores = {kind: score_files(some, centres, f"measuring {kind}") for kind, some in files.items()}
     metrics = {
         "identity": {name: _identity(name, centres[name], scores) for name in RECOGNISERS},
         "sharpness": {kind: _median([s.sharpness for s in rows]) for kind, rows in scores.items()},
@@ -108,13 +109,13 @@ def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: 
     return files
 
 
-def score_files(files: list[Path], known: dict[str, np.ndarray]) -> list[Score]:
+def score_files(files: list[Path], known: dict[str, np.ndarray], title: str = "measuring") -> list[Score]:
     """Identity and sharpness of pictures; None where a picture does not show exactly one face.
 
     Args:
         known: recogniser -> embeddings of the person's photos, shape (N, D).
     """
-    return [_score(file, known) for file in runtime.progress(files, "measuring")]
+    return [_score(file, known) for file in runtime.progress(files, title)]
 
 
 def _score(file: Path, known: dict[str, np.ndarray]) -> Score:

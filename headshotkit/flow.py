@@ -38,6 +38,7 @@ class Options:
     codeformer_weights: str | None = None
     seed: int | None = None
 
+
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "seed"),
     TrainConfig: ("steps", "rank", "seed"),
@@ -73,9 +74,21 @@ def run_base(run: Run, options: Options) -> tuple[str, str]:
     Raises:
         UnknownBase: the one asked for does not exist.
     """
-    if not options.base and run.has("dataset"):
-        return run.manifest("dataset")["config"]["base"], "the run was begun with it"
+    begun = run.peek("dataset").get("config", {}).get("base")
+    if begun and not options.base:
+        return begun, "the run was begun with it"
     return choose_base(options.base)
+
+
+def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callable[[str], None] = print) -> None:
+    """Does those of the stages that the run does not have, whatever settings the others were made with.
+
+    Raises:
+        HeadshotError: as the stages do.
+    """
+    for stage in stages:
+        if not run.has(stage):
+            tell(line_of(do_stage(stage, run, options)))
 
 
 def config_for(kind: type[Config], base: str, options: Options) -> Config:

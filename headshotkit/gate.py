@@ -45,6 +45,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         _store(look, number, stage.folder)
     stage.finish(
         _outcome(verdicts),
+        folder=str(Path(photos).resolve()),
         photos=[look.photo.to_dict() for look in looks],
         verdicts=[v.to_dict() for v in verdicts],
         face_models=faces.model_folder()[1],

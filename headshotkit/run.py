@@ -151,7 +151,7 @@ class Run:
         """
         folder, settings = self.path(stage), _settings(config)
         key = fingerprint(settings, inputs)
-        before = self._read(stage)
+        before = self.peek(stage)
         if before.get("fingerprint") == key:
             return Stage(folder, before)
         if folder.exists() and any(folder.iterdir()):
@@ -171,25 +171,39 @@ class Run:
         return Stage(folder, manifest)
 
     def manifest(self, stage: str) -> dict:
-        """A finished stage's manifest.
+        """A finished stage's manifest, if what it was made from is still what the run holds.
 
         Raises:
-            StageMissing: the stage has not been done, or not to its end.
+            StageMissing: the stage has not been done to its end, or an earlier one has been done anew since.
         """
-        manifest = self._read(stage)
+        manifest = self.peek(stage)
+        command = f"Run first: headshotkit {COMMANDS[stage]} --out {self.folder}"
         if manifest.get("status") != "done":
-            raise StageMissing(
-                f"{self.path(stage)} holds no finished {stage} stage.",
-                "It was never started, or it was interrupted."
-                if not manifest
-                else "It was interrupted before its end.",
-                f"Run first: headshotkit {COMMANDS[stage]} --out {self.folder}",
-            )
+            why = "It was interrupted before its end." if manifest else "It was never started."
+            raise StageMissing(f"{self.path(stage)} holds no finished {stage} stage.", why, command)
+        for name, made_from in manifest["inputs"].items():
+            earlier = name.removesuffix("/manifest.json")
+            if earlier in STAGES and self.manifest(earlier)["fingerprint"] != made_from:
+                raise StageMissing(
+                    f"{self.path(stage)} was made from another {earlier} than the run holds now.",
+                    f"The {earlier} stage was done anew since, with other settings or inputs.",
+                    command,
+                )
         return manifest
 
     def has(self, stage: str) -> bool:
-        """Whether a stage is finished."""
-        return self._read(stage).get("status") == "done"
+        """Whether a stage is finished, and made from what the run holds now."""
+        try:
+            return bool(self.manifest(stage))
+        except StageMissing:
+            return False
+
+    def peek(self, stage: str) -> dict:
+        """A stage's manifest as it is, finished or not, out of date or not; empty where there is none."""
+        try:
+            return json.loads((self.path(stage) / "manifest.json").read_text())
+        except (OSError, ValueError):
+            return {}
 
     def inputs_from(self, *stages: str) -> dict[str, str]:
         """The manifests of the stages read from, as inputs of the next: name -> sha256 of what decides their content.
@@ -197,12 +211,6 @@ class Run:
         A manifest also holds times, so the stage's fingerprint stands for it, not the file's bytes.
         """
         return {f"{s}/manifest.json": self.manifest(s)["fingerprint"] for s in stages}
-
-    def _read(self, stage: str) -> dict:
-        try:
-            return json.loads((self.path(stage) / "manifest.json").read_text())
-        except (OSError, ValueError):
-            return {}
 
     def _set_aside(self, stage: str) -> None:
         """Moves what a stage made with other settings out of the way, to earlier/<stage>-<n>."""

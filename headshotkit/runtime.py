@@ -32,6 +32,11 @@ def data_path(*parts: str) -> Path:
     return (installed if installed.is_dir() else PACKAGE.parent / "data").joinpath(*parts)
 
 
+def sample_person() -> Path:
+    """The folder with the sample person's photos, good and bad; the person does not exist."""
+    return data_path("people", "p1")
+
+
 def cache_path(*parts: str) -> Path:
     """A place for what can be made or downloaded again; HEADSHOTKIT_CACHE moves it."""
     root = os.environ.get("HEADSHOTKIT_CACHE") or Path.home() / ".cache" / "headshotkit"

@@ -167,7 +167,8 @@ class _Loop:
         bar = runtime.progress(range(len(self.losses), self.config.steps), "training")
         for step in bar:
             self.losses.append(self._step(step))
-            bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}")
+            memory = {f"{place}_gib": size for place, size in runtime.peak_memory_gib().items()}
+            bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}", **memory)
             if (step + 1) % self.config.checkpoint_every_steps == 0:
                 self._save()
         write_json(self.stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in self.losses]})

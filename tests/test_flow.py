@@ -7,7 +7,7 @@ import pytest
 from conftest import P1, P2
 
 from headshotkit.evaluate import rise_of, score_files
-from headshotkit.flow import Options, make_headshots, run_base
+from headshotkit.flow import Options, do_missing, make_headshots, run_base
 from headshotkit.identity import known_faces
 from headshotkit.run import STAGES, Run
 
@@ -61,6 +61,16 @@ def test_a_finished_run_is_not_done_again(runs):
     make_headshots(P1, one.folder, replace(SETTINGS, class_word="man"), tell=lambda line: None)
     assert {s: (one.path(s) / "manifest.json").read_bytes() for s in STAGES} == before
     assert not (one.folder / "earlier").exists()
+
+
+def test_what_is_missing_is_done_and_nothing_else(runs, monkeypatch):
+    done = []
+    monkeypatch.setattr("headshotkit.flow.do_stage", lambda stage, *_: done.append(stage) or {})
+    monkeypatch.setattr("headshotkit.flow.line_of", lambda manifest: "")
+    do_missing(STAGES, runs[0], Options(steps=999), tell=lambda line: None)
+    assert done == []
+    do_missing(("photos",), Run(runs[0].folder / "nowhere"), Options(), tell=lambda line: None)
+    assert done == ["photos"]
 
 
 def test_a_run_goes_on_with_the_base_it_was_begun_with(runs, tmp_path):

@@ -42,6 +42,21 @@ def test_a_missing_stage_says_which_command_makes_it(tmp_path):
         Run(tmp_path).manifest("lora")
 
 
+def test_a_stage_made_from_what_the_run_no_longer_holds_is_out_of_date(tmp_path):
+    run = Run(tmp_path)
+    run.begin("photos", {"limit": 1}, {}).finish("first")
+    run.begin("dataset", {}, run.inputs_from("photos")).finish("from the first")
+    run.begin("lora", {}, run.inputs_from("dataset")).finish("from the first")
+    assert run.has("lora")
+    run.begin("photos", {"limit": 2}, {}).finish("second")
+    assert not run.has("dataset") and not run.has("lora")
+    with pytest.raises(StageMissing, match=r"was made from another photos than the run holds now(.|\n)*prepare --out"):
+        run.manifest("lora")
+    run.begin("dataset", {}, run.inputs_from("photos")).finish("from the second")
+    with pytest.raises(StageMissing, match=r"was made from another dataset(.|\n)*headshotkit train --out"):
+        run.manifest("lora")
+
+
 def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     target = tmp_path / "manifest.json"
     write_atomic(target, "first")

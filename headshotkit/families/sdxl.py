@@ -129,7 +129,9 @@ class SdxlFamily:
     ) -> torch.Tensor:
         schedule = self.pipeline.scheduler
         signal = schedule.alphas_cumprod.float()
-        steps = torch.randint(len(signal), (len(latents),), generator=generator)
+        n = len(latents)
+        spread = (torch.arange(n) + torch.rand(n, generator=generator)) / n  # a batch covers all noise levels evenly
+        steps = (spread * len(signal)).long()
         noise = torch.randn(latents.shape, generator=generator)
         if config.noise_offset:
             noise += config.noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)

@@ -1,0 +1,387 @@
+"""The notebooks: their form, each check shown to fail on a broken one, and that they run from the first to the last.
+
+The runs use the embedded base, the sample person and real detectors; 20 steps and 4 headshots show that everything
+fits together, not that the LoRA is good: that is asserted where it is trained to its end.
+"""
+
+import ast
+import json
+import math
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+BADGE = "https://colab.research.google.com/github/headshotkit/headshotkit/blob/main/notebooks/"
+MOST_LINES = 12
+TAGS = ("setup", "parameters", "results")
+
+
+# --- the checks: each returns what is wrong, in words -------------------------------------------------------------
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, tag):
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def parsed(cell):
+    """The cell as Python; its magics become `pass`."""
+    return ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE))
+
+
+def knobs(notebook):
+    """The names that the parameters cell sets."""
+    statements = parsed(tagged(notebook, "parameters")[0]).body
+    return [s.target.id for s in statements if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+
+
+def outputs(notebook):
+    """An output may be somebody's face; counts and widget state come with outputs."""
+    found = [f"cell {c.id} has an output" for c in code_cells(notebook) if c.outputs]
+    found += [f"cell {c.id} has an execution count" for c in code_cells(notebook) if c.execution_count is not None]
+    return found + (["the metadata hold widgets"] if "widgets" in notebook.metadata else [])
+
+
+def foreign_kernel(notebook):
+    """Colab, JupyterLab and papermill all have python3."""
+    name = notebook.metadata.get("kernelspec", {}).get("name")
+    found = [] if name == "python3" else [f"the kernel is {name}, not python3"]
+    language = notebook.metadata.get("language_info", {}).get("name")
+    return found + ([] if language == "python" else [f"language_info is {language}, papermill needs python"])
+
+
+def wrong_tags(notebook):
+    counts = {tag: len(tagged(notebook, tag)) for tag in TAGS}
+    found = [f"{count} cells are tagged {tag}, not 1" for tag, count in counts.items() if count != 1]
+    forms = [c for c in tagged(notebook, "setup") if c.metadata.get("cellView") != "form"]
+    return found + ["the setup cell is not shown as a form" for _ in forms]
+
+
+def long_cells(notebook):
+    lengths = {c.id: sum(bool(line.strip()) for line in c.source.splitlines()) for c in code_cells(notebook)}
+    return [f"cell {i} has {n} lines, at most {MOST_LINES} are read" for i, n in lengths.items() if n > MOST_LINES]
+
+
+def definitions(notebook):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    return [
+        f"cell {cell.id} defines a function or a class; it belongs into the package"
+        for cell in code_cells(notebook)
+        if any(isinstance(node, kinds) for node in ast.walk(parsed(cell)))
+    ]
+
+
+def wrong_parameters(notebook):
+    """Literals, one knob a line, annotated, with a sentence above each and Colab's form behind it."""
+    found = []
+    for cell in tagged(notebook, "parameters"):
+        lines = cell.source.splitlines()
+        for statement in parsed(cell).body:
+            words = lines[statement.lineno - 1]
+            if not isinstance(statement, ast.AnnAssign) or not _is_literal(statement.value):
+                found.append(f"not a literal with its type: {words}")
+            elif not statement.target.id.isupper() or "# @param " not in words:
+                found.append(f"not an UPPER_CASE knob with an @param: {words}")
+            elif statement.lineno < 2 or not lines[statement.lineno - 2].startswith("# "):
+                found.append(f"no sentence above: {words}")
+    return found
+
+
+def _is_literal(node):
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def idle_knobs(notebook):
+    read = {
+        node.id
+        for cell in code_cells(notebook)
+        for node in ast.walk(parsed(cell))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    return [f"nothing uses the knob {name}" for name in knobs(notebook) if name not in read]
+
+
+def repeated_ids(notebook):
+    counts = Counter(cell.id for cell in notebook.cells)
+    return [f"{count} cells have the id {name}" for name, count in counts.items() if count > 1]
+
+
+def wrong_badge(notebook, path):
+    links = re.findall(r"https://colab\.research\.google\.com/github/[^)\s]+", notebook.cells[0].source)
+    return [] if links == [f"{BADGE}{path.name}"] else [f"the badge of {path.name} points to {links}"]
+
+
+def broken_links(notebook, path):
+    """The last cell names the next notebook; every link to a file leads to one."""
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    links = [link for text in texts for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
+    found = [f"the link {link} leads nowhere" for link in links if not (path.parent / link).is_file()]
+    last = re.findall(r"\]\((\w+\.ipynb)\)", texts[-1])
+    leads_on = len(last) == 1 and last != [path.name]
+    return found + ([] if leads_on else [f"the last cell links to {last}, not to the next notebook"])
+
+
+CHECKS = (outputs, foreign_kernel, wrong_tags, long_cells, definitions, wrong_parameters, idle_knobs, repeated_ids)
+PATH_CHECKS = (wrong_badge, broken_links)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_form(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    assert [word for check in CHECKS for word in check(notebook)] == []
+    assert [word for check in PATH_CHECKS for word in check(notebook, path)] == []
+
+
+def test_all_stages_have_a_notebook():
+    assert [p.stem[:2] for p in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05"]
+
+
+def test_setup_cells_are_one_and_the_same():
+    assert len({tagged(nbformat.read(p, 4), "setup")[0].source for p in NOTEBOOKS}) == 1
+
+
+# --- each check fails on a notebook that is broken in its way -----------------------------------------------------
+
+
+def sound_notebook():
+    """The smallest notebook that passes every check; `broken` is named as its own next one."""
+    cells = [
+        new_markdown_cell(f"# A\n[badge]({BADGE}a.ipynb)", id="title"),
+        new_code_cell("pass", id="setup", metadata={"tags": ["setup"], "cellView": "form"}),
+        new_code_cell(
+            '# How many.\nN: int = 3  # @param {type:"integer"}', id="parameters", metadata={"tags": ["parameters"]}
+        ),
+        new_code_cell("print(N)", id="results", metadata={"tags": ["results"]}),
+        new_markdown_cell("Next: [b](b.ipynb)", id="next"),
+    ]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "x"}, "language_info": {"name": "python"}}
+    return new_notebook(cells=cells, metadata=metadata)
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "b.ipynb").touch()
+    return tmp_path / "a.ipynb"
+
+
+def commit_output(nb):
+    nb.cells[3].outputs = [nbformat.v4.new_output("stream", text="3")]
+
+
+def commit_count(nb):
+    nb.cells[3].execution_count = 1
+
+
+def commit_widgets(nb):
+    nb.metadata["widgets"] = {}
+
+
+def foreign_kernelspec(nb):
+    nb.metadata.kernelspec.name = "my-env"
+
+
+def no_language(nb):
+    del nb.metadata["language_info"]
+
+
+def thirteen_lines(nb):
+    nb.cells[3].source = "print(N)\n\n" * 13
+
+
+def define_function(nb):
+    nb.cells[3].source = "def show():\n    return N"
+
+
+def lose_tag(nb):
+    nb.cells[3].metadata = {}
+
+
+def computed_knob(nb):
+    nb.cells[2].source = '# How many.\nN: int = len("abc")  # @param {type:"integer"}'
+
+
+def knob_without_sentence(nb):
+    nb.cells[2].source = 'N: int = 3  # @param {type:"integer"}'
+
+
+def rename_knob(nb):
+    nb.cells[2].source = nb.cells[2].source.replace("N: int", "NUMBER: int")
+
+
+def repeat_id(nb):
+    nb.cells[3].id = "setup"
+
+
+def foreign_badge(nb):
+    nb.cells[0].source = nb.cells[0].source.replace("a.ipynb", "b.ipynb")
+
+
+def dead_link(nb):
+    nb.cells[-1].source = "Next: [c](c.ipynb)"
+
+
+def no_next(nb):
+    nb.cells[-1].source = "That was it."
+
+
+BREAKS = {
+    commit_output: outputs, commit_count: outputs, commit_widgets: outputs, foreign_kernelspec: foreign_kernel,
+    no_language: foreign_kernel, thirteen_lines: long_cells, define_function: definitions, lose_tag: wrong_tags,
+    computed_knob: wrong_parameters, knob_without_sentence: wrong_parameters, rename_knob: idle_knobs,
+    repeat_id: repeated_ids, foreign_badge: wrong_badge, dead_link: broken_links, no_next: broken_links,
+}  # fmt: skip
+
+
+def complaints(notebook, path):
+    found = {check: check(notebook) for check in CHECKS} | {check: check(notebook, path) for check in PATH_CHECKS}
+    return {check for check, words in found.items() if words}
+
+
+def test_a_sound_notebook_passes(place):
+    assert complaints(sound_notebook(), place) == set()
+
+
+@pytest.mark.parametrize("damage", BREAKS, ids=lambda d: d.__name__)
+def test_a_broken_notebook_is_refused(damage, place):
+    notebook = sound_notebook()
+    damage(notebook)
+    assert complaints(notebook, place) == {BREAKS[damage]}
+
+
+# --- they run -----------------------------------------------------------------------------------------------------
+
+
+class UnknownKnob(Exception):
+    """A notebook is given a parameter that its parameters cell does not have; papermill would only warn."""
+
+
+def run_notebook(path, folder, parameters):
+    """Executes a notebook by papermill in `folder` and returns its results.json.
+
+    Raises:
+        UnknownKnob: a parameter has no knob.
+    """
+    unknown = sorted(set(parameters) - set(knobs(nbformat.read(path, 4))))
+    if unknown:
+        raise UnknownKnob(f"{path.name} has no knob {', '.join(unknown)}")
+    import papermill
+
+    papermill.execute_notebook(
+        path, folder / path.name, parameters, cwd=folder, kernel_name="python3", progress_bar=False, log_output=False
+    )
+    return json.loads((folder / parameters["RUN"] / "results.json").read_text())
+
+
+def test_a_renamed_knob_fails(tmp_path):
+    notebook = nbformat.read(FOLDER / "02_train_lora.ipynb", 4)
+    for cell in code_cells(notebook):
+        cell.source = cell.source.replace("STEPS", "UPDATES")
+    nbformat.write(notebook, tmp_path / "02_train_lora.ipynb")
+    with pytest.raises(UnknownKnob, match="02_train_lora.ipynb has no knob STEPS"):
+        run_notebook(tmp_path / "02_train_lora.ipynb", tmp_path, {"RUN": "me", "STEPS": 20})
+
+
+SMALL = {
+    "00_quickstart": {"STEPS": 20, "COUNT": 4},
+    "01_check_photos": {},
+    "02_train_lora": {"STEPS": 20},
+    "03_generate_headshots": {"COUNT": 4, "MAX_ATTEMPTS": 1},
+    "04_restore_faces": {"WEIGHTS": "nowhere.pth"},  # a developer's machine may have them
+    "05_evaluate": {},
+}
+
+
+@pytest.fixture(scope="module")
+def results_of(tmp_path_factory):
+    """The results of a notebook, run after those before it in one run folder; each runs once."""
+    folder, done = tmp_path_factory.mktemp("notebooks"), {}
+
+    def results(name):
+        for earlier in sorted(SMALL)[1:]:
+            if earlier <= name and earlier not in done:
+                parameters = {"RUN": "me", **SMALL[earlier]}
+                done[earlier] = run_notebook(FOLDER / f"{earlier}.ipynb", folder, parameters)
+        return done[name]
+
+    results.folder = folder
+    return results
+
+
+def test_01_judges_the_photos_and_builds_the_dataset(results_of):
+    results = results_of("01_check_photos")
+    labels = json.loads((FOLDER.parent / "data" / "people" / "p1_labels.json").read_text())
+    refused = {photo: label["code"] for photo, label in labels.items() if label["code"] != "ok"}
+    assert (results["kept"], results["photos"], results["pictures"]) == (18, 30, 18)
+    assert refused.items() <= results["reasons"].items()
+
+
+def test_02_trains(results_of):
+    results = results_of("02_train_lora")
+    assert results["steps"] == 20 and math.isfinite(results["loss"])
+    assert (results_of.folder / "me" / "lora" / results["lora"]["path"]).is_file()
+
+
+def test_03_generates(results_of):
+    results = results_of("03_generate_headshots")
+    assert results["headshots"] == results["attempted"] == len(results["identity"]) == 4
+    assert 0.28 <= results["pass_mark"] <= 0.55
+
+
+def test_04_says_what_is_missing(results_of):
+    results = results_of("04_restore_faces")
+    assert results["headshots"] == 4
+    assert results["restored"] == 0 and any("CodeFormer" in word for word in results["missing"])
+
+
+def test_05_evaluates(results_of):
+    results = results_of("05_evaluate")
+    for recogniser in ("arcface", "dlib"):
+        medians = results["metrics"]["identity"][recogniser]
+        assert {"own_photos_median", "base_median", "lora_median"} <= set(medians)
+    assert results["metrics"]["attempted"] == 4
+    assert (results_of.folder / results["page"]).is_file()
+
+
+def test_no_picture_of_a_notebook_failed(results_of):
+    """A figure that can't be drawn is only a line in the output, so the executed notebooks are looked through."""
+    results_of("05_evaluate")
+    pictures = {}
+    for path in sorted(results_of.folder.glob("*.ipynb")):
+        found = [o for cell in code_cells(nbformat.read(path, 4)) for o in cell.outputs]
+        assert not [o for o in found if o.output_type == "error" or "Traceback" in str(o.get("text", ""))]
+        pictures[path.stem[:2]] = sum("image/png" in o.get("data", {}) for o in found)
+    assert pictures == {"01": 2, "02": 2, "03": 3, "04": 2, "05": 3}
+
+
+def test_00_does_all_of_it_in_a_fresh_run(tmp_path):
+    results = run_notebook(FOLDER / "00_quickstart.ipynb", tmp_path, {"RUN": "quick", **SMALL["00_quickstart"]})
+    assert results["kept"].startswith("kept 18 of 30 photos")
+    assert results["headshots"] == 4
+    assert {"arcface", "dlib"} == set(results["metrics"]["identity"])
+    assert (tmp_path / "quick" / "gallery" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_05_does_all_earlier_stages_where_the_run_is_empty(tmp_path):
+    """With the default knobs, as somebody who opens only this notebook has them."""
+    results = run_notebook(FOLDER / "05_evaluate.ipynb", tmp_path, {"RUN": "cold"})
+    assert results["metrics"]["identity"]["arcface"]["lora_median"] is not None
+    assert {p.name for p in (tmp_path / "cold").iterdir()} >= {"photos", "dataset", "lora", "headshots", "gallery"}
