@@ -296,8 +296,8 @@ BASES = {
             presets={
                 "DatasetConfig": {"size_px": 128, "face_fractions": (0.55, 0.65)},
                 "TrainConfig": {
-                    "rank": 16, "alpha": 16, "targets": "all", "steps": 400, "batch": 4,
-                    "learning_rate": 1e-3, "checkpoint_every_steps": 50,
+                    "rank": 32, "alpha": 32, "targets": "all", "steps": 700, "batch": 4,
+                    "learning_rate": 2e-3, "checkpoint_every_steps": 50,
                 },
                 "RenderConfig": {
                     "size_px": 128, "steps": 20, "guidance": 3.0, "batch": 8, "count": 24, "max_attempts": 2,
