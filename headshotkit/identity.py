@@ -65,7 +65,7 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
     own = faces.leave_one_out(known, faces.load_recogniser("arcface"))
     quantile = float(np.quantile(own, config.pass_quantile))
     mark = min(max(quantile, config.pass_floor), config.pass_ceiling)
-    source = f"the {config.pass_quantile:.0%} quantile of the own photos' identity is {quantile:.2f}"
+    source = f"the {config.pass_quantile:.0%} quantile of your own photos' identity is {quantile:.2f}"
     if mark > quantile:
         source += f", raised to the floor {mark:.2f}, where strangers begin to pass"
     elif mark < quantile:

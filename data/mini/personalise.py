@@ -155,7 +155,7 @@ def main() -> None:
         shots = {"rebuilt": rebuilt, "before": before, "after": after}
         score = {what: embed_all(pictures, detect, recognise) for what, pictures in shots.items()}
         found = {what: np.median(e @ person.mean) for what, e in score.items()}
-        others = {o: float(np.median(score["after"] @ people[o].mean).round(3)) for o in people if o != name}
+        others = {o: round(float(np.median(score["after"] @ people[o].mean)), 3) for o in people if o != name}
         print(f"{name}: photos {person.own():.3f} | autoencoder alone {found['rebuilt']:.3f} | before {found['before']:.3f} | "
               f"after {found['after']:.3f} (least {np.min(score['after'] @ person.mean):.3f}) | others {others}", flush=True)
         shown = [framed(p, f, args.px, np.random.default_rng(1)) for p, f in zip(person.photos[:8], person.points)]
