@@ -106,7 +106,9 @@ def test_the_loss_asks_for_what_the_scheduler_says(family):
 
 
 def test_sizes_that_the_base_cannot_make_are_refused(family):
-    with pytest.raises(BadConfig, match=r"size_px is 100, base 'mini' needs a multiple of 32"):
+    halvings = len(family.pipeline.unet.config.block_out_channels) - 1
+    factor = 8 * 2**halvings  # the autoencoder's three halvings, and the U-Net's
+    with pytest.raises(BadConfig, match=rf"size_px is 100, base 'mini' needs a multiple of {factor}\."):
         family.render([PROMPT], [""], [0], 100, 2, 1.0)
 
 

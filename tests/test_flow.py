@@ -11,12 +11,12 @@ from headshotkit.flow import Options, do_missing, make_headshots, run_base
 from headshotkit.identity import known_faces
 from headshotkit.run import STAGES, Run
 
-SETTINGS = Options(base="mini", count=16, max_attempts=1, seed=0, steps=400)
+SETTINGS = Options(base="mini", max_attempts=1)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Whole runs of two sample people, trained a little more than half as long as the demo, and the lines told."""
+    """Whole runs of two sample people with the demo's settings, one attempt a prompt, and the lines that were told."""
     folder, lines = tmp_path_factory.mktemp("flow"), []
     one = make_headshots(P1, folder / "p1", replace(SETTINGS, class_word="man"), tell=lines.append)
     two = make_headshots(P2, folder / "p2", replace(SETTINGS, class_word="woman"), tell=lambda line: None)
@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
 def test_the_lora_moves_identity(runs, person, recogniser):
     rise = runs[person].manifest("report")["metrics"]["identity"][recogniser]["rise"]
     print(person, recogniser, rise)
-    assert rise["pairs"] >= 12 and rise["low"] > 0
+    assert rise["pairs"] >= 20 and rise["low"] > 0
 
 
 @pytest.mark.parametrize(("trained", "scored"), [(0, 1), (1, 0)])
@@ -41,8 +41,8 @@ def test_it_moves_towards_nobody_else(runs, trained, scored):
         for stage, kind in (("report", "base"), ("headshots", "."))
     )
     rise = rise_of(base, lora)
-    own = runs[trained].manifest("report")["metrics"]["identity"]["arcface"]["rise"]
-    assert rise.low <= 0 or rise.high < own["low"] / 2, f"rise towards a stranger: {rise}, towards oneself: {own}"
+    print(trained, scored, rise)
+    assert rise.pairs >= 20 and rise.low <= 0
 
 
 def test_the_demo_tells_a_line_a_stage(runs):
