@@ -6,6 +6,7 @@
 Leaves HOME/autoencoder (from_pretrained) and HOME/checkpoints/autoencoder.pt. Once latents are cached for the U-Net the
 encoder must not change any more: --decoder-only from then on. Each run has a schedule of its own that ends low.
 """
+
 import argparse
 import math
 import time
@@ -13,7 +14,6 @@ import time
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-
 from judges import Recogniser
 from losses import ArcFace, Lpips, align_faces
 from store import HOME
@@ -26,8 +26,13 @@ WEIGHTS = {"gradient": 0.5, "lpips": 0.25, "face": 0.25, "latent": 0.05}  # besi
 
 def new_autoencoder() -> AutoencoderTiny:
     return AutoencoderTiny(
-        encoder_block_out_channels=(WIDTH,) * 4, decoder_block_out_channels=(WIDTH,) * 4, latent_channels=CHANNELS,
-        num_encoder_blocks=(0, 1, 3, 4), num_decoder_blocks=(4, 3, 2, 0), scaling_factor=1.0)
+        encoder_block_out_channels=(WIDTH,) * 4,
+        decoder_block_out_channels=(WIDTH,) * 4,
+        latent_channels=CHANNELS,
+        num_encoder_blocks=(0, 1, 3, 4),
+        num_decoder_blocks=(4, 3, 2, 0),
+        scaling_factor=1.0,
+    )
 
 
 def gradient_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
@@ -65,8 +70,13 @@ class Losses:
     def __call__(self, made, true, latents, points, embedding) -> dict[str, torch.Tensor]:
         half = len(made) // 2  # the recogniser is as dear as the decoder: half of the batch will do
         cosine = (self.recognise(align_faces(made[:half], points[:half])).float() * embedding[:half]).sum(1)
-        return {"l1": (made - true).abs().mean(), "gradient": gradient_loss(made, true),
-                "lpips": self.lpips(made, true), "face": (1 - cosine).mean(), "latent": self.latent_pull(latents)}
+        return {
+            "l1": (made - true).abs().mean(),
+            "gradient": gradient_loss(made, true),
+            "lpips": self.lpips(made, true),
+            "face": (1 - cosine).mean(),
+            "latent": self.latent_pull(latents),
+        }
 
 
 @torch.no_grad()
@@ -79,15 +89,22 @@ def evaluate(model: AutoencoderTiny, faces: Faces, px: int, device: str) -> str:
     back = to_pixels(model.decoder(latents))
     psnr = [10 * math.log10(255**2 / np.square(a.astype("f") - b).mean()) for a, b in zip(back, true)]
     cosine = [recognise(b, v.points) @ recognise(a, v.points) for a, b, v in zip(true, back, made)]
-    return (f"held out: {np.mean(psnr):.2f} dB, face cosine {np.median(cosine):.3f} (least {np.min(cosine):.3f}), "
-            f"latent std {latents.std():.3f}, mean {latents.mean():.3f}")
+    return (
+        f"held out: {np.mean(psnr):.2f} dB, face cosine {np.median(cosine):.3f} (least {np.min(cosine):.3f}), "
+        f"latent std {latents.std():.3f}, mean {latents.mean():.3f}"
+    )
 
 
 def batch_maker(faces: Faces, size: int, px: int, rng: np.random.Generator):
     def make():
         rows = rng.choice(faces.rows, size)
         made = [faces.variant(row, px, rng, zoom=(0.6, 1.0), composite=0.35) for row in rows]
-        return np.stack([v.pixels for v in made]), np.stack([v.points for v in made]).astype("float32"), faces.embedding[rows]
+        return (
+            np.stack([v.pixels for v in made]),
+            np.stack([v.points for v in made]).astype("float32"),
+            faces.embedding[rows],
+        )
+
     return make
 
 
@@ -118,8 +135,17 @@ class Trainer:
         self.replicas = Replicas(self.model, args.workers)
 
     def save(self) -> None:
-        save_checkpoint(self.path, {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "run": self.run,
-                                    "optimizer": self.optimizer.state_dict(), "step": self.step, "spent": self.spent})
+        save_checkpoint(
+            self.path,
+            {
+                "model": self.model.state_dict(),
+                "ema": self.ema.state_dict(),
+                "run": self.run,
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "spent": self.spent,
+            },
+        )
         average = self.ema.averaged()
         average.save_pretrained(HOME / "autoencoder")
         score = evaluate(average, self.faces, self.args.px, self.args.device)
@@ -141,7 +167,9 @@ class Trainer:
         true = to_tensor(pixels, args.device)
         noise = torch.randn(len(true), CHANNELS, args.px // 8, args.px // 8, device=args.device)
         noise *= LATENT_NOISE / 2 if args.decoder_only else LATENT_NOISE
-        self.replicas.backward(self.loss, true, noise, *(torch.from_numpy(a).to(args.device) for a in (points, embedding)))
+        self.replicas.backward(
+            self.loss, true, noise, *(torch.from_numpy(a).to(args.device) for a in (points, embedding))
+        )
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -151,8 +179,12 @@ class Trainer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, required=True, help="training time of this run; its schedule ends there")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder, and so the latents, as they are")
+    parser.add_argument(
+        "--minutes", type=float, required=True, help="training time of this run; its schedule ends there"
+    )
+    parser.add_argument(
+        "--decoder-only", action="store_true", help="leave the encoder, and so the latents, as they are"
+    )
     parser.add_argument("--px", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1.2e-3)
@@ -162,15 +194,21 @@ def main() -> None:
 
     trainer = Trainer(args)
     faces = trainer.faces
-    print(f"{trainer.run}: from step {trainer.step}, {trainer.spent / 60:.1f} min spent, {len(faces.rows)} faces, "
-          f"{len(faces.test_rows)} held out", flush=True)
+    print(
+        f"{trainer.run}: from step {trainer.step}, {trainer.spent / 60:.1f} min spent, {len(faces.rows)} faces, "
+        f"{len(faces.test_rows)} held out",
+        flush=True,
+    )
     batches = prefetched(batch_maker(faces, args.batch, args.px, np.random.default_rng(trainer.step + 11)))
     due, mark = Every(4), time.time()
     while trainer.spent < args.minutes * 60:
         trainer.one_step(*next(batches))
         if trainer.step % 50 == 0:
-            print(f"step {trainer.step} {(time.time() - mark) / 50:.2f} s/step",
-                  {name: round(value, 4) for name, value in trainer.mean.items()}, flush=True)
+            print(
+                f"step {trainer.step} {(time.time() - mark) / 50:.2f} s/step",
+                {name: round(value, 4) for name, value in trainer.mean.items()},
+                flush=True,
+            )
             mark = time.time()
         if due():
             trainer.save()

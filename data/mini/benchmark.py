@@ -6,6 +6,7 @@
 Obedience is judged on the picture alone: smile and direction by mediapipe, background by rules on what MODNet leaves
 over, man or woman by a ridge on the w600k embedding (fitted on the store's labels, so not independent of them).
 """
+
 import argparse
 import itertools
 import math
@@ -16,9 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
-
 from captions import Captioner, ridge
+from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
 from judges import Detector, Landmarker, Matter, Recogniser
 from personalise import draw, embed_all, framed
 from pictures import BACKDROPS
@@ -32,7 +32,7 @@ COPY_ABOVE = 0.69  # w600k cosine: the least between two photos of one person in
 
 @torch.no_grad()
 def rebuild(vae: AutoencoderTiny, pictures: np.ndarray) -> np.ndarray:
-    parts = [to_tensor(pictures[k: k + 16]) for k in range(0, len(pictures), 16)]
+    parts = [to_tensor(pictures[k : k + 16]) for k in range(0, len(pictures), 16)]
     return np.concatenate([to_pixels(vae.decoder(vae.encoder(part))) for part in parts])
 
 
@@ -49,11 +49,16 @@ def judge_autoencoder(vae: AutoencoderTiny, px: int, detect: Detector, recognise
         sets["London"] = np.stack(real)
     for name, pictures in sets.items():
         back = rebuild(vae, pictures)
-        psnr = [10 * math.log10(255**2 / max(np.square(a.astype("f") - b).mean(), 1e-9)) for a, b in zip(pictures, back)]
+        psnr = [
+            10 * math.log10(255**2 / max(np.square(a.astype("f") - b).mean(), 1e-9)) for a, b in zip(pictures, back)
+        ]
         found = [detect(p) for p in pictures]
         cosine = [recognise(a, f[2]) @ recognise(b, f[2]) for a, b, f in zip(pictures, back, found) if f]
-        print(f"autoencoder, {name} ({len(pictures)}): PSNR mean {np.mean(psnr):.2f} dB, least {np.min(psnr):.2f}; "
-              f"face cosine median {np.median(cosine):.3f}, least {np.min(cosine):.3f}", flush=True)
+        print(
+            f"autoencoder, {name} ({len(pictures)}): PSNR mean {np.mean(psnr):.2f} dB, least {np.min(psnr):.2f}; "
+            f"face cosine median {np.median(cosine):.3f}, least {np.min(cosine):.3f}",
+            flush=True,
+        )
 
 
 def judged_background(rgb: np.ndarray, alpha: np.ndarray) -> str:
@@ -91,9 +96,13 @@ class Judge:
         embedding, (_, shapes, yaw, _, _) = self.recognise(big, face[2]), found
         smile = (shapes["mouthSmileLeft"] + shapes["mouthSmileRight"]) / 2
         male = ridge(self.known, self.male, 5, embedding[None])[0]
-        return {"noun": "man" if male > 0 else "woman", "smile": SMILES[0] if smile > 0.4 else SMILES[1],
-                "look": LOOKS[2] if abs(yaw) < 7 else LOOKS[1] if yaw > 0 else LOOKS[0],
-                "background": judged_background(big, self.matte(big)), "embedding": embedding}
+        return {
+            "noun": "man" if male > 0 else "woman",
+            "smile": SMILES[0] if smile > 0.4 else SMILES[1],
+            "look": LOOKS[2] if abs(yaw) < 7 else LOOKS[1] if yaw > 0 else LOOKS[0],
+            "background": judged_background(big, self.matte(big)),
+            "embedding": embedding,
+        }
 
 
 def judge_obedience(pipe, judge: Judge, px: int, images: int, guidance: float) -> np.ndarray:
@@ -101,8 +110,10 @@ def judge_obedience(pipe, judge: Judge, px: int, images: int, guidance: float) -
     asked = list(itertools.islice(itertools.cycle(itertools.product(NOUNS, SMILES, LOOKS, BACKDROPS)), images))
     right, total, embeddings, rows, missing = defaultdict(int), defaultdict(int), [], [], 0
     for start in range(0, images, 16):
-        part = asked[start: start + 16]
-        pictures = draw(pipe, [f"photo of a {n}, {s}, {look}, {b}" for n, s, look, b in part], px, 1000 + start, guidance)
+        part = asked[start : start + 16]
+        pictures = draw(
+            pipe, [f"photo of a {n}, {s}, {look}, {b}" for n, s, look, b in part], px, 1000 + start, guidance
+        )
         rows.append(np.hstack(list(pictures)))
         for words, picture in zip(part, pictures):
             seen = judge(picture)
@@ -130,7 +141,9 @@ def judge_diversity(pipe, detect, recognise, px: int, guidance: float, seeds: in
         embeddings = embed_all(draw(pipe, [prompt] * seeds, px, 77, guidance), detect, recognise)
         cosine = (embeddings @ embeddings.T)[np.triu_indices(seeds, 1)]
         means.append(cosine.mean())
-        print(f"diversity, '{prompt}': cosine between seeds mean {cosine.mean():.3f}, most {cosine.max():.3f}", flush=True)
+        print(
+            f"diversity, '{prompt}': cosine between seeds mean {cosine.mean():.3f}, most {cosine.max():.3f}", flush=True
+        )
     print(f"diversity: mean {np.mean(means):.3f}")
 
 
@@ -157,8 +170,10 @@ def main() -> None:
     judge = Judge(faces.captioner, np.array(faces.embedding))
     embeddings = judge_obedience(pipe, judge, args.px, args.images, args.guidance)
     nearest = (embeddings @ judge.known.T).max(1)
-    print(f"nearest of {len(judge.known)} training faces: cosine median {np.median(nearest):.3f}, most {nearest.max():.3f}, "
-          f"{100 * (nearest > COPY_ABOVE).mean():.1f} % above {COPY_ABOVE}")
+    print(
+        f"nearest of {len(judge.known)} training faces: cosine median {np.median(nearest):.3f}, most {nearest.max():.3f}, "
+        f"{100 * (nearest > COPY_ABOVE).mean():.1f} % above {COPY_ABOVE}"
+    )
     judge_diversity(pipe, detect, recognise, args.px, args.guidance)
 
 

@@ -8,13 +8,13 @@ viewer sees it. Age comes from a ridge on the face embedding, fitted to faces la
 the store of generate.py's seed: 0 a child or perhaps one, 1 young, 2 middle-aged, 3 older); it also finds children
 whom the generator's own probe missed, and they are never trained on.
 """
+
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-
 from generate import load_probe
 from measure import POINTS, column
 from pictures import Variant
@@ -66,7 +66,7 @@ def hair_patch(rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
         for v in (-0.7, -0.45, -0.2, 0.0, 0.2, 0.45, 0.7):
             x, y = (eyes + up * u + across * v).astype(int)
             if 3 <= x < rgb.shape[1] - 3 and 3 <= y < rgb.shape[0] - 3:
-                spots.append(rgb[y - 2: y + 3, x - 2: x + 3].reshape(-1, 3).mean(0))
+                spots.append(rgb[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(0))
     return np.median(spots, 0) if len(spots) > 7 else np.full(3, np.nan)
 
 
@@ -101,7 +101,7 @@ def background_word(left: np.ndarray, right: np.ndarray, spread: float) -> str |
 def eye_darkness(rgb: np.ndarray, points: np.ndarray, skin: np.ndarray) -> float:
     """Brightness of the brighter eye over that of the skin: below 0.4 are mostly sunglasses."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    patches = [grey[max(int(y) - 5, 0): int(y) + 6, max(int(x) - 7, 0): int(x) + 8].mean() for x, y in points[:2]]
+    patches = [grey[max(int(y) - 5, 0) : int(y) + 6, max(int(x) - 7, 0) : int(x) + 8].mean() for x, y in points[:2]]
     return max(patches) / max(skin.mean(), 1)
 
 
@@ -134,20 +134,42 @@ class Captioner:
         styles = np.array(store.array("w")[:rows])
         styles = (styles - styles.mean(0)) / styles.std(0)
         self.hair_guess = np.stack([ridge(styles[seen], self.hair[seen, k], 1000, styles) for k in range(3)], 1)
-        eyes = np.array([eye_darkness(np.array(self.pixels[i]), points[i], skin[i]) if found[i] else 0 for i in range(rows)])
-        self.usable = found & (self.child < CHILD_ABOVE) & ~marked & (eyes > 0.38) & (np.abs(column(measures, "roll")) < 20)
+        eyes = np.array(
+            [eye_darkness(np.array(self.pixels[i]), points[i], skin[i]) if found[i] else 0 for i in range(rows)]
+        )
+        self.usable = (
+            found & (self.child < CHILD_ABOVE) & ~marked & (eyes > 0.38) & (np.abs(column(measures, "roll")) < 20)
+        )
 
     def colour(self, what: str) -> np.ndarray:
         return np.stack([column(self.measures, f"{what}_{c}") for c in "rgb"], 1)
 
     def attributes(self, row: int) -> Attributes:
-        at = {name: column(self.measures, name)[row] for name in
-              ("yaw", "mouthSmileLeft", "mouthSmileRight", "jawOpen", "bridge", "back_sd", "light_lr", "skin_sd")}
+        at = {
+            name: column(self.measures, name)[row]
+            for name in (
+                "yaw",
+                "mouthSmileLeft",
+                "mouthSmileRight",
+                "jawOpen",
+                "bridge",
+                "back_sd",
+                "light_lr",
+                "skin_sd",
+            )
+        }
         smile, male = (at["mouthSmileLeft"] + at["mouthSmileRight"]) / 2, self.male[row]
-        expression = "smiling" if smile > 0.6 else "neutral expression" if smile < 0.14 and at["jawOpen"] < 0.2 else None
+        expression = (
+            "smiling" if smile > 0.6 else "neutral expression" if smile < 0.14 and at["jawOpen"] < 0.2 else None
+        )
         turned = abs(at["yaw"])
-        look = (("looking right" if at["yaw"] > 0 else "looking left") if turned > 9
-                else "looking at the camera" if turned < 4.5 else None)
+        look = (
+            ("looking right" if at["yaw"] > 0 else "looking left")
+            if turned > 9
+            else "looking at the camera"
+            if turned < 4.5
+            else None
+        )
         light = None
         if abs(at["light_lr"]) > 42 and turned < 10:
             light = "side light"
@@ -156,10 +178,14 @@ class Captioner:
         skin, left, right = (self.colour(what)[row] for what in ("skin", "left", "right"))
         return Attributes(
             noun="man" if male > 0.5 else "woman" if male < -0.5 else "person",
-            age=first_below(self.age[row], AGE_GROUPS), expression=expression, look=look,
+            age=first_below(self.age[row], AGE_GROUPS),
+            expression=expression,
+            look=look,
             glasses="glasses" if at["bridge"] > 8 and self.glasses[row] > 1.9 else None,
             hair=hair_word(self.hair[row], self.hair_guess[row], skin, self.age[row], male),
-            background=background_word(left, right, at["back_sd"]), light=light)
+            background=background_word(left, right, at["back_sd"]),
+            light=light,
+        )
 
 
 KINDS = (("photo", 0.5), ("headshot", 0.2), ("portrait", 0.15), ("professional headshot", 0.15))

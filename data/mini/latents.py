@@ -5,6 +5,7 @@
 Each variant of all usable faces is one file HOME/latents/NN.npz; finished files are left alone, so it can be stopped,
 and called again for more. Delete the folder when the encoder or the captions change.
 """
+
 import argparse
 import json
 import os
@@ -14,7 +15,6 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-
 from store import HOME
 from training import Faces, to_tensor
 
@@ -33,13 +33,13 @@ def encode_variant(index: int, faces: Faces, encoder, px: int, device: str, batc
     rows = faces.rows
     out = {"latents": [], "words": [], "crops": [], "rows": rows}
     for start in range(0, len(rows), batch):
-        made = [faces.variant(row, px, rng, composite=0.8) for row in rows[start: start + batch]]
+        made = [faces.variant(row, px, rng, composite=0.8) for row in rows[start : start + batch]]
         pixels = to_tensor(np.stack([v.pixels for v in made]), device)
         with torch.autocast(device, dtype=torch.bfloat16):
             latents = encoder(pixels)
         out["latents"].append(latents.float().cpu().numpy().astype("float16"))
         out["crops"] += [crop_facts(v) for v in made]
-        for row, v in zip(rows[start: start + batch], made):
+        for row, v in zip(rows[start : start + batch], made):
             words = faces.captioner.attributes(row).on(v)
             out["words"].append(json.dumps({k: value for k, value in asdict(words).items() if value}))
     out["latents"] = np.concatenate(out["latents"])
@@ -57,7 +57,9 @@ def main() -> None:
     folder = HOME / "latents"
     folder.mkdir(exist_ok=True)
     faces = Faces()
-    encoder = AutoencoderTiny.from_pretrained(HOME / "autoencoder").encoder.to(args.device, memory_format=torch.channels_last)
+    encoder = AutoencoderTiny.from_pretrained(HOME / "autoencoder").encoder.to(
+        args.device, memory_format=torch.channels_last
+    )
     for index in range(args.variants):
         path, start = folder / f"{index:02d}.npz", time.time()
         if path.exists():
@@ -66,8 +68,11 @@ def main() -> None:
         beside = folder / f"{index:02d}.part.npz"
         np.savez(beside, **made)
         os.replace(beside, path)
-        print(f"{path.name}: {len(made['rows'])} pictures, {(time.time() - start) / len(made['rows']):.4f} s each, "
-              f"latent mean {made['latents'].astype('f').mean():.3f}, std {made['latents'].astype('f').std():.3f}", flush=True)
+        print(
+            f"{path.name}: {len(made['rows'])} pictures, {(time.time() - start) / len(made['rows']):.4f} s each, "
+            f"latent mean {made['latents'].astype('f').mean():.3f}, std {made['latents'].astype('f').std():.3f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

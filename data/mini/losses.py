@@ -2,6 +2,7 @@
 
 Both take pictures as float tensors in [-1, 1], shape (B, 3, H, W), and are differentiable in them.
 """
+
 import io
 import pickle
 
@@ -9,10 +10,9 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from judges import NETS, TEMPLATE
 from onnx import helper, numpy_helper
 from torch import nn
-
-from judges import NETS, TEMPLATE
 
 
 class ArcFace(nn.Module):
@@ -25,8 +25,10 @@ class ArcFace(nn.Module):
         for tensor in graph.initializer:
             self.register_buffer(self.names[tensor.name], torch.from_numpy(numpy_helper.to_array(tensor).copy()))
         self.input, self.output = graph.input[0].name, graph.output[0].name
-        self.nodes = [(n.op_type, list(n.input), n.output[0], {a.name: helper.get_attribute_value(a) for a in n.attribute})
-                      for n in graph.node]
+        self.nodes = [
+            (n.op_type, list(n.input), n.output[0], {a.name: helper.get_attribute_value(a) for a in n.attribute})
+            for n in graph.node
+        ]
 
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
         values = {self.input: faces} | {name: getattr(self, own) for name, own in self.names.items()}
@@ -38,7 +40,9 @@ class ArcFace(nn.Module):
     def node(kind: str, x: list[torch.Tensor], options: dict) -> torch.Tensor:
         if kind == "Conv":
             bias = x[2] if len(x) > 2 else None
-            return F.conv2d(x[0], x[1], bias, options["strides"], options["pads"][:2], options["dilations"], options["group"])
+            return F.conv2d(
+                x[0], x[1], bias, options["strides"], options["pads"][:2], options["dilations"], options["group"]
+            )
         if kind == "PRelu":
             return F.prelu(x[0], x[1].reshape(-1))
         if kind == "Add":
@@ -70,8 +74,9 @@ def align_faces(pictures: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     ramp = torch.arange(112, dtype=torch.float32, device=pictures.device)
     grid = torch.stack(torch.meshgrid(ramp, ramp, indexing="xy"), -1).reshape(-1, 2)
     where = torch.einsum("bij,nj->bni", turn, grid) + shift[:, None]
-    return F.grid_sample(pictures, ((where + 0.5) * 2 / side - 1).view(-1, 112, 112, 2), align_corners=False,
-                         padding_mode="border")
+    return F.grid_sample(
+        pictures, ((where + 0.5) * 2 / side - 1).view(-1, 112, 112, 2), align_corners=False, padding_mode="border"
+    )
 
 
 class _ArraysOnly(pickle.Unpickler):

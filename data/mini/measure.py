@@ -6,18 +6,26 @@
 What cannot be measured is NaN; captions.py leaves out what it is not sure of. Yaw above 0 is a nose that points to
 the right edge of the picture, so "looking right" is right as the *viewer* sees it.
 """
+
 import argparse
 import time
 
 import cv2
 import numpy as np
-
 from judges import Detector, Landmarker, Matter, Recogniser
 from store import MEASURES, Store
 
 POINTS = [f"{part}_{axis}" for part in ("eye_l", "eye_r", "nose", "mouth_l", "mouth_r") for axis in "xy"]
-SHAPES = ("mouthSmileLeft", "mouthSmileRight", "jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "browDownLeft", "browInnerUp",
-          "mouthPucker")
+SHAPES = (
+    "mouthSmileLeft",
+    "mouthSmileRight",
+    "jawOpen",
+    "eyeBlinkLeft",
+    "eyeBlinkRight",
+    "browDownLeft",
+    "browInnerUp",
+    "mouthPucker",
+)
 NAMES = (
     ["score", *POINTS, "yaw", "pitch", "roll", *SHAPES]
     + [f"{what}_{c}" for what in ("hair", "skin", "left", "right") for c in "rgb"]  # median colours, 0-255
@@ -34,7 +42,7 @@ def column(measures: np.ndarray, name: str) -> np.ndarray:
 def edge_energy(grey: np.ndarray, centre: np.ndarray, half_px: float, axis: int) -> float:
     """Mean absolute step of brightness along `axis` in a square around `centre`: high where a frame crosses it."""
     (x, y), half = centre.astype(int), max(int(half_px), 2)
-    patch = grey[max(y - half, 0): y + half, max(x - half, 0): x + half]
+    patch = grey[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
     return float(np.abs(np.diff(patch, axis=axis)).mean()) if min(patch.shape) > 2 else np.nan
 
 
@@ -49,18 +57,26 @@ def colours_and_light(rgb: np.ndarray, marks: np.ndarray) -> dict:
     across = np.array([-up[1], up[0]])
     spots = [top + up * u + across * v for u in (0.10, 0.14, 0.18) for v in (-0.16, -0.08, 0.0, 0.08, 0.16)]
     spots = [s.astype(int) for s in spots if 2 <= s[0] < side - 3 and 2 <= s[1] < side - 3]
-    hair = [rgb[y - 2: y + 3, x - 2: x + 3].reshape(-1, 3).mean(0) for x, y in spots]
+    hair = [rgb[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(0) for x, y in spots]
     strip = side // 10
     left, right = rgb[: side // 3, :strip].reshape(-1, 3), rgb[: side // 3, -strip:].reshape(-1, 3)
     skin, on_left = rgb[oval > 0], np.arange(side)[None] < nose[0]
     fine = np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 2.0))
-    out = {"back_sd": np.concatenate([left, right]).mean(1).std(), "skin_sd": grey[oval > 0].std(),
-           "light_lr": grey[(oval > 0) & on_left].mean() - grey[(oval > 0) & ~on_left].mean(),
-           "bridge": edge_energy(grey, marks[6], height * 0.06, 0),
-           "under_eye": np.nanmean([edge_energy(grey, marks[k], height * 0.05, 0) for k in (119, 348)]),
-           "texture": fine[oval > 0].mean() / max(grey[oval > 0].mean(), 1) * 100, "face_px": height}
-    medians = {"hair": np.median(hair, 0) if len(hair) > 4 else np.full(3, np.nan), "skin": np.median(skin, 0),
-               "left": np.median(left, 0), "right": np.median(right, 0)}
+    out = {
+        "back_sd": np.concatenate([left, right]).mean(1).std(),
+        "skin_sd": grey[oval > 0].std(),
+        "light_lr": grey[(oval > 0) & on_left].mean() - grey[(oval > 0) & ~on_left].mean(),
+        "bridge": edge_energy(grey, marks[6], height * 0.06, 0),
+        "under_eye": np.nanmean([edge_energy(grey, marks[k], height * 0.05, 0) for k in (119, 348)]),
+        "texture": fine[oval > 0].mean() / max(grey[oval > 0].mean(), 1) * 100,
+        "face_px": height,
+    }
+    medians = {
+        "hair": np.median(hair, 0) if len(hair) > 4 else np.full(3, np.nan),
+        "skin": np.median(skin, 0),
+        "left": np.median(left, 0),
+        "right": np.median(right, 0),
+    }
     out.update({f"{what}_{c}": value[k] for what, value in medians.items() for k, c in enumerate("rgb")})
     return out
 

@@ -5,6 +5,7 @@
 Prints, for each person, the median face cosine of headshots to the mean of their photos, before and after, beside the
 photos' own and the other people's. Leaves HOME/personalise/<person>.png: photos above, before, after below.
 """
+
 import argparse
 import time
 from pathlib import Path
@@ -13,22 +14,42 @@ import cv2
 import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
-from peft import LoraConfig
-
 from judges import Detector, Recogniser, similarity
+from peft import LoraConfig
 from store import HOME, SHARED
 from training import to_tensor
 
 TOKEN = "ohwx"
 CLASS_WORD = {"p1": "man", "p2": "woman", "p3": "man"}
-PROMPTS = ("photo of {}", "photo of {}, smiling", "headshot of {}, neutral expression, plain white background",
-           "photo of {}, looking left", "photo of {}, looking right", "headshot of {}, grey studio background",
-           "professional headshot of {}, smiling, blurred office background", "portrait of {}, dark background")
+PROMPTS = (
+    "photo of {}",
+    "photo of {}, smiling",
+    "headshot of {}, neutral expression, plain white background",
+    "photo of {}, looking left",
+    "photo of {}, looking right",
+    "headshot of {}, grey studio background",
+    "professional headshot of {}, smiling, blurred office background",
+    "portrait of {}, dark background",
+)
 FRAME = np.float32([[98, 118], [158, 118], [128, 153], [103, 186], [153, 186]]) / 256
 """Where eyes, nose and mouth lie in the pictures that the base knows, as shares of the side."""
-TARGETS = {"attention": ["to_k", "to_q", "to_v", "to_out.0"],
-           "all": ["to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "conv1", "conv2",
-                   "conv_shortcut", "time_emb_proj"]}
+TARGETS = {
+    "attention": ["to_k", "to_q", "to_v", "to_out.0"],
+    "all": [
+        "to_k",
+        "to_q",
+        "to_v",
+        "to_out.0",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "proj_in",
+        "proj_out",
+        "conv1",
+        "conv2",
+        "conv_shortcut",
+        "time_emb_proj",
+    ],
+}
 
 
 def framed(rgb: np.ndarray, points: np.ndarray, px: int, rng: np.random.Generator) -> np.ndarray:
@@ -71,8 +92,15 @@ def embed_all(pictures: np.ndarray, detect: Detector, recognise: Recogniser) -> 
 @torch.no_grad()
 def draw(pipe, prompts, px: int, seed: int, guidance: float = 2.5, steps: int = 20) -> np.ndarray:
     with torch.autocast(pipe.device.type, dtype=torch.bfloat16):
-        images = pipe(list(prompts), num_inference_steps=steps, guidance_scale=guidance, height=px, width=px,
-                      generator=torch.Generator().manual_seed(seed), output_type="np").images
+        images = pipe(
+            list(prompts),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            height=px,
+            width=px,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="np",
+        ).images
     return (images * 255).round().astype("uint8")
 
 
@@ -110,8 +138,12 @@ def train_lora(pipe, person: Person, args) -> float:
         timesteps = torch.from_numpy(spread.astype("int64")).to(pipe.device)
         alpha, noise = alphas[timesteps].view(-1, 1, 1, 1), torch.randn_like(clean)
         with torch.autocast(pipe.device.type, dtype=torch.bfloat16):
-            guess = pipe.unet(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, timesteps, text[which],
-                              added_cond_kwargs={"text_embeds": pooled[which], "time_ids": facts}).sample
+            guess = pipe.unet(
+                alpha.sqrt() * clean + (1 - alpha).sqrt() * noise,
+                timesteps,
+                text[which],
+                added_cond_kwargs={"text_embeds": pooled[which], "time_ids": facts},
+            ).sample
         goal = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
         loss = (guess.float() - goal).pow(2).mean()
         loss.backward()
@@ -120,8 +152,11 @@ def train_lora(pipe, person: Person, args) -> float:
         optimizer.zero_grad()
         step += 1
     pipe.unet.eval()
-    print(f"  {step} steps of {args.batch}, loss {loss.item():.3f}, {time.time() - start:.0f} s, "
-          f"{sum(p.numel() for p in trained) / 1e6:.2f} M trained", flush=True)
+    print(
+        f"  {step} steps of {args.batch}, loss {loss.item():.3f}, {time.time() - start:.0f} s, "
+        f"{sum(p.numel() for p in trained) / 1e6:.2f} M trained",
+        flush=True,
+    )
     return time.time() - start
 
 
@@ -156,11 +191,16 @@ def main() -> None:
         score = {what: embed_all(pictures, detect, recognise) for what, pictures in shots.items()}
         found = {what: np.median(e @ person.mean) for what, e in score.items()}
         others = {o: round(float(np.median(score["after"] @ people[o].mean)), 3) for o in people if o != name}
-        print(f"{name}: photos {person.own():.3f} | autoencoder alone {found['rebuilt']:.3f} | before {found['before']:.3f} | "
-              f"after {found['after']:.3f} (least {np.min(score['after'] @ person.mean):.3f}) | others {others}", flush=True)
+        print(
+            f"{name}: photos {person.own():.3f} | autoencoder alone {found['rebuilt']:.3f} | before {found['before']:.3f} | "
+            f"after {found['after']:.3f} (least {np.min(score['after'] @ person.mean):.3f}) | others {others}",
+            flush=True,
+        )
         shown = [framed(p, f, args.px, np.random.default_rng(1)) for p, f in zip(person.photos[:8], person.points)]
-        cv2.imwrite(str(HOME / f"personalise/{name}.png"),
-                    np.vstack([np.hstack(row) for row in (shown, before[:8], after[:8], after[8:16])])[:, :, ::-1])
+        cv2.imwrite(
+            str(HOME / f"personalise/{name}.png"),
+            np.vstack([np.hstack(row) for row in (shown, before[:8], after[:8], after[8:16])])[:, :, ::-1],
+        )
 
 
 if __name__ == "__main__":

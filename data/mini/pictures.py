@@ -2,15 +2,20 @@
 
 Pictures are RGB uint8. Everything random comes from the `rng` given, so a seed makes the same pictures again.
 """
+
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-
 from store import FACE_PX
 
-BACKDROPS = ("plain white background", "grey studio background", "dark background", "blurred office background",
-             "blurred outdoor background")
+BACKDROPS = (
+    "plain white background",
+    "grey studio background",
+    "dark background",
+    "blurred office background",
+    "blurred outdoor background",
+)
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,21 @@ def office(rng: np.random.Generator, side: int) -> np.ndarray:
     walls = ((205, 198, 188), (178, 184, 192), (150, 152, 158), (214, 210, 205), (168, 150, 132))
     canvas = np.ones((side, side, 3), "float32") * np.float32(walls[rng.integers(len(walls))]) * rng.uniform(0.7, 1.0)
     window, width = rng.uniform(0, 0.8) * side, rng.uniform(0.15, 0.4) * side
-    cv2.rectangle(canvas, (int(window), -1), (int(window + width), int(rng.uniform(0.4, 0.8) * side)), (236, 243, 250), -1)
+    cv2.rectangle(
+        canvas, (int(window), -1), (int(window + width), int(rng.uniform(0.4, 0.8) * side)), (236, 243, 250), -1
+    )
     for x in np.arange(window, window + width, width / 3):
         cv2.line(canvas, (int(x), 0), (int(x), int(0.8 * side)), (120, 120, 125), max(side // 60, 1))
     things = ((92, 74, 58), (60, 66, 78), (44, 46, 50), (120, 92, 66), (70, 98, 130), (150, 120, 80), (225, 225, 225))
     for _ in range(rng.integers(5, 11)):
         corner, size = rng.uniform(0, 1, 2) * side, rng.uniform(0.06, 0.3, 2) * side
-        cv2.rectangle(canvas, tuple(int(v) for v in corner), tuple(int(v) for v in corner + size),
-                      [float(v) for v in things[rng.integers(len(things))]], -1)
+        cv2.rectangle(
+            canvas,
+            tuple(int(v) for v in corner),
+            tuple(int(v) for v in corner + size),
+            [float(v) for v in things[rng.integers(len(things))]],
+            -1,
+        )
     bokeh(rng, canvas, rng.integers(0, 4), ((255, 236, 200), (255, 250, 240)))
     return cv2.GaussianBlur(canvas, (0, 0), side * rng.uniform(0.02, 0.05))
 
@@ -76,8 +88,13 @@ def outdoor(rng: np.random.Generator, side: int) -> np.ndarray:
     horizon = rng.uniform(0.0, 0.55) * side
     for _ in range(rng.integers(40, 80)):
         y = horizon + abs(rng.normal()) * 0.4 * side
-        cv2.circle(canvas, (int(rng.uniform(0, side)), int(y)), int(rng.uniform(0.05, 0.16) * side),
-                   [float(v) for v in greens[rng.integers(len(greens))]], -1)
+        cv2.circle(
+            canvas,
+            (int(rng.uniform(0, side)), int(y)),
+            int(rng.uniform(0.05, 0.16) * side),
+            [float(v) for v in greens[rng.integers(len(greens))]],
+            -1,
+        )
     bokeh(rng, canvas, rng.integers(3, 10), ((200, 225, 150), (240, 248, 220), (160, 190, 110)))
     return cv2.GaussianBlur(canvas, (0, 0), side * rng.uniform(0.02, 0.05)) * rng.uniform(0.75, 1.1)
 
@@ -86,7 +103,11 @@ def backdrop(kind: str, rng: np.random.Generator, side: int = FACE_PX) -> np.nda
     """A backdrop of one of BACKDROPS, float32 0-255, (side, side, 3)."""
     tint = rng.uniform(-4, 4, 3).astype("float32")
     if kind == "plain white background":
-        return np.full((side, side, 3), rng.uniform(240, 255), "float32") + tint / 2 - 8 * rng.random() * (1 - radial(rng, side))
+        return (
+            np.full((side, side, 3), rng.uniform(240, 255), "float32")
+            + tint / 2
+            - 8 * rng.random() * (1 - radial(rng, side))
+        )
     if kind == "grey studio background":
         return rng.uniform(70, 115) + rng.uniform(50, 90) * radial(rng, side) + tint + 3 * smooth_noise(rng, 5, side)
     if kind == "dark background":
@@ -96,7 +117,9 @@ def backdrop(kind: str, rng: np.random.Generator, side: int = FACE_PX) -> np.nda
 
 def relight(picture: np.ndarray, rng: np.random.Generator, word: str | None) -> np.ndarray:
     """Exposure, contrast and white balance as phones give them; strongly so where a `word` says it. float32 0-255."""
-    gain = {"bright lighting": rng.uniform(1.22, 1.45), "dim lighting": rng.uniform(0.42, 0.62)}.get(word, rng.uniform(0.88, 1.1))
+    gain = {"bright lighting": rng.uniform(1.22, 1.45), "dim lighting": rng.uniform(0.42, 0.62)}.get(
+        word, rng.uniform(0.88, 1.1)
+    )
     balance = 1 + rng.normal(0, 0.035, 3)
     out = 255 * (np.clip(picture, 0, 255) / 255) ** rng.uniform(0.9, 1.12) * gain * balance
     if word == "side light":
@@ -105,8 +128,15 @@ def relight(picture: np.ndarray, rng: np.random.Generator, word: str | None) -> 
     return out
 
 
-def make_variant(rgb: np.ndarray, alpha: np.ndarray | None, points: np.ndarray, px: int, rng: np.random.Generator,
-                 zoom: tuple[float, float] = (0.72, 1.0), composite: float = 0.65) -> Variant:
+def make_variant(
+    rgb: np.ndarray,
+    alpha: np.ndarray | None,
+    points: np.ndarray,
+    px: int,
+    rng: np.random.Generator,
+    zoom: tuple[float, float] = (0.72, 1.0),
+    composite: float = 0.65,
+) -> Variant:
     """A random training picture of px x px from a face of the store.
 
     Args:
@@ -130,8 +160,16 @@ def make_variant(rgb: np.ndarray, alpha: np.ndarray | None, points: np.ndarray, 
     matrix = np.float32([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
     soft = picture if scale >= 0.9 else cv2.GaussianBlur(picture, (0, 0), 0.28 / scale)
     out = cv2.warpAffine(soft, matrix, (px, px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    made = Variant(out.clip(0, 255).round().astype("uint8"), points @ matrix[:, :2].T + matrix[:, 2], False, kind, light,
-                   int(top * scale), int(left * scale), int(FACE_PX * scale))
+    made = Variant(
+        out.clip(0, 255).round().astype("uint8"),
+        points @ matrix[:, :2].T + matrix[:, 2],
+        False,
+        kind,
+        light,
+        int(top * scale),
+        int(left * scale),
+        int(FACE_PX * scale),
+    )
     return mirror(made) if rng.random() < 0.5 else made
 
 
@@ -140,5 +178,10 @@ def mirror(made: Variant) -> Variant:
     px = made.pixels.shape[0]
     points = made.points.copy()[[1, 0, 2, 4, 3]]
     points[:, 0] = px - 1 - points[:, 0]
-    return replace(made, pixels=np.ascontiguousarray(made.pixels[:, ::-1]), points=points, mirrored=True,
-                   left_px=made.side_px - px - made.left_px)
+    return replace(
+        made,
+        pixels=np.ascontiguousarray(made.pixels[:, ::-1]),
+        points=points,
+        mirrored=True,
+        left_px=made.side_px - px - made.left_px,
+    )

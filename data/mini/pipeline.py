@@ -1,4 +1,5 @@
 """The parts of the base, all stock classes, and how they are put together into a StableDiffusionXLPipeline."""
+
 import copy
 import json
 import os
@@ -9,10 +10,9 @@ import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from store import HOME, SHARED
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-from store import HOME, SHARED
 
 TEXT_WIDTH = 48  # of each encoder; the U-Net attends to both side by side
 CHANNELS = (128, 256)  # at 1/8 and 1/16 of the picture's side
@@ -40,9 +40,18 @@ def new_tokenizer() -> CLIPTokenizer:
 def new_text_encoder(projected: bool) -> nn.Module:
     """A CLIP text encoder of 3 layers; its token table stays as drawn, for training pictures use only some 60 words."""
     config = CLIPTextConfig(
-        vocab_size=49408, hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, projection_dim=TEXT_WIDTH,
-        num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=77, hidden_act="gelu" if projected else "quick_gelu",
-        bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)
+        vocab_size=49408,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        projection_dim=TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        hidden_act="gelu" if projected else "quick_gelu",
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=49407,
+    )
     model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
     for name, parameter in model.named_parameters():
         if "token_embedding" in name:
@@ -56,19 +65,34 @@ def new_text_encoder(projected: bool) -> nn.Module:
 def new_unet(latent_channels: int, sample_size: int, channels: tuple[int, ...] = CHANNELS) -> UNet2DConditionModel:
     """SDXL's shape in small: no attention at the finest level, text_time embedding of pooled text and six size facts."""
     return UNet2DConditionModel(
-        sample_size=sample_size, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=channels,
-        layers_per_block=1, down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (len(channels) - 1),
-        up_block_types=("CrossAttnUpBlock2D",) * (len(channels) - 1) + ("UpBlock2D",), transformer_layers_per_block=1,
-        attention_head_dim=tuple(c // 32 for c in channels), cross_attention_dim=2 * TEXT_WIDTH, use_linear_projection=True,
-        addition_embed_type="text_time", addition_time_embed_dim=32, projection_class_embeddings_input_dim=6 * 32 + TEXT_WIDTH,
-        norm_num_groups=16)
+        sample_size=sample_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (len(channels) - 1),
+        up_block_types=("CrossAttnUpBlock2D",) * (len(channels) - 1) + ("UpBlock2D",),
+        transformer_layers_per_block=1,
+        attention_head_dim=tuple(c // 32 for c in channels),
+        cross_attention_dim=2 * TEXT_WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=6 * 32 + TEXT_WIDTH,
+        norm_num_groups=16,
+    )
 
 
 def new_scheduler() -> EulerDiscreteScheduler:
     """SDXL's noise schedule, with v-prediction."""
     return EulerDiscreteScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        prediction_type="v_prediction", timestep_spacing="trailing")
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+    )
 
 
 class Denoiser(nn.Module):
@@ -89,7 +113,9 @@ class Denoiser(nn.Module):
         second = self.text_encoder_2(token_ids, output_hidden_states=True)
         text = torch.cat([first, second.hidden_states[-2]], -1) * worded[:, None, None]
         pooled = second.text_embeds * worded[:, None]
-        return self.unet(noisy, timesteps, text, added_cond_kwargs={"text_embeds": pooled, "time_ids": size_facts}).sample
+        return self.unet(
+            noisy, timesteps, text, added_cond_kwargs={"text_embeds": pooled, "time_ids": size_facts}
+        ).sample
 
 
 def as_pipeline(net: Denoiser, dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeline:
@@ -97,9 +123,16 @@ def as_pipeline(net: Denoiser, dtype: torch.dtype = torch.float32) -> StableDiff
     parts = copy.deepcopy(net).to(dtype)
     tokenizer = new_tokenizer()
     pipe = StableDiffusionXLPipeline(
-        vae=AutoencoderTiny.from_pretrained(HOME / "autoencoder").to(dtype), text_encoder=parts.text_encoder,
-        text_encoder_2=parts.text_encoder_2, tokenizer=tokenizer, tokenizer_2=tokenizer, unet=parts.unet,
-        scheduler=new_scheduler(), force_zeros_for_empty_prompt=True, add_watermarker=False)
+        vae=AutoencoderTiny.from_pretrained(HOME / "autoencoder").to(dtype),
+        text_encoder=parts.text_encoder,
+        text_encoder_2=parts.text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=parts.unet,
+        scheduler=new_scheduler(),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -124,8 +157,17 @@ def draw_grid(net: Denoiser, px: int, path: Path, device: str = "cpu", steps: in
     pipe, rows = as_pipeline(net).to(device), []
     with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
         for seed in (3, 4):
-            rows.append(pipe(list(GRID_PROMPTS), num_inference_steps=steps, guidance_scale=guidance, height=px, width=px,
-                             generator=torch.Generator().manual_seed(seed), output_type="np").images)
+            rows.append(
+                pipe(
+                    list(GRID_PROMPTS),
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    height=px,
+                    width=px,
+                    generator=torch.Generator().manual_seed(seed),
+                    output_type="np",
+                ).images
+            )
     pictures = (np.concatenate(rows) * 255).round().astype("uint8")
-    grid = np.vstack([np.hstack(pictures[k: k + 6]) for k in range(0, len(pictures), 6)])
+    grid = np.vstack([np.hstack(pictures[k : k + 6]) for k in range(0, len(pictures), 6)])
     cv2.imwrite(str(path), grid[:, :, ::-1])

@@ -3,13 +3,14 @@
 A store is one folder. Its arrays have one row a face and are raw files, so that a longer run appends to a shorter
 one. `state.json` says how many rows of each array are finished; rows past that count are to be made again.
 """
+
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 
-SHARED = Path(os.environ.get("HEADSHOTKIT_SHARED", "/work/shared"))
+SHARED = Path(os.environ.get("HEADSHOTKIT_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 HOME = Path(os.environ.get("HEADSHOTKIT_MINI", "/var/tmp/headshotkit-mini"))
 
 FACE_PX = 256

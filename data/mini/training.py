@@ -1,4 +1,5 @@
 """What both trainings share: pictures in batches, moving averages, checkpoints that a kill cannot harm, a clock."""
+
 import copy
 import os
 import queue
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from captions import Captioner
 from measure import POINTS, column
 from pictures import Variant, make_variant

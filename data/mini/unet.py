@@ -7,15 +7,15 @@
 v-prediction; the weight of the loss falls where there is little noise (min-SNR, Hang et al. 2023, arXiv:2303.09556).
 Leaves HOME/checkpoints/unet.pt every 5 minutes, a sample grid in HOME/samples and HOME/base every 15.
 """
+
 import argparse
 import json
 import time
 
 import numpy as np
 import torch
-
-from pipeline import Denoiser, as_pipeline, draw_grid, export, new_scheduler, new_tokenizer
 from captions import Attributes, caption
+from pipeline import Denoiser, draw_grid, export, new_scheduler, new_tokenizer
 from store import HOME
 from training import Ema, Every, Replicas, clock_time, prefetched, save_checkpoint
 
@@ -51,8 +51,13 @@ class Latents:
         ids = self.tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
         worded = (rng.random(size) >= UNWORDED).astype("float32")
         timesteps = ((np.arange(size) + rng.random(size)) / size * 1000).astype("int64")  # spread evenly over a batch
-        return (torch.from_numpy(self.latents[chosen].astype("float32")), torch.from_numpy(timesteps), ids,
-                torch.from_numpy(self.size_facts(chosen, rng)), torch.from_numpy(worded))
+        return (
+            torch.from_numpy(self.latents[chosen].astype("float32")),
+            torch.from_numpy(timesteps),
+            ids,
+            torch.from_numpy(self.size_facts(chosen, rng)),
+            torch.from_numpy(worded),
+        )
 
 
 def learning_rate(base: float, steps_here: int, seconds_left: float, decay_s: float) -> float:
@@ -71,8 +76,12 @@ class Trainer:
         self.net.unet.to(memory_format=torch.channels_last)
         self.trained = [p for p in self.net.parameters() if p.requires_grad]
         matrices, vectors = ([p for p in self.trained if (p.dim() > 1) == wanted] for wanted in (True, False))
-        self.optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}],
-                                           lr=args.lr, betas=(0.9, 0.99), fused=True)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}],
+            lr=args.lr,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
         self.ema = Ema(self.net, args.ema)
         if self.path.exists():
             self.load()
@@ -92,8 +101,17 @@ class Trainer:
         self.step, self.seen = saved["step"], saved["seen"]
 
     def save(self) -> None:
-        save_checkpoint(self.path, {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "seen": self.seen,
-                                    "ema": self.ema.state_dict(), "rng": torch.get_rng_state(), "step": self.step})
+        save_checkpoint(
+            self.path,
+            {
+                "net": self.net.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "seen": self.seen,
+                "ema": self.ema.state_dict(),
+                "rng": torch.get_rng_state(),
+                "step": self.step,
+            },
+        )
 
     def loss(self, net, clean, noise, timesteps, ids, facts, worded) -> torch.Tensor:
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
@@ -108,7 +126,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         order = torch.randperm(len(clean))  # or one worker would get all the early timesteps
-        loss = self.replicas.backward(self.loss, *(t[order] for t in (clean, torch.randn_like(clean), timesteps, ids, facts, worded)))
+        loss = self.replicas.backward(
+            self.loss, *(t[order] for t in (clean, torch.randn_like(clean), timesteps, ids, facts, worded))
+        )
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -122,23 +142,32 @@ class Trainer:
         (HOME / "samples").mkdir(exist_ok=True)
         draw_grid(average, self.args.px, HOME / f"samples/{self.step:06d}.png", self.args.device)
         size = export(average, HOME / "base")
-        print(f"{tag}: step {self.step}, grid and base of {size:.1f} MB written in {time.time() - start:.0f} s", flush=True)
+        print(
+            f"{tag}: step {self.step}, grid and base of {size:.1f} MB written in {time.time() - start:.0f} s",
+            flush=True,
+        )
 
 
 def train(trainer: Trainer, args) -> None:
     data, end = Latents(args.px), clock_time(args.until)
     rng = np.random.default_rng((31, trainer.step))
     batches = prefetched(lambda: data.batch(args.batch, rng))
-    print(f"from step {trainer.step}: {len(data.latents)} latents in {data.files} variants, "
-          f"{sum(p.numel() for p in trainer.trained) / 1e6:.1f} M trained", flush=True)
+    print(
+        f"from step {trainer.step}: {len(data.latents)} latents in {data.files} variants, "
+        f"{sum(p.numel() for p in trainer.trained) / 1e6:.1f} M trained",
+        flush=True,
+    )
     saves, shows, mean, mark, first = Every(5), Every(args.show_minutes), None, time.time(), trainer.step
     while time.time() < end:
         rate = learning_rate(args.lr, trainer.step - first, end - time.time(), args.decay_minutes * 60)
         loss = trainer.one_step(next(batches), rate)
         mean = loss if mean is None else torch.lerp(mean, loss, 0.01)
         if trainer.step % 100 == 0:
-            print(f"{time.strftime('%H:%M:%S')} step {trainer.step} seen {trainer.seen} loss {mean.item():.4f} rate {rate:.1e} "
-                  f"{(time.time() - mark) / 100:.3f} s/step", flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} step {trainer.step} seen {trainer.seen} loss {mean.item():.4f} rate {rate:.1e} "
+                f"{(time.time() - mark) / 100:.3f} s/step",
+                flush=True,
+            )
             mark = time.time()
         if saves():
             trainer.save()
@@ -160,7 +189,9 @@ def main() -> None:
     parser.add_argument("--show-minutes", type=float, default=15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="2 for two cores, with OMP_NUM_THREADS=1")
-    parser.add_argument("--compile", action="store_true", help="worth it on a GPU; on two cores it gained nothing (measured)")
+    parser.add_argument(
+        "--compile", action="store_true", help="worth it on a GPU; on two cores it gained nothing (measured)"
+    )
     args = parser.parse_args()
     args.compile = args.compile and not args.export
     trainer = Trainer(args)
