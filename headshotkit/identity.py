@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit import faces
+from headshotkit import faces, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.photos import read_photo
 from headshotkit.records import Record
@@ -43,11 +43,11 @@ def known_faces(run: Run, recogniser: str) -> np.ndarray:
     """
     judged = run.manifest("photos")
     model = faces.load_recogniser(recogniser)
+    kept = [v["photo"] for v in judged["verdicts"] if v["kept"]]
     embeddings = []
-    for verdict in judged["verdicts"]:
-        if verdict["kept"]:
-            image = read_photo(run.path("photos") / "kept" / verdict["photo"])
-            embeddings.append(model.embed(image, faces.detect_faces(image)[0]))
+    for name in runtime.progress(kept, f"own photos, {recogniser}"):
+        image = read_photo(run.path("photos") / "kept" / name)
+        embeddings.append(model.embed(image, faces.detect_faces(image)[0]))
     return np.array(embeddings, np.float32)
 
 
