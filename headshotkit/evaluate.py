@@ -15,7 +15,7 @@ from PIL import Image
 from headshotkit import faces, measures, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.families import load_family
-from headshotkit.identity import known_faces
+from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos import png_bytes
 from headshotkit.plots import plot_identity, plot_losses
 from headshotkit.records import Headshot, Score
@@ -50,7 +50,7 @@ def evaluate_run(run: Run) -> dict:
         return stage.manifest["metrics"]
     first = [Headshot.from_dict(h) for h in generated["headshots"] if h["attempt"] == 1]
     base_files = _render_base(run, first, RenderConfig(**generated["config"]), stage.folder / "base")
-    centres = {name: known_faces(run, name) for name in RECOGNISERS}
+    known = {name: known_faces(run, name) for name in RECOGNISERS}
     delivered = generated["delivered"]
     files = {
         "base": base_files,
@@ -58,9 +58,9 @@ def evaluate_run(run: Run) -> dict:
         "delivered": [run.path("headshots") / f for f in delivered],
         "restored": [run.path("restored") / f for f in delivered],
     }
-    scores = {kind: score_files(some, centres, f"measuring {kind}") for kind, some in files.items()}
+    scores = {kind: score_files(some, known, f"measuring {kind}") for kind, some in files.items()}
     metrics = {
-        "identity": {name: _identity(name, centres[name], scores) for name in RECOGNISERS},
+        "identity": {name: _identity(name, known[name], scores) for name in RECOGNISERS},
         "sharpness": {kind: _median([s.sharpness for s in rows]) for kind, rows in scores.items()},
         "accepted": sum(h["accepted"] for h in generated["headshots"]),
         "attempted": len(generated["headshots"]),
@@ -123,10 +123,7 @@ def _score(file: Path, known: dict[str, np.ndarray]) -> Score:
     found = faces.detect_faces(image)
     if len(found) != 1:
         return Score(file.name, None, None, None)
-    identity = {}
-    for name, embeddings in known.items():
-        model = faces.load_recogniser(name)
-        identity[name] = round(float(model.similarity(model.embed(image, found[0]), embeddings.mean(0))[0]), 4)
+    identity = {name: identity_of(image, found[0], own.mean(0), name) for name, own in known.items()}
     aligned = faces.align_face(image, found[0].points, measures.FACE_PX)
     return Score(file.name, identity.get("arcface"), identity.get("dlib"), round(measures.sharpness(aligned), 2))
 

@@ -40,6 +40,7 @@ class Family(Protocol):
 
     base: Base
     device: str
+    dtype: Any
     dtype_reason: str
 
     def encode_images(self, images: list[Image]) -> Any:
@@ -53,6 +54,9 @@ class Family(Protocol):
 
     def add_lora(self, rank: int, alpha: int, targets: str, seed: int) -> list:
         """Puts a new LoRA into the denoiser and returns its parameters, float32, the only ones that train."""
+
+    def use_checkpointing(self) -> None:
+        """Trades time for memory: activations are computed again in the backward pass."""
 
     def loss(
         self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any
