@@ -1,84 +1,260 @@
-"""Picture files: finds photos, opens them upright, refuses what can't be read, encodes what is made."""
+"""Picture files: finds photos, opens them upright and in sRGB, refuses what can't be read, encodes what is made.
+
+A photo folder is somebody else's: a name can be any bytes, a file can be a pipe, a bomb or half a download. So only
+regular files are opened, a format is known by its first bytes, and size, pixels and time are limited.
+"""
 
 from __future__ import annotations
 
+import errno
+import functools
+import hashlib
+import importlib
 import io
+import os
+import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from headshotkit import decoding
+from headshotkit.decoding import AS_JPEG, MAX_JPEG_PIXELS, MAX_PIXELS, TURNS, Refused, Source
 from headshotkit.errors import HeadshotError, NoPhotos
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".avif"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
+            ".heic", ".heif", ".avif"}  # fmt: skip
+MAX_NAME_BYTES = 200
+
+SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF",
+    b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",
+}  # fmt: skip
+BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
 class Unreadable(HeadshotError):
     """A file that should be a photo can't be opened as one."""
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A photo as it should be looked at, and what its file says about it.
+
+    pixels: RGB, uint8, shape (H, W, 3), upright, sRGB · width_px, height_px: of the full upright picture ·
+    scale: the pixels' width relative to the full width, in (0, 1] · taken_at: when, by the camera's clock, ISO 8601
+    without a zone, or None · jpeg_quality: 1 to 100, as libjpeg counts, for its tables; None if it is no JPEG ·
+    profile: the colour profile that the pixels were in before, or None.
+    """
+
+    pixels: np.ndarray
+    width_px: int
+    height_px: int
+    scale: float
+    taken_at: str | None
+    jpeg_quality: int | None
+    profile: str | None
+
+
+# --- finding ------------------------------------------------------------------------------------------------------
+
+
 def find_photos(folder: Path) -> list[Path]:
-    """The files of a folder that are photos by their name or their first bytes, sorted by name.
+    """What is a photo by its name, or a file that is one by its first bytes, sorted by name.
+
+    A pipe, a folder or a link that leads nowhere counts too if it is named like a photo, so that it is refused by
+    `open_photo` with a reason and not left out in silence. Names that begin with a dot don't count. A name that is no
+    UTF-8 stays as Python keeps it: give it to `plain_name` before it is written anywhere.
 
     Raises:
-        NoPhotos: the folder is missing, is a file, is empty, or holds nothing that could be a photo.
+        NoPhotos: the folder is missing, is a file, is closed to us, is empty, or holds nothing that could be a photo.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise NoPhotos(f"the photo folder {folder} {what}.", "", "Give a folder with 10-20 photos of one person.")
-    files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    photos = [f for f in files if f.suffix.lower() in SUFFIXES or _looks_like_picture(f)]
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        what = {
+            errno.ENOENT: "does not exist",
+            errno.ENOTDIR: "is a file, not a folder",
+            errno.EACCES: "can't be opened: there is no permission",
+        }.get(error.errno, f"can't be opened: {error.strerror or error}")
+        next_step = "Give a folder with 10-20 photos of one person."
+        raise NoPhotos(f"the photo folder {_words(str(folder))} {what}.", "", next_step) from error
+    photos = [f for f in map(folder.joinpath, names) if f.suffix.lower() in SUFFIXES or kind_of(_head(f))]
     if not photos:
         raise NoPhotos(
-            f"{folder} holds no photo among its {len(files)} files.",
+            f"{_words(str(folder))} holds no photo among its {len(names)} files.",
             f"Photos end in {', '.join(sorted(SUFFIXES))}.",
             "Put 10-20 photos of one person there.",
         )
     return photos
 
 
-def _looks_like_picture(path: Path) -> bool:
+def _head(path: Path) -> bytes:
+    """The first bytes of a regular file; none where it can't be opened."""
     try:
-        with Image.open(path):
-            return True
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+        with Source(path) as file:
+            return file.read(64)
+    except (OSError, Refused):
+        return b""
+
+
+def kind_of(head: bytes) -> str | None:
+    """The format that a file's first bytes announce, as Pillow calls it, or None if it is none of those read here.
+
+    Args:
+        head: 32 bytes or more.
+
+    >>> kind_of(b"GIF89a" + bytes(26)), kind_of(b"hello")
+    ('GIF', None)
+    """
+    for signature, kind in SIGNATURES.items():
+        if head.startswith(signature):
+            return kind
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in BMP_HEADER_BYTES:
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        end = int.from_bytes(head[:4], "big")
+        brands = {head[8:12]} | {head[at : at + 4] for at in range(16, min(end, len(head)), 4)}
+        return "AVIF" if brands & {b"avif", b"avis"} else "HEIF" if brands & HEIF_BRANDS else None
+    return None
+
+
+def plain_name(path: Path | str) -> str:
+    r"""A file's name in characters that print, fit into JSON, and can name a file again.
+
+    Bytes that are no UTF-8, control characters and backslashes become \xNN, so that two names stay two; a name of
+    more than MAX_NAME_BYTES is cut and gets eight digits of its own hash.
+
+    >>> plain_name("a/b c.jpg"), plain_name("\udcff\n.jpg")
+    ('b c.jpg', '\\xff\\x0a.jpg')
+    """
+    name = os.path.basename(path)
+    plain = _words(name, also="\\")
+    if len(plain.encode()) <= MAX_NAME_BYTES:
+        return plain
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    suffix = Path(plain).suffix if len(Path(plain).suffix.encode()) <= 16 else ""
+    return plain.encode()[: MAX_NAME_BYTES - 30].decode(errors="ignore") + f"~{digest}{suffix}"
+
+
+def _words(text: str, also: str = "") -> str:
+    """Text that prints and fits into JSON: what is not printable, or in `also`, becomes its bytes as \\xNN."""
+
+    def escaped(character: str) -> str:
+        if character.isprintable() and character not in also:
+            return character
+        stray = "\udc80" <= character <= "\udcff"  # how Python keeps a byte that is no UTF-8
+        data = bytes([ord(character) - 0xDC00]) if stray else character.encode("utf-8", "surrogatepass")
+        return "".join(f"\\x{byte:02x}" for byte in data)
+
+    return "".join(escaped(c) for c in text)
+
+
+def digest_of(path: Path) -> str:
+    """Hex sha256 of a photo's bytes; empty where `open_photo` would refuse to read them (closed, a pipe, too large)."""
+    try:
+        with Source(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, Refused):
+        return ""
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """A photo as it should be looked at: RGB, uint8, shape (H, W, 3), turned upright by its EXIF orientation.
-
-    Transparent parts become white.
+    """A photo's pixels in full size: RGB, uint8, shape (H, W, 3), upright, sRGB. Transparent parts become white.
 
     Raises:
-        Unreadable: the file is not a picture, is cut off, or claims more pixels than Pillow takes (179 million).
+        Unreadable: as `open_photo`.
+    """
+    return open_photo(path).pixels
+
+
+def open_photo(path: Path, least_px: int | None = None) -> Opened:
+    """Opens a photo: upright by its EXIF orientation, in sRGB, on white, the first picture of several.
+
+    Reads JPEG, MPO, PNG, WebP, HEIC, AVIF, TIFF, GIF and BMP; grey, palette, CMYK, Lab, 16 bit and float too.
+
+    Args:
+        least_px: the longer side that is enough. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, and what is
+            still more than twice as large is reduced by a whole factor; None for the full size.
+    Raises:
+        Unreadable: the file can't be opened, is no picture, is cut off or damaged, or claims more than MAX_PIXELS.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata; real bombs are errors
-            with Image.open(path) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                return np.asarray(_as_rgb(upright))
+            with Source(path) as file:
+                return _open(file, least_px)
     except Exception as error:  # Pillow's decoders raise many kinds; whatever it is, the file is refused
-        raise Unreadable(
-            f"{path.name} can't be read: {error}.", "The file is damaged or not a picture.", "Export it again as JPEG."
-        ) from error
+        what, next_step = _explained(error)
+        raise Unreadable(f"{plain_name(path)} can't be read: {what}.", "", next_step) from error
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        ground = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(ground, layered).convert("RGB")
-    if image.mode in ("I", "I;16", "F"):
-        values = np.asarray(image, np.float32)
-        top = 65535.0 if values.max() > 255 else 255.0
-        image = Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8))
-    return image.convert("RGB")
+def _explained(error: Exception) -> tuple[str, str]:
+    """What is wrong with a file, in plain words, and what to do."""
+    text = _words(str(error)).strip().rstrip(".")
+    if isinstance(error, Refused):
+        return text, error.next_step
+    if isinstance(error, Image.DecompressionBombError):
+        pixels = re.search(r"(\d+) pixels", text)
+        claim = f"it claims {pixels[1] if pixels else 'far too many'} pixels"
+        return f"{claim}, at most {MAX_PIXELS} are read, of a JPEG {MAX_JPEG_PIXELS}", AS_JPEG
+    if isinstance(error, UnidentifiedImageError):
+        return "it is damaged at its beginning", "Copy it again from where it came from, or export it."
+    if isinstance(error, PermissionError):
+        return "there is no permission to open it", "Change its permissions, or copy it to your own folder."
+    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+        return "it is not there, or a link that leads nowhere", "Put the photo itself into the folder."
+    if isinstance(error, EOFError) or "truncated" in text.lower():
+        return "it is cut off before its end", "Copy or download it again."
+    return f"it is damaged ({text or type(error).__name__})", "Copy it again from where it came from, or export it."
+
+
+def _open(file: Source, least_px: int | None) -> Opened:
+    head = file.read(64)
+    kind = kind_of(head)
+    if kind is None:
+        what = f"its first bytes are {head[:4].hex(' ')}, no photo's" if head else "it is empty, 0 bytes"
+        raise Refused(what, "Give a JPEG, PNG, WebP, HEIC, AVIF, TIFF, GIF or BMP file.")
+    if kind == "HEIF":
+        _learn_heif()
+    file.seek(0)
+    picture = Image.open(file, formats=(kind,))
+    decoding.refuse_bomb(picture, file)
+    whole_px, drafted = picture.size, decoding.draft(picture, least_px)
+    quality = decoding.jpeg_quality(getattr(picture, "quantization", None))
+    turn, taken_at = decoding.turn_and_time(picture)
+    picture.load()
+    whole_px = whole_px if drafted else picture.size  # a HEIC knows its size only now
+    profile = picture.info.get("icc_profile")
+    picture = decoding.flat(decoding.reduced(picture, least_px))
+    picture, profile_name = decoding.to_srgb(decoding.reduced(picture, least_px), profile)
+    if turn in TURNS:
+        picture, whole_px = picture.transpose(TURNS[turn]), whole_px[::-1] if turn >= 5 else whole_px
+    scale = picture.width / whole_px[0]
+    return Opened(np.asarray(picture), *whole_px, scale, taken_at, quality, profile_name and _words(profile_name))
+
+
+@functools.cache
+def _learn_heif() -> None:
+    """Teaches Pillow HEIC, which needs a package of its own."""
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
+    except ImportError as error:
+        next_step = "Install it: pip install pillow-heif. Or export the photo as JPEG."
+        raise Refused(f"it is HEIC, which needs the package pillow-heif ({error})", next_step) from error
+
+
+# --- encoding -----------------------------------------------------------------------------------------------------
 
 
 def png_bytes(picture: Image.Image, **texts: str) -> bytes:
