@@ -71,6 +71,11 @@ def model_folder() -> tuple[Path, str]:
         ) from error
 
 
+def norm_is_known() -> bool:
+    """Whether the recogniser is the one whose embedding lengths the gate's limit was measured on."""
+    return any(model_folder()[0].glob("w600k_mbf.onnx"))
+
+
 @functools.lru_cache(maxsize=1)
 def _insightface_models() -> tuple:
     """insightface's detector, recogniser and 106-point landmark model, built once a process."""
@@ -167,8 +172,13 @@ def align_face(
 
     matrix = template_transform(points, size_px, template)
     shrink = 1 / max(float(np.hypot(*matrix[:, 0])), 1e-6)
-    if shrink > 1.5:  # a warp picks single pixels, so a large picture is smoothed first
-        image = cv2.GaussianBlur(image, (0, 0), 0.45 * shrink)
+    if shrink > 1.5:  # a warp picks single pixels, so what it will pick from is smoothed first
+        reach = shrink * size_px + 3 * shrink
+        middle = np.linalg.solve(matrix[:, :2], size_px / 2 - matrix[:, 2])
+        (x0, y0), (x1, y1) = (np.clip(middle + s * reach, 0, image.shape[1::-1]).astype(int) for s in (-1, 1))
+        if x1 > x0 and y1 > y0:
+            image = cv2.GaussianBlur(image[y0:y1, x0:x1], (0, 0), 0.45 * shrink)
+            matrix[:, 2] += matrix[:, :2] @ [x0, y0]
     return cv2.warpAffine(image, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR)
 
 
@@ -183,9 +193,17 @@ class ArcFace:
         Args:
             image: RGB, uint8, shape (H, W, 3).
         """
+        return self.embed_with_norm(image, face)[0]
+
+    def embed_with_norm(self, image: np.ndarray, face: Face) -> tuple[np.ndarray, float]:
+        """As `embed`, with the length that the embedding had before: it falls with whatever spoils a face.
+
+        Source: MagFace, Meng et al. 2021, arXiv:2103.06627.
+        """
         _, recogniser, _ = _insightface_models()
         aligned = align_face(image, face.points)
-        return _unit(recogniser.get_feat(np.ascontiguousarray(aligned[:, :, ::-1])).ravel())
+        raw = recogniser.get_feat(np.ascontiguousarray(aligned[:, :, ::-1])).ravel()
+        return _unit(raw), float(np.linalg.norm(raw))
 
     def similarity(self, faces: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """Cosine of each face to a centre, in [-1, 1], higher is more alike. Shapes (N, 512), (512,) -> (N,)."""

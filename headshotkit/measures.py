@@ -12,13 +12,13 @@ from PIL import Image
 from headshotkit import faces
 
 FACE_PX = 128
-LEFT_EYE, RIGHT_EYE = slice(33, 43), slice(87, 97)
-"""Places of the eyes' outlines among the 106 landmarks."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in brightness (ITU-R BT.601)."""
 
 
 def _skin(aligned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Luma of an aligned face, float32 (H, W), and the oval that holds skin, bool (H, W)."""
-    luma = aligned.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma = aligned.astype(np.float32) @ LUMA
     y, x = np.mgrid[: luma.shape[0], : luma.shape[1]] / luma.shape[0]
     return luma, ((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.42) ** 2 < 1
 
@@ -57,28 +57,167 @@ def eye_contrast(aligned: np.ndarray) -> float:
     return float(np.median(band) / max(float(np.median(cheeks)), 1.0))
 
 
-def eye_openness(landmarks: np.ndarray) -> float:
-    """Height of the wider open eye relative to its width; about 0.2 to 0.45 open, below 0.12 closed.
+def contrast(aligned: np.ndarray) -> float:
+    """Standard deviation of the face's luma, grey levels; about 15 to 40, below 5 as through fog."""
+    luma, oval = _skin(aligned)
+    return float(luma[oval].std())
+
+
+def steadiness(aligned: np.ndarray) -> float:
+    """Detail of the face in the direction that has least, for a contrast of 50 grey levels; higher is better, 8 to 20.
+
+    A moved camera takes away the detail along its way and leaves the detail across, which `sharpness` still sees.
+    """
+    luma, oval = _skin(aligned)
+    inner, middle, energies = oval[2:-2, 2:-2], luma[2:-2, 2:-2], []
+    for x, y in ((2, 0), (2, 1), (1, 1), (1, 2), (0, 2), (-1, 2), (-1, 1), (-2, 1)):
+        ahead = luma[2 + y : len(luma) - 2 + y, 2 + x : len(luma) - 2 + x]
+        behind = luma[2 - y : len(luma) - 2 - y, 2 - x : len(luma) - 2 - x]
+        energies.append(np.abs(2 * middle - ahead - behind)[inner].mean() * 4 / (x * x + y * y))
+    return float(min(energies) / max(luma[oval].std(), 8.0) * 50)
+
+
+def noise(aligned: np.ndarray) -> float:
+    """Standard deviation of the noise on the face, grey levels; below 1 is clean, lower is better.
+
+    Source: Immerkaer 1996, Fast noise variance estimation; the median in place of the mean, for edges are not noise.
+    """
+    luma, oval = _skin(aligned)
+    rows = luma[:-2] - 2 * luma[1:-1] + luma[2:]
+    both = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
+    return float(np.median(np.abs(both)[oval[1:-1, 1:-1]]) / (6 * 0.6745))
+
+
+def blockiness(image: np.ndarray, box: np.ndarray, period: int = 8) -> float:
+    """How much larger the steps of brightness across a grid of blocks are than all others; 1 is none, lower is better.
 
     Args:
-        landmarks: shape (106, 2), px.
-    Source: eye aspect ratio, Soukupova and Cech 2016.
+        image: RGB, uint8, shape (H, W, 3).
+        box: the face's x0, y0, x1, y1, px.
+        period: side of a block, px: 8, or 4 for a JPEG that was decoded at half its size.
     """
-    sides = [np.ptp(landmarks[eye], axis=0) for eye in (LEFT_EYE, RIGHT_EYE)]
-    return float(max(height / max(width, 1e-6) for width, height in sides))
+    x0, y0, x1, y1 = (max(0, int(v)) for v in box)
+    luma = image[y0:y1, x0:x1].astype(np.float32) @ LUMA
+    if min(luma.shape) < 4 * period:
+        return 1.0
+    ratios = []
+    for axis in (0, 1):
+        steps = np.abs(np.diff(luma, axis=axis)).mean(1 - axis)
+        on_grid = max(float(np.median(steps[phase::period])) for phase in range(period))
+        ratios.append(on_grid / max(float(np.median(steps)), 0.05))
+    return min(ratios)
 
 
-def face_inside(points: np.ndarray, width_px: int, height_px: int) -> float:
-    """Fraction of the face's square that lies inside the picture, in [0, 1]; 1 is all of it.
+def skin_share(aligned: np.ndarray) -> float:
+    """Fraction of the face's oval that has the colour of its skin, in [0, 1]; a cover lowers it.
+
+    The skin is what the cheeks and the forehead show, or the bridge of the nose, which a mask leaves free: the less
+    fitting of both counts. Highlights and deep shadow have no colour of their own and count as skin.
+    """
+    import cv2
+
+    side = len(aligned)
+    lab = cv2.cvtColor(cv2.GaussianBlur(aligned, (0, 0), side / 64), cv2.COLOR_RGB2LAB).astype(np.float32)
+    cheeks_and_forehead = (
+        _patch(lab, 0.55, 0.72, 0.22, 0.38), _patch(lab, 0.55, 0.72, 0.62, 0.78), _patch(lab, 0.2, 0.3, 0.35, 0.65)
+    )  # fmt: skip
+    references = np.concatenate(cheeks_and_forehead), _patch(lab, 0.42, 0.52, 0.44, 0.56)
+    return min(_share_like(lab, reference, _skin(aligned)[1]) for reference in references)
+
+
+def _patch(plane: np.ndarray, top: float, bottom: float, left: float, right: float) -> np.ndarray:
+    """The pixels of a rectangle given in fractions of a square's side, shape (N,) or (N, 3)."""
+    side = len(plane)
+    return np.concatenate(plane[int(top * side) : int(bottom * side), int(left * side) : int(right * side)])
+
+
+def _share_like(lab: np.ndarray, reference: np.ndarray, oval: np.ndarray) -> float:
+    """Fraction of the oval whose colour is near the reference's median one; lab is OpenCV's, L in [0, 255]."""
+    coloured = reference[(reference[:, 0] > 25) & (reference[:, 0] < 225)]
+    skin = np.median(coloured if len(coloured) > 0.2 * len(reference) else reference, 0)
+    other = np.hypot(lab[..., 1] - skin[1], lab[..., 2] - skin[2]) >= 14
+    other &= (lab[..., 0] > 25) & (lab[..., 0] < 225)
+    return float(1 - other[oval].mean())
+
+
+def light_side(aligned: np.ndarray) -> float:
+    """Which half of the face is brighter, in [-1, 1]; above 0 the viewer's right one, beyond 0.15 it is side light."""
+    luma, oval = _skin(aligned)
+    half = luma.shape[1] // 2
+    left, right = float(luma[:, :half][oval[:, :half]].mean()), float(luma[:, half:][oval[:, half:]].mean())
+    return (right - left) / max(right + left, 1.0)
+
+
+def colourfulness(image: np.ndarray) -> float:
+    """How colourful a picture is; 0 is greyscale, about 10 dull, 60 vivid.
+
+    Source: Hasler and Suesstrunk 2003, Measuring colourfulness in natural images.
+    """
+    red, green, blue = (image[::4, ::4, c].astype(np.float32) for c in range(3))
+    across, along = red - green, (red + green) / 2 - blue
+    spread, middle = np.hypot(across.std(), along.std()), np.hypot(across.mean(), along.mean())
+    return float(spread + 0.3 * middle)
+
+
+def to_lab(patch: np.ndarray) -> np.ndarray:
+    """Pixels in CIELAB (L in [0, 100], a and b about -100 to 100), float32, shape (N, 3).
 
     Args:
-        points: the face's five points, px, shape (5, 2).
+        patch: RGB, uint8, any shape (..., 3), not empty.
     """
-    side = 28
-    matrix = faces.template_transform(points, side)
-    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) + 0.5
-    places = (grid - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    return float(((places >= 0) & (places < [width_px, height_px])).all(1).mean())
+    import cv2
+
+    lab = cv2.cvtColor(np.ascontiguousarray(patch.reshape(-1, 1, 3)), cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    return (lab.astype(np.float32) - [0, 128, 128]) * np.float32([100 / 255, 1, 1])
+
+
+def _corners(image: np.ndarray) -> list[np.ndarray]:
+    """The upper corners, where a portrait shows its background, thinned out to some 40 rows."""
+    height, width = max(1, image.shape[0] // 3), max(1, image.shape[1] // 10)
+    step = max(1, height // 40)
+    return [image[:height:step, :width:step], image[:height:step, -width::step]]
+
+
+def backdrop_lab(image: np.ndarray) -> list[float]:
+    """Median colour of the upper corners in CIELAB."""
+    pixels = np.concatenate([corner.reshape(-1, 3) for corner in _corners(image)])
+    return [round(float(v), 1) for v in np.median(to_lab(pixels), 0)]
+
+
+def backdrop_busy(image: np.ndarray) -> float:
+    """Standard deviation of L in the upper corners around a plane fitted to each; below 4 is a wall, however lit."""
+    spreads = []
+    for corner in _corners(image):
+        light = to_lab(corner)[:, 0]
+        y, x = (axis.ravel() for axis in np.mgrid[: corner.shape[0], : corner.shape[1]])
+        plane = np.stack([np.ones(len(x)), x, y], 1)
+        spreads.append(float((light - plane @ np.linalg.lstsq(plane, light, rcond=None)[0]).std()))
+    return float(np.mean(spreads))
+
+
+def clothes_lab(image: np.ndarray, box: np.ndarray) -> list[float] | None:
+    """Median colour in CIELAB of what is worn below the chin, bare skin left out; None where nothing is seen of it.
+
+    Args:
+        box: the face's x0, y0, x1, y1, px.
+    """
+    x0, y0, x1, y1 = box
+    width, height = x1 - x0, y1 - y0
+    top, bottom = int(y1 + 0.25 * height), int(min(y1 + 0.8 * height, image.shape[0]))
+    left, right = int(max(x0 - 0.2 * width, 0)), int(min(x1 + 0.2 * width, image.shape[1]))
+    if bottom - top < 0.15 * height or right <= left:
+        return None
+    step = max(1, (bottom - top) // 40)
+    worn = to_lab(image[top:bottom:step, left:right:step])
+    rows, columns = (int(y0 + 0.5 * height), int(y0 + 0.8 * height)), (int(x0 + 0.25 * width), int(x1 - 0.25 * width))
+    face = image[max(rows[0], 0) : rows[1] : step, max(columns[0], 0) : columns[1] : step]
+    if face.size:
+        skin = np.median(to_lab(face), 0)
+        bare = (np.hypot(*(worn[:, 1:] - skin[1:]).T) < 8) & (np.abs(worn[:, 0] - skin[0]) < 30)
+        if bare.mean() > 0.8:
+            return None
+        worn = worn[~bare]
+    return [round(float(v), 1) for v in np.median(worn, 0)]
 
 
 def difference_hash(image: np.ndarray) -> np.ndarray:

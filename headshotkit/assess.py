@@ -1,0 +1,187 @@
+"""What one photo tells on its own: every measure of it, and the reasons against it.
+
+`look_at` measures, `reasons_against` compares with the limits. Both are pure; the gate does the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headshotkit import faces, measures, pose
+from headshotkit.config import GateConfig
+from headshotkit.photos import Opened
+from headshotkit.records import Reason
+
+LEAST_PX = 1600
+"""Photos are measured at this length of their longer side or up to twice it, however large the file is."""
+GOOD = {"sharpness": 10.0, "face_px": 400.0, "steadiness": 12.0, "contrast": 20.0}
+"""From these values on, more is no better: quality counts each up to here."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was measured on a photo; embedding and hash are None where there is no face.
+
+    measures: plain numbers by name, coordinates in px of the full photo · embedding: ArcFace, shape (512,), L2 norm 1
+    · hash: bool, shape (64,).
+    """
+
+    measures: dict = field(default_factory=dict)
+    embedding: np.ndarray | None = None
+    hash: np.ndarray | None = None
+
+
+def look_at(photo: Opened) -> Sight:
+    """Measures a photo's largest face, its light, its colours and its surroundings."""
+    image, scale = photo.pixels, photo.scale
+    found = faces.detect_faces(image)
+    known: dict = {"faces": len(found), "colourfulness": measures.colourfulness(image)}
+    known |= {"taken_at": photo.taken_at} if photo.taken_at else {}
+    if not found:
+        return Sight(_rounded(known), hash=measures.difference_hash(image))
+    face = found[0]
+    aligned = faces.align_face(image, face.points, measures.FACE_PX)
+    embedding, norm = faces.load_recogniser("arcface").embed_with_norm(image, face)
+    known |= {
+        "face_box_px": (face.box / scale).round(1).tolist(),
+        "face_points_px": (face.points / scale).round(1).tolist(),
+        "face_px": round(face.width_px / scale),
+        "face_fraction": face.height_px / min(image.shape[:2]),
+        "other_face": found[1].height_px / face.height_px if len(found) > 1 else 0.0,
+        "face_inside": pose.face_inside(face.points, image.shape[1], image.shape[0]),
+        "recognisable": norm if faces.norm_is_known() else None,
+        **_of_landmarks(image, face),
+        **_of_aligned(aligned),
+        **_of_surroundings(image, face, round(8 * photo.scale)),
+    }
+    known["quality"] = quality(known)
+    return Sight(_rounded(known), embedding, measures.difference_hash(image))
+
+
+def _of_landmarks(image: np.ndarray, face: faces.Face) -> dict:
+    marks = faces.landmarks_106(image, face)
+    yaw, pitch, roll = pose.head_pose(marks)
+    return {
+        "yaw_deg": yaw,
+        "pitch_deg": pitch,
+        "roll_deg": roll,
+        "eye_openness": pose.eye_openness(marks),
+        "wink": pose.wink(marks),
+        "smile": pose.smile(marks),
+        "mouth_open": pose.mouth_open(marks),
+        "disagreement": pose.disagreement(face.points, marks),
+    }
+
+
+def _of_aligned(aligned: np.ndarray) -> dict:
+    names = (
+        "sharpness", "steadiness", "noise", "brightness", "contrast", "clipped", "light_side", "eye_contrast",
+        "skin_share",
+    )  # fmt: skip
+    return {name: getattr(measures, name)(aligned) for name in names}
+
+
+def _of_surroundings(image: np.ndarray, face: faces.Face, block_px: int) -> dict:
+    return {
+        "blockiness": measures.blockiness(image, face.box, block_px) if block_px >= 4 else 1.0,
+        "backdrop_lab": measures.backdrop_lab(image),
+        "backdrop_busy": measures.backdrop_busy(image),
+        "clothes_lab": measures.clothes_lab(image, face.box),
+    }
+
+
+def quality(known: dict) -> float:
+    """How good a photo is to learn from, in [0, 1]: mean of sharpness, steadiness, contrast, size, light, capped."""
+    parts = [min(1.0, known[name] / good) for name, good in GOOD.items()]
+    light = 1 - min(1.0, abs(known["brightness"] - 150) / 150) - 0.5 * min(1.0, known["clipped"])
+    return float(np.clip(np.mean([*parts, max(light, 0.0)]), 0, 1))
+
+
+def _rounded(known: dict) -> dict:
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in known.items()}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A measure against a limit: refused below it ("least") or above it ("most"). `tier`: see `reasons_against`."""
+
+    tier: int
+    code: str
+    measure: str
+    side: str
+    limit: str
+    text: str
+
+    def broken_by(self, known: dict, config: GateConfig) -> Reason | None:
+        value, limit = known.get(self.measure), getattr(config, self.limit)
+        if value is None or (abs(value) <= limit if self.side == "most" else value >= limit):
+            return None
+        return Reason(self.code, value, limit, self.text.format(abs(value), limit))
+
+
+RULES = (
+    Rule(0, "no_face", "faces", "least", "min_faces", "no face was found in it"),
+    Rule(1, "crowd", "faces", "most", "max_faces", "it shows {0} faces, more than {1} are a crowd"),
+    Rule(1, "many_faces", "other_face", "most", "max_other_face",
+         "a second face is {0:.0%} as tall as the first, at most {1:.0%} is a passer-by"),
+    Rule(1, "cropped_face", "face_inside", "least", "min_face_inside",
+         "only {0:.0%} of the face is in the picture, at least {1:.0%} is needed"),
+    Rule(1, "small_face", "face_px", "least", "min_face_px",
+         "the face is {0:.0f} px wide, at least {1:.0f} is needed"),
+    Rule(1, "dark", "brightness", "least", "min_brightness",
+         "the face's brightness is {0:.0f} of 255, at least {1:.0f} is needed"),
+    Rule(1, "bright", "clipped", "most", "max_clipped",
+         "{0:.0%} of the face is pure white, at most {1:.0%} is allowed"),
+    Rule(2, "tilted", "roll_deg", "most", "max_roll_deg",
+         "the head lies {0:.0f} degrees to the side, at most {1:.0f} can be put upright: turn the photo"),
+    Rule(2, "pale", "contrast", "least", "min_contrast",
+         "the face's contrast is {0:.1f} grey levels, at least {1:.1f} is needed: fog, or a dirty lens"),
+    Rule(2, "noisy", "noise", "most", "max_noise",
+         "the noise on the face is {0:.1f} grey levels, at most {1:.1f} is allowed: more light helps"),
+    Rule(2, "blurred", "sharpness", "least", "min_sharpness",
+         "the face's sharpness is {0:.1f}, at least {1:.1f} is needed"),
+    Rule(2, "compressed", "blockiness", "most", "max_blockiness",
+         "steps between the blocks of the JPEG are {0:.1f} times the others, at most {1:.1f} is allowed:"
+         " send the original"),
+    Rule(2, "greyscale", "colourfulness", "least", "min_colourfulness",
+         "its colourfulness is {0:.1f}, at least {1:.1f} is needed: a black-and-white filter teaches grey skin"),
+    Rule(3, "occluded", "eye_contrast", "least", "min_eye_contrast",
+         "the eyes are covered: as bright as {0:.0%} of the cheeks, at least {1:.0%} is needed"),
+    Rule(3, "occluded", "eye_contrast", "most", "max_eye_contrast",
+         "the eyes are covered: as bright as {0:.0%} of the cheeks, at most {1:.0%} is skin"),
+    Rule(3, "occluded", "skin_share", "least", "min_skin_share",
+         "only {0:.0%} of the face has the colour of its skin, at least {1:.0%} is needed: something covers it"),
+    Rule(3, "profile", "yaw_deg", "most", "max_yaw_deg",
+         "the head is turned {0:.0f} degrees away, at most {1:.0f} shows both eyes"),
+    Rule(3, "profile", "pitch_deg", "most", "max_pitch_deg",
+         "the head is raised or lowered by {0:.0f} degrees, at most {1:.0f} shows the face"),
+    Rule(4, "occluded", "disagreement", "most", "max_disagreement",
+         "two detectors see its eyes, nose and mouth {0:.2f} eye distances apart, at most {1:.2f} is a clear face"),
+    Rule(4, "moved", "steadiness", "least", "min_steadiness",
+         "the sharpness along the camera's movement is {0:.1f}, at least {1:.1f} is needed"),
+    Rule(5, "eyes_closed", "eye_openness", "least", "min_eye_openness",
+         "the eyes are {0:.2f} open, at least {1:.2f} is needed"),
+    Rule(5, "grimace", "mouth_open", "most", "max_mouth_open",
+         "the mouth is {0:.0%} as high as wide, up to {1:.0%} is talking or laughing"),
+    Rule(5, "grimace", "wink", "most", "max_wink",
+         "one eye is {0:.2f} wider open than the other, at most {1:.2f} is no wink"),
+    Rule(6, "unrecognisable", "recognisable", "least", "min_recognisable",
+         "the recogniser makes little of the face: {0:.1f}, at least {1:.1f} is needed"),
+)  # fmt: skip
+"""Every check of a single photo, in the order in which a person would want to know."""
+
+
+def reasons_against(known: dict, config: GateConfig) -> list[Reason]:
+    """The rules that a photo's measures break, one reason a code.
+
+    A tier is only looked at when none before it is broken: a dark photo is noisy too, a blurred one disagrees about the
+    eyes; the person needs the cause, not what follows from it.
+    """
+    for tier in sorted({rule.tier for rule in RULES}):
+        broken = [rule.broken_by(known, config) for rule in RULES if rule.tier == tier]
+        reasons = {reason.code: reason for reason in reversed(broken) if reason}
+        if reasons:
+            return list(reversed(reasons.values()))
+    return []

@@ -1,0 +1,78 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import P1
+
+from headshotkit import assess
+from headshotkit.config import GateConfig
+from headshotkit.photos import Opened, open_photo
+from headshotkit.records import REASON_CODES
+
+
+@pytest.fixture(scope="module")
+def sight():
+    return assess.look_at(open_photo(P1 / "p1_04.jpg", assess.LEAST_PX))
+
+
+def test_a_good_photo_has_every_measure_and_no_reason_against_it(sight):
+    used = {rule.measure for rule in assess.RULES}
+    assert used <= set(sight.measures) and all(sight.measures[name] is not None for name in used)
+    assert assess.reasons_against(sight.measures, GateConfig()) == []
+    assert 0.8 < sight.measures["quality"] <= 1
+
+
+@pytest.mark.parametrize("rule", assess.RULES, ids=lambda rule: f"{rule.code}-{rule.side}-{rule.measure}")
+def test_each_limit_is_exact_and_names_the_number(rule, sight):
+    limit, step = getattr(GateConfig(), rule.limit), 1 if rule.limit in ("min_faces", "max_faces") else 0.001
+    at = sight.measures | {rule.measure: limit}
+    beyond = sight.measures | {rule.measure: limit + step if rule.side == "most" else limit - step}
+    assert assess.reasons_against(at, GateConfig()) == []
+    (reason,) = assess.reasons_against(beyond, GateConfig())
+    assert (reason.code, reason.limit) == (rule.code, limit) and reason.value == beyond[rule.measure]
+    assert rule.code in REASON_CODES and (rule.code == "no_face" or any(c.isdigit() for c in reason.text))
+
+
+def test_every_limit_of_the_config_is_used():
+    set_level = {"min_photos", "max_photos", "min_same_person", "max_hash_distance", "min_duplicate_identity"}
+    limits = {f.name for f in dataclasses.fields(GateConfig)}
+    assert limits == {rule.limit for rule in assess.RULES} | set_level
+
+
+def test_turning_left_or_right_counts_alike(sight):
+    for yaw in (-60, 60):
+        (reason,) = assess.reasons_against(sight.measures | {"yaw_deg": yaw}, GateConfig())
+        assert reason.code == "profile" and "60 degrees" in reason.text
+
+
+def test_the_cause_is_named_and_not_what_follows_from_it(sight):
+    dark = sight.measures | {"brightness": 9.0, "noise": 9.0, "disagreement": 0.5, "recognisable": 3.0}
+    assert [r.code for r in assess.reasons_against(dark, GateConfig())] == ["dark"]
+    two = sight.measures | {"other_face": 0.9, "face_px": 40}
+    assert [r.code for r in assess.reasons_against(two, GateConfig())] == ["many_faces", "small_face"]
+
+
+def test_measures_do_not_depend_on_how_large_the_file_is_decoded(tmp_path):
+    """A photo of 3,000 px is measured at half of its size, and says so in its own px."""
+    from PIL import Image
+
+    with Image.open(P1 / "p1_04.jpg") as image:
+        image.resize((3200, 3200), Image.Resampling.LANCZOS).save(tmp_path / "large.jpg", quality=95)
+    large = assess.look_at(open_photo(tmp_path / "large.jpg", assess.LEAST_PX)).measures
+    whole = assess.look_at(open_photo(tmp_path / "large.jpg")).measures
+    for name in ("face_px", "yaw_deg", "brightness", "sharpness", "steadiness", "face_fraction", "recognisable"):
+        assert large[name] == pytest.approx(whole[name], rel=0.06, abs=1.0), name
+    assert np.allclose(large["face_box_px"], whole["face_box_px"], atol=12)
+
+
+def test_a_picture_of_nothing_has_no_face():
+    grey = np.full((300, 300, 3), 128, np.uint8)
+    sight = assess.look_at(Opened(grey, 300, 300, 1.0, None, None, None))
+    (reason,) = assess.reasons_against(sight.measures, GateConfig())
+    assert (reason.code, sight.embedding) == ("no_face", None)
+
+
+def test_the_recognisers_limit_is_left_out_where_it_was_not_measured(sight, monkeypatch):
+    monkeypatch.setattr("headshotkit.faces.norm_is_known", lambda: False)
+    unknown = assess.look_at(open_photo(P1 / "p1_04.jpg", assess.LEAST_PX)).measures
+    assert unknown["recognisable"] is None and assess.reasons_against(unknown, GateConfig()) == []
