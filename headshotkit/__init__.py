@@ -11,7 +11,11 @@ from headshotkit import runtime
 
 _HOMES = {
     "judge_photos": "gate",
+    "overrule_verdict": "gate",
+    "find_token": "tokens",
     "build_dataset": "dataset",
+    "edit_caption": "captions",
+    "crop_folder": "crops",
     "train_lora": "train",
     "render_headshots": "render",
     "restore_headshots": "restore",
@@ -21,6 +25,7 @@ _HOMES = {
     "Run": "run",
     "GateConfig": "config",
     "DatasetConfig": "config",
+    "CropConfig": "crops",
     "TrainConfig": "config",
     "RenderConfig": "config",
     "RestoreConfig": "config",

@@ -55,22 +55,57 @@ class GateConfig(Config):
 
     min_photos: int = 10
     """Fewest kept photos that training starts with; below 10 a LoRA learns the photos, not the person."""
-    min_face_px: int = 90
-    """Smallest width of the main face, px; ArcFace looks at 112 px, so below about 90 it guesses."""
+    max_photos: int = 20
+    """Most photos to train on; of more good ones the best and most varied are chosen."""
+    min_faces: int = 1
+    """Fewest faces in a photo."""
+    max_faces: int = 5
+    """Most faces, passers-by and posters counted; more is a crowd, in which the person can't be told for sure."""
     max_other_face: float = 0.35
     """Largest height of a second face relative to the main one; smaller ones count as passers-by."""
+    min_face_px: int = 90
+    """Smallest width of the main face, px; ArcFace looks at 112 px, so below about 90 it guesses."""
     min_face_inside: float = 0.7
     """Least fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
-    min_sharpness: float = 5.0
-    """Least sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
     min_brightness: float = 30.0
     """Least median luma of the face, 0 to 255."""
     max_clipped: float = 0.4
     """Largest fraction of the face's pixels that are pure white (luma above 250)."""
+    max_roll_deg: float = 45.0
+    """Largest lean of the head to a side, degrees; beyond it the landmarks go astray."""
+    min_contrast: float = 5.0
+    """Least standard deviation of the face's luma, grey levels."""
+    max_noise: float = 5.0
+    """Largest noise on the face, aligned to 128 px, grey levels."""
+    min_sharpness: float = 5.0
+    """Least sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
+    min_steadiness: float = 5.5
+    """Least detail in the direction that has least of it; a moved camera takes it from one direction only."""
+    max_blockiness: float = 3.0
+    """Largest ratio of the steps between a JPEG's blocks to all other steps."""
+    min_colourfulness: float = 3.0
+    """Least colourfulness (Hasler and Suesstrunk); 0 is greyscale."""
     min_eye_contrast: float = 0.35
     """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
+    max_eye_contrast: float = 1.3
+    """Largest luma of the eye band relative to the cheeks; a light bar, or a beard that isn't one, rise above."""
+    min_skin_share: float = 0.55
+    """Least fraction of the face's oval that has the colour of its cheeks and forehead."""
+    max_disagreement: float = 0.18
+    """Largest distance between two landmark models' points, eye distances; 0.05 on a clear face."""
+    max_yaw_deg: float = 50.0
+    """Largest turn of the head to a side, degrees."""
+    max_pitch_deg: float = 35.0
+    """Largest rise or fall of the head, degrees; wide, for an average head is fitted."""
     min_eye_openness: float = 0.12
     """Least height of the eye opening relative to its width; about 0.3 is open, below 0.12 closed."""
+    max_mouth_open: float = 0.45
+    """Largest gap between the lips relative to the mouth's width."""
+    max_wink: float = 0.2
+    """Largest difference of the two eyes' openness."""
+    min_recognisable: float = 16.0
+    """Least length of ArcFace's embedding before it is normed, which falls with whatever spoils a face
+    (arXiv:2103.06627); used only with the recogniser that it was measured on."""
     min_same_person: float = 0.35
     """Least identity to the mean of the other photos; strangers stay below 0.33 at the 99th percentile."""
     max_hash_distance: int = 6
@@ -87,6 +122,12 @@ class GateConfig(Config):
         )
 
 
+ASPECTS = ("1:1", "4:5", "3:4", "2:3")
+"""Shapes of training pictures and crops, width to height; `crops.BUCKETS` has SDXL's size for each."""
+AUGMENTS = ("off", "safe", "full")
+CAPTIONERS = ("template", "blip", "florence")
+
+
 @dataclass(frozen=True)
 class DatasetConfig(Config):
     """How photos become training pictures."""
@@ -98,15 +139,24 @@ class DatasetConfig(Config):
     class_word: str = "person"
     """What the person is: man, woman or person."""
     size_px: int = 1024
-    """Side of the square training picture, px; a multiple of 8."""
+    """Side of the square training picture, px; a multiple of 8. Other aspects have about as many pixels."""
+    aspect: str = "1:1"
+    """Shape of the training pictures, one of ASPECTS; one for all of them, for a batch holds one shape."""
     face_fractions: tuple[float, ...] = (0.45, 0.62)
-    """Height of the face relative to the picture's side, one crop for each; as far as the photo allows."""
+    """Height of the face relative to the picture's, one crop for each; as far as the photo allows.
+    0.45 shows head and shoulders, 0.62 the face."""
+    augment: str = "off"
+    """off, safe (each crop once more, turned and scaled a little) or full (mirrored once more as well). Off, for no
+    face is symmetric, so mirrored pictures harm identity (arXiv:2505.03557), and turned ones are a little softer."""
+    captioner: str = "template"
+    """Who writes the captions: template (words for what was measured, offline), blip or florence (they see scene and
+    clothes; their words on the face are taken out)."""
+    captioner_weights: str = ""
+    """Folder or hub id of the captioner's weights; empty: the hub's usual ones."""
     class_images: int = 0
     """Number of class images for prior preservation, generated from the base; 0 is none."""
-    mirror: bool = False
-    """Adds mirrored pictures; off, for no face is symmetric and it harms identity (arXiv:2505.03557)."""
     seed: int = 0
-    """Seed of the class images."""
+    """Seed of the class images and of the augmentation."""
 
     def __post_init__(self) -> None:
         _demand(
@@ -124,8 +174,38 @@ class DatasetConfig(Config):
         _demand(
             bool(self.face_fractions) and all(0.1 <= f <= 1 for f in self.face_fractions),
             f"face_fractions are {self.face_fractions}.",
-            "Each is a face's height relative to the picture's side, in [0.1, 1].",
+            "Each is a face's height relative to the picture's height, in [0.1, 1].",
             "Set DatasetConfig.face_fractions, for example (0.45, 0.62).",
+        )
+        for name, known in (("aspect", ASPECTS), ("augment", AUGMENTS), ("captioner", CAPTIONERS)):
+            _demand(
+                getattr(self, name) in known,
+                f"{name} is {getattr(self, name)!r}.",
+                f"Known are: {', '.join(known)}.",
+                f"Set DatasetConfig.{name} to one of them.",
+            )
+        self._demand_what_the_base_can_do()
+
+    def _demand_what_the_base_can_do(self) -> None:
+        """Shapes and words that the base was not trained on, and shapes that class images don't have, are refused."""
+        small = self.base in BASES and BASES[self.base].brief_prompts
+        _demand(
+            self.aspect == "1:1" or not small,
+            f"aspect is {self.aspect}, base is {self.base!r}.",
+            "This base was trained on square pictures only.",
+            "Set DatasetConfig.aspect to 1:1, or choose another base: --base sdxl",
+        )
+        _demand(
+            self.aspect == "1:1" or not self.class_images,
+            f"aspect is {self.aspect}, class_images is {self.class_images}.",
+            "Class images are square, and a training batch holds pictures of one shape.",
+            "Set DatasetConfig.aspect to 1:1 or DatasetConfig.class_images to 0.",
+        )
+        _demand(
+            self.captioner == "template" or not small,
+            f"captioner is {self.captioner!r}, base is {self.base!r}.",
+            "This base knows only the few words that the templates use.",
+            "Set DatasetConfig.captioner to template, or choose another base: --base sdxl",
         )
 
 

@@ -25,6 +25,10 @@ class TooFewPhotos(HeadshotError):
     """The gate kept fewer photos than training needs."""
 
 
+class CannotKeep(HeadshotError):
+    """A refused photo is to be kept all the same, and can't be."""
+
+
 class NoKnownFaces(HeadshotError):
     """There is no embedding of the person to compare with."""
 

@@ -28,6 +28,9 @@ class Options:
     token: str | None = None
     class_word: str | None = None
     class_images: int | None = None
+    aspect: str | None = None
+    augment: str | None = None
+    captioner: str | None = None
     min_photos: int | None = None
     steps: int | None = None
     rank: int | None = None
@@ -40,7 +43,7 @@ class Options:
 
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
-    DatasetConfig: ("token", "class_word", "class_images", "seed"),
+    DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("steps", "rank", "seed"),
     RenderConfig: ("count", "max_attempts", "prompts", "seed"),
 }
@@ -131,7 +134,7 @@ def _check(run: Run, options: Options) -> None:
     if options.photos is None:
         raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
     verdicts: list[Verdict] = judge_photos(options.photos, run, config)
-    kept_photos(verdicts, config.min_photos)
+    kept_photos(verdicts, config.min_photos, run.manifest("photos")["advice"])
 
 
 def line_of(manifest: dict) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from headshotkit.errors import TooFewPhotos
 
 REASON_CODES = (
-    "unreadable", "no_face", "many_faces", "small_face", "cropped_face", "blurred",
-    "dark", "bright", "occluded", "eyes_closed", "other_person", "duplicate",
+    "unreadable", "no_face", "crowd", "many_faces", "cropped_face", "small_face", "dark", "bright", "tilted", "pale",
+    "noisy", "blurred", "compressed", "greyscale", "occluded", "profile", "moved", "eyes_closed", "grimace",
+    "unrecognisable", "other_person", "duplicate", "surplus",
 )  # fmt: skip
 
 
@@ -75,12 +76,16 @@ class Reason(Record):
 
 @dataclass(frozen=True)
 class Verdict(Record):
-    """The gate's answer on one photo. `photo` is its path relative to the photo folder."""
+    """The gate's answer on one photo. `photo` is its path relative to the photo folder.
+
+    `overruled`: a person decided otherwise than the reasons say.
+    """
 
     photo: str
     kept: bool
     reasons: tuple[Reason, ...] = ()
     measures: dict = field(default_factory=dict)
+    overruled: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,9 @@ class TrainingPhoto(Record):
     """One prepared picture: its file in the dataset folder, its caption, where it was cut, where the face is.
 
     `original_size_px` and `crop_top_left_px` are (width, height) and (top, left) after resizing: SDXL's
-    micro-conditioning. `face_box_px` is (x0, y0, x1, y1) in the prepared picture.
+    micro-conditioning. `face_box_px` is (x0, y0, x1, y1) in the prepared picture. `size_px` is the picture's (width,
+    height), empty where it is the dataset's square. `written` is the caption that headshotkit wrote, where a person
+    edited it since; empty where nobody did.
     """
 
     file: str
@@ -97,6 +104,8 @@ class TrainingPhoto(Record):
     original_size_px: tuple[int, ...]
     crop_top_left_px: tuple[int, ...]
     face_box_px: tuple[float, ...]
+    size_px: tuple[int, ...] = ()
+    written: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,9 +164,11 @@ class Score(Record):
     sharpness: float | None
 
 
-def kept_photos(verdicts: list[Verdict], at_least: int) -> list[Verdict]:
+def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "") -> list[Verdict]:
     """The kept verdicts, if they are enough.
 
+    Args:
+        advice: what the coach asks for, for the error.
     Raises:
         TooFewPhotos: fewer than `at_least` were kept; the error counts the refusals by their reason.
     """
@@ -169,5 +180,6 @@ def kept_photos(verdicts: list[Verdict], at_least: int) -> list[Verdict]:
     raise TooFewPhotos(
         f"kept {len(kept)} of {len(verdicts)} photos, training needs {at_least}.",
         f"Refused: {counts}; the number and the limit of each are in photos/manifest.json.",
-        f"Add {at_least - len(kept)} or more sharp photos of one person, or lower --min-photos (now {at_least}).",
+        f"{advice or f'Add {at_least - len(kept)} or more sharp photos of one person.'}"
+        f" Or lower --min-photos (now {at_least}).",
     )

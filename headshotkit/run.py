@@ -38,7 +38,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         RunFolderError: the place can't be written.
     """
     data = data.encode() if isinstance(data, str) else data
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
@@ -47,12 +47,11 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise _explained(error, path, len(data)) from error
+        raise _explained(error, path, beside, len(data)) from error
 
 
-def _explained(error: OSError, path: Path, size: int) -> DiskFull | RunFolderError:
+def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull | RunFolderError:
     """An OSError from writing as an error a person can act on; clears away the half-written file."""
-    beside = path.with_name(f".{path.name}.part")
     with contextlib.suppress(OSError):
         beside.unlink(missing_ok=True)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -220,4 +219,4 @@ class Run:
             earlier.mkdir(parents=True, exist_ok=True)
             os.replace(self.path(stage), earlier / f"{stage}-{number}")
         except OSError as error:
-            raise _explained(error, earlier / stage, 0) from error
+            raise _explained(error, earlier / stage, earlier / f".{stage}.part", 0) from error

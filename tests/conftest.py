@@ -33,6 +33,17 @@ def open_picture(path: Path) -> Image.Image:
         return image
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """Class images and scores made by the tests stay out of the user's cache."""
+    before = os.environ.get("HEADSHOTKIT_CACHE")
+    os.environ["HEADSHOTKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("HEADSHOTKIT_CACHE")
+    if before is not None:
+        os.environ["HEADSHOTKIT_CACHE"] = before
+
+
 @pytest.fixture(scope="session")
 def labels() -> dict[str, dict]:
     """What is wrong with each bad photo of the sample person: file name -> {"code": ...}."""

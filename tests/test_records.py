@@ -19,7 +19,7 @@ def test_records_survive_json():
 
 def test_a_verdict_has_the_names_that_others_build_on():
     verdict = Verdict("a.jpg", False, (Reason("dark", 11.0, 30.0, "too dark"),), {}).to_dict()
-    assert list(verdict) == ["photo", "kept", "reasons", "measures"]
+    assert list(verdict) == ["photo", "kept", "reasons", "measures", "overruled"]
     assert list(verdict["reasons"][0]) == ["code", "value", "limit", "text"]
 
 
@@ -27,4 +27,6 @@ def test_too_few_photos_says_how_many_and_why():
     verdicts = [Verdict("a", True)] * 6 + [Verdict("b", False, (Reason("dark", 1, 2, ""),))] * 9
     with pytest.raises(TooFewPhotos, match=r"kept 6 of 15 photos, training needs 10\.\n  Refused: 9 dark"):
         kept_photos(verdicts, 10)
+    with pytest.raises(TooFewPhotos, match="To take next: four photos"):
+        kept_photos(verdicts, 10, "To take next: four photos.")
     assert len(kept_photos(verdicts, 6)) == 6

@@ -1,0 +1,223 @@
+"""The coach: says what a set of photos lacks and which one to take next. Pure functions over verdicts.
+
+What a set shows comes from `variety`, which photos to train with from `choice`; no picture is opened in any of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from headshotkit.choice import Choice, Chosen, choose_photos
+from headshotkit.config import GateConfig
+from headshotkit.records import Record, Verdict
+from headshotkit.variety import Axis, Coverage, coverage, moments
+
+__all__ = ["Choice", "Chosen", "Coverage", "Request", "choose_photos", "coverage", "moments", "requests", "summary"]
+
+MOST_REQUESTS = 3
+LEAST_MOMENTS = 5
+"""Fewest moments that show a trait before its lack of variety is spoken of."""
+WANTED = 2
+"""Moments wanted of each of: left, front, right; neutral, smiling."""
+ONE_SIDED = 0.75
+"""Share of one colour of clothes or one background above which another is asked for."""
+SPOILT = 0.15
+"""Share of the photos that must be refused for one reason before the coach speaks of it."""
+MINORITY = 0.25
+"""Share of the faces from which somebody else's photos are a second person's set, not strays."""
+FIXABLE = {
+    "blurred": "sharp photos: hold still, touch the face on the screen to focus",
+    "moved": "sharp photos: rest the camera on something, or take them in more light",
+    "dark": "brighter photos: face a window or a lamp",
+    "bright": "photos without glare: turn the flash off, step out of the sun",
+    "noisy": "photos in more light",
+    "pale": "photos with more contrast: wipe the lens, no haze filter",
+    "compressed": "the original files, not those that a messenger sent",
+    "greyscale": "photos in colour, without a filter",
+    "small_face": "photos from nearer: the face should fill a third of the height",
+    "cropped_face": "photos with the whole face in the frame",
+    "occluded": "photos without sunglasses, mask or hand before the face",
+    "profile": "photos in which both eyes are seen",
+    "tilted": "photos with the head upright",
+    "eyes_closed": "photos with open eyes",
+    "grimace": "photos with a calm face or a smile",
+    "many_faces": "photos of the person alone",
+    "crowd": "photos of the person alone",
+}
+"""Refusals that another try of the same photo would mend, and what to ask for."""
+REPEATED = ("duplicate", "surplus")
+"""Refusals of good photos that show no more than others do."""
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True)
+class Request(Record):
+    """One thing to ask for: what kind, how many photos, in words, and why with numbers."""
+
+    code: str
+    count: int
+    text: str
+    why: str
+
+
+def requests(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> tuple[Request, ...]:
+    """The at most three photos to take next, most useful first; empty when the set is good.
+
+    Ranked by harm. Two people in the set come first, for a mixture of two is nobody. Then too few photos or too few
+    moments, and, where photos are too few, what spoilt most of those that were refused. Each of these outranks all
+    that follow: what the set lacks, by weight times lack (0 to 1). A turned head weighs 1, for what no photo shows
+    can't be rendered; clothes 0.8, background 0.7 and expression 0.6, for what all photos share is learned as if it
+    were the face; light 0.4, framing 0.3. What spoilt photos of a set that is large enough weighs their share of it.
+
+    Args:
+        config: its `min_photos` says how many are needed; from `max_photos` kept ones on, no refused photo needs to be
+            taken again.
+    """
+    found = [_two_people(verdicts), _too_few(verdicts, covered, config), _spoilt(verdicts, config)]
+    found += [rule(covered) for rule in (_turned, _clothes, _background, _expression, _light, _framing)]
+    ranked = sorted((f for f in found if f), key=lambda f: -f[0])  # stable: equal ones stay in this order
+    return tuple(request for _, request in ranked[:MOST_REQUESTS])
+
+
+def summary(asked: tuple[Request, ...], covered: Coverage) -> str:
+    """The requests as one sentence, or that there is nothing to ask for."""
+    if asked:
+        return "To take next: " + "; ".join(request.text for request in asked) + "."
+    counts = f"{covered.photos} photos of {covered.moments} moments"
+    return f"Nothing to ask for: {counts}, with turned heads, two expressions, changing clothes and backgrounds."
+
+
+def _photos(count: int) -> str:
+    word = NUMBERS[count] if count < len(NUMBERS) else str(count)
+    return f"{word} photo{'' if count == 1 else 's'}"
+
+
+def _named(names: list[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + more
+
+
+def _two_people(verdicts: list[Verdict]) -> tuple[float, Request] | None:
+    """Names everybody's photos; `person` in the measures, where there, tells more than two apart."""
+    groups = defaultdict(list)
+    for v in verdicts:
+        if not v.kept and any(r.code == "other_person" for r in v.reasons):
+            groups[v.measures.get("person", "other")].append(v.photo)
+        elif v.kept or "identity" in v.measures:
+            groups["main"].append(v.photo)
+    main = groups.pop("main", [])
+    strangers = sum(map(len, groups.values()))
+    if strangers < max(2, MINORITY * (strangers + len(main))):
+        return None
+    sets = [main, *sorted((g for g in groups.values() if len(g) > 1), key=lambda g: -len(g))]
+    lists = "; ".join(f"{len(g)} of {'one' if g is main else 'another'} ({_named(g)})" for g in sets)
+    text = f"keep one person's photos; this set shows {NUMBERS[min(len(sets), 10)]} people: {lists}"
+    why = f"{strangers} of {strangers + len(main)} faces are not the person that most photos show"
+    return 10.0, Request("two_people", strangers, text, why)
+
+
+def _too_few(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> tuple[float, Request] | None:
+    """How many photos are missing: of other moments, where many show the same few, else simply more."""
+    kept = sum(v.kept for v in verdicts)
+    same = kept + sum(not v.kept and v.reasons[:1] != () and v.reasons[0].code in REPEATED for v in verdicts)
+    useful = 5.0 if kept < config.min_photos else 3.0
+    missing = config.min_photos - covered.moments
+    if missing > 0 and same >= max(4, 2 * covered.moments):
+        what = "moment" if covered.moments == 1 else "moments"
+        why = f"{same} photos show {covered.moments} {what}, {config.min_photos} are wanted"
+        return useful, Request(
+            "moments", missing, f"{_photos(missing)} from other days, in other clothes and places", why
+        )
+    missing = config.min_photos - kept
+    if missing <= 0:
+        return None
+    why = f"{kept} of {len(verdicts)} photos were kept, training needs {config.min_photos}"
+    return useful, Request("few_photos", missing, _photos(missing).replace(" ", " more good "), why)
+
+
+def _spoilt(verdicts: list[Verdict], config: GateConfig) -> tuple[float, Request] | None:
+    """What to do about the most frequent refusal that another try mends."""
+    kept = sum(v.kept for v in verdicts)
+    refused = Counter(v.reasons[0].code for v in verdicts if v.reasons and not v.kept)
+    code, count = next(((c, n) for c, n in refused.most_common() if c in FIXABLE), ("", 0))
+    if kept >= config.max_photos or count < max(2, SPOILT * len(verdicts)):
+        return None
+    why = f"{count} of {len(verdicts)} photos were refused as {code.replace('_', ' ')}"
+    useful = 4.0 if kept < config.min_photos else count / len(verdicts)
+    return useful, Request(f"refused_{code}", count, FIXABLE[code], why)
+
+
+def _turned(covered: Coverage) -> tuple[float, Request] | None:
+    axis = covered.axis("pose")
+    words = {
+        "left": "turned half to the left of the picture",
+        "right": "turned half to the right of the picture",
+        "front": "looking straight into the camera",
+    }
+    lacks = {pose: WANTED - axis.count(pose) for pose in words if axis.count(pose) < WANTED}
+    if not lacks or sum(axis.moments) < LEAST_MOMENTS:
+        return None
+    (pose, count), *others = lacks.items()
+    text = f"{_photos(count)} with the face {words[pose]}"
+    text += "".join(f" and {NUMBERS[n]} {words[other]}" for other, n in others)
+    counts = ", ".join(f"{axis.count(p)} {p}" for p in ("left", "front", "right"))
+    why = f"of {sum(axis.moments)} moments: {counts}; {WANTED} of each are wanted"
+    return 1.0 * min(1, sum(lacks.values()) / (2 * WANTED)), Request("pose", sum(lacks.values()), text, why)
+
+
+def _one_sided(axis: Axis, what: str) -> tuple[int, str] | None:
+    """How many others to ask for, and why, when most moments show the same; None when they don't."""
+    total, top = sum(axis.moments), max(axis.moments, default=0)
+    if total < LEAST_MOMENTS or axis.share <= ONE_SIDED:
+        return None
+    why = f"{top} of {total} moments show {what}, at most {ONE_SIDED:.0%} should"
+    return min(3, max(1, math.ceil(top / ONE_SIDED - total))), why
+
+
+def _clothes(covered: Coverage) -> tuple[float, Request] | None:
+    axis = covered.axis("clothes")
+    if not (found := _one_sided(axis, f"the {axis.most} top")):
+        return None
+    count, why = found
+    return 0.8 * axis.share, Request("clothes", count, f"{_photos(count)} without the {axis.most} top", why)
+
+
+def _background(covered: Coverage) -> tuple[float, Request] | None:
+    axis = covered.axis("background")
+    if not (found := _one_sided(axis, f"the {axis.most} background")):
+        return None
+    count, why = found
+    text = f"{_photos(count)} outdoors or in front of another background than the {axis.most} one"
+    return 0.7 * axis.share, Request("background", count, text, why)
+
+
+def _expression(covered: Coverage) -> tuple[float, Request] | None:
+    axis = covered.axis("expression")
+    total = sum(axis.moments)
+    rare = min(axis.values, key=axis.count)
+    count = WANTED - axis.count(rare)
+    if total < LEAST_MOMENTS or count <= 0:
+        return None
+    text = f"{_photos(count)} with " + ("a smile" if rare == "smiling" else "a calm face and the mouth closed")
+    why = f"{axis.count(rare)} of {total} moments show a {rare} face, {WANTED} are wanted"
+    return 0.6 * count / WANTED, Request("expression", count, text, why)
+
+
+def _light(covered: Coverage) -> tuple[float, Request] | None:
+    axis = covered.axis("light")
+    if axis.most == "soft" or not (found := _one_sided(axis, f"light that is {axis.most}")):
+        return None
+    count, why = found
+    text = f"{_photos(count)} in soft light from the front, for example facing a window"
+    return 0.4 * axis.share, Request("light", count, text, why)
+
+
+def _framing(covered: Coverage) -> tuple[float, Request] | None:
+    axis = covered.axis("framing")
+    shown = "a face that fills the frame" if axis.most == "face fills the frame" else "half of the body"
+    if axis.most == "head and shoulders" or not (found := _one_sided(axis, shown)):
+        return None
+    count, why = found
+    return 0.3 * axis.share, Request("framing", count, f"{_photos(count)} with head and shoulders in the frame", why)

@@ -1,0 +1,449 @@
+"""The coach on staged sets: what it counts, which photos it chooses, what it asks for, word by word."""
+
+import itertools
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headshotkit import choice, coach, variety
+from headshotkit.config import GateConfig
+from headshotkit.gate import judge_photos
+from headshotkit.records import REASON_CODES, Reason, Verdict
+from headshotkit.run import Run
+from tests.conftest import P1, P2
+
+CONFIG = GateConfig()
+BLUE, RED, WHITE, GREY = [40, 5, -35], [45, 55, 35], [95, 0, 0], [60, 0, 0]
+POSES = [(0, 0), (-30, 0), (30, 0), (0, 25)]
+
+
+def photo(name, moment=None, **measures):
+    """A kept photo: frontal, neutral, soft light, head and shoulders, blue top, plain white background."""
+    usual = {
+        "yaw_deg": 0, "pitch_deg": 0, "roll_deg": 0, "smile": 0.1, "light_side": 0, "brightness": 130, "clipped": 0,
+        "face_fraction": 0.4, "backdrop_lab": WHITE, "backdrop_busy": 3, "clothes_lab": BLUE, "quality": 0.6,
+        "identity": 0.7,
+    }  # fmt: skip
+    return Verdict(f"{name}.jpg", True, (), usual | measures | ({} if moment is None else {"moment": moment}))
+
+
+def refused(name, code, **measures):
+    return Verdict(f"{name}.jpg", False, (Reason(code, 1.0, 2.0, code),), measures)
+
+
+def good_set(count=16):
+    """Poses, expressions, light, clothes and backgrounds in turn."""
+    return [
+        photo(
+            f"g{i:02d}", yaw_deg=POSES[i % 4][0], pitch_deg=POSES[i % 4][1], smile=0.9 if i // 4 % 2 else 0.1,
+            clothes_lab=[BLUE, RED, GREY][i % 3], backdrop_lab=[WHITE, GREY][i // 3 % 2],
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def asked(verdicts):
+    return coach.requests(verdicts, coach.coverage(verdicts), CONFIG)
+
+
+def texts(verdicts):
+    return [r.text for r in asked(verdicts)]
+
+
+# --- what a set shows ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "axis, measures, value",
+    [
+        ("pose", {"yaw_deg": 14.9}, "front"),
+        ("pose", {"yaw_deg": 15}, "right"),
+        ("pose", {"yaw_deg": -15, "pitch_deg": 40}, "left"),
+        ("pose", {"pitch_deg": -20}, "up or down"),
+        ("expression", {"smile": 0.5}, "smiling"),
+        ("expression", {"smile": 0.49}, "neutral"),
+        ("light", {"light_side": 0.15}, "soft"),
+        ("light", {"light_side": 0.16}, "from the right"),
+        ("light", {"light_side": -0.16}, "from the left"),
+        ("light", {"light_side": 0.5, "brightness": 59}, "dim or hard"),
+        ("light", {"clipped": 0.16}, "dim or hard"),
+        ("framing", {"face_fraction": 0.56}, "face fills the frame"),
+        ("framing", {"face_fraction": 0.55}, "head and shoulders"),
+        ("framing", {"face_fraction": 0.29}, "half body"),
+        ("background", {"backdrop_busy": 6}, "plain white"),
+        ("background", {"backdrop_busy": 6.1, "backdrop_lab": [45, -30, 30]}, "busy green"),
+        ("clothes", {"clothes_lab": RED}, "red"),
+    ],
+)
+def test_each_axis_at_its_limits(axis, measures, value):
+    assert coach.coverage([photo("a", **measures)]).axis(axis).most == value
+
+
+def test_what_was_not_measured_counts_nowhere():
+    bare = Verdict("a.jpg", True, (), {"yaw_deg": None, "backdrop_lab": None})
+    covered = coach.coverage([bare])
+    assert (covered.photos, covered.moments) == (1, 1)
+    assert all(sum(axis.moments) == 0 and axis.share == 0 and axis.most == "" for axis in covered.axes)
+    assert not np.array(covered.grid).any()
+
+
+def test_a_moment_counts_once_by_its_best_photo():
+    burst = [photo(f"b{i}", moment=7, smile=0.9 if i == 3 else 0.1, quality=0.5 + i / 100) for i in range(4)]
+    covered = coach.coverage([*burst, photo("left", moment=8, yaw_deg=-30)])
+    assert (covered.photos, covered.moments) == (5, 2)
+    assert covered.grid == ((1, 0), (0, 1), (0, 0), (0, 0))
+    assert covered.axis("expression").moments == (1, 1) and covered.axis("clothes").share == 1.0
+
+
+def test_refused_photos_do_not_count():
+    assert coach.coverage([photo("a"), refused("b", "blurred", yaw_deg=30)]).axis("pose").moments == (0, 1, 0, 0)
+
+
+def test_coverage_goes_to_json_and_back():
+    covered = coach.coverage(good_set())
+    assert coach.Coverage.from_dict(json.loads(json.dumps(covered.to_dict()))) == covered
+    assert covered.to_dict()["grid"][0] == list(covered.grid[0])
+
+
+def test_shades_of_a_colour_are_one_and_colours_are_not():
+    shades = [photo(f"a{i}", clothes_lab=[40 + i, 5 + i / 2, -35 + i]) for i in range(8)]
+    assert coach.coverage([*shades, photo("b", clothes_lab=RED)]).axis("clothes").moments == (8, 1)
+
+
+@pytest.mark.parametrize(
+    "lab, name",
+    [
+        ([100, 0, 0], "white"), ([0, 0, 0], "black"), ([53.6, 0, 0], "grey"), ([53.2, 80.1, 67.2], "red"),
+        ([32.3, 79.2, -107.9], "blue"), ([13, 47.5, -64.7], "dark blue"), ([14, 5, -12], "black"),
+            ([20, 25, -50], "dark blue"),
+        ([79.2, -14.8, -21.3], "light blue"), ([46.2, -51.7, 49.9], "green"), ([97.1, -21.6, 94.5], "light yellow"),
+        ([74.9, 23.9, 79], "orange"), ([83.6, 24.1, 3.3], "light pink"), ([29.8, 58.9, -36.5], "dark purple"),
+        ([37.5, 26.4, 41], "brown"), ([25.5, 48, 38], "dark red"), ([35, 18, 22], "brown"), ([95, -4, 12], "beige"),
+            ([48.3, -28.8, -8.5], "turquoise"),
+    ],
+)  # fmt: skip
+def test_colour_names(lab, name):
+    assert variety.colour_name(lab) == name
+
+
+# --- moments ------------------------------------------------------------------------------------------------------
+
+
+def faces(count, cosine):
+    """Unit vectors, shape (count, 512), any two of which have that cosine."""
+    return np.sqrt(cosine) * np.eye(512)[[0] * count] + np.sqrt(1 - cosine) * np.eye(512)[1 : count + 1]
+
+
+SAME = {"yaw_deg": 0, "pitch_deg": 0, "roll_deg": 0, "backdrop_lab": WHITE, "clothes_lab": BLUE}
+
+
+@pytest.mark.parametrize(
+    "change, together",
+    [
+        ({}, True),
+        ({"yaw_deg": 8}, True),
+        ({"yaw_deg": 8.1}, False),
+        ({"roll_deg": -9}, False),
+        ({"clothes_lab": RED}, False),
+        ({"backdrop_lab": GREY}, False),
+        ({"clothes_lab": None}, True),
+        ({"taken_at": "2026-11-20T10:01:00"}, True),
+        ({"taken_at": "2026-11-20T10:01:01"}, False),
+        ({"taken_at": "2026-11-20T10:00:30+01:00"}, True),
+        ({"taken_at": "no time"}, True),
+    ],
+)
+def test_two_photos_of_one_moment(change, together):
+    first = SAME | {"taken_at": "2026-11-20T10:00:00"}
+    assert coach.moments([first, SAME | change], faces(2, 0.9)) == ([0, 0] if together else [0, 1])
+
+
+def test_other_faces_are_other_moments():
+    assert coach.moments([SAME, SAME], faces(2, 0.8)) == [0, 1]
+    assert coach.moments([], np.zeros((0, 512))) == []
+
+
+def test_a_slow_turn_of_the_head_is_not_one_moment():
+    turning = [SAME | {"yaw_deg": yaw} for yaw in range(-40, 41, 4)]
+    found = coach.moments(turning, faces(len(turning), 0.9))
+    assert 4 <= len(set(found)) <= 6 and found == sorted(found)
+
+
+# --- the choice ---------------------------------------------------------------------------------------------------
+
+
+def value_of(verdicts, places):
+    """The value of a choice by its definition, without the greedy code's running sums."""
+    weights, cells, worth = choice._choice_arrays(verdicts)
+    total = 0.0
+    for column, weight in enumerate(weights):
+        for cell in set(cells[list(places), column]) - {-1}:
+            total += weight * np.sqrt(sum(worth[i] for i in places if cells[i, column] == cell))
+    return total
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_choice_is_near_the_best_possible(seed):
+    draw = random.Random(seed)
+    verdicts = [
+        photo(
+            f"p{i:02d}", yaw_deg=draw.choice([-40, -20, 0, 0, 0, 30]), smile=draw.choice([0, 0, 1]),
+            clothes_lab=draw.choice([BLUE, BLUE, RED, GREY]), backdrop_lab=draw.choice([WHITE, GREY, RED]),
+            light_side=draw.choice([0, 0, 0.3]), quality=draw.uniform(0.1, 1),
+        )
+        for i in range(11)
+    ]  # fmt: skip
+    chosen = coach.choose_photos(verdicts, most=4).names
+    names = [v.photo for v in verdicts]
+    best = max(value_of(verdicts, s) for s in itertools.combinations(range(11), 4))
+    reached = value_of(verdicts, [names.index(n) for n in chosen])
+    assert len(chosen) == 4 and (1 - 1 / np.e) * best <= reached <= best + 1e-9
+    assert coach.choose_photos(list(reversed(verdicts)), most=4).names == chosen
+
+
+def test_a_unique_pose_beats_a_slightly_sharper_twin():
+    twins = [photo(f"twin{i}", quality=0.80 + i / 100) for i in range(6)]
+    left = photo("left", yaw_deg=-30, quality=0.7)
+    assert coach.choose_photos([*twins, left], most=2).names == ("twin5.jpg", "left.jpg")
+
+
+def test_quality_decides_where_nothing_else_differs():
+    verdicts = [photo(f"a{i}", quality=i / 10) for i in range(1, 10)]
+    assert coach.choose_photos(verdicts, most=3).names == ("a9.jpg", "a8.jpg", "a7.jpg")
+
+
+def test_quality_comes_from_sharpness_and_size_where_the_gate_has_none():
+    small, large = {"sharpness": 9.0, "face_px": 120}, {"sharpness": 9.0, "face_px": 300}
+    assert variety.quality({}) == 0.05 < variety.quality(small) < variety.quality(large) < 1
+    assert variety.quality({"quality": 3.0}) == 1.0
+
+
+def test_a_burst_is_chosen_from_once():
+    burst = [photo(f"burst{i}", moment=0, quality=0.9) for i in range(30)]
+    others = [photo(f"other{i:02d}", moment=i + 1, quality=0.3) for i in range(12)]
+    chosen = coach.choose_photos([*burst, *others])
+    assert len(chosen.names) == 13 and sum("burst" in n for n in chosen.names) == 1
+    assert chosen.text == "13 of 42 kept photos are chosen; they show 13 of 13 moments"
+
+
+def test_few_moments_are_filled_up_from_bursts():
+    verdicts = [photo(f"{m}{i}", moment=m, yaw_deg=-30 * m) for m in range(2) for i in range(9)]
+    chosen = coach.choose_photos(verdicts, most=20, least=10)
+    assert len(chosen.names) == len(set(chosen.names)) == 10
+    assert [c.why.startswith("the same moment again") for c in chosen.photos] == [False] * 2 + [True] * 8
+
+
+def test_five_hundred_photos_give_twenty_that_show_everything():
+    verdicts = [photo(f"f{i:03d}", quality=0.9) for i in range(492)]
+    rare = good_set(8)
+    chosen = coach.choose_photos([*verdicts, *rare])
+    everything, shown = coach.coverage([*verdicts, *rare]), coach.coverage([*verdicts, *rare])
+    shown = coach.coverage([v for v in [*verdicts, *rare] if v.photo in chosen.names])
+    assert len(chosen.names) == 20
+    assert [axis.values for axis in everything.axes if min(axis.moments)] == [
+        axis.values for axis in shown.axes if min(axis.moments)
+    ]
+    assert {v.photo for v in rare[1:4]} <= set(chosen.names)
+
+
+def test_refused_photos_are_never_chosen():
+    assert coach.choose_photos([refused("a", "blurred"), photo("b")]).names == ("b.jpg",)
+    assert coach.choose_photos([]).names == ()
+
+
+# --- the requests -------------------------------------------------------------------------------------------------
+
+
+def test_a_good_set_is_told_so():
+    verdicts = good_set()
+    assert asked(verdicts) == ()
+    assert coach.summary((), coach.coverage(verdicts)) == (
+        "Nothing to ask for: 16 photos of 16 moments, with turned heads, two expressions, changing clothes and "
+        "backgrounds."
+    )
+
+
+def test_all_frontal():
+    verdicts = [photo(v.photo[:3], **v.measures | {"yaw_deg": 3, "pitch_deg": 2}) for v in good_set()]
+    (request,) = asked(verdicts)
+    assert (request.code, request.count) == ("pose", 4)
+    assert request.text == (
+        "two photos with the face turned half to the left of the picture "
+        "and two turned half to the right of the picture"
+    )
+    assert request.why == "of 16 moments: 0 left, 16 front, 0 right; 2 of each are wanted"
+
+
+def test_one_side_only():
+    verdicts = [v for v in good_set() if v.measures["yaw_deg"] != 30] + [photo("r", yaw_deg=30)]
+    assert texts(verdicts) == ["one photo with the face turned half to the right of the picture"]
+
+
+def test_all_one_shirt():
+    verdicts = [photo(v.photo[:3], **v.measures | {"clothes_lab": BLUE}) for v in good_set()]
+    (request,) = asked(verdicts)
+    assert (request.code, request.text) == ("clothes", "three photos without the blue top")
+    assert request.why == "16 of 16 moments show the blue top, at most 75% should"
+
+
+def test_one_background():
+    verdicts = [photo(v.photo[:3], **v.measures | {"backdrop_lab": WHITE}) for v in good_set()]
+    assert texts(verdicts) == ["three photos outdoors or in front of another background than the plain white one"]
+
+
+def test_nobody_smiles_and_everybody_smiles():
+    calm = [photo(v.photo[:3], **v.measures | {"smile": 0.1}) for v in good_set()]
+    merry = [photo(v.photo[:3], **v.measures | {"smile": 0.9}) for v in good_set()]
+    assert texts(calm) == ["two photos with a smile"]
+    assert texts(merry) == ["two photos with a calm face and the mouth closed"]
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"light_side": 0.4}, "three photos in soft light from the front, for example facing a window"),
+        ({"brightness": 45}, "three photos in soft light from the front, for example facing a window"),
+        ({"face_fraction": 0.7}, "three photos with head and shoulders in the frame"),
+        ({"face_fraction": 0.2}, "three photos with head and shoulders in the frame"),
+    ],
+)
+def test_light_and_framing(change, text):
+    assert texts([photo(v.photo[:3], **v.measures | change) for v in good_set()]) == [text]
+
+
+def test_at_most_three_in_order_of_use():
+    verdicts = [photo(f"a{i:02d}", light_side=0.4, face_fraction=0.7) for i in range(16)]
+    assert [r.code for r in asked(verdicts)] == ["pose", "clothes", "background"]
+    assert coach.summary(asked(verdicts), coach.coverage(verdicts)).startswith("To take next: two photos with the face")
+
+
+def test_half_of_them_another_person():
+    verdicts = [photo(f"a{i}", **v.measures) for i, v in enumerate(good_set(12)[:9])]
+    verdicts += [refused(f"b{i}", "other_person", identity=0.05) for i in range(9)]
+    first = asked(verdicts)[0]
+    assert (first.code, first.count) == ("two_people", 9)
+    assert first.text == (
+        "keep one person's photos; this set shows two people: "
+        "9 of one (a0.jpg, a1.jpg, a2.jpg, a3.jpg, a4.jpg, a5.jpg, a6.jpg, a7.jpg, a8.jpg); "
+        "9 of another (b0.jpg, b1.jpg, b2.jpg, b3.jpg, b4.jpg, b5.jpg, b6.jpg, b7.jpg, b8.jpg)"
+    )
+    assert first.why == "9 of 18 faces are not the person that most photos show"
+
+
+def test_a_few_strangers_are_strays():
+    strangers = [refused(f"b{i}", "other_person", identity=0.05) for i in range(5)]
+    assert asked([*good_set(), *strangers]) == ()
+    assert asked([*good_set(15), *strangers])[0].code == "two_people"
+
+
+def test_three_people_are_three():
+    strangers = [refused(f"{'bc'[i % 2]}{i}", "other_person", identity=0.05, person=1 + i % 2) for i in range(10)]
+    text = texts([*good_set(), *strangers])[0]
+    assert "shows three people: 16 of one" in text and "5 of another (b0.jpg, b2.jpg" in text
+
+
+def test_eighteen_photos_of_two_moments():
+    verdicts = [photo(f"{m}{i}", moment=m, yaw_deg=-30 * m) for m in range(2) for i in range(9)]
+    (request,) = asked(verdicts)
+    assert (request.code, request.count) == ("moments", 8)
+    assert request.text == "eight photos from other days, in other clothes and places"
+    assert request.why == "18 photos show 2 moments, 10 are wanted"
+
+
+def test_a_burst_whose_photos_were_refused_as_duplicates():
+    verdicts = [photo(f"{m}", moment=m) for m in range(2)] + [refused(f"d{i}", "duplicate") for i in range(16)]
+    (request,) = asked(verdicts)
+    assert (request.code, request.count) == ("moments", 8)
+    assert request.why == "18 photos show 2 moments, 10 are wanted"
+
+
+def test_too_few():
+    (request,) = asked(good_set(4))
+    assert (request.code, request.count, request.text) == ("few_photos", 6, "six more good photos")
+    assert request.why == "4 of 4 photos were kept, training needs 10"
+    assert texts(good_set(9))[0] == "one more good photo"
+
+
+def test_too_few_for_they_are_blurred():
+    verdicts = [*good_set(4), *(refused(f"b{i}", "blurred") for i in range(5)), refused("c", "no_face")]
+    assert [(r.code, r.count) for r in asked(verdicts)] == [("few_photos", 6), ("refused_blurred", 5)]
+    assert asked(verdicts)[1].text == "sharp photos: hold still, touch the face on the screen to focus"
+    assert asked(verdicts)[1].why == "5 of 10 photos were refused as blurred"
+
+
+def test_spoilt_photos_of_a_set_that_is_large_enough_come_last():
+    verdicts = [photo(f"a{i:02d}") for i in range(12)] + [refused(f"b{i}", "dark") for i in range(3)]
+    assert [r.code for r in asked(verdicts)] == ["pose", "clothes", "background"]
+    few = [*good_set(), *(refused(f"b{i}", "dark") for i in range(3))]
+    assert texts(few) == ["brighter photos: face a window or a lamp"]
+    assert asked(few[:-1]) == ()
+
+
+def test_every_refusal_that_can_be_mended_is_one_of_the_gate():
+    assert set(coach.FIXABLE) | set(coach.REPEATED) < set(REASON_CODES)
+
+
+def test_refusals_do_not_matter_where_enough_was_kept():
+    assert asked([*good_set(20), *(refused(f"b{i}", "dark") for i in range(9))]) == ()
+
+
+def test_an_overruled_stranger_is_no_stranger():
+    kept = [
+        Verdict(f"b{i}.jpg", True, (Reason("other_person", 0.1, 0.3, ""),), good_set()[i].measures) for i in range(9)
+    ]
+    assert all(r.code != "two_people" for r in asked([*good_set(), *kept]))
+
+
+def test_requests_go_to_json_and_back():
+    (request,) = asked(good_set(4))
+    assert coach.Request.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+    chosen = coach.choose_photos(good_set())
+    assert coach.Choice.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
+
+
+# --- real pictures through the real gate --------------------------------------------------------------------------
+
+
+def judged(photos, folder):
+    """The manifest of a folder's photos."""
+    run = Run(folder)
+    judge_photos(photos, run)
+    return run.manifest("photos")
+
+
+def test_the_sample_person_looks_to_one_side_only(prepared):
+    requests = Run(prepared).manifest("photos")["requests"]
+    assert [r["code"] for r in requests] == ["pose", "framing"]
+    assert requests[0]["text"] == "two photos with the face turned half to the left of the picture"
+
+
+def test_real_photos_of_two_people_are_named(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(1, 6):
+        for folder, name in ((P1, f"p1_{number:02d}.jpg"), (P2, f"p2_{number:02d}.jpg")):
+            shutil.copy(folder / name, tmp_path / "photos")
+    manifest = judged(tmp_path / "photos", tmp_path / "run")
+    first = manifest["requests"][0]
+    assert first["code"] == "two_people" and first["count"] == 5
+    for person in (1, 2):
+        names = ", ".join(f"p{person}_{number:02d}.jpg" for number in range(1, 6))
+        assert f"({names})" in first["text"]
+
+
+def test_a_real_burst_is_one_moment(tmp_path):
+    """Five frames each of two photos, moved and lit a little differently, as a hand-held burst is."""
+    (tmp_path / "photos").mkdir()
+    for name in ("p1_03", "p1_09"):
+        with Image.open(P1 / f"{name}.jpg") as original:
+            for frame in range(5):
+                moved = original.rotate(frame * 1.0).crop((10 * frame, 8 * frame, 700 + 10 * frame, 700 + 8 * frame))
+                lit = moved.point([min(255, round(v * (1 - frame * 0.03))) for v in range(256)] * 3)
+                lit.save(tmp_path / "photos" / f"{name}_{frame}.jpg", quality=92)
+    manifest = judged(tmp_path / "photos", tmp_path / "run")
+    assert manifest["coverage"]["moments"] == 2
+    assert manifest["requests"][0]["code"] == "moments"
+    assert manifest["requests"][0]["why"] == "10 photos show 2 moments, 10 are wanted"
