@@ -9,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from headshotkit import __version__, runtime
-from headshotkit.config import BASES
-from headshotkit.errors import HeadshotError
+from headshotkit.config import ASPECTS, AUGMENTS, BASES, CAPTIONERS, DatasetConfig, choose_base
+from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.run import COMMANDS, STAGES, Run
 
 BAD_INPUT = 2
@@ -25,6 +25,8 @@ ABOUT = {
     "restore": "restore faces with CodeFormer, where it is installed",
     "evaluate": "measure identity and sharpness, draw the plots",
     "gallery": "write the gallery page and the contact sheet",
+    "token": "find a rare token that means nothing to the base, and say why",
+    "crop": "cut a whole folder around the faces to one size, without metadata",
     "run": "all of it, from photos to gallery",
     "demo": "all of it on the sample person, offline, with the embedded base",
 }
@@ -34,6 +36,9 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--token", {"help": "rare token that names the person"}),
         ("--class-word", {"help": "man, woman or person"}),
         ("--class-images", {"type": int, "help": "class images for prior preservation; 0 is none"}),
+        ("--aspect", {"choices": ASPECTS, "help": "shape of the training pictures, width to height"}),
+        ("--augment", {"choices": AUGMENTS, "help": "safe: turned and scaled a little; full: mirrored as well"}),
+        ("--captioner", {"choices": CAPTIONERS, "help": "who writes the captions; template is offline"}),
     ],
     "train": [
         ("--steps", {"type": int, "help": "optimizer updates"}),
@@ -51,6 +56,21 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     "evaluate": [],
     "gallery": [],
 }
+CROP_KNOBS: list[tuple[str, dict]] = [
+    ("--size", {"dest": "size_px", "help": "a side of the square and the like in other shapes, or WIDTHxHEIGHT, px"}),
+    ("--aspect", {"choices": (*ASPECTS, "auto"), "help": "shape, width to height; auto cuts least"}),
+    ("--what", {"help": "head-and-shoulders, face or whole"}),
+    ("--format", {"help": "jpg or png"}),
+    ("--quality", {"type": int, "help": "JPEG quality, 1 to 100"}),
+    ("--no-upscale", {"dest": "enlarge", "action": "store_false", "default": None, "help": "refuse small photos"}),
+    ("--json", {"action": "store_true", "help": "print what became of each photo as JSON"}),
+]
+TOKEN_KNOBS: list[tuple[str, dict]] = [
+    ("--base", {"help": f"{', '.join(BASES)}; default: by device"}),
+    ("--candidates", {"type": int, "default": 12, "help": "how many of the rarest to try (default: %(default)s)"}),
+    ("--seed", {"type": int, "default": 0, "help": "seed of the pictures"}),
+    ("--json", {"action": "store_true", "help": "print the scores as JSON"}),
+]
 SHARED: list[tuple[str, dict]] = [
     ("--out", {"type": Path, "default": Path("runs/me"), "help": "the run folder (default: %(default)s)"}),
     ("--base", {"help": f"{', '.join(BASES)}; default: by device"}),
@@ -68,6 +88,16 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, about in ABOUT.items():
         one = commands.add_parser(command, help=about, description=about)
+        if command == "crop":
+            one.add_argument("photos", type=Path, help="folder with photos")
+            one.add_argument("out", type=Path, help="folder for the crops")
+            for name, options in CROP_KNOBS:
+                one.add_argument(name, **options)
+            continue
+        if command == "token":
+            for name, options in TOKEN_KNOBS:
+                one.add_argument(name, **options)
+            continue
         if command in ("check", "run"):
             one.add_argument("photos", type=Path, help="folder with 10-20 photos of one person")
         for name, options in SHARED:
@@ -96,6 +126,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _do(arguments: argparse.Namespace) -> None:
     """The command itself; its lines go to standard error where standard output is to hold JSON."""
+    if arguments.command == "crop":
+        return _crop(arguments)
+    if arguments.command == "token":
+        return _token(arguments)
     from headshotkit import flow
 
     options = _options(arguments, flow.Options)
@@ -110,6 +144,35 @@ def _do(arguments: argparse.Namespace) -> None:
         print(flow.line_of(manifest), file=stream)
     if arguments.json:
         print(json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
+def _crop(arguments: argparse.Namespace) -> None:
+    """Crops a folder: a line a photo, and at the end how many."""
+    from headshotkit import crops
+
+    names = ("size_px", "aspect", "what", "format", "quality", "enlarge")
+    chosen = {name: getattr(arguments, name) for name in names} | crops.size_options(arguments.size_px)
+    made = crops.crop_folder(arguments.photos, arguments.out, crops.CropConfig.with_options(**chosen))
+    stream = sys.stderr if arguments.json else sys.stdout
+    for crop in made:
+        print(crops.line_of_crop(crop), file=stream)
+    print(f"{'crop':<10} {sum(not c.reason for c in made)} of {len(made)} photos, in {arguments.out}", file=stream)
+    if arguments.json:
+        print(json.dumps([crop.to_dict() for crop in made], indent=1))
+    if all(crop.reason for crop in made):
+        raise NoPhotos(f"0 of {len(made)} photos were cropped.", "Each line above says why.", "Give other photos.")
+
+
+def _token(arguments: argparse.Namespace) -> None:
+    """Tries the rarest tokens on a base: a table with the default beside them, and why the first is the best."""
+    from headshotkit import tokens
+
+    base, why = choose_base(arguments.base)
+    scores = tokens.find_token(base, arguments.candidates, arguments.seed, also=(DatasetConfig.token,))
+    stream = sys.stderr if arguments.json else sys.stdout
+    print(f"base {base}: {why}\n{tokens.token_table(scores)}\n{scores[0].explain()}", file=stream)
+    if arguments.json:
+        print(json.dumps([score.to_dict() | {"trouble": score.trouble} for score in scores], indent=1))
 
 
 def _options(arguments: argparse.Namespace, kind: type):

@@ -1,178 +1,214 @@
 """Builds the training folder: upright, cropped around the face, resized, captioned; class images if wanted.
 
-Captions describe pose, scene and light, never the face: what a caption names, the LoRA learns to leave out.
+Pictures are `crops`, augmented or not, with `captions` that a person may edit; class images are shared between runs.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from headshotkit import runtime
-from headshotkit.config import DatasetConfig, GateConfig, RenderConfig
-from headshotkit.families import load_family
+from headshotkit import augment, captions, crops, runtime
+from headshotkit.captioners import Captioner
+from headshotkit.class_images import build_class_images
+from headshotkit.config import BASES, DatasetConfig, GateConfig
 from headshotkit.photos import png_bytes, read_photo
 from headshotkit.records import Dataset, TrainingPhoto, Verdict, kept_photos
-from headshotkit.run import Run, Stage, write_atomic
-
-FACE_HEIGHT_IN_CROP = 0.54
-"""Where the face's middle lies in the crop, from the top: a little below the middle leaves room for hair."""
-TURNED = 0.12
-"""Offset of the nose from the eyes' middle, in eye distances, from which a face looks left or right."""
-DARK, BRIGHT = 85, 190
-"""Median luma of a face below and above which the light is called dim or bright."""
+from headshotkit.run import Run, write_atomic, write_json
+from headshotkit.tokens import check_token
 
 
 def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     """Turns the kept photos into the training folder.
 
-    Writes `dataset/`: one PNG and one caption (.txt, may be edited) a crop, class/, manifest.json.
+    Writes `dataset/`: one PNG and one caption (.txt, may be edited) a crop, class/, manifest.json. Captions that a
+    person edited stay, whatever settings the folder is built with again.
 
     Raises:
         StageMissing: the photos have not been judged.
         TooFewPhotos: the gate kept too few of them.
-        BaseUnavailable: class images are wanted and the base's weights can't be had.
+        BadConfig: the token is a word, a name, or more than one token.
+        BaseUnavailable: class images or a captioner are wanted, and their weights can't be had.
     """
+    if config.token != DatasetConfig.token:  # the default is fine; reading the tokenizers takes a second
+        check_token(config.token)
     judged = run.manifest("photos")
     verdicts = kept_photos([Verdict.from_dict(v) for v in judged["verdicts"]], _least_photos(judged))
+    edited = _edited_before(run)
     stage = run.begin("dataset", config, run.inputs_from("photos"), seed=config.seed)
     if stage.done:
-        return Dataset.from_dict(stage.manifest["dataset"])
-    photos, upscaled = [], {}
-    for verdict in runtime.progress(verdicts, "cropping photos"):
-        image = read_photo(run.path("photos") / "kept" / verdict.photo)
-        for photo, factor in _training_photos(image, verdict, config, stage.folder):
-            photos.append(photo)
-            if factor > 1:
-                upscaled[photo.file] = round(factor, 2)
-    class_images = _class_images(config, stage) if config.class_images else ()
+        return captions.note_edits(run)
+    stage.manifest["edited"] = edited
+    write_json(stage.folder / "manifest.json", stage.manifest)  # so that they outlive an interruption
+    photos, upscaled = _prepare(run, verdicts, config, edited)
+    class_images = build_class_images(config, stage.folder) if config.class_images else ()
     dataset = Dataset(
         Path("."), config.token, config.class_word, config.size_px, tuple(photos), tuple(class_images)
     )  # the folder is the manifest's own, so a run can be moved
-    words = f"{len(photos)} pictures of {config.size_px} px from {len(verdicts)} photos"
-    words += f", {len(class_images)} class images" if class_images else ""
-    words += f"; {len(upscaled)} were enlarged, for their photos are small" if upscaled else ""
-    stage.finish(words, dataset=dataset.to_dict(), upscaled=upscaled)
+    stage.finish(_outcome(dataset, len(verdicts), len(upscaled)), dataset=dataset.to_dict(), upscaled=upscaled)
     return dataset
+
+
+def _prepare(
+    run: Run, verdicts: list[Verdict], config: DatasetConfig, edited: dict
+) -> tuple[list[TrainingPhoto], dict[str, float]]:
+    """Writes all pictures with their captions: (pictures, how many times the enlarged ones are as large)."""
+    seer = Captioner(config.captioner, config.captioner_weights) if config.captioner != "template" else None
+    photos, upscaled, words, names = [], {}, "", _picture_names([v.photo for v in verdicts])
+    for verdict in runtime.progress(verdicts, "cropping photos"):
+        image = read_photo(run.path("photos") / "kept" / verdict.photo)
+        for piece in _pieces(image, names[verdict.photo], verdict, config):
+            if not piece.made_by:  # what is augmented has its crop's caption
+                words = _caption(piece, config, seer)
+            caption = captions.mirrored(words) if piece.made_by == "mirrored" else words
+            photos.append(_store(piece, run.path("dataset"), caption, edited.get(piece.name), config))
+            if piece.scale > 1:
+                upscaled[photos[-1].file] = round(piece.scale, 2)
+    if seer:
+        del seer
+        runtime.free_memory()
+    return photos, upscaled
+
+
+def _picture_names(photos: list[str]) -> dict[str, str]:
+    """What a photo's pictures are called: its name without the suffix, unless another photo has the same.
+
+    >>> _picture_names(["a.jpg", "b.jpg", "b.png"])
+    {'a.jpg': 'a', 'b.jpg': 'b_jpg', 'b.png': 'b_png'}
+    """
+    stems = Counter(Path(photo).stem for photo in photos)
+    return {p: Path(p).stem if stems[Path(p).stem] == 1 else p.replace(".", "_") for p in photos}
 
 
 def _least_photos(judged: dict) -> int:
     return judged["config"].get("min_photos", GateConfig.min_photos)
 
 
-def _training_photos(image: np.ndarray, verdict: Verdict, config: DatasetConfig, folder: Path):
-    """Writes each crop of a photo (and its mirror image), yields it with the factor it was enlarged by."""
+def _outcome(dataset: Dataset, photos: int, upscaled: int) -> str:
+    width, height = dataset.photos[0].size_px
+    size = f"{width} px" if width == height else f"{width} x {height} px"
+    edited = sum(bool(photo.written) for photo in dataset.photos)
+    words = f"{len(dataset.photos)} pictures of {size} from {photos} photos"
+    words += f", {len(dataset.class_images)} class images" if dataset.class_images else ""
+    words += f"; {edited} edited captions were kept" if edited else ""
+    return words + (f"; {upscaled} were enlarged, for their photos are small" if upscaled else "")
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A training picture before it is written: what it shows and where that came from.
+
+    `original_px` is the photo's (width, height), `corner_px` the crop's (top, left) in the picture's scale,
+    `made_by` the augmentation: empty, turned or mirrored.
+    """
+
+    name: str
+    photo: str
+    view: captions.View
+    original_px: tuple[int, int]
+    corner_px: tuple[int, int]
+    scale: float
+    made_by: str = ""
+
+
+def _pieces(image: np.ndarray, stem: str, verdict: Verdict, config: DatasetConfig) -> Iterator[_Piece]:
+    """The crops of a photo, each followed by its augmented pictures."""
     height, width = image.shape[:2]
-    box = np.array(verdict.measures["face_box_px"])
-    done: set[tuple[int, int, int]] = set()
+    box, points = (np.array(verdict.measures[name], float) for name in ("face_box_px", "face_points_px"))
+    size = crops.bucket_size(config.aspect, config.size_px)
+    done: set[crops.Window] = set()
     for number, fraction in enumerate(config.face_fractions):
-        left, top, side = face_crop(width, height, box, fraction)
-        if (left, top, side) in done:  # the photo is too tight for a wider crop
+        window = crops.face_window(width, height, box, fraction, size)
+        if window in done:  # the photo is too tight for a wider crop
             continue
-        done.add((left, top, side))
-        scale = config.size_px / side
-        cut = Image.fromarray(image[top : top + side, left : left + side])
-        picture = cut.resize((config.size_px, config.size_px), Image.Resampling.LANCZOS)
-        face_box = (box - [left, top, left, top]) * scale
-        for mirrored in (False, True) if config.mirror else (False,):
-            name = f"{Path(verdict.photo).stem}_{number}{'_mirrored' if mirrored else ''}"
-            caption = caption_for(verdict, image, config, mirrored)
-            shown = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
-            write_atomic(folder / f"{name}.png", png_bytes(shown))
-            write_atomic(folder / f"{name}.txt", caption + "\n")
-            if mirrored:
-                face_box = np.array([config.size_px, 0, config.size_px, 0]) + face_box[[2, 1, 0, 3]] * [-1, 1, -1, 1]
-            place = (round(top * scale), round(left * scale))
-            photo = TrainingPhoto(
-                f"{name}.png", verdict.photo, caption, (width, height), place, tuple(face_box.round(1).tolist())
-            )
-            yield photo, scale
+        done.add(window)
+        scale = size[1] / window[3]
+        corner = np.array(window[:2])
+        pixels = np.asarray(crops.cut(image, window, size))
+        view = captions.View(pixels, (points - corner) * scale, (box - np.tile(corner, 2)) * scale)
+        top_left = (round(window[1] * scale), round(window[0] * scale))
+        piece = _Piece(f"{stem}_{number}", verdict.photo, view, (width, height), top_left, scale)
+        yield piece
+        if config.augment != "off":
+            yield from _turned(piece, image, window, (box, points), config.seed)
+        if config.augment == "full":
+            yield _mirrored(piece)
 
 
-def face_crop(width: int, height: int, box: np.ndarray, fraction: float) -> tuple[int, int, int]:
-    """The square around a face in which the face has a wanted height, moved and shrunk to fit the photo.
+def _turned(
+    piece: _Piece, image: np.ndarray, window: crops.Window, face: tuple[np.ndarray, np.ndarray], seed: int
+) -> Iterator[_Piece]:
+    """The crop turned and scaled a little, unless the photo is too tight for that. `face`: box and points, px."""
+    box, points = face
+    name = f"{piece.name}_turned"
+    turn = augment.turned_window(window, box, piece.original_px, *augment.draw_turn(seed, name))
+    if turn is None:
+        return
+    size = piece.view.pixels.shape[1::-1]
+    scale = size[1] / turn.tall
+    pixels = np.asarray(augment.cut_turned(image, turn, size))
+    view = captions.View(pixels, turn.place(points) * scale, turn.place_box(box) * scale)
+    corner = np.array(turn.middle)[::-1] - [turn.tall / 2, turn.wide / 2]
+    top_left = tuple(round(float(c) * scale) for c in corner)
+    yield dataclasses.replace(piece, name=name, view=view, corner_px=top_left, scale=scale, made_by="turned")
 
-    Args:
-        width, height: of the photo, px.
-        box: the face's x0, y0, x1, y1, px, shape (4,).
-        fraction: face height / side of the square, in (0, 1].
-    Returns: (left, top, side) px; inside the photo.
 
-    >>> face_crop(400, 300, np.array([150, 100, 210, 180]), 0.5)
-    (100, 54, 160)
-    >>> face_crop(400, 300, np.array([150, 10, 350, 290]), 0.5)
-    (100, 0, 300)
+def _mirrored(piece: _Piece) -> _Piece:
+    """The same picture mirrored, as if the photo had been."""
+    pixels, points, box = piece.view.pixels, piece.view.points, piece.view.box
+    wide = pixels.shape[1]
+    view = captions.View(
+        np.ascontiguousarray(pixels[:, ::-1]),
+        np.array([wide, 0]) + points[[1, 0, 2, 4, 3]] * [-1, 1],
+        np.array([wide, 0, wide, 0]) + box[[2, 1, 0, 3]] * [-1, 1, -1, 1],
+    )
+    left = max(0, round(piece.original_px[0] * piece.scale) - wide - piece.corner_px[1])
+    corner = (piece.corner_px[0], left)
+    return dataclasses.replace(piece, name=f"{piece.name}_mirrored", view=view, corner_px=corner, made_by="mirrored")
+
+
+def _store(piece: _Piece, folder: Path, caption: str, edited: str | None, config: DatasetConfig) -> TrainingPhoto:
+    """Writes a picture and its caption; an edited one takes the written one's place, with the token of now."""
+    instance = f"{config.token} {config.class_word}"
+    words = edited["caption"].replace(edited["instance"], instance) if edited else caption
+    write_atomic(folder / f"{piece.name}.png", png_bytes(Image.fromarray(piece.view.pixels)))
+    write_atomic(folder / f"{piece.name}.txt", words + "\n")
+    return TrainingPhoto(
+        f"{piece.name}.png",
+        piece.photo,
+        words,
+        piece.original_px,
+        piece.corner_px,
+        tuple(piece.view.box.round(1).tolist()),
+        piece.view.pixels.shape[1::-1],
+        "" if words == caption else caption,
+    )
+
+
+def _caption(piece: _Piece, config: DatasetConfig, seer: Captioner | None) -> str:
+    """What a crop shows, in words."""
+    brief = config.base in BASES and BASES[config.base].brief_prompts
+    seen = seer.see(piece.view.pixels) if seer else ""
+    return captions.caption_of(piece.view, f"{config.token} {config.class_word}", brief, seen)
+
+
+def _edited_before(run: Run) -> dict[str, dict[str, str]]:
+    """The captions that a person edited in the dataset that lies there: picture name -> caption and instance.
+
+    A dataset that was interrupted holds those that it was begun with.
     """
-    side = int(min(round((box[3] - box[1]) / fraction), width, height))
-    middle_x, middle_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    left = int(np.clip(round(middle_x - side / 2), 0, width - side))
-    top = int(np.clip(round(middle_y - FACE_HEIGHT_IN_CROP * side), 0, height - side))
-    return left, top, side
-
-
-def caption_for(verdict: Verdict, image: np.ndarray, config: DatasetConfig, mirrored: bool = False) -> str:
-    """Caption of a photo from what the gate measured and from the picture's upper corners; unsure things stay out."""
-    points = np.array(verdict.measures["face_points_px"])
-    parts = [f"photo of {config.token} {config.class_word}", direction(points, mirrored), backdrop(image)]
-    luma = verdict.measures["brightness"]
-    parts.append("dim lighting" if luma < DARK else "bright lighting" if luma > BRIGHT else "")
-    return ", ".join(part for part in parts if part)
-
-
-def direction(points: np.ndarray, mirrored: bool = False) -> str:
-    """Where a face looks, as the viewer sees it; empty when it is between straight and turned.
-
-    Args:
-        points: the face's five points, px, shape (5, 2).
-
-    >>> eyes_nose_mouth = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]])
-    >>> direction(eyes_nose_mouth)
-    'looking at the camera'
-    """
-    eyes = points[1] - points[0]
-    axis = eyes / max(float(np.linalg.norm(eyes)), 1e-6)
-    middle = (points[0] + points[1] + points[3] + points[4]) / 4
-    turn = float((points[2] - middle) @ axis / max(float(np.linalg.norm(eyes)), 1e-6))
-    turn = -turn if mirrored else turn
-    if abs(turn) < TURNED / 2:
-        return "looking at the camera"
-    if abs(turn) < TURNED:
-        return ""
-    return "looking left" if turn < 0 else "looking right"
-
-
-def backdrop(image: np.ndarray) -> str:
-    """The background as its upper corners show it; empty when it is none of the plain ones.
-
-    Args:
-        image: RGB, uint8, shape (H, W, 3).
-    """
-    h, w = image.shape[0] // 3, max(1, image.shape[1] // 12)
-    corners = np.concatenate([image[:h, :w].reshape(-1, 3), image[:h, -w:].reshape(-1, 3)]).astype(np.float32)
-    middle, spread = np.median(corners, 0), corners.mean(1).std()
-    colourful = float(middle.max() - middle.min())
-    if middle.mean() > 205 and colourful < 28 and spread < 30:
-        return "plain white background"
-    if middle.mean() < 48:
-        return "dark background"
-    if colourful < 22 and spread < 30:
-        return "grey studio background"
-    return ""
-
-
-def _class_images(config: DatasetConfig, stage: Stage) -> list[str]:
-    """Pictures of the class from the bare base, for prior preservation; those that exist are not made again."""
-    render = RenderConfig.for_base(config.base)
-    names = [f"class/{number:03d}.png" for number in range(config.class_images)]
-    missing = [n for n in range(len(names)) if not (stage.folder / names[n]).exists()]
-    if not missing:
-        return names
-    family = load_family(config.base)
-    prompt = f"photo of a {config.class_word}"
-    for number in runtime.progress(missing, "class images"):
-        seed = runtime.seed_for(config.seed, number)
-        made = family.render([prompt], [""], [seed], config.size_px, render.steps, render.guidance)
-        write_atomic(stage.folder / names[number], png_bytes(made[0]))
-    return names
+    manifest = run.peek("dataset")
+    if "dataset" not in manifest:
+        return manifest.get("edited", {})
+    dataset = captions.with_edits(run.path("dataset"), Dataset.from_dict(manifest["dataset"]))
+    edited = [photo for photo in dataset.photos if photo.written]
+    return {Path(p.file).stem: {"caption": p.caption, "instance": dataset.instance} for p in edited}

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from headshotkit import runtime
+from headshotkit.captions import edits_of, with_edits
 from headshotkit.config import TrainConfig
 from headshotkit.families import Condition, Family, load_family
 from headshotkit.records import Dataset, Lora
@@ -48,8 +49,8 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
         BaseUnavailable: the base's weights can't be had.
         DiskFull, RunFolderError: a file can't be written; the last checkpoint stays.
     """
-    dataset = Dataset.from_dict(run.manifest("dataset")["dataset"])
-    stage = run.begin("lora", config, run.inputs_from("dataset"), seed=config.seed)
+    dataset = with_edits(run.path("dataset"), Dataset.from_dict(run.manifest("dataset")["dataset"]))
+    stage = run.begin("lora", config, run.inputs_from("dataset") | edits_of(dataset), seed=config.seed)
     if stage.done:
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)
@@ -90,7 +91,9 @@ def _cached_examples(
     """
     captions = sorted({p.caption for p in dataset.photos}) + [f"photo of a {dataset.class_word}", ""]
     side = dataset.size_px
-    person_sizes = [(*p.original_size_px[::-1], *p.crop_top_left_px, side, side) for p in dataset.photos]
+    person_sizes = [
+        (*p.original_size_px[::-1], *p.crop_top_left_px, *(p.size_px[::-1] or (side, side))) for p in dataset.photos
+    ]
     class_sizes = [(side, side, 0, 0, side, side)] * len(dataset.class_images)
     cache = stage.folder / CACHE_FILE
     if cache.exists():

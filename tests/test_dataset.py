@@ -1,20 +1,54 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
-from conftest import open_picture
+from conftest import P1, SHARED, open_picture
 from PIL import Image
 
-from headshotkit import dataset
-from headshotkit.config import DatasetConfig, GateConfig
-from headshotkit.dataset import build_dataset, face_crop
-from headshotkit.errors import StageMissing, TooFewPhotos
+from headshotkit import augment, captions, faces, train
+from headshotkit.class_images import build_class_images, class_shelf, weights_version
+from headshotkit.config import DatasetConfig, GateConfig, TrainConfig
+from headshotkit.crops import face_window
+from headshotkit.dataset import build_dataset
+from headshotkit.errors import BadConfig, StageMissing, TooFewPhotos
+from headshotkit.families import load_family
 from headshotkit.gate import judge_photos
+from headshotkit.records import Dataset, TrainingPhoto
 from headshotkit.run import Run
 
 
-def test_the_dataset_holds_square_pictures_with_captions(prepared_run):
-    made = build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man"))
-    folder = prepared_run.path("dataset")
-    assert len({p.photo for p in made.photos}) == 18
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own, so that it finds no class images of others."""
+    monkeypatch.setenv("HEADSHOTKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def three_photos(tmp_path_factory):
+    """A run with three photos of the sample person, who looks aside in the second, prepared for the embedded base."""
+    photos, run = tmp_path_factory.mktemp("three"), Run(tmp_path_factory.mktemp("small") / "run")
+    for name in ("p1_09.jpg", "p1_14.jpg", "p1_16.jpg"):
+        shutil.copy(P1 / name, photos)
+    judge_photos(photos, run, GateConfig(min_photos=1))
+    build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+    return run.folder
+
+
+@pytest.fixture
+def small_run(three_photos, tmp_path):
+    """A run of one's own with three photos."""
+    return Run(shutil.copytree(three_photos, tmp_path / "small"))
+
+
+def test_the_dataset_holds_square_pictures_with_captions(small_run):
+    made = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man"))
+    folder = small_run.path("dataset")
+    assert {p.photo for p in made.photos} == {p.name for p in (small_run.path("photos") / "kept").iterdir()}
     for photo in made.photos:
         assert open_picture(folder / photo.file).size == (128, 128)
         assert photo.caption.startswith("photo of ohwx man")
@@ -49,20 +83,13 @@ def test_a_photo_on_its_side_is_turned_upright(tmp_path, good_photo):
     made = build_dataset(run, DatasetConfig.for_base("mini"))
     picture = np.asarray(open_picture(run.path("dataset") / made.photos[0].file), np.int16)
     upright = Image.fromarray(good_photo)
-    left, top, side = face_crop(768, 768, np.array(_box(run)), 0.55)
+    left, top, side, _ = face_window(768, 768, np.array(_box(run)), 0.55, (128, 128))
     expected = np.asarray(upright.crop((left, top, left + side, top + side)).resize((128, 128), 1), np.int16)
     assert np.abs(picture - expected).mean() < 2
 
 
 def _box(run):
     return run.manifest("photos")["verdicts"][0]["measures"]["face_box_px"]
-
-
-@pytest.mark.parametrize("box", [[0, 0, 10, 12], [380, 280, 400, 300], [50, 20, 350, 290], [-20, -10, 60, 90]])
-@pytest.mark.parametrize("fraction", [0.3, 0.6, 1.0])
-def test_a_crop_lies_inside_the_photo(box, fraction):
-    left, top, side = face_crop(400, 300, np.array(box), fraction)
-    assert left >= 0 and top >= 0 and left + side <= 400 and top + side <= 300 and side > 0
 
 
 def test_too_few_photos_stop_here(tmp_path, good_photo):
@@ -80,33 +107,261 @@ def test_without_a_photo_check_there_is_no_dataset(tmp_path):
         build_dataset(Run(tmp_path), DatasetConfig.for_base("mini"))
 
 
-def test_mirrored_pictures_swap_left_and_right(prepared_run):
-    made = build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man", mirror=True))
-    folder = prepared_run.path("dataset")
-    pairs = [p for p in made.photos if p.file.endswith("_mirrored.png")]
-    assert len(pairs) * 2 == len(made.photos)
+def test_photos_that_differ_in_their_suffix_alone_keep_their_pictures(tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(P1 / "p1_09.jpg", tmp_path / "photos" / "me.jpg")
+    open_picture(P1 / "p1_16.jpg").save(tmp_path / "photos" / "me.png")
+    run = Run(tmp_path / "run")
+    judge_photos(tmp_path / "photos", run, GateConfig(min_photos=1))
+    made = build_dataset(run, DatasetConfig.for_base("mini", face_fractions=(0.6,)))
+    assert [p.file for p in made.photos] == ["me_jpg_0.png", "me_png_0.png"]
+
+
+def test_old_manifests_still_load():
+    """A manifest from before captions could be edited and pictures could be other than square."""
+    old = {"file": "a.png", "photo": "a.jpg", "caption": "photo of ohwx man", "original_size_px": [9, 9],
+           "crop_top_left_px": [0, 0], "face_box_px": [1.0, 2.0, 3.0, 4.0]}  # fmt: skip
+    photo = TrainingPhoto.from_dict(old)
+    assert photo.size_px == () and photo.written == ""
+
+
+# --- shapes and augmentation --------------------------------------------------------------------------------------
+
+
+def test_pictures_of_another_aspect_have_sdxls_size_and_tell_it(small_run):
+    made = build_dataset(small_run, DatasetConfig(base="sdxl", size_px=256, aspect="4:5", face_fractions=(0.6,)))
+    for photo in made.photos:
+        assert photo.size_px == (224, 288) == open_picture(small_run.path("dataset") / photo.file).size
+        x0, y0, x1, y1 = photo.face_box_px
+        assert -6 < x0 < x1 < 230 and -6 < y0 < y1 < 294
+    assert "pictures of 224 x 288 px" in small_run.manifest("dataset")["outcome"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"base": "mini", "aspect": "4:5"}, "aspect is 4:5, base is 'mini'"),
+     ({"aspect": "2:3", "class_images": 4}, "class_images is 4"), ({"aspect": "auto"}, "aspect is 'auto'"),
+     ({"augment": "wild"}, "augment is 'wild'"), ({"base": "mini", "captioner": "blip"}, "captioner is 'blip'")],
+)  # fmt: skip
+def test_what_a_base_can_not_do_is_refused(options, words):
+    with pytest.raises(BadConfig, match=words):
+        DatasetConfig(**options)
+
+
+def iou(a, b):
+    """Overlap of two boxes, in [0, 1]."""
+    inner = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    return inner / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner)
+
+
+@pytest.fixture(scope="module")
+def augmented(three_photos, tmp_path_factory):
+    """A run of the sample person with all augmentation, at a size at which the detector is sure."""
+    run = Run(shutil.copytree(three_photos, tmp_path_factory.mktemp("augmented") / "run"))
+    build_dataset(run, DatasetConfig(base="sdxl", size_px=384, class_word="man", augment="full", face_fractions=(0.5,)))
+    return run
+
+
+def test_face_boxes_stay_true_after_augmentation(augmented):
+    """Measured with the detector on each picture: it finds the face where the manifest says it is."""
+    made = Dataset.from_dict(augmented.manifest("dataset")["dataset"])
+    turned = [p for p in made.photos if p.file.endswith("_turned.png")]
+    mirrored = [p for p in made.photos if p.file.endswith("_mirrored.png")]
+    plain = {p.file for p in made.photos} - {p.file for p in turned + mirrored}
+    assert len(plain) == len(mirrored) == 3 and turned
+    overlaps = []
+    for photo in turned + mirrored:
+        picture = np.asarray(open_picture(augmented.path("dataset") / photo.file))
+        overlaps.append(iou(faces.detect_faces(picture)[0].box, np.array(photo.face_box_px)))
+    assert min(overlaps) > 0.8 and np.mean(overlaps) > 0.9
+
+
+def test_turned_pictures_show_the_person_with_true_facts(augmented):
+    """The corner told to the U-Net lies in the photo, and the turned picture is none of the others."""
+    made = Dataset.from_dict(augmented.manifest("dataset")["dataset"])
+    by_file = {p.file: p for p in made.photos}
+    for photo in made.photos:
+        assert photo.original_size_px == (768, 768) and min(photo.crop_top_left_px) >= 0
+    for name in [n for n in by_file if n.endswith("_turned.png")]:
+        plain = by_file[name.replace("_turned", "")]
+        a, b = (np.asarray(open_picture(augmented.path("dataset") / f), np.int16) for f in (plain.file, name))
+        assert 2 < np.abs(a - b).mean() < 60 and by_file[name].caption == plain.caption
+        assert (b.max(2)[[0, 0, -1, -1], [0, -1, 0, -1]] > 0).any(), "the corners are black"
+
+
+def test_mirrored_pictures_swap_left_and_right(augmented):
+    made = Dataset.from_dict(augmented.manifest("dataset")["dataset"])
+    folder = augmented.path("dataset")
     swap = {"looking left": "looking right", "looking right": "looking left"}
     by_file = {p.file: p for p in made.photos}
+    pairs = [p for p in made.photos if p.file.endswith("_mirrored.png")]
+    assert any("looking right" in p.caption or "looking left" in p.caption for p in pairs)
     for mirrored in pairs:
         plain = by_file[mirrored.file.replace("_mirrored", "")]
         a, b = (np.asarray(open_picture(folder / p.file)) for p in (plain, mirrored))
         assert (a[:, ::-1] == b).all()
-        words = [swap.get(w, w) for w in plain.caption.split(", ")]
-        assert mirrored.caption.split(", ") == words
-        assert mirrored.face_box_px[0] == pytest.approx(128 - plain.face_box_px[2], abs=0.2)
+        assert mirrored.caption.split(", ") == [swap.get(w, w) for w in plain.caption.split(", ")]
+        assert mirrored.face_box_px[0] == pytest.approx(384 - plain.face_box_px[2], abs=0.2)
+        assert mirrored.crop_top_left_px[0] == plain.crop_top_left_px[0]
 
 
-def test_class_images_come_from_the_base_and_are_made_once(prepared_run):
+def test_safe_never_mirrors_and_the_same_seed_makes_the_same(small_run, tmp_path):
+    twin = Run(shutil.copytree(small_run.folder, tmp_path / "twin"))
+    files = []
+    for run, seed in ((small_run, 0), (twin, 0), (small_run, 1)):
+        made = build_dataset(run, DatasetConfig.for_base("mini", augment="safe", seed=seed))
+        assert not [p for p in made.photos if "mirrored" in p.file]
+        files.append({p.file: (run.path("dataset") / p.file).read_bytes() for p in made.photos})
+    assert files[0] == files[1] != files[2]
+    assert any("_turned" in name for name in files[0])
+
+
+def test_turns_stay_small_and_inside_the_photo():
+    box, photo = np.array([300.0, 250, 460, 450]), (900, 800)
+    for number in range(200):
+        angle, zoom = augment.draw_turn(0, f"photo_{number}")
+        assert abs(angle) <= augment.MAX_ANGLE and augment.MIN_ZOOM <= zoom <= augment.MAX_ZOOM
+        turn = augment.turned_window((180, 130, 400, 400), box, photo, angle, zoom)
+        assert turn.angle == angle and turn.wide == pytest.approx(400 / zoom)
+    assert augment.turned_window((0, 0, 100, 100), np.array([0, 0, 100, 100.0]), (100, 100), 4.0, 1.1) is None
+
+
+@pytest.mark.skipif(not (SHARED / "london").is_dir(), reason="the photos of real people are not here")
+def test_augmentation_is_off_for_a_reason_that_can_be_measured():
+    """Of real faces, the mirrored one is less alike to the photo than the one turned by 4 degrees."""
+    arcface, turned, mirrored = faces.load_recogniser("arcface"), [], []
+    for path in sorted((SHARED / "london").glob("*_neutral.jpg"))[:4]:
+        image = np.asarray(open_picture(path).convert("RGB"))
+        face = faces.detect_faces(image)[0]
+        known = arcface.embed(image, face)
+        turn = augment.turned_window((0, 0, *image.shape[1::-1]), face.box, image.shape[1::-1], 4.0, 1.0)
+        for made, found in ((augment.cut_turned(image, turn, image.shape[1::-1]), turned),
+                            (Image.fromarray(image[:, ::-1]), mirrored)):  # fmt: skip
+            pixels = np.asarray(made)
+            found.append(arcface.similarity(arcface.embed(pixels, faces.detect_faces(pixels)[0]), known)[0])
+    assert np.mean(mirrored) < np.mean(turned)
+
+
+# --- edited captions ----------------------------------------------------------------------------------------------
+
+
+def test_an_edited_caption_stays_and_is_recorded(small_run):
+    config = DatasetConfig.for_base("mini", class_word="man")
+    made = build_dataset(small_run, config)
+    photo = made.photos[1]
+    text = (small_run.path("dataset") / photo.file).with_suffix(".txt")
+    text.write_text("photo of ohwx man, in a red coat\n")
+    again = build_dataset(small_run, config).photos[1]
+    assert again.caption == "photo of ohwx man, in a red coat" and again.written == photo.caption
+    noted = small_run.manifest("dataset")["dataset"]["photos"][1]
+    assert noted["caption"] == again.caption and noted["written"] == photo.caption
+    other = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man", token="fodils", seed=4))
+    kept = {p.file: p for p in other.photos}[photo.file]
+    assert kept.caption == "photo of fodils man, in a red coat" and kept.written.startswith("photo of fodils man")
+    assert text.read_text() == "photo of fodils man, in a red coat\n"
+    assert sum(bool(p.written) for p in other.photos) == 1
+    assert "1 edited captions were kept" in small_run.manifest("dataset")["outcome"]
+    text.write_text(kept.written)
+    assert not any(p.written for p in build_dataset(small_run, DatasetConfig(**_config(small_run))).photos)
+
+
+def _config(run):
+    config = run.manifest("dataset")["config"]
+    return config | {"face_fractions": tuple(config["face_fractions"])}
+
+
+def test_edits_outlive_an_interrupted_preparation(small_run):
+    made = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man"))
+    captions.edit_caption(small_run, made.photos[0].file, "photo of ohwx man, on a ship")
+    config = DatasetConfig.for_base("mini", class_word="man", seed=9)
+    build_dataset(small_run, config)
+    manifest = json.loads((small_run.path("dataset") / "manifest.json").read_text())
+    for name in ("dataset", "upscaled", "outcome"):
+        del manifest[name]
+    (small_run.path("dataset") / "manifest.json").write_text(json.dumps(manifest | {"status": "started"}))
+    again = build_dataset(small_run, config)
+    assert again.photos[0].caption == "photo of ohwx man, on a ship"
+
+
+def test_training_reads_the_edited_text(small_run, monkeypatch):
+    """What a real, one-step training gives to the text encoders, and what decides whether its LoRA is used again."""
+    config = TrainConfig.for_base("mini", steps=1, batch=1)
+    made = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man"))
+    captions.edit_caption(small_run, made.photos[0].file, "photo of ohwx man, side light, on a ship")
+    family, told = load_family("mini"), []
+    encode = family.encode_prompts
+    monkeypatch.setattr(family, "encode_prompts", lambda prompts: (told.extend(prompts), encode(prompts))[1])
+    monkeypatch.setattr(train, "load_family", lambda base: family)
+    train.train_lora(small_run, config)
+    first = small_run.manifest("lora")
+    assert "photo of ohwx man, side light, on a ship" in told and made.photos[1].caption in told
+    assert f"dataset/{made.photos[0].file[:-4]}.txt" in first["inputs"] and small_run.has("lora")
+    (small_run.path("dataset") / made.photos[0].file).with_suffix(".txt").write_text("photo of ohwx man, at sea")
+    edited = captions.with_edits(small_run.path("dataset"), made)
+    assert captions.edits_of(edited).items() - first["inputs"].items(), "an edit leaves the old LoRA in use"
+
+
+# --- class images -------------------------------------------------------------------------------------------------
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from headshotkit.class_images import build_class_images
+from headshotkit.config import DatasetConfig
+build_class_images(DatasetConfig.for_base("mini", class_word="man", class_images=2), Path(sys.argv[1]))
+"""
+
+
+def test_class_images_are_made_once_for_all_runs(small_run, own_cache, tmp_path):
+    """Another process makes them; as soon as its first is there, a run here wants them too. Later runs render nothing.
+
+    What is missing or damaged is made again, to the same picture.
+    """
     config = DatasetConfig.for_base("mini", class_word="man", class_images=2)
-    made = build_dataset(prepared_run, config)
-    first = [(prepared_run.path("dataset") / f).read_bytes() for f in made.class_images]
+    shelf = class_shelf(config)
+    other = subprocess.Popen([sys.executable, "-c", COMMAND, str(tmp_path / "other")], stderr=subprocess.PIPE)
+    while not list(shelf.glob("*.png")) and other.poll() is None:
+        time.sleep(0.05)
+    made = build_dataset(small_run, config)
+    errors = other.communicate()[1].decode()
+    assert other.returncode == 0, errors
+    first = [(small_run.path("dataset") / f).read_bytes() for f in made.class_images]
     assert len(first) == 2 and first[0] != first[1]
+    assert [p.read_bytes() for p in sorted((tmp_path / "other" / "class").iterdir())] == first
+    written = {p: p.stat().st_mtime_ns for p in sorted(shelf.iterdir())}
+    assert [p.name for p in written] == ["000.png", "001.png"]
+    names = build_class_images(config, tmp_path / "later")
+    assert [(tmp_path / "later" / n).read_bytes() for n in names] == first
+    assert {p: p.stat().st_mtime_ns for p in sorted(shelf.iterdir())} == written, "they were rendered again"
+    assert_facts(open_picture(shelf / "000.png").text)
+    for damaged, data in zip(written, (first[0][: len(first[0]) // 2], b""), strict=True):
+        damaged.unlink()
+        damaged.write_bytes(data)
+    build_class_images(config, tmp_path / "third")
+    assert [p.read_bytes() for p in sorted((tmp_path / "third" / "class").iterdir())] == first
+    assert [p.read_bytes() for p in sorted(shelf.iterdir())] == first
 
 
-@pytest.mark.parametrize(
-    ("colour", "words"),
-    [((250, 250, 250), "plain white background"), ((20, 22, 25), "dark background"),
-     ((130, 130, 132), "grey studio background"), ((40, 160, 60), "")],
-)  # fmt: skip
-def test_the_backdrop_is_named_only_where_it_is_plain(colour, words):
-    assert dataset.backdrop(np.full((90, 90, 3), colour, np.uint8)) == words
+def assert_facts(text):
+    """What made a class image stands in it."""
+    assert text["base"] == "mini" and text["prompt"] == "photo of a man" and text["class_word"] == "man"
+    assert text["weights"] == weights_version("mini") and len(text["weights"]) == 64
+    assert text["size_px"] == "128" and text["seed"] == "0" and text["noise"] and text["steps"] and text["guidance"]
+
+
+@pytest.mark.parametrize("change", [{"class_word": "woman"}, {"seed": 1}, {"size_px": 64}, {"base": "sdxl"}])
+def test_another_recipe_is_another_shelf(own_cache, change):
+    """Other settings never take these pictures; the number of pictures, and what is done to photos, does not count."""
+    options = {"base": "mini", "class_word": "man", "size_px": 128}
+    shelf = class_shelf(DatasetConfig(**options, class_images=2))
+    assert own_cache in shelf.parents
+    assert class_shelf(DatasetConfig(**options | change, class_images=2)) != shelf
+    assert class_shelf(DatasetConfig(**options, class_images=9, augment="safe", token="sks")) == shelf
+
+
+@pytest.mark.parametrize(("token", "said"), [("sks", "rifle"), ("anna", "name"), ("xqzvbk", "pieces|tokens")])
+def test_a_token_that_names_something_is_refused_before_anything_is_written(prepared_run, token, said):
+    with pytest.raises(BadConfig, match=said):
+        build_dataset(prepared_run, DatasetConfig.for_base("mini", token=token))
+    assert prepared_run.manifest("dataset")["config"]["token"] == "ohwx"

@@ -17,6 +17,9 @@ from headshotkit.errors import BadConfig, BaseUnavailable
 from headshotkit.runtime import data_path
 
 FAMILIES = {"sdxl": "SdxlFamily"}
+TOKENIZERS = {"sdxl": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"}}
+EMPTY_TOKENIZER = 100
+"""Tokens; transformers 5 makes a tokenizer of 2 special ones, without an error, where the files are missing."""
 
 
 class Condition(dict):
@@ -94,6 +97,31 @@ def load_family(base_name: str) -> Family:
     base = find_base(base_name)
     module = importlib.import_module(f"headshotkit.families.{base.family}")
     return getattr(module, FAMILIES[base.family])(base)
+
+
+def load_tokenizers(base_name: str) -> list:
+    """The tokenizers that read a base's prompts, in a second or two: no weights are loaded, and no torch.
+
+    Raises:
+        UnknownBase: no base has that name.
+        BaseUnavailable: they are not here and can't be downloaded.
+    """
+    transformers = importlib.import_module("transformers")
+    base = find_base(base_name)
+    place, kinds = weights_place(base), TOKENIZERS[base.family].items()
+    cause = None
+    try:
+        loaded = [getattr(transformers, kind).from_pretrained(place, subfolder=part) for part, kind in kinds]
+        problem = "" if all(len(t) > EMPTY_TOKENIZER for t in loaded) else "their files are missing"
+    except OSError as error:
+        cause, problem = error, str(error).splitlines()[0]
+    if problem:
+        raise BaseUnavailable(
+            f"the tokenizers of base {base.name!r} ({place}) can't be loaded: {problem}.",
+            "They are downloaded from the hub once, about 3 MB, and there seems to be no network or no space.",
+            "Connect once and try again, or use the embedded base: --base mini",
+        ) from cause
+    return loaded
 
 
 def weights_place(base: Base) -> str:

@@ -1,0 +1,125 @@
+"""Models that write captions, BLIP and Florence-2, and the filter that takes out what they say of the face.
+
+Their weights come from the hub once; nothing of a photo is sent anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from headshotkit import runtime
+from headshotkit.errors import BaseUnavailable
+
+MOST_TOKENS = 60
+BEAMS = 3
+_FACE_WORDS = """
+man men woman women person people boy boys girl girls guy lady ladies gentleman male female child children kid kids baby
+toddler teen teenager adult model individual someone he she
+face faces facial head hair haired hairs hairstyle haircut hairline beard bearded moustache mustache goatee stubble
+sideburns shaved shaven eye eyes eyed eyebrow eyebrows eyelash eyelashes brow brows nose mouth lips lip teeth tooth
+chin jaw jawline cheek cheeks cheekbones forehead ear ears skin skinned complexion freckle freckles freckled wrinkle
+wrinkles wrinkled mole moles scar scars dimple dimples tanned bald balding blond blonde brunette redhead redheaded
+curly wavy ponytail braid braids braided dreadlocks afro bangs makeup lipstick mascara tattoo tattoos
+young younger older elderly aged middle-aged age teenage youthful years twenties thirties forties fifties sixties
+beautiful handsome pretty gorgeous attractive cute lovely stunning sexy ugly good-looking slim fat skinny chubby
+muscular asian african caucasian hispanic latino latina indian chinese japanese korean arab ethnicity race gender
+"""
+FACE_WORDS = frozenset(_FACE_WORDS.split())
+"""Words that are said of a face, a body, an age, a gender or a descent, and of the person as the subject."""
+_EMPTY_WORDS = """
+a an the is are was and of with there that who which this it its very image photo picture portrait close up close-up
+headshot selfie shows shot
+"""
+EMPTY_WORDS = frozenset(_EMPTY_WORDS.split())
+"""Words that say nothing alone."""
+SPLIT = re.compile(
+    r"(\s*[,;.:]\s*|\s+(?:and|with|who|that|which|has|having|while|but)\s+"
+    r"|\s+(?=(?:standing|sitting|wearing|posing|looking|smiling|holding|leaning|walking|dressed|taking|in|on|at|by|near"
+    r"|against|under|outside|inside|beside|behind|next)\b))"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where a captioner's weights are, its classes in transformers, and what it is asked."""
+
+    weights: str
+    model: str
+    processor: str
+    task: str = ""
+
+
+RECIPES = {
+    "blip": Recipe("Salesforce/blip-image-captioning-large", "BlipForConditionalGeneration", "BlipProcessor"),
+    "florence": Recipe(
+        "florence-community/Florence-2-base", "Florence2ForConditionalGeneration", "Florence2Processor", "<CAPTION>"
+    ),
+}
+
+
+class Captioner:
+    """A loaded captioning model.
+
+    Args:
+        name: one of RECIPES.
+        weights: folder or hub id; empty: the recipe's.
+    Raises:
+        BaseUnavailable: the weights are not on this machine and can't be downloaded.
+    """
+
+    def __init__(self, name: str, weights: str = "") -> None:
+        import transformers
+
+        self.recipe, self.device = RECIPES[name], runtime.choose_device()[0]
+        place = weights or self.recipe.weights
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            self.processor = getattr(transformers, self.recipe.processor).from_pretrained(place)
+            self.model = getattr(transformers, self.recipe.model).from_pretrained(place).to(self.device).eval()
+        except (OSError, ValueError) as error:
+            raise BaseUnavailable(
+                f"the captioner {name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
+                "Its weights are downloaded from the hub once, about 1 to 2 GB, and there seems to be no network.",
+                "Connect once and try again, or keep to the offline captions: captioner template",
+            ) from error
+
+    def see(self, picture: np.ndarray) -> str:
+        """What the model sees in a picture, without what it says of the face; may be empty.
+
+        Args:
+            picture: RGB, uint8, shape (H, W, 3).
+        """
+        import torch
+
+        asked = {"text": self.recipe.task} if self.recipe.task else {}
+        inputs = self.processor(images=Image.fromarray(picture), return_tensors="pt", **asked).to(self.device)
+        with torch.no_grad():
+            made = self.model.generate(**inputs, max_new_tokens=MOST_TOKENS, num_beams=BEAMS, do_sample=False)
+        return without_the_face(self.processor.batch_decode(made, skip_special_tokens=True)[0])
+
+
+def without_the_face(text: str) -> str:
+    """A caption without the parts that tell of face, age, gender, body or descent, and without its subject.
+
+    >>> without_the_face("A young woman with long blond hair and blue eyes wearing a green coat in front of a window.")
+    'wearing a green coat, in front of a window'
+    >>> without_the_face("there is a bearded man in a suit and tie smiling at the camera")
+    'in a suit and tie, smiling, at the camera'
+    """
+    parts = SPLIT.split(f" {text.lower().strip()} ".replace("\n", " "))
+    kept, last = "", -2
+    for number in range(0, len(parts), 2):
+        part = re.sub(r"\b(his|her|their|him|them)\b\s*", "", parts[number]).strip()
+        words = set(re.findall(r"[a-z][a-z-]*", part))
+        if words & FACE_WORDS or any(piece in FACE_WORDS for word in words for piece in word.split("-")):
+            continue
+        if not words - EMPTY_WORDS:
+            continue
+        joiner = parts[number - 1].strip() if number - last == 2 else ""
+        kept += (f" {joiner} " if joiner in ("and", "with") else ", ") * bool(kept) + part
+        last = number
+    return kept

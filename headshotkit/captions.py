@@ -1,0 +1,269 @@
+"""Captions: scene, clothes, light, pose and framing, never the face; what a caption names, the LoRA leaves out.
+
+A template says what was measured and is sure. BLIP or Florence-2 see more; their words on the face, age and gender
+are taken out. Each caption is a .txt beside its picture, and a person's edit of it stays and is trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from headshotkit import faces, measures
+from headshotkit.errors import HeadshotError
+from headshotkit.records import Dataset, TrainingPhoto
+from headshotkit.run import Run, write_atomic, write_json
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+TURNED = 0.12
+"""Offset of the nose from the eyes' middle, in eye distances, from which a face looks left or right."""
+DARK, BRIGHT = 85, 190
+"""Median luma of a face below and above which the light is called dim or bright."""
+DIM_PICTURE = 170
+"""The 98th percentile of a picture's luma above which its light is not dim, however dark the skin is in it."""
+SIDE_LIGHT, SOFT_LIGHT, SOFT_CONTRAST = 42, 10, 32
+"""Difference in mean luma between a face's halves from which light comes from the side, and below which it is soft,
+if the face's luma also spreads (standard deviation) less than SOFT_CONTRAST. As the embedded base was captioned."""
+WIDE_MOUTH, NARROW_MOUTH = 0.9, 0.77
+"""Distance of the mouth's corners relative to the eyes': of 40 neutral faces the widest is 0.879, of 40 smiling ones
+the narrowest is 0.783 (Face Research Lab London Set, measured 2026-11-20)."""
+FRAMINGS = ((0.58, "close-up"), (0.3, "head and shoulders"), (0.15, "upper body"))
+"""Least height of the face relative to the picture's, and how such a picture is framed."""
+SURE_CLOTHES = 0.7
+"""Fraction of the pixels below the chin that must agree on a colour before it is named."""
+
+
+class NoSuchCaption(HeadshotError):
+    """The dataset holds no picture of that name, or the caption given is empty."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a caption is written from: a prepared picture and the face in it.
+
+    pixels: RGB, uint8, shape (H, W, 3) · points: (5, 2) px, eyes, nose, mouth corners, the viewer's left first ·
+    box: (4,) x0, y0, x1, y1 px.
+    """
+
+    pixels: np.ndarray
+    points: np.ndarray
+    box: np.ndarray
+
+
+def caption_of(view: View, instance: str, brief: bool, seen: str = "") -> str:
+    """The caption of a picture; what is unsure stays out.
+
+    Args:
+        instance: token and class word.
+        brief: only with the words that the embedded base was trained on.
+        seen: what a model saw in it, already cleaned, in place of clothes and background.
+    """
+    aligned = faces.align_face(view.pixels, view.points, measures.FACE_PX)
+    pose = [expression(view.points), direction(view.points)]
+    place = [seen] if seen else [backdrop(view.pixels)] if brief else [clothes(view), backdrop(view.pixels)]
+    parts = [f"photo of {instance}", "" if brief else framing(view), *pose, *place, light(view.pixels, aligned)]
+    return ", ".join(part for part in parts if part)
+
+
+def mirrored(caption: str) -> str:
+    """The caption of the mirrored picture: left and right change places.
+
+    >>> mirrored("photo of ohwx man, looking left, bright lighting")
+    'photo of ohwx man, looking right, bright lighting'
+    """
+    swap = {"left": "right", "right": "left"}
+    return re.sub(r"\b(left|right)\b", lambda found: swap[found[0]], caption)
+
+
+# --- words for what was measured ----------------------------------------------------------------------------------
+
+
+def _turn(points: np.ndarray) -> float:
+    """Offset of the nose from the middle between eyes and mouth, in eye distances; above 0 to the viewer's right."""
+    eyes = points[1] - points[0]
+    distance = max(float(np.linalg.norm(eyes)), 1e-6)
+    middle = (points[0] + points[1] + points[3] + points[4]) / 4
+    return float((points[2] - middle) @ (eyes / distance) / distance)
+
+
+def direction(points: np.ndarray) -> str:
+    """Where a face looks, as the viewer sees it; empty when it is between straight and turned.
+
+    Args:
+        points: the face's five points, px, shape (5, 2).
+
+    >>> eyes_nose_mouth = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]])
+    >>> direction(eyes_nose_mouth)
+    'looking at the camera'
+    """
+    turn = _turn(points)
+    if abs(turn) < TURNED / 2:
+        return "looking at the camera"
+    if abs(turn) < TURNED:
+        return ""
+    return "looking left" if turn < 0 else "looking right"
+
+
+def expression(points: np.ndarray) -> str:
+    """Whether a face that is not turned smiles, by the width of its mouth; empty when it is in between or turned.
+
+    Args:
+        points: the face's five points, px, shape (5, 2).
+
+    >>> expression(np.array([[30, 40], [70, 40], [50, 60], [30, 80], [70, 80]]))
+    'smiling'
+    """
+    wide = float(np.linalg.norm(points[4] - points[3]) / max(np.linalg.norm(points[1] - points[0]), 1e-6))
+    if abs(_turn(points)) >= TURNED or NARROW_MOUTH <= wide <= WIDE_MOUTH:
+        return ""
+    return "smiling" if wide > WIDE_MOUTH else "neutral expression"
+
+
+def framing(view: View) -> str:
+    """How much of the person the picture shows; empty where the face is small in it."""
+    share = (view.box[3] - view.box[1]) / view.pixels.shape[0]
+    return next((words for least, words in FRAMINGS if share >= least), "")
+
+
+def light(picture: np.ndarray, aligned: np.ndarray) -> str:
+    """The light on a face; empty when it is nothing special.
+
+    Args:
+        picture: RGB, uint8, shape (H, W, 3).
+        aligned: the face in it, as in `measures`.
+    """
+    median = measures.brightness(aligned)
+    if median > BRIGHT:
+        return "bright lighting"
+    if median < DARK and np.percentile(picture @ LUMA, 98) < DIM_PICTURE:
+        return "dim lighting"
+    luma = aligned @ LUMA
+    y, x = np.mgrid[: luma.shape[0], : luma.shape[1]] / luma.shape[0]
+    oval, half = ((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.42) ** 2 < 1, luma.shape[1] // 2
+    sides = [luma[:, part][oval[:, part]].mean() for part in (slice(None, half), slice(half, None))]
+    if abs(sides[0] - sides[1]) > SIDE_LIGHT:
+        return "side light"
+    return "soft light" if abs(sides[0] - sides[1]) < SOFT_LIGHT and luma[oval].std() < SOFT_CONTRAST else ""
+
+
+def backdrop(image: np.ndarray) -> str:
+    """The background as its upper corners show it; empty when it is none of the plain ones.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+    """
+    h, w = image.shape[0] // 3, max(1, image.shape[1] // 12)
+    corners = np.concatenate([image[:h, :w].reshape(-1, 3), image[:h, -w:].reshape(-1, 3)]).astype(np.float32)
+    middle, spread = np.median(corners, 0), corners.mean(1).std()
+    colourful = float(middle.max() - middle.min())
+    if middle.mean() > 205 and colourful < 28 and spread < 30:
+        return "plain white background"
+    if middle.mean() < 48:
+        return "dark background"
+    if colourful < 22 and spread < 30:
+        return "grey studio background"
+    return ""
+
+
+def clothes(view: View) -> str:
+    """The colour of what is worn, from the two sides below the face; empty where it is unsure or out of the picture.
+
+    Tones near skin, wood and sand are never sure, so they have no word.
+    """
+    height, width = view.pixels.shape[:2]
+    wide, tall = view.box[2] - view.box[0], view.box[3] - view.box[1]
+    middle, top = (view.box[0] + view.box[2]) / 2, int(view.box[3] + 0.3 * tall)
+    bottom, inner, outer = min(height, int(view.box[3] + tall)), 0.35 * wide, 0.8 * wide
+    if bottom - top < 0.1 * tall:
+        return ""
+    sides = ((middle - outer, middle - inner), (middle + inner, middle + outer))
+    patches = [view.pixels[top:bottom, max(0, int(a)) : min(width, int(b))] for a, b in sides]
+    names = [_colour_shares(patch) for patch in patches if patch.size]
+    sure = [max(shares, key=shares.get) for shares in names if max(shares.values(), default=0) >= SURE_CLOTHES]
+    return f"wearing {sure[0]} clothes" if len(sure) == 2 and sure[0] == sure[1] else ""
+
+
+def _colour_shares(patch: np.ndarray) -> dict[str, float]:
+    """Which fraction of a patch's pixels have a colour that can be named surely: name -> in [0, 1]."""
+    hue, colourful, bright = np.moveaxis(np.asarray(Image.fromarray(patch).convert("HSV"), np.float32), -1, 0)
+    hue, strong = hue * 360 / 255, (colourful > 90) & (bright > 70)
+    masks = {
+        "dark": bright < 60,
+        "white": (bright > 200) & (colourful < 30),
+        "grey": (bright > 85) & (bright < 180) & (colourful < 30),
+        "red": strong & ((hue < 8) | (hue > 340)) & (colourful > 140),
+        "green": strong & (hue > 80) & (hue < 165),
+        "blue": strong & (hue > 190) & (hue < 255),
+        "purple": strong & (hue > 265) & (hue < 310),
+    }
+    return {name: float(mask.mean()) for name, mask in masks.items()}
+
+
+# --- a person's edits ---------------------------------------------------------------------------------------------
+
+
+def with_edits(folder: Path, dataset: Dataset) -> Dataset:
+    """The dataset with its captions as the .txt files have them now; an empty or missing file leaves the caption.
+
+    Args:
+        folder: of the dataset, with its pictures and their .txt files.
+    """
+    return dataclasses.replace(dataset, photos=tuple(_with_edit(folder, photo) for photo in dataset.photos))
+
+
+def _with_edit(folder: Path, photo: TrainingPhoto) -> TrainingPhoto:
+    written = photo.written or photo.caption
+    try:
+        text = " ".join((folder / photo.file).with_suffix(".txt").read_text(errors="replace").split())
+    except OSError:
+        text = ""
+    text = text or photo.caption
+    return dataclasses.replace(photo, caption=text, written="" if text == written else written)
+
+
+def edits_of(dataset: Dataset) -> dict[str, str]:
+    """The edited captions as inputs of a stage, name -> sha256, so that an edit makes the training a new one."""
+    names = {f"dataset/{Path(p.file).with_suffix('.txt')}": p.caption for p in dataset.photos if p.written}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in names.items()}
+
+
+def note_edits(run: Run) -> Dataset:
+    """Reads the .txt files of a finished dataset, and notes in its manifest which captions were edited, and to what.
+
+    Raises:
+        StageMissing: the dataset has not been built.
+    """
+    manifest = run.manifest("dataset")
+    before = Dataset.from_dict(manifest["dataset"])
+    now = with_edits(run.path("dataset"), before)
+    if now != before:
+        write_json(run.path("dataset") / "manifest.json", manifest | {"dataset": now.to_dict()})
+    return now
+
+
+def edit_caption(run: Run, file: str, text: str) -> TrainingPhoto:
+    """Replaces the caption of a training picture; it stays when the photos are prepared again.
+
+    Args:
+        file: the picture's name in the dataset, as in its manifest.
+        text: the new caption; line breaks become spaces.
+    Raises:
+        NoSuchCaption: the dataset holds no such picture, or the text is empty.
+        StageMissing: the dataset has not been built.
+    """
+    photos = {photo.file: photo for photo in note_edits(run).photos}
+    text = " ".join(text.split())
+    if file not in photos or not text:
+        raise NoSuchCaption(
+            f"{file!r} can't get the caption {text!r}.",
+            f"The dataset holds {len(photos)} pictures, such as {next(iter(photos))}; a caption is at least a word.",
+            f"Choose one of the names in {run.path('dataset') / 'manifest.json'}.",
+        )
+    write_atomic((run.path("dataset") / file).with_suffix(".txt"), text + "\n")
+    return next(photo for photo in note_edits(run).photos if photo.file == file)

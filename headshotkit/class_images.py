@@ -1,0 +1,115 @@
+"""Class images: pictures of the class from the bare base, for prior preservation; made once, shared between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from PIL import Image
+
+from headshotkit import runtime
+from headshotkit.config import DatasetConfig, RenderConfig, find_base
+from headshotkit.families import Family, load_family, weights_place
+from headshotkit.photos import png_bytes
+from headshotkit.run import sha256_of, write_atomic
+
+
+def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
+    """The class images of a dataset, made or taken from those that an earlier run made.
+
+    They are kept in the cache folder's class/, in a folder for each recipe: base, fingerprint of its weights, class
+    word, prompt, seed, size, steps, guidance. Each PNG says in its text what made it; one that says otherwise, or is
+    damaged, is made again. A run links to them, or copies them where links can't be. What was interrupted goes on.
+
+    Args:
+        folder: of the dataset; they go to its class/.
+    Returns: their names, relative to `folder`.
+    Raises:
+        BaseUnavailable: some are missing, and the base's weights can't be had.
+        DiskFull, RunFolderError: they can't be written.
+    """
+    names = [f"class/{number:03d}.png" for number in range(config.class_images)]
+    if all((folder / name).exists() for name in names):
+        return names
+    family = None if weights_version(config.base) else load_family(config.base)  # loading brings the weights here
+    recipe, shelf = class_recipe(config), class_shelf(config)
+    for number, name in enumerate(runtime.progress(names, "class images")):
+        picture, facts = shelf / f"{number:03d}.png", recipe | {"noise": str(runtime.seed_for(config.seed, number))}
+        if not _made_by(picture, facts):
+            family = family or load_family(config.base)
+            _render(family, picture, facts)
+        _link(picture, folder / name)
+    return names
+
+
+def weights_version(base_name: str) -> str:
+    """What tells a base's weights from others: a sha256 for a folder, the hub's commit for a download; "" if not here.
+
+    Raises:
+        UnknownBase: no base has that name.
+        BaseUnavailable: the base is the embedded one, and its folder is missing.
+    """
+    base = find_base(base_name)
+    place = Path(weights_place(base))
+    if place.is_dir():
+        files = sorted(f for f in place.rglob("*") if f.is_file() and not f.name.startswith("."))
+        listing = "".join(f"{f.relative_to(place).as_posix()} {sha256_of(f)}\n" for f in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(base.source, "model_index.json")]
+    found += [try_to_load_from_cache(base.vae, "config.json")] if base.vae else []
+    return " ".join(Path(f).parent.name for f in found) if all(isinstance(f, str) for f in found) else ""
+
+
+def class_shelf(config: DatasetConfig) -> Path:
+    """The folder of the cache that holds the class images of a recipe."""
+    return runtime.cache_path("class", hashlib.sha256(repr(sorted(class_recipe(config).items())).encode()).hexdigest())
+
+
+def class_recipe(config: DatasetConfig) -> dict[str, str]:
+    """What decides how the class images look, as text."""
+    render = RenderConfig.for_base(config.base)
+    facts = {
+        "base": config.base,
+        "weights": weights_version(config.base),
+        "class_word": config.class_word,
+        "prompt": f"photo of a {config.class_word}",
+        "seed": config.seed,
+        "size_px": config.size_px,
+        "steps": render.steps,
+        "guidance": render.guidance,
+    }
+    return {name: str(value) for name, value in facts.items()}
+
+
+def _made_by(picture: Path, facts: dict[str, str]) -> bool:
+    """Whether a whole picture lies there that says the same of what made it."""
+    try:
+        with Image.open(picture) as image:
+            image.load()
+            return image.text == facts
+    except (OSError, ValueError, SyntaxError, AttributeError):
+        return False
+
+
+def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
+    """Makes one class image. Two processes at once write the same, each under a name of its own first."""
+    size, steps, guidance = int(facts["size_px"]), int(facts["steps"]), float(facts["guidance"])
+    made = family.render([facts["prompt"]], [""], [int(facts["noise"])], size, steps, guidance)
+    own = picture.with_name(f".{secrets.token_hex(4)}-{picture.name}")
+    write_atomic(own, png_bytes(made[0], **facts))
+    os.replace(own, picture)
+
+
+def _link(picture: Path, place: Path) -> None:
+    """Puts a class image into a run: as a hard link, or as a copy where the file system has no links."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        return
+    try:
+        os.link(picture, place)
+    except OSError:
+        write_atomic(place, picture.read_bytes())
