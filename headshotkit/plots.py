@@ -6,14 +6,19 @@ import html
 import io
 import json
 import math
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
+from headshotkit.records import Verdict
 from headshotkit.run import Run
+from headshotkit.variety import quality
 
 GREEN, RED, GREY, BLUE = "#2a7f3f", "#b3382c", "#8a8a8a", "#2f5f9e"
 
@@ -67,15 +72,67 @@ def plot_losses(run: Run) -> Plot:
     return figure
 
 
-def plot_verdicts(run: Run, columns: int = 6) -> Plot:
-    """All photos with a green frame where kept, a red one and the reason where refused."""
-    judged = run.manifest("photos")
-    tiles = []
-    for number, verdict in enumerate(judged["verdicts"]):
-        thumb = run.path("photos") / "thumbs" / f"{number:03d}.jpg"
-        reason = verdict["reasons"][0]["code"] if verdict["reasons"] else "kept"
-        tiles.append((thumb if thumb.exists() else None, f"{verdict['photo']}\n{reason}", verdict["kept"]))
-    return _grid(tiles, columns)
+def plot_verdicts(run: Run, columns: int = 6, most: int = 120) -> Plot:
+    """The photos with their verdicts: the kept ones first, best first, then the refused ones by reason.
+
+    Kept: a solid green frame and a tick. Refused: a dashed red frame, a cross and the first reason with its number
+    and its limit. After `most` photos the sheet ends and says so.
+    """
+    verdicts = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"]]
+    order = sorted(range(len(verdicts)), key=lambda i: _place(verdicts[i]))[:most]
+    rows = max(1, math.ceil(len(order) / columns))
+    sheet_in, title_in = rows * 2.55, 0.35
+    figure = Plot(figsize=(columns * 1.9, sheet_in + title_in))
+    axes = figure.add_axes((0, 0, 1, sheet_in / (sheet_in + title_in)))
+    axes.set(xlim=(0, columns), ylim=(rows * 1.34, 0))
+    axes.axis("off")
+    for number, i in enumerate(order):
+        thumb = run.path("photos") / "thumbs" / f"{i:03d}.jpg"
+        _draw_verdict(axes, number % columns, number // columns * 1.34, verdicts[i], thumb)
+    left_out = f"; the first {most} are shown" if most < len(verdicts) else ""
+    title = f"{sum(v.kept for v in verdicts)} of {len(verdicts)} photos are kept{left_out}"
+    figure.text(0.5, 1 - title_in / 2 / (sheet_in + title_in), title, fontsize=10, ha="center", va="center")
+    return figure
+
+
+def _place(verdict: Verdict) -> tuple:
+    """Where a photo stands on the sheet: kept first, then by reason, then best first."""
+    code = verdict.reasons[0].code if verdict.reasons else ""
+    return not verdict.kept, "" if verdict.kept else code, -quality(verdict.measures), verdict.photo
+
+
+def _draw_verdict(axes, x: float, y: float, verdict: Verdict, thumb: Path) -> None:
+    """One photo of the sheet with frame, sign, name and reason, in a cell 1 wide and 1.34 high."""
+    picture = Image.open(thumb).convert("RGB") if thumb.exists() else Image.new("RGB", (8, 8), "#dddddd")
+    axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))), extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03))
+    colour, sign = (GREEN, "\u2713") if verdict.kept else (RED, "\u2717")
+    axes.add_patch(
+        Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, color=colour, lw=3, ls="-" if verdict.kept else "--")
+    )
+    badge = {"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": "white"}
+    axes.text(x + 0.11, y + 0.11, sign, color="white", fontsize=10, ha="center", va="center", bbox=badge)
+    name = verdict.photo if len(verdict.photo) <= 28 else verdict.photo[:27] + "\u2026"
+    words = "\n".join(textwrap.wrap(drawable(verdict_words(verdict)), 31, max_lines=4, placeholder=" \u2026"))
+    middle = {"fontsize": 7, "ha": "center", "va": "top", "parse_math": False}
+    axes.text(x + 0.5, y + 1.0, drawable(name), weight="bold", **middle)
+    axes.text(x + 0.5, y + 1.06, words, **middle)
+
+
+def drawable(text: str) -> str:
+    """A text with "?" for every character that matplotlib's own font lacks, such as those of a Chinese file name.
+
+    >>> drawable("mé 写真.jpg")
+    'mé ??.jpg'
+    """
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(letter if ord(letter) in known else "?" for letter in text)
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """A verdict in a few words: kept and how good, or the first reason; and when a person overruled the gate."""
+    if verdict.overruled:
+        return f"kept by you, though {verdict.reasons[0].text}" if verdict.kept else "left out by you"
+    return f"kept, quality {quality(verdict.measures):.2f}" if verdict.kept else verdict.reasons[0].text
 
 
 def plot_dataset(run: Run, columns: int = 6) -> Plot:
@@ -200,8 +257,6 @@ def table_restored(run: Run) -> Table:
 
 
 def _wrapped(text: str, width: int = 24) -> str:
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, width))
 
 

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import base64
 import html
+import io
+import math
+from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
+from PIL import Image
+
 from headshotkit import runtime
+from headshotkit.errors import HeadshotError
 from headshotkit.photos import find_photos
 from headshotkit.run import Run, write_atomic
 
 UPLOADS = "uploads"
-ALL, KEPT = "all photos", "kept"
+ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
+NAME, VERDICT = "name", "verdict"
+KEEP, LEAVE_OUT = "keep it anyway", "leave it out"
+PAGE = 24
+"""Photos on a page of a widget; each carries its picture, so a page of all would be slow."""
+THUMB_PX = 176
 
 
 def uploaded_files(value) -> list[tuple[str, bytes]]:
@@ -75,44 +86,195 @@ def upload_photos(run: Run):
     return ipywidgets.VBox([button, line])
 
 
+class _Pages:
+    """Widgets shown PAGE at a time, each made when it is first shown.
+
+    Args:
+        make: gives the widget of a name.
+    """
+
+    def __init__(self, make: Callable[[str], object]) -> None:
+        import ipywidgets
+
+        self.make, self.made, self.names = make, {}, []
+        self.number = ipywidgets.BoundedIntText(value=1, min=1, max=1, description="Page")
+        self.row = ipywidgets.HBox(layout=ipywidgets.Layout(flex_flow="row wrap"))
+        self.number.observe(self._draw, names="value")
+        self.box = ipywidgets.VBox([self.number, self.row])
+
+    def show(self, names: list[str]) -> None:
+        """Shows the first page of these."""
+        self.names = names
+        self.number.max = max(1, math.ceil(len(names) / PAGE))
+        self.number.description = f"of {self.number.max}"
+        self.number.value = 1
+        self._draw()
+
+    def _draw(self, _=None) -> None:
+        shown = self.names[(self.number.value - 1) * PAGE : self.number.value * PAGE]
+        for name in shown:
+            if name not in self.made:
+                self.made[name] = self.make(name)
+        self.row.children = [self.made[name] for name in shown]
+
+
 def review_verdicts(run: Run):
-    """A list of verdicts to choose from, and the photos that got the chosen one with their reasons in words.
+    """All photos with frame, verdict and reasons, to filter, to sort and to overrule, a page at a time.
+
+    The button below a photo overrules its verdict: `gate.overrule_verdict` records it, and later stages notice.
 
     Raises:
         StageMissing: the photos have not been judged.
     """
     import ipywidgets
 
-    verdicts = run.manifest("photos")["verdicts"]
-    thumbs = run.path("photos") / "thumbs"
-    cards = [(_code(v), _card(v, thumbs / f"{number:03d}.jpg")) for number, v in enumerate(verdicts)]
-    codes = [KEPT, *sorted({code for code, _ in cards} - {KEPT})]
-    options = [(f"{ALL} ({len(cards)})", ALL)]
-    options += [(f"{code} ({sum(c == code for c, _ in cards)})", code) for code in codes]
-    choice = ipywidgets.Dropdown(options=options, value=ALL, description="Show")
-    page = ipywidgets.HTML()
+    verdicts = _verdicts(run)
+    codes = [ALL, KEPT, *sorted({_code(v) for v in verdicts.values()} - {KEPT})]
+    choice = ipywidgets.Dropdown(options=codes, value=ALL, description="Show")
+    order = ipywidgets.Dropdown(options=[VERDICT, NAME, *_numbers(verdicts)], value=VERDICT, description="Sort by")
+    falling = ipywidgets.Checkbox(value=False, description="largest first", indent=False)
+    line = ipywidgets.HTML(_count_line(verdicts))
+    pages = _Pages(lambda name: _verdict_card(run, name, line))
 
     def show(_=None) -> None:
-        shown = [card for code, card in cards if choice.value in (ALL, code)]
-        page.value = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(shown)}</div>'
+        now = _verdicts(run).values()
+        pages.show(sorted_names([v for v in now if choice.value in (ALL, _code(v))], order.value, falling.value))
 
-    choice.observe(show, names="value")
+    for control in (choice, order, falling):
+        control.observe(show, names="value")
     show()
-    return ipywidgets.VBox([choice, page])
+    return ipywidgets.VBox([ipywidgets.HBox([choice, order, falling]), line, pages.box])
+
+
+def _verdict_card(run: Run, name: str, line):
+    """One photo with its verdict and the button that overrules it."""
+    import ipywidgets
+
+    page = ipywidgets.HTML()
+    button = ipywidgets.Button()
+
+    def draw() -> None:
+        verdict = _verdicts(run)[name]
+        page.value = _card(verdict, run.path("photos") / "thumbs" / f"{verdict['number']:03d}.jpg")
+        button.description = LEAVE_OUT if verdict["kept"] else KEEP
+        button.disabled = "face_box_px" not in verdict["measures"]  # there is nothing to crop around
+
+    def overrule(_) -> None:
+        from headshotkit import gate
+
+        try:
+            gate.overrule_verdict(run, name, not _verdicts(run)[name]["kept"])
+        except HeadshotError as error:
+            line.value = html.escape(str(error))
+            return
+        draw()
+        line.value = _count_line(_verdicts(run))
+
+    button.on_click(overrule)
+    draw()
+    return ipywidgets.VBox([page, button], layout=ipywidgets.Layout(width="176px"))
+
+
+def _verdicts(run: Run) -> dict[str, dict]:
+    """The verdicts as they are now: name -> verdict, with the number of its thumbnail."""
+    return {v["photo"]: v | {"number": i} for i, v in enumerate(run.manifest("photos")["verdicts"])}
+
+
+def _count_line(verdicts: dict[str, dict]) -> str:
+    kept = sum(v["kept"] for v in verdicts.values())
+    words = f"{kept} of {len(verdicts)} photos are kept"
+    overruled = sum(v.get("overruled", False) for v in verdicts.values())
+    return words + (f"; overruled by you: {overruled}." if overruled else ".")
+
+
+def _numbers(verdicts: dict[str, dict]) -> list[str]:
+    """The measures that are one number: what photos can be sorted by."""
+    return sorted({name for v in verdicts.values() for name, value in v["measures"].items() if _is_number(value)})
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def sorted_names(verdicts: list[dict], by: str, falling: bool) -> list[str]:
+    """Names of the photos by name, by verdict (kept ones first) or by a measure; those without the measure come last.
+
+    >>> b, a = {"photo": "b", "measures": {"yaw_deg": 1}}, {"photo": "a", "measures": {}}
+    >>> c = {"photo": "c", "measures": {"yaw_deg": 9}}
+    >>> sorted_names([b, a, c], "yaw_deg", falling=True), sorted_names([b, a, c], "name", falling=False)
+    (['c', 'b', 'a'], ['a', 'b', 'c'])
+    """
+    verdicts = sorted(verdicts, key=lambda v: v["photo"])
+    if by == NAME:
+        return [v["photo"] for v in verdicts][:: -1 if falling else 1]
+    if by == VERDICT:
+        verdicts.sort(key=lambda v: (not v["kept"], _code(v)), reverse=falling)
+        return [v["photo"] for v in verdicts]
+    there = [v for v in verdicts if _is_number(v["measures"].get(by))]
+    missing = [v["photo"] for v in verdicts if not _is_number(v["measures"].get(by))]
+    return [v["photo"] for v in sorted(there, key=lambda v: v["measures"][by], reverse=falling)] + missing
 
 
 def _code(verdict: dict) -> str:
-    """What a verdict is listed under: kept, or its first reason."""
-    return KEPT if verdict["kept"] else verdict["reasons"][0]["code"]
+    """What a verdict is listed under: kept, its first reason, or left out by the person."""
+    return KEPT if verdict["kept"] else verdict["reasons"][0]["code"] if verdict["reasons"] else LEFT_OUT
 
 
 def _card(verdict: dict, thumb: Path) -> str:
     """One photo with its verdict, as HTML that loads nothing from elsewhere."""
-    source = f"data:image/jpeg;base64,{base64.b64encode(thumb.read_bytes()).decode()}" if thumb.exists() else ""
-    picture = f'<img src="{source}" style="width:100%" alt="">' if source else ""
-    colour = "#2a7f3f" if verdict["kept"] else "#b3382c"
-    reasons = "<br>".join(html.escape(reason["text"]) for reason in verdict["reasons"]) or "kept"
+    picture = _picture(thumb.read_bytes()) if thumb.exists() else ""
+    colour, style, sign = ("#2a7f3f", "solid", "\u2713") if verdict["kept"] else ("#b3382c", "dashed", "\u2717")
+    reasons = "<br>".join(html.escape(reason["text"]) for reason in verdict["reasons"])
+    if verdict.get("overruled"):
+        reasons = f"kept by you, though: {reasons}" if verdict["kept"] else "left out by you"
     return (
-        f'<div style="width:160px;line-height:1.3;border-top:4px solid {colour}">{picture}'
-        f"<b>{html.escape(verdict['photo'])}</b><br>{reasons}</div>"
+        f'<div style="width:160px;line-height:1.3;border:4px {style} {colour}">{picture}'
+        f'<b style="color:{colour}">{sign}</b> <b>{html.escape(verdict["photo"])}</b><br>{reasons or "kept"}</div>'
+    )
+
+
+def _picture(jpeg: bytes) -> str:
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" style="width:100%" alt="">'
+
+
+def edit_captions(run: Run):
+    """Every training picture with its caption to edit, a page at a time; a caption is written when its field is left.
+
+    Raises:
+        StageMissing: the dataset has not been built.
+    """
+    import ipywidgets
+
+    from headshotkit.captions import note_edits
+
+    captions = {photo.file: photo.caption for photo in note_edits(run).photos}
+    line = ipywidgets.HTML(f"{len(captions)} captions.")
+    pages = _Pages(lambda file: _caption_card(run, file, captions[file], line))
+    pages.show(list(captions))
+    return ipywidgets.VBox([line, pages.box])
+
+
+def _caption_card(run: Run, file: str, caption: str, line):
+    """One training picture above its caption."""
+    import ipywidgets
+
+    size = ipywidgets.Layout(width="176px", height="90px")
+    field = ipywidgets.Textarea(value=caption, continuous_update=False, layout=size)
+
+    def write(change) -> None:
+        from headshotkit.captions import edit_caption
+
+        try:
+            edit_caption(run, file, change["new"])
+        except HeadshotError as error:
+            line.value = html.escape(str(error))
+        else:
+            line.value = f"The caption of {html.escape(file)} is written."
+
+    field.observe(write, names="value")
+    thumb = io.BytesIO()
+    with Image.open(run.path("dataset") / file) as picture:
+        picture.convert("RGB").resize((THUMB_PX, THUMB_PX * picture.height // picture.width)).save(thumb, "JPEG")
+    return ipywidgets.VBox(
+        [ipywidgets.HTML(_picture(thumb.getvalue())), field], layout=ipywidgets.Layout(width="186px")
     )

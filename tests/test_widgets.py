@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import re
 from pathlib import Path
 
 import ipywidgets
@@ -75,30 +76,149 @@ def test_the_upload_button_writes_what_it_is_given(tmp_path):
     assert line.value.startswith("Took 2; 2 are in ")
 
 
-def judged_run(folder):
-    """A run folder with two verdicts and one thumbnail, as the gate leaves them."""
+def judged_run(folder, more=()):
+    """A run folder with verdicts and one thumbnail, as the gate leaves them."""
     run = Run(folder)
     stage = run.begin("photos", {}, {})
     (stage.folder / "thumbs").mkdir()
     (stage.folder / "thumbs" / "000.jpg").write_bytes(picture())
     reason = {"code": "blurred", "value": 2.0, "limit": 5.0, "text": "the face's sharpness is 2.0"}
+    face = {"face_box_px": [0, 0, 8, 8]}
     verdicts = [
-        {"photo": "<good>.jpg", "kept": True, "reasons": [], "measures": {}},
-        {"photo": "bad.jpg", "kept": False, "reasons": [reason], "measures": {}},
+        {"photo": "<good>.jpg", "kept": True, "reasons": [], "measures": {"sharpness": 9.0, **face}},
+        {"photo": "bad.jpg", "kept": False, "reasons": [reason], "measures": {"sharpness": 2.0, **face}},
+        *more,
     ]
     stage.finish("kept 1 of 2 photos", verdicts=verdicts)
     return run
 
 
+def shown(box):
+    """The HTML and the button of each card on the page."""
+    return [tuple(card.children) for card in box.children[-1].children[1].children]
+
+
+def control(box, description):
+    return next(c for c in box.children[0].children if c.description == description)
+
+
 def test_the_review_shows_all_then_those_of_one_verdict(tmp_path):
-    choice, page = widgets.review_verdicts(judged_run(tmp_path)).children
-    assert [label for label, _ in choice.options] == ["all photos (2)", "kept (1)", "blurred (1)"]
-    assert "&lt;good&gt;.jpg" in page.value and "bad.jpg" in page.value and "<good>" not in page.value
-    choice.value = "blurred"
-    assert "bad.jpg" in page.value and "good" not in page.value
-    assert "the face&#x27;s sharpness is 2.0" in page.value
+    review = widgets.review_verdicts(judged_run(tmp_path))
+    assert control(review, "Show").options == ("all photos", "kept", "blurred")
+    (good, _), (bad, _) = shown(review)
+    assert "&lt;good&gt;.jpg" in good.value and "<good>" not in good.value and "data:image/jpeg" in good.value
+    assert "the face&#x27;s sharpness is 2.0" in bad.value and "data:image/jpeg" not in bad.value
+    control(review, "Show").value = "blurred"
+    assert shown(review) == [(bad, shown(review)[0][1])]
+
+
+def test_a_verdict_is_told_by_sign_and_frame_not_by_colour_alone(tmp_path):
+    (good, _), (bad, _) = shown(widgets.review_verdicts(judged_run(tmp_path)))
+    assert "solid" in good.value and "\u2713" in good.value
+    assert "dashed" in bad.value and "\u2717" in bad.value
+
+
+def test_the_review_is_sorted_by_name_verdict_or_a_number(tmp_path):
+    nothing = {"photo": "a.jpg", "kept": False, "reasons": [REASON], "measures": {"faces": 0}}
+    review = widgets.review_verdicts(judged_run(tmp_path, [nothing]))
+    order, falling = control(review, "Sort by"), control(review, "largest first")
+    assert order.options == ("verdict", "name", "faces", "sharpness")
+    assert names(review) == ["&lt;good&gt;.jpg", "bad.jpg", "a.jpg"]
+    order.value = "name"
+    assert names(review) == ["&lt;good&gt;.jpg", "a.jpg", "bad.jpg"]
+    order.value = "sharpness"
+    assert names(review) == ["bad.jpg", "&lt;good&gt;.jpg", "a.jpg"]
+    falling.value = True
+    assert names(review) == ["&lt;good&gt;.jpg", "bad.jpg", "a.jpg"]
+
+
+REASON = {"code": "no_face", "value": 0, "limit": 1, "text": "no face was found in it"}
+
+
+def names(review):
+    return [re.search(r"<b>(.*?)</b>", page.value).group(1) for page, _ in shown(review)]
+
+
+def test_many_photos_are_shown_by_the_page(tmp_path):
+    more = [{"photo": f"p{i:03d}.jpg", "kept": False, "reasons": [REASON], "measures": {}} for i in range(50)]
+    review = widgets.review_verdicts(judged_run(tmp_path, more))
+    number = review.children[-1].children[0]
+    assert (number.max, len(shown(review))) == (3, widgets.PAGE)
+    number.value = 3
+    assert names(review)[-1] == "p049.jpg" and len(shown(review)) == 52 - 2 * widgets.PAGE
+    control(review, "Show").value = "blurred"
+    assert (number.value, number.max, names(review)) == (1, 1, ["bad.jpg"])
+
+
+def test_a_photo_without_a_face_can_not_be_kept(tmp_path):
+    nothing = {"photo": "a.jpg", "kept": False, "reasons": [REASON], "measures": {}}
+    buttons = [button for _, button in shown(widgets.review_verdicts(judged_run(tmp_path, [nothing])))]
+    assert [b.description for b in buttons] == ["leave it out", "keep it anyway", "keep it anyway"]
+    assert [b.disabled for b in buttons] == [False, False, True]
+
+
+def test_the_button_overrules_and_the_run_remembers(prepared_run):
+    run, review = prepared_run, widgets.review_verdicts(prepared_run)
+    before = sum(v["kept"] for v in run.manifest("photos")["verdicts"])
+    control(review, "Show").value = "blurred"
+    ((page, button),) = shown(review)
+    button.click()
+    assert "kept by you, though: " in page.value and button.description == "leave it out"
+    assert next(v for v in run.manifest("photos")["verdicts"] if v["photo"] == "bad_01_blur.jpg")["kept"]
+    assert (run.path("photos") / "kept" / "bad_01_blur.jpg").is_file()
+    assert review.children[1].value == f"{before + 1} of 30 photos are kept; overruled by you: 1."
+    assert not run.has("dataset")
+    button.click()
+    assert review.children[1].value == f"{before} of 30 photos are kept." and button.description == "keep it anyway"
+    assert not (run.path("photos") / "kept" / "bad_01_blur.jpg").exists()
+
+
+def test_a_kept_photo_can_be_left_out(prepared_run):
+    review = widgets.review_verdicts(prepared_run)
+    before = sum(v["kept"] for v in prepared_run.manifest("photos")["verdicts"])
+    page, button = shown(review)[0]
+    button.click()
+    assert "left out by you" in page.value and "dashed" in page.value
+    assert review.children[1].value == f"{before - 1} of 30 photos are kept; overruled by you: 1."
+    assert "left out by you" in control(widgets.review_verdicts(prepared_run), "Show").options
+
+
+def test_what_goes_wrong_in_overruling_is_said(prepared_run):
+    review = widgets.review_verdicts(prepared_run)
+    _, button = shown(review)[0]
+    for file in (prepared_run.path("photos") / "kept").iterdir():
+        file.unlink()
+    kept = prepared_run.path("photos") / "kept"
+    kept.rmdir()
+    kept.write_text("a file stands in the folder's place")
+    control(review, "Show").value = "blurred"
+    shown(review)[0][1].click()
+    assert "can&#x27;t write" in review.children[1].value
 
 
 def test_the_review_needs_verdicts(tmp_path):
     with pytest.raises(StageMissing, match="headshotkit check"):
         widgets.review_verdicts(Run(tmp_path))
+
+
+def test_captions_are_edited_in_place(prepared_run):
+    editor = widgets.edit_captions(prepared_run)
+    picture, field = shown(editor)[0]
+    first = prepared_run.manifest("dataset")["dataset"]["photos"][0]
+    assert field.value == first["caption"] and "data:image/jpeg" in picture.value
+    field.value = "photo of ohwx man, in a garden"
+    file = prepared_run.path("dataset") / first["file"]
+    assert file.with_suffix(".txt").read_text() == "photo of ohwx man, in a garden\n"
+    assert editor.children[0].value == f"The caption of {first['file']} is written."
+    assert shown(widgets.edit_captions(prepared_run))[0][1].value == "photo of ohwx man, in a garden"
+
+
+def test_an_empty_caption_is_refused_in_words(prepared_run):
+    editor = widgets.edit_captions(prepared_run)
+    shown(editor)[0][1].value = " "
+    assert "a caption is at least a word" in editor.children[0].value
+
+
+def test_the_editor_needs_a_dataset(tmp_path):
+    with pytest.raises(StageMissing, match="headshotkit prepare"):
+        widgets.edit_captions(Run(tmp_path))

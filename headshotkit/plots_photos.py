@@ -1,0 +1,83 @@
+"""Figures and tables of what the photos show and what the coach asks for: returned, never shown."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from headshotkit.plots import BLUE, GREY, RED, Plot, Table
+from headshotkit.run import Run
+from headshotkit.variety import EXPRESSIONS, POSES, Axis, Coverage
+
+MOST_BARS = 6
+
+
+def plot_coverage(run: Run) -> Plot:
+    """What the kept photos show: a grid of pose by expression, and bars for every axis, counted in moments.
+
+    A cell or a value that no photo shows is hatched, so that it is told without colour.
+    """
+    covered = Coverage.from_dict(run.manifest("photos")["coverage"])
+    figure = Plot(figsize=(11, 5.2), layout="constrained")
+    places = figure.add_gridspec(2, 4, width_ratios=(1.25, 1, 1, 1))
+    _draw_grid(figure.add_subplot(places[:, 0]), np.array(covered.grid))
+    for number, axis in enumerate(covered.axes):
+        _draw_bars(figure.add_subplot(places[number // 3, 1 + number % 3]), axis)
+    figure.suptitle(f"{covered.photos} kept photos show {covered.moments} moments (a burst is one)", fontsize=11)
+    return figure
+
+
+def _draw_grid(axes, counts: np.ndarray) -> None:
+    """Numbers of moments, shape (poses, expressions), darker where there are more."""
+    top = max(1, counts.max(initial=0))
+    axes.imshow(counts, cmap="Blues", vmin=0, vmax=1.3 * top, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        if not count:
+            axes.add_patch(
+                Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="#f4f4f4", edgecolor="#bbbbbb", hatch="///", lw=0)
+            )
+        colour = "white" if count > 0.75 * top and top > 1 else "black"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 2} if not count else None
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=13, color=colour, bbox=box)
+    axes.set(xticks=range(len(EXPRESSIONS)), xticklabels=EXPRESSIONS, yticks=range(len(POSES)), yticklabels=POSES)
+    axes.set_xticks(np.arange(0.5, len(EXPRESSIONS) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(POSES) - 1), minor=True)
+    axes.grid(which="minor", color="white", lw=2)
+    axes.tick_params(which="both", length=0)
+    axes.set_title("pose by expression, moments\n(left, right: of the picture)", fontsize=9)
+
+
+def _draw_bars(axes, axis: Axis) -> None:
+    """Moments a value of one axis; the most frequent one says its share, a value that is missing says so."""
+    rows = list(zip(axis.values, axis.moments, strict=True))
+    if len(rows) > MOST_BARS:
+        others = rows[MOST_BARS - 1 :]
+        rows = rows[: MOST_BARS - 1] + [(f"{len(others)} others", sum(n for _, n in others))]
+    longest = max([1, *(n for _, n in rows)])
+    for y, (value, count) in enumerate(rows):
+        axes.barh(y, count, color=BLUE if value == axis.most else GREY, height=0.7)
+        words = f" {count}, {axis.share:.0%}" if value == axis.most else f" {count}" if count else " none"
+        axes.text(count, y, words, va="center", fontsize=8, color="black" if count else RED)
+    axes.set(yticks=range(len(rows)), xlim=(0, 1.45 * longest), ylim=(max(len(rows), 3) - 0.4, -0.6))
+    axes.set_yticklabels([value for value, _ in rows], fontsize=8)
+    axes.set_title(axis.name, fontsize=9)
+    axes.set_xlabel("moments", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not rows:
+        axes.text(0.5, 0.5, "not visible", transform=axes.transAxes, ha="center", color=GREY)
+
+
+def table_requests(run: Run) -> Table:
+    """What to take next, most useful first, and why; one row that says so when the set is good."""
+    judged = run.manifest("photos")
+    rows = [(str(number + 1), one["text"], one["why"]) for number, one in enumerate(judged["requests"])]
+    return Table(("", "to take next", "why"), rows or [("", judged["advice"], "")])
+
+
+def table_chosen(run: Run) -> Table:
+    """The best photos for quality and variety together, in the order in which they were chosen."""
+    chosen = run.manifest("photos")["chosen"]["photos"]
+    rows = [(str(number + 1), one["photo"], one["why"]) for number, one in enumerate(chosen)]
+    return Table(("", "photo", "why"), rows)
