@@ -70,8 +70,9 @@ def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull 
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Writes a dict as readable JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Writes a dict as readable JSON, atomically; what is no character (a byte of an odd path) is escaped."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode(errors="backslashreplace"))
 
 
 def _settings(config) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -15,7 +16,7 @@ from headshotkit.errors import MissingPackage
 
 PACKAGE = Path(__file__).parent
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
-            "onnxruntime", "bitsandbytes", "dlib-bin")  # fmt: skip
+            "onnxruntime", "bitsandbytes", "dlib-bin", "pillow-heif")  # fmt: skip
 # On a busy machine with few cores, waiting OpenMP threads that spin cost 10 to 20 times the work itself.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
@@ -114,6 +115,9 @@ def peak_memory_gib() -> dict[str, float]:
 
         unit = 1 if sys.platform == "darwin" else 1024
         peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
+    with contextlib.suppress(OSError):  # Linux: what getrusage says counts the process that started this one, too
+        status = Path("/proc/self/status").read_text()
+        peak["host"] = round(int(status.split("VmHWM:")[1].split()[0]) / 2**20, 3)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)

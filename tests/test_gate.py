@@ -144,7 +144,7 @@ def test_any_byte_soup_ends_in_a_verdict(tmp_path, good_photo):
     (folder / "nothing.png").write_bytes(b"")
     (folder / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
     verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig())
-    assert len(verdicts) == 122 and all(v.kept or v.reasons for v in verdicts)
+    assert len(verdicts) == 123 and all(v.kept or v.reasons for v in verdicts)
 
 
 def test_a_decompression_bomb_is_refused_by_its_claim(tmp_path):

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headshotkit.errors import DiskFull, RunFolderError, StageMissing
-from headshotkit.run import Run, write_atomic
+from headshotkit.run import Run, write_atomic, write_json
 
 
 def test_a_done_stage_is_found_done(tmp_path):
@@ -96,3 +97,9 @@ def test_a_real_full_disk_keeps_what_was_finished(small_disk):
         write_atomic(run.path("dataset") / "a.png", b"x" * 2**21)
     assert run.manifest("photos")["outcome"] == "kept"
     assert not list(run.path("dataset").iterdir())
+
+
+def test_a_path_that_is_no_utf8_can_be_written_and_read_again(tmp_path):
+    odd = os.fsdecode(b"/photos/caf\xe9")
+    write_json(tmp_path / "a.json", {"folder": odd})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"folder": odd}
