@@ -11,7 +11,7 @@ from headshotkit import runtime
 
 _HOMES = {
     "judge_photos": "gate",
-    "overrule_verdict": "gate",
+    "overrule_verdict": "overrule",
     "find_token": "tokens",
     "build_dataset": "dataset",
     "edit_caption": "captions",

@@ -7,7 +7,6 @@ are taken out. Each caption is a .txt beside its picture, and a person's edit of
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from PIL import Image
 from headshotkit import faces, measures
 from headshotkit.errors import HeadshotError
 from headshotkit.records import Dataset, TrainingPhoto
-from headshotkit.run import Run, write_atomic, write_json
+from headshotkit.run import Run, caption_in, write_atomic, write_json
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 TURNED = 0.12
 """Offset of the nose from the eyes' middle, in eye distances, from which a face looks left or right."""
 DARK, BRIGHT = 85, 190
@@ -141,9 +139,9 @@ def light(picture: np.ndarray, aligned: np.ndarray) -> str:
     median = measures.brightness(aligned)
     if median > BRIGHT:
         return "bright lighting"
-    if median < DARK and np.percentile(picture @ LUMA, 98) < DIM_PICTURE:
+    if median < DARK and np.percentile(picture @ measures.LUMA, 98) < DIM_PICTURE:
         return "dim lighting"
-    luma = aligned @ LUMA
+    luma = aligned @ measures.LUMA
     y, x = np.mgrid[: luma.shape[0], : luma.shape[1]] / luma.shape[0]
     oval, half = ((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.42) ** 2 < 1, luma.shape[1] // 2
     sides = [luma[:, part][oval[:, part]].mean() for part in (slice(None, half), slice(half, None))]
@@ -219,18 +217,8 @@ def with_edits(folder: Path, dataset: Dataset) -> Dataset:
 
 def _with_edit(folder: Path, photo: TrainingPhoto) -> TrainingPhoto:
     written = photo.written or photo.caption
-    try:
-        text = " ".join((folder / photo.file).with_suffix(".txt").read_text(errors="replace").split())
-    except OSError:
-        text = ""
-    text = text or photo.caption
+    text = caption_in((folder / photo.file).with_suffix(".txt")) or photo.caption
     return dataclasses.replace(photo, caption=text, written="" if text == written else written)
-
-
-def edits_of(dataset: Dataset) -> dict[str, str]:
-    """The edited captions as inputs of a stage, name -> sha256, so that an edit makes the training a new one."""
-    names = {f"dataset/{Path(p.file).with_suffix('.txt')}": p.caption for p in dataset.photos if p.written}
-    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in names.items()}
 
 
 def note_edits(run: Run) -> Dataset:

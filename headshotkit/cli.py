@@ -143,7 +143,7 @@ def _do(arguments: argparse.Namespace) -> None:
         manifest = flow.do_stage(stage, run, options)
         print(flow.line_of(manifest), file=stream)
     if arguments.json:
-        print(json.dumps(manifest, indent=1, ensure_ascii=False))
+        print(json.dumps(manifest, indent=1))
 
 
 def _crop(arguments: argparse.Namespace) -> None:

@@ -49,6 +49,10 @@ FIXABLE = {
 """Refusals that another try of the same photo would mend, and what to ask for."""
 REPEATED = ("duplicate", "surplus")
 """Refusals of good photos that show no more than others do."""
+PLURALS = {
+    "pose": "poses", "expression": "expressions", "light": "kinds of light", "framing": "framings",
+    "background": "backgrounds", "clothes": "kinds of clothes",
+}  # fmt: skip
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -86,7 +90,9 @@ def summary(asked: tuple[Request, ...], covered: Coverage) -> str:
     if asked:
         return "To take next: " + "; ".join(request.text for request in asked) + "."
     counts = f"{covered.photos} photos of {covered.moments} moments"
-    return f"Nothing to ask for: {counts}, with turned heads, two expressions, changing clothes and backgrounds."
+    told = [a for a in covered.axes if sum(a.moments) >= LEAST_MOMENTS and sum(n > 0 for n in a.moments) > 1]
+    shown = ", ".join(f"{sum(n > 0 for n in axis.moments)} {PLURALS[axis.name]}" for axis in told)
+    return f"Nothing to ask for: {counts}" + (f" show {shown}." if shown else ", too few to tell what varies.")
 
 
 def _photos(count: int) -> str:
@@ -113,7 +119,10 @@ def _two_people(verdicts: list[Verdict]) -> tuple[float, Request] | None:
         return None
     sets = [main, *sorted((g for g in groups.values() if len(g) > 1), key=lambda g: -len(g))]
     lists = "; ".join(f"{len(g)} of {'one' if g is main else 'another'} ({_named(g)})" for g in sets)
-    text = f"keep one person's photos; this set shows {NUMBERS[min(len(sets), 10)]} people: {lists}"
+    once = [name for g in groups.values() if len(g) == 1 for name in g]
+    lists += f"; {len(once)} of others ({_named(once)})" if once else ""
+    people = len(sets) + len(once)
+    text = f"keep one person's photos; this set shows {NUMBERS[people] if people < 11 else people} people: {lists}"
     why = f"{strangers} of {strangers + len(main)} faces are not the person that most photos show"
     return 10.0, Request("two_people", strangers, text, why)
 

@@ -107,7 +107,7 @@ class GateConfig(Config):
     """Least length of ArcFace's embedding before it is normed, which falls with whatever spoils a face
     (arXiv:2103.06627); used only with the recogniser that it was measured on."""
     min_same_person: float = 0.35
-    """Least identity to the mean of the other photos; strangers stay below 0.33 at the 99th percentile."""
+    """Least cosine to the mean of the person's photos, itself counted; of strangers 99 % stay below 0.33."""
     max_hash_distance: int = 6
     """Two photos whose difference hashes differ in at most so many of 64 bits are candidates for duplicates."""
     min_duplicate_identity: float = 0.9
@@ -119,6 +119,18 @@ class GateConfig(Config):
             f"min_photos is {self.min_photos}.",
             "Training needs at least one photo.",
             "Set GateConfig.min_photos to 10 or more.",
+        )
+        _demand(
+            self.min_photos <= self.max_photos,
+            f"min_photos {self.min_photos} is above max_photos {self.max_photos}.",
+            "Of more good photos than max_photos only the best are chosen, so there would never be enough.",
+            "Lower GateConfig.min_photos or raise GateConfig.max_photos.",
+        )
+        _demand(
+            1 <= self.min_faces <= self.max_faces,
+            f"min_faces is {self.min_faces}, max_faces {self.max_faces}.",
+            "A photo without a face can't be cropped around it.",
+            "Set GateConfig.min_faces to 1.",
         )
 
 

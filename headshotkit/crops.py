@@ -108,7 +108,7 @@ def crop_folder(photos: Path, out: Path, config: CropConfig | None = None) -> li
     made: list[Cropped] = []
     for path in runtime.progress(find_photos(photos), "cropping photos"):
         try:
-            name = _free_name(path.stem, config.format, {crop.file for crop in made})
+            name = _free_name(path.stem, config.format, {crop.file.casefold() for crop in made})
             made.append(_crop_file(path, out / name, config))
         except (Unreadable, CropRefused) as error:
             made.append(Cropped(path.name, reason=error.happened))
@@ -118,7 +118,7 @@ def crop_folder(photos: Path, out: Path, config: CropConfig | None = None) -> li
 def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
     """A file name that no earlier photo of the folder has taken: a.jpg and a.png become a.jpg and a-2.jpg."""
     names = (f"{stem}{f'-{n}' if n > 1 else ''}.{suffix}" for n in itertools.count(1))
-    return next(name for name in names if name not in taken)
+    return next(name for name in names if name.casefold() not in taken)
 
 
 def _crop_file(path: Path, target: Path, config: CropConfig) -> Cropped:

@@ -6,6 +6,7 @@ Pictures are `crops`, augmented or not, with `captions` that a person may edit; 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,11 +80,20 @@ def _prepare(
 def _picture_names(photos: list[str]) -> dict[str, str]:
     """What a photo's pictures are called: its name without the suffix, unless another photo has the same.
 
-    >>> _picture_names(["a.jpg", "b.jpg", "b.png"])
-    {'a.jpg': 'a', 'b.jpg': 'b_jpg', 'b.png': 'b_png'}
+    Large and small letters count as one, for on macOS and Windows they are one file.
+
+    >>> _picture_names(["a.jpg", "b.jpg", "B.png", "b_png.jpg"])
+    {'a.jpg': 'a', 'b.jpg': 'b_jpg', 'B.png': 'B_png', 'b_png.jpg': 'b_png-2'}
     """
-    stems = Counter(Path(photo).stem for photo in photos)
-    return {p: Path(p).stem if stems[Path(p).stem] == 1 else p.replace(".", "_") for p in photos}
+    stems = Counter(Path(photo).stem.casefold() for photo in photos)
+    names, taken = {}, set()
+    for photo in photos:
+        stem = Path(photo).stem
+        wanted = stem if stems[stem.casefold()] == 1 else photo.replace(".", "_")
+        tries = (f"{wanted}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
+        names[photo] = next(name for name in tries if name.casefold() not in taken)
+        taken.add(names[photo].casefold())
+    return names
 
 
 def _least_photos(judged: dict) -> int:

@@ -138,5 +138,6 @@ def _check(run: Run, options: Options) -> None:
 
 
 def line_of(manifest: dict) -> str:
-    """One line on a finished stage: its name, what came out, seconds."""
-    return f"{COMMANDS[manifest['stage']]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"
+    """One line on a finished stage: its name, what came out, seconds; after the check another, with what is missing."""
+    line = f"{COMMANDS[manifest['stage']]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"
+    return line + (f"\n{'':<10} {manifest['advice']}" if "advice" in manifest else "")

@@ -1,14 +1,15 @@
 """The gate: judges each photo, then the set, and returns a verdict with reasons.
 
-A photo is refused with the number that was measured and the limit it broke. The person is who most photos show. A
-person may overrule a verdict; that is recorded, and what later stages made from the photos is out of date then.
+A photo is refused with the number that was measured and the limit it broke. The person is who most photos show. What
+a person overruled (overrule.py) stands.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import io
 import json
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +18,18 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import assess, coach, faces, runtime
+from headshotkit.choice import choose_photos
 from headshotkit.config import GateConfig
-from headshotkit.errors import CannotKeep, StageMissing
 from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Verdict
-from headshotkit.run import Run, fingerprint, sha256_of, write_atomic, write_json
+from headshotkit.run import Run, fingerprint, write_atomic, write_json
+from headshotkit.variety import coverage, moments
 
 THUMB_PX = 240
 OVERRULED = "overruled.json"
-"""What a person decided otherwise, in the run folder: sha256 of a photo -> kept, name and time."""
+"""What a person decided otherwise, in the run folder: a photo's name -> its sha256, kept, and when it was said."""
+RULES_VERSION = "2"
+"""Raised when what is measured or how it is compared changes, so that photos are judged anew."""
 OTHERS = 1
 """`measures["person"]` of the first of the other people; 0 is the main person."""
 
@@ -45,33 +49,41 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     config = config or GateConfig()
     files = {plain_name(f): f for f in find_photos(photos)}
     digests = {name: digest_of(f) for name, f in files.items()}
-    stage = run.begin("photos", config, digests | _overruled_input(run))
+    folder = {"folder": str(Path(photos).resolve())}
+    stage = run.begin("photos", config, digests | _judges() | overruled_input(run))
     if stage.done:
+        if stage.manifest["folder"] != folder["folder"]:  # the same photos, moved
+            write_json(stage.folder / "manifest.json", stage.manifest | folder)
         return [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
-    looks = []
-    for number, (name, file) in enumerate(runtime.progress(list(files.items()), "judging photos")):
-        look = _Look(name, file, digests[name], config)
-        looks.append(look)
-        if look.thumb is not None:
-            write_atomic(stage.folder / "thumbs" / f"{number:03d}.jpg", look.thumb)
-            look.thumb = None
+    write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run knows its photos too
+    looks = [_Look(name, file, digests[name]) for name, file in files.items()]
+    for number, look in enumerate(runtime.progress(looks, "judging photos")):
+        thumb = look.judge(config)
+        if thumb:
+            write_atomic(stage.folder / "thumbs" / f"{number:03d}.jpg", thumb)
     _judge_set(looks, config)
-    _apply_overruling(looks, _read_overruled(run))
+    _apply_overruling(looks, read_overruled(run))
     for look in looks:
         if look.verdict.kept:
-            write_atomic(stage.folder / "kept" / look.name, look.path.read_bytes())
+            look.copy_to(stage.folder / "kept" / look.name)
     verdicts = [look.verdict for look in looks]
     stage.finish(
-        _outcome(verdicts),
-        folder=str(Path(photos).resolve()),
+        outcome_of(verdicts),
         photos=[look.photo.to_dict() for look in looks],
         face_models=faces.model_folder()[1],
-        **_advice(verdicts, config),
+        **folder,
+        **advice_on(verdicts, config),
     )
     return verdicts
 
 
-def _outcome(verdicts: list[Verdict]) -> str:
+def _judges() -> dict[str, str]:
+    """What verdicts depend on besides photos and limits, as inputs of the stage."""
+    heif = importlib.util.find_spec("pillow_heif") is not None
+    return {"face models": faces.model_folder()[1], "HEIC": "read" if heif else "not read", "rules": RULES_VERSION}
+
+
+def outcome_of(verdicts: list[Verdict]) -> str:
     """How many were kept, and how many refused for which reason, in words."""
     refused = Counter(v.reasons[0].code for v in verdicts if not v.kept and v.reasons)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
@@ -80,34 +92,49 @@ def _outcome(verdicts: list[Verdict]) -> str:
     return words + (f"; refused: {counts}" if counts else "") + (f"; {overruled} by your own word" if overruled else "")
 
 
-def _advice(verdicts: list[Verdict], config: GateConfig) -> dict:
+def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
     """The verdicts, what the kept photos show, what to take next, and why these were chosen, for the manifest."""
-    shown = coach.coverage(verdicts)
+    shown = coverage(verdicts)
     asked = coach.requests(verdicts, shown, config)
     return {
         "verdicts": [v.to_dict() for v in verdicts],
         "coverage": shown.to_dict(),
         "requests": [request.to_dict() for request in asked],
         "advice": coach.summary(asked, shown),
-        "chosen": coach.choose_photos(verdicts, config.max_photos, config.min_photos).to_dict(),
+        "chosen": choose_photos(verdicts, config.max_photos, config.min_photos).to_dict(),
     }
 
 
 class _Look:
     """One photo while it is judged: its verdict so far, and what the set is judged by."""
 
-    def __init__(self, name: str, path: Path, digest: str, config: GateConfig) -> None:
-        self.name, self.path, self.sight, self.thumb = name, path, assess.Sight(), None
-        self.photo = Photo(Path(name), 0, 0, digest)
+    def __init__(self, name: str, path: Path, digest: str) -> None:
+        self.name, self.path, self.bytes = name, path, 0
+        self.photo, self.sight, self.verdict = Photo(Path(name), 0, 0, digest), assess.Sight(), Verdict(name, False)
+
+    def judge(self, config: GateConfig) -> bytes | None:
+        """Judges the photo on its own; returns its thumbnail, or None where it can't be read."""
         try:
-            opened = open_photo(path, assess.LEAST_PX)
+            opened = open_photo(self.path, assess.LEAST_PX)
         except Unreadable as error:
-            self.verdict = Verdict(name, False, (Reason("unreadable", None, None, error.happened),))
-            return
+            self.refuse("unreadable", None, None, error.happened)
+            return None
         self.photo = replace(self.photo, width_px=opened.width_px, height_px=opened.height_px)
-        self.thumb, self.sight = thumbnail(opened.pixels), assess.look_at(opened)
+        self.sight, self.bytes = assess.look_at(opened), opened.file_bytes
         reasons = tuple(assess.reasons_against(self.sight.measures, config))
-        self.verdict = Verdict(name, not reasons, reasons, self.sight.measures)
+        self.verdict = Verdict(self.name, not reasons, reasons, self.sight.measures)
+        return thumbnail(opened.pixels)
+
+    def copy_to(self, place: Path) -> None:
+        """Copies the file as it was judged; one that has gone or changed since is refused."""
+        try:
+            data = self.path.read_bytes()
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() == self.photo.sha256:
+            write_atomic(place, data)
+        else:
+            self.refuse("unreadable", None, None, f"{self.name} was moved or changed while it was judged")
 
     def refuse(self, code: str, value, limit, text: str) -> None:
         reasons = (*self.verdict.reasons, Reason(code, value, limit, text))
@@ -134,14 +161,16 @@ def _judge_set(looks: list[_Look], config: GateConfig) -> None:
     if not kept:
         return
     embeddings = np.stack([look.sight.embedding for look in kept])
-    for look, moment in zip(kept, coach.moments([k.sight.measures for k in kept], embeddings), strict=True):
+    for look, moment in zip(kept, moments([k.sight.measures for k in kept], embeddings), strict=True):
         look.sight.measures["moment"] = moment
-    if len(kept) > config.max_photos:
-        choice = coach.choose_photos([k.verdict for k in kept], config.max_photos, config.min_photos)
-        for look in kept:
-            if look.name not in choice.names:
-                text = f"good, but {config.max_photos} better or more varied photos of {len(kept)} were chosen"
-                look.refuse("surplus", len(kept), config.max_photos, text)
+    names = choose_photos([k.verdict for k in kept], config.max_photos, config.min_photos).names
+    chosen_moments = {look.sight.measures["moment"] for look in kept if look.name in names}
+    for look in kept:
+        if look.name not in names:
+            seen = look.sight.measures["moment"] in chosen_moments
+            why = "a better photo of the same moment is among them" if seen else "they are better or more varied"
+            text = f"good, but {len(names)} of {len(kept)} photos were chosen: {why}"
+            look.refuse("surplus", len(kept), config.max_photos, text)
 
 
 def main_person(embeddings: np.ndarray, limit: float) -> np.ndarray:
@@ -202,7 +231,7 @@ def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
 
 def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
     """Of pictures that are nearly the same, keeps the one with most pixels, then with the largest file."""
-    looks = sorted(looks, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.path.stat().st_size, k.name))
+    looks = sorted(looks, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.bytes, k.name))
     if not looks:
         return
     hashes = np.stack([look.sight.hash for look in looks])
@@ -220,71 +249,24 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
         look.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
 
 
-# --- overruling ---------------------------------------------------------------------------------------------------
+# --- overruled verdicts: overrule.py writes them ------------------------------------------------------------------
 
 
-def _read_overruled(run: Run) -> dict:
+def read_overruled(run: Run) -> dict[str, dict]:
     path = run.folder / OVERRULED
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _overruled_input(run: Run) -> dict[str, str]:
-    """The overruling as an input of the stage: it decides what is kept."""
-    path = run.folder / OVERRULED
-    return {OVERRULED: sha256_of(path)} if path.exists() else {}
+def overruled_input(run: Run) -> dict[str, str]:
+    """What was overruled as an input of the stage, for it decides what is kept; when it was said does not."""
+    said = {photo: [note["sha256"], note["kept"]] for photo, note in read_overruled(run).items()}
+    return {OVERRULED: fingerprint(said, {})} if said else {}
 
 
-def _apply_overruling(looks: list[_Look], overruled: dict) -> None:
+def _apply_overruling(looks: list[_Look], overruled: dict[str, dict]) -> None:
     for look in looks:
-        said = overruled.get(look.photo.sha256)
-        if said and said["kept"] != look.verdict.kept and (not said["kept"] or "face_box_px" in look.sight.measures):
-            look.verdict = replace(look.verdict, kept=said["kept"], overruled=True)
-
-
-def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
-    """Keeps a refused photo, or leaves a kept one out, because a person says so; noted in `overruled.json`.
-
-    It holds for that file when the photos are judged again, and later stages must be done anew. Saying the opposite
-    takes it back.
-
-    Args:
-        photo: its name in the verdicts.
-    Raises:
-        StageMissing: the photos have not been judged, or the photo is none of them.
-        CannotKeep: the photo can't be read or shows no face, so nothing can be cropped from it; or it is gone.
-    """
-    manifest = run.manifest("photos")
-    names = [v["photo"] for v in manifest["verdicts"]]
-    if photo not in names:
-        raise StageMissing(f"no photo {photo!r} was judged.", f"There are: {', '.join(names[:20])}.", "Name one.")
-    place = names.index(photo)
-    verdict, digest = Verdict.from_dict(manifest["verdicts"][place]), manifest["photos"][place]["sha256"]
-    if kept and "face_box_px" not in verdict.measures:
-        why = "; ".join(reason.text for reason in verdict.reasons)
-        raise CannotKeep(f"{photo} can't be kept: {why}.", "A training picture is cropped around a face.", "Leave it.")
-    source = {plain_name(f): f for f in find_photos(Path(manifest["folder"]))}.get(photo) if kept else None
-    if kept and (source is None or digest_of(source) != digest):
-        why = "The run copies it from there when it is kept."
-        raise CannotKeep(f"{photo} is no longer in {manifest['folder']}.", why, "Judge the photos again.")
-    said = _read_overruled(run) | {digest: {"photo": photo, "kept": kept, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}}
-    verdict = replace(verdict, kept=kept, overruled=kept == bool(verdict.reasons))
-    if not verdict.overruled:
-        del said[digest]
-    copy = run.path("photos") / "kept" / photo
-    write_atomic(copy, source.read_bytes()) if kept else copy.unlink(missing_ok=True)
-    _write_overruled(run, said, manifest, [*manifest["verdicts"][:place], verdict.to_dict(),
-                                           *manifest["verdicts"][place + 1 :]])  # fmt: skip
-    return verdict
-
-
-def _write_overruled(run: Run, said: dict, manifest: dict, verdicts: list[dict]) -> None:
-    """Writes the overruling and the manifest that follows from it, with the fingerprint a new judging would have."""
-    write_json(run.folder / OVERRULED, said)
-    inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRULED} | _overruled_input(run)
-    judged = [Verdict.from_dict(v) for v in verdicts]
-    manifest |= _advice(judged, GateConfig.with_options(**manifest["config"])) | {
-        "inputs": inputs,
-        "outcome": _outcome(judged),
-        "fingerprint": fingerprint(manifest["config"], inputs),
-    }
-    write_json(run.path("photos") / "manifest.json", manifest)
+        note = overruled.get(look.name, {"sha256": None})
+        if note["sha256"] != look.photo.sha256 or note["kept"] == look.verdict.kept:
+            continue
+        if "face_box_px" in look.sight.measures or not note["kept"]:
+            look.verdict = replace(look.verdict, kept=note["kept"], overruled=True)

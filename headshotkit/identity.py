@@ -12,7 +12,7 @@ import numpy as np
 from headshotkit import faces, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.photos import read_photo
-from headshotkit.records import Record
+from headshotkit.records import Record, Verdict
 from headshotkit.run import Run
 
 
@@ -43,11 +43,12 @@ def known_faces(run: Run, recogniser: str) -> np.ndarray:
     """
     judged = run.manifest("photos")
     model = faces.load_recogniser(recogniser)
-    kept = [v["photo"] for v in judged["verdicts"] if v["kept"]]
+    kept = [Verdict.from_dict(v) for v in judged["verdicts"] if v["kept"]]
     embeddings = []
-    for name in runtime.progress(kept, f"own photos, {recogniser}"):
-        image = read_photo(run.path("photos") / "kept" / name)
-        embeddings.append(model.embed(image, faces.detect_faces(image)[0]))
+    for verdict in runtime.progress(kept, f"own photos, {recogniser}"):
+        box, points = (np.array(verdict.measures[name]) for name in ("face_box_px", "face_points_px"))
+        image = read_photo(run.path("photos") / "kept" / verdict.photo)
+        embeddings.append(model.embed(image, faces.Face(box, 1.0, points)))  # the very face that was judged
     return np.array(embeddings, np.float32)
 
 

@@ -48,7 +48,7 @@ class Opened:
     pixels: RGB, uint8, shape (H, W, 3), upright, sRGB · width_px, height_px: of the full upright picture ·
     scale: the pixels' width relative to the full width, in (0, 1] · taken_at: when, by the camera's clock, ISO 8601
     without a zone, or None · jpeg_quality: 1 to 100, as libjpeg counts, for its tables; None if it is no JPEG ·
-    profile: the colour profile that the pixels were in before, or None.
+    profile: the colour profile that the pixels were in before, or None · file_bytes: size of the file.
     """
 
     pixels: np.ndarray
@@ -56,8 +56,9 @@ class Opened:
     height_px: int
     scale: float
     taken_at: str | None
-    jpeg_quality: int | None
-    profile: str | None
+    jpeg_quality: int | None = None
+    profile: str | None = None
+    file_bytes: int = 0
 
 
 # --- finding ------------------------------------------------------------------------------------------------------
@@ -241,7 +242,8 @@ def _open(file: Source, least_px: int | None) -> Opened:
     if turn in TURNS:
         picture, whole_px = picture.transpose(TURNS[turn]), whole_px[::-1] if turn >= 5 else whole_px
     scale = picture.width / whole_px[0]
-    return Opened(np.asarray(picture), *whole_px, scale, taken_at, quality, profile_name and _words(profile_name))
+    name, size = profile_name and _words(profile_name), file.seek(0, os.SEEK_END)
+    return Opened(np.asarray(picture), *whole_px, scale, taken_at, quality, name, size)
 
 
 @functools.cache

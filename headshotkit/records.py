@@ -175,7 +175,7 @@ def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "") -> lis
     kept = [v for v in verdicts if v.kept]
     if len(kept) >= at_least:
         return kept
-    refused = Counter(v.reasons[0].code for v in verdicts if v.reasons)
+    refused = Counter(v.reasons[0].code for v in verdicts if v.reasons and not v.kept)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common()) or "none was refused"
     raise TooFewPhotos(
         f"kept {len(kept)} of {len(verdicts)} photos, training needs {at_least}.",

@@ -38,7 +38,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         RunFolderError: the place can't be written.
     """
     data = data.encode() if isinstance(data, str) else data
-    beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
@@ -84,6 +84,22 @@ def _settings(config) -> dict:
 def fingerprint(config: dict, inputs: dict[str, str]) -> str:
     """What decides whether a stage's work can be used again: its settings and its inputs' sha256."""
     return hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
+
+
+def caption_in(path: Path) -> str:
+    """The caption that a .txt file holds, on one line; empty where there is none."""
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig", errors="replace").split())
+    except OSError:
+        return ""
+
+
+def edited_captions(folder: Path, manifest: dict) -> dict[str, str]:
+    """The captions beside a dataset's pictures that are not the ones written there, file -> caption."""
+    photos = manifest.get("dataset", {}).get("photos", [])
+    written = {Path(p["file"]).with_suffix(".txt").as_posix(): p.get("written") or p["caption"] for p in photos}
+    now = {name: caption_in(folder / name) for name in written}
+    return {name: text for name, text in now.items() if text and text != written[name]}
 
 
 @dataclass
@@ -183,10 +199,10 @@ class Run:
             raise StageMissing(f"{self.path(stage)} holds no finished {stage} stage.", why, command)
         for name, made_from in manifest["inputs"].items():
             earlier = name.removesuffix("/manifest.json")
-            if earlier in STAGES and self.manifest(earlier)["fingerprint"] != made_from:
+            if earlier in STAGES and self.content_of(earlier) != made_from:
                 raise StageMissing(
                     f"{self.path(stage)} was made from another {earlier} than the run holds now.",
-                    f"The {earlier} stage was done anew since, with other settings or inputs.",
+                    f"The {earlier} stage was done anew since, or what it holds was edited or overruled.",
                     command,
                 )
         return manifest
@@ -201,7 +217,7 @@ class Run:
     def peek(self, stage: str) -> dict:
         """A stage's manifest as it is, finished or not, out of date or not; empty where there is none."""
         try:
-            return json.loads((self.path(stage) / "manifest.json").read_text())
+            return json.loads((self.path(stage) / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
 
@@ -210,7 +226,17 @@ class Run:
 
         A manifest also holds times, so the stage's fingerprint stands for it, not the file's bytes.
         """
-        return {f"{s}/manifest.json": self.manifest(s)["fingerprint"] for s in stages}
+        return {f"{s}/manifest.json": self.content_of(s) for s in stages}
+
+    def content_of(self, stage: str) -> str:
+        """What decides a finished stage's content: its fingerprint, and the captions that a person edited since.
+
+        Raises:
+            StageMissing: as `manifest`.
+        """
+        manifest = self.manifest(stage)
+        edits = edited_captions(self.path(stage), manifest)
+        return fingerprint(edits, {"made": manifest["fingerprint"]}) if edits else manifest["fingerprint"]
 
     def _set_aside(self, stage: str) -> None:
         """Moves what a stage made with other settings out of the way, to earlier/<stage>-<n>."""

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from headshotkit import runtime
-from headshotkit.captions import edits_of, with_edits
+from headshotkit.captions import with_edits
 from headshotkit.config import TrainConfig
 from headshotkit.families import Condition, Family, load_family
 from headshotkit.records import Dataset, Lora
@@ -50,7 +50,7 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
         DiskFull, RunFolderError: a file can't be written; the last checkpoint stays.
     """
     dataset = with_edits(run.path("dataset"), Dataset.from_dict(run.manifest("dataset")["dataset"]))
-    stage = run.begin("lora", config, run.inputs_from("dataset") | edits_of(dataset), seed=config.seed)
+    stage = run.begin("lora", config, run.inputs_from("dataset"), seed=config.seed)
     if stage.done:
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)

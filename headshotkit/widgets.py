@@ -73,7 +73,7 @@ def upload_photos(run: Run):
     """A button that takes photos into the run's `uploads/`, and a line that says what is there."""
     import ipywidgets
 
-    button = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Add photos")
+    button = ipywidgets.FileUpload(accept="image/*,.heic,.heif,.avif", multiple=True, description="Add photos")
     line = ipywidgets.HTML("Nothing was uploaded yet.")
 
     def take(change) -> None:
@@ -121,7 +121,7 @@ class _Pages:
 def review_verdicts(run: Run):
     """All photos with frame, verdict and reasons, to filter, to sort and to overrule, a page at a time.
 
-    The button below a photo overrules its verdict: `gate.overrule_verdict` records it, and later stages notice.
+    The button below a photo overrules its verdict: `overrule.overrule_verdict` records it, and later stages notice.
 
     Raises:
         StageMissing: the photos have not been judged.
@@ -160,10 +160,10 @@ def _verdict_card(run: Run, name: str, line):
         button.disabled = "face_box_px" not in verdict["measures"]  # there is nothing to crop around
 
     def overrule(_) -> None:
-        from headshotkit import gate
+        from headshotkit.overrule import overrule_verdict
 
         try:
-            gate.overrule_verdict(run, name, not _verdicts(run)[name]["kept"])
+            overrule_verdict(run, name, not _verdicts(run)[name]["kept"])
         except HeadshotError as error:
             line.value = html.escape(str(error))
             return

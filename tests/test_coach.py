@@ -262,8 +262,7 @@ def test_a_good_set_is_told_so():
     verdicts = good_set()
     assert asked(verdicts) == ()
     assert coach.summary((), coach.coverage(verdicts)) == (
-        "Nothing to ask for: 16 photos of 16 moments, with turned heads, two expressions, changing clothes and "
-        "backgrounds."
+        "Nothing to ask for: 16 photos of 16 moments show 4 poses, 2 expressions, 2 backgrounds, 3 kinds of clothes."
     )
 
 

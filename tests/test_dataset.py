@@ -295,10 +295,12 @@ def test_training_reads_the_edited_text(small_run, monkeypatch):
     train.train_lora(small_run, config)
     first = small_run.manifest("lora")
     assert "photo of ohwx man, side light, on a ship" in told and made.photos[1].caption in told
-    assert f"dataset/{made.photos[0].file[:-4]}.txt" in first["inputs"] and small_run.has("lora")
-    (small_run.path("dataset") / made.photos[0].file).with_suffix(".txt").write_text("photo of ohwx man, at sea")
-    edited = captions.with_edits(small_run.path("dataset"), made)
-    assert captions.edits_of(edited).items() - first["inputs"].items(), "an edit leaves the old LoRA in use"
+    assert first["status"] == "done" and small_run.has("lora")
+    text = (small_run.path("dataset") / made.photos[0].file).with_suffix(".txt")
+    text.write_text("photo of ohwx man, at sea")
+    assert small_run.has("dataset") and not small_run.has("lora"), "an edit leaves the old LoRA in use"
+    text.write_text("photo of ohwx man, side light, on a ship")
+    assert small_run.has("lora")
 
 
 # --- class images -------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from PIL import Image
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import CannotKeep, NoPhotos, StageMissing
-from headshotkit.gate import judge_photos, main_person, overrule_verdict, people
+from headshotkit.gate import judge_photos, main_person, people
+from headshotkit.overrule import overrule_verdict
 from headshotkit.records import REASON_CODES
 from headshotkit.run import Run
 
@@ -193,9 +194,21 @@ def test_a_burst_is_one_moment(tmp_path):
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
     verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig(max_hash_distance=0))
-    moments = {v.photo: v.measures["moment"] for v in verdicts if v.kept}
+    moments = {v.photo: v.measures["moment"] for v in verdicts}
     assert len({moments[name] for name in moments if name.startswith("burst")}) == 1
     assert moments["other.jpg"] not in {moments[name] for name in moments if name.startswith("burst")}
+
+
+def test_a_second_photo_of_a_moment_is_kept_only_where_there_are_too_few(tmp_path):
+    with Image.open(P1 / "p1_04.jpg") as image:
+        bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
+    folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
+    few, enough = (
+        judge_photos(folder, Run(tmp_path / f"run{least}"), GateConfig(max_hash_distance=0, min_photos=least))
+        for least in (4, 2)
+    )
+    assert sum(v.kept for v in few) == 4 and sum(v.kept for v in enough) == 2
+    assert all("better photo of the same moment" in v.reasons[0].text for v in enough if not v.kept)
 
 
 def test_of_more_photos_than_needed_the_best_are_chosen(tmp_path):
@@ -203,7 +216,9 @@ def test_of_more_photos_than_needed_the_best_are_chosen(tmp_path):
     verdicts = judge_photos(folder_of(tmp_path, **good), Run(tmp_path / "run"), GateConfig(max_photos=4, min_photos=3))
     assert sum(v.kept for v in verdicts) == 4
     surplus = [r for v in verdicts for r in v.reasons if r.code == "surplus"]
-    assert len(surplus) == 5 and all("4 better or more varied photos of 9" in r.text for r in surplus)
+    assert len(surplus) == 5 and all(
+        "4 of 9 photos were chosen: they are better or more varied" in r.text for r in surplus
+    )
 
 
 def test_names_that_are_no_utf8_end_in_a_verdict_that_can_be_written(tmp_path):
@@ -239,8 +254,8 @@ def test_a_refused_photo_can_be_kept_and_it_is_noted(small_run):
     assert (run.path("photos") / "kept" / "grey.jpg").read_bytes() == (folder / "grey.jpg").read_bytes()
     manifest = run.manifest("photos")
     assert manifest["fingerprint"] != before and "1 by your own word" in manifest["outcome"]
-    (note,) = json.loads((run.folder / "overruled.json").read_text()).values()
-    assert (note["photo"], note["kept"]) == ("grey.jpg", True)
+    notes = json.loads((run.folder / "overruled.json").read_text())
+    assert list(notes) == ["grey.jpg"] and notes["grey.jpg"]["kept"]
 
 
 def test_overruling_holds_when_the_photos_are_judged_again(small_run):
@@ -264,6 +279,16 @@ def test_saying_the_opposite_takes_it_back(small_run):
     overrule_verdict(run, "b.jpg", kept=True)
     after = run.manifest("photos")
     assert after["verdicts"] == before["verdicts"] and (run.path("photos") / "kept" / "b.jpg").exists()
+    assert after["fingerprint"] == before["fingerprint"]  # so nothing that was made from it is out of date
+
+
+def test_a_moved_photo_folder_is_found_again(small_run, tmp_path):
+    run, folder = small_run
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(CannotKeep, match="no longer in"):
+        overrule_verdict(run, "grey.jpg", kept=True)
+    judge_photos(tmp_path / "elsewhere", run, GateConfig(min_photos=2))
+    assert overrule_verdict(run, "grey.jpg", kept=True).kept
 
 
 def test_a_later_stage_notices_the_overruling(small_run):

@@ -29,4 +29,7 @@ def test_too_few_photos_says_how_many_and_why():
         kept_photos(verdicts, 10)
     with pytest.raises(TooFewPhotos, match="To take next: four photos"):
         kept_photos(verdicts, 10, "To take next: four photos.")
+    by_hand = [Verdict("c", True, (Reason("dark", 1, 2, ""),), {}, overruled=True)] * 3
+    with pytest.raises(TooFewPhotos, match="Refused: none was refused"):
+        kept_photos(by_hand, 10)
     assert len(kept_photos(verdicts, 6)) == 6

@@ -1,0 +1,76 @@
+"""Overruling: a person keeps a photo that the gate refused, or leaves one out that it kept; noted, and lasting."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from headshotkit.config import GateConfig
+from headshotkit.errors import CannotKeep, NoPhotos, StageMissing
+from headshotkit.gate import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled
+from headshotkit.photos import digest_of, find_photos, plain_name
+from headshotkit.records import Verdict
+from headshotkit.run import Run, fingerprint, write_atomic, write_json
+
+
+def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
+    """Keeps a refused photo, or leaves a kept one out, because a person says so; noted in `overruled.json`.
+
+    It holds for that file when the photos are judged again, and later stages must be done anew. Saying the opposite
+    takes it back.
+
+    Args:
+        photo: its name in the verdicts.
+    Raises:
+        StageMissing: the photos have not been judged, or the photo is none of them.
+        CannotKeep: the photo can't be read or shows no face, so nothing can be cropped from it; or it is gone.
+    """
+    manifest = run.manifest("photos")
+    names = [v["photo"] for v in manifest["verdicts"]]
+    if photo not in names:
+        raise StageMissing(f"no photo {photo!r} was judged.", f"There are: {', '.join(names[:20])}.", "Name one.")
+    place = names.index(photo)
+    verdict, digest = Verdict.from_dict(manifest["verdicts"][place]), manifest["photos"][place]["sha256"]
+    if kept and "face_box_px" not in verdict.measures:
+        why = "; ".join(reason.text for reason in verdict.reasons)
+        raise CannotKeep(f"{photo} can't be kept: {why}.", "A training picture is cropped around a face.", "Leave it.")
+    source = _file_of(manifest, photo, digest) if kept else None
+    note = {"sha256": digest, "kept": kept, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    said = read_overruled(run) | {photo: note}
+    verdict = replace(verdict, kept=kept, overruled=kept == bool(verdict.reasons))
+    if not verdict.overruled:
+        del said[photo]
+    copy = run.path("photos") / "kept" / photo
+    if source:
+        write_atomic(copy, source.read_bytes())
+    manifest["verdicts"][place] = verdict.to_dict()
+    _write_overruled(run, said, manifest)
+    if not kept:
+        copy.unlink(missing_ok=True)
+    return verdict
+
+
+def _file_of(manifest: dict, photo: str, digest: str) -> Path:
+    """The photo in its folder, as it was judged."""
+    folder = Path(manifest["folder"])
+    with contextlib.suppress(NoPhotos):
+        for file in find_photos(folder):
+            if plain_name(file) == photo and digest_of(file) == digest:
+                return file
+    why = "The run copies it from there when it is kept."
+    raise CannotKeep(f"{photo} is no longer in {folder}.", why, "Put it back, or judge the photos again.")
+
+
+def _write_overruled(run: Run, said: dict, manifest: dict) -> None:
+    """Writes the overruling and the manifest that follows from it, with the fingerprint a new judging would have."""
+    write_json(run.folder / OVERRULED, said)
+    inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRULED} | overruled_input(run)
+    judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
+    manifest |= advice_on(judged, GateConfig.with_options(**manifest["config"])) | {
+        "inputs": inputs,
+        "outcome": outcome_of(judged),
+        "fingerprint": fingerprint(manifest["config"], inputs),
+    }
+    write_json(run.path("photos") / "manifest.json", manifest)
