@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import P1, P2
 from PIL import Image
 
 from headshotkit import choice, coach, variety
@@ -14,7 +15,6 @@ from headshotkit.config import GateConfig
 from headshotkit.gate import judge_photos
 from headshotkit.records import REASON_CODES, Reason, Verdict
 from headshotkit.run import Run
-from tests.conftest import P1, P2
 
 CONFIG = GateConfig()
 BLUE, RED, WHITE, GREY = [40, 5, -35], [45, 55, 35], [95, 0, 0], [60, 0, 0]

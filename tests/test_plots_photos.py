@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 from PIL import Image
+from test_coach import good_set, photo, refused
 
 from headshotkit import coach, plots, plots_photos
 from headshotkit.config import GateConfig
 from headshotkit.errors import StageMissing
 from headshotkit.records import Reason, Verdict
 from headshotkit.run import Run
-from tests.test_coach import good_set, photo, refused
 
 
 def judged(folder, verdicts):
