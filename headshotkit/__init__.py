@@ -17,6 +17,7 @@ _HOMES = {
     "edit_caption": "captions",
     "crop_folder": "crops",
     "train_lora": "train",
+    "export_lora": "export",
     "render_headshots": "render",
     "restore_headshots": "restore",
     "evaluate_run": "evaluate",

@@ -5,23 +5,34 @@ Everything random in a step comes from (seed, step), so a killed training goes o
 
 from __future__ import annotations
 
-import io
+import json
 import math
+import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headshotkit import runtime
 from headshotkit.captions import with_edits
+from headshotkit.checkpoints import (
+    DAMAGE,
+    Checkpoints,
+    Interruption,
+    random_states,
+    read_checked,
+    set_random_states,
+    to_bytes,
+)
 from headshotkit.config import TrainConfig
 from headshotkit.families import Condition, Family, load_family
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, write_atomic, write_json
 
 LORA_FILE = "person.safetensors"
-CHECKPOINT_FILE = "checkpoint.pt"
 CACHE_FILE = "cache.pt"
 LOSSES_FILE = "losses.json"
 WEIGHT_DECAY = 1e-2
@@ -42,16 +53,19 @@ class Examples:
 def train_lora(run: Run, config: TrainConfig) -> Lora:
     """Trains the person's LoRA on the run's dataset, or goes on where it was interrupted.
 
-    Writes `lora/`: person.safetensors (diffusers' naming, with metadata), losses.json, manifest.json.
+    Writes `lora/`: person.safetensors (diffusers' naming, with metadata), losses.json, manifest.json. While it works,
+    `lora/` also holds checkpoints; Ctrl-C and SIGTERM take effect after the step's end, when it has been saved.
 
     Raises:
         StageMissing: the dataset has not been built.
         BaseUnavailable: the base's weights can't be had.
         DiskFull, RunFolderError: a file can't be written; the last checkpoint stays.
+        KeyboardInterrupt: Ctrl-C; the same call goes on from where it came.
     """
     dataset = with_edits(run.path("dataset"), Dataset.from_dict(run.manifest("dataset")["dataset"]))
     stage = run.begin("lora", config, run.inputs_from("dataset"), seed=config.seed)
     if stage.done:
+        _tidy(stage)
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)
     person, class_pictures, captions = _cached_examples(family, run.path("dataset"), dataset, stage)
@@ -61,9 +75,8 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
     lora = Lora(
         Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, config.steps
     )
-    write_atomic(stage.folder / LORA_FILE, family.lora_file(_metadata(lora, stage)))
-    (stage.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    (stage.folder / CACHE_FILE).unlink(missing_ok=True)
+    loop.checkpoints.write(stage.folder / LORA_FILE, family.lora_file(_metadata(lora, stage, dataset)))
+    write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in loop.losses]})
     last = sum(loop.losses[-50:]) / len(loop.losses[-50:])
     stage.finish(
         f"LoRA of rank {config.rank} after {config.steps} steps, loss {last:.3f}",
@@ -71,13 +84,21 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
         optimizer=loop.optimizer_reason,
         dtype=family.dtype_reason,
     )
+    _tidy(stage)  # only now: before, a kill would have cost the whole training
     return lora
 
 
-def _metadata(lora: Lora, stage: Stage) -> dict[str, str]:
+def _tidy(stage: Stage) -> None:
+    """Removes what only an unfinished training needs."""
+    Checkpoints(stage.folder, 1).clear()
+    (stage.folder / CACHE_FILE).unlink(missing_ok=True)
+
+
+def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
     """How the LoRA was made, for the file's header: strings only, as safetensors wants."""
     facts = {"base": lora.base, "token": lora.token, "class_word": lora.class_word, "steps": lora.step,
-             "rank": lora.rank, "alpha": lora.alpha, "fingerprint": stage.manifest["fingerprint"],
+             "rank": lora.rank, "alpha": lora.alpha, "captions": json.dumps([p.caption for p in dataset.photos]),
+             "config": json.dumps(stage.manifest["config"]), "fingerprint": stage.manifest["fingerprint"],
              "version": stage.manifest["headshotkit"]}  # fmt: skip
     return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
 
@@ -96,26 +117,20 @@ def _cached_examples(
     ]
     class_sizes = [(side, side, 0, 0, side, side)] * len(dataset.class_images)
     cache = stage.folder / CACHE_FILE
-    if cache.exists():
-        kept = torch.load(cache, weights_only=True)
-    else:
+    try:
+        kept = read_checked(cache)
+    except DAMAGE:  # mostly: it is not there yet
         files = [p.file for p in dataset.photos] + list(dataset.class_images)
         images = runtime.progress([Image.open(folder / f).convert("RGB") for f in files], "encoding photos")
         latents = torch.cat([family.encode_images([image]) for image in images])
         condition = family.encode_prompts(captions)
         kept = {"latents": latents, "condition": dict(condition)}
-        write_atomic(cache, _bytes(kept))
+        write_atomic(cache, to_bytes(kept))
     conditions = Condition(kept["condition"])
     n = len(dataset.photos)
     person = Examples(kept["latents"][:n], [captions.index(p.caption) for p in dataset.photos], person_sizes)
     pictures = Examples(kept["latents"][n:], [len(captions) - 2] * len(class_sizes), class_sizes)
     return person, pictures, conditions
-
-
-def _bytes(value) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -151,30 +166,44 @@ def make_optimizer(parameters: list, config: TrainConfig, device: str) -> tuple[
 
 
 class _Loop:
-    """The loop's state: LoRA, optimizer, scaler, losses; what a checkpoint holds."""
+    """The loop's state: LoRA, its average, optimizer, scaler, losses; what a checkpoint holds."""
 
     def __init__(self, family: Family, config: TrainConfig, stage: Stage, person: Examples, class_pictures: Examples,
                  conditions: Condition) -> None:  # fmt: skip
         self.family, self.config, self.stage = family, config, stage
         self.person, self.class_pictures, self.conditions = person, class_pictures, conditions
         self.parameters = family.add_lora(config.rank, config.alpha, config.targets, config.seed)
+        self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
         if config.checkpointing:
             family.use_checkpointing()
         self.optimizer, self.optimizer_reason = make_optimizer(self.parameters, config, family.device)
         self.scaler = torch.amp.GradScaler(family.device, enabled=family.dtype == torch.float16)
+        self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
         self.losses: list[float] = []
+        self.saved_s = time.monotonic()
 
     def run(self) -> None:
-        """All steps that are still to do."""
+        """All steps that are still to do; the family then holds the LoRA that is to be saved."""
         self._resume()
         bar = runtime.progress(range(len(self.losses), self.config.steps), "training")
-        for step in bar:
-            self.losses.append(self._step(step))
-            memory = {f"{place}_gib": size for place, size in runtime.peak_memory_gib().items()}
-            bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}", **memory)
-            if (step + 1) % self.config.checkpoint_every_steps == 0:
-                self._save()
-        write_json(self.stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in self.losses]})
+        with Interruption() as interruption:
+            for step in bar:
+                self.losses.append(self._step(step))
+                self._follow(step)
+                memory = {f"{place}_gib": size for place, size in runtime.peak_memory_gib().items()}
+                bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}", **memory)
+                if interruption.signal is not None or self._is_due(step + 1):
+                    self._save()
+                if interruption.signal is not None:
+                    interruption.pass_on()
+        for parameter, average in zip(self.parameters, self.average, strict=False):
+            parameter.data.copy_(average)
+
+    def _is_due(self, done: int) -> bool:
+        """Whether a checkpoint is wanted after so many steps; the last step is followed by the LoRA itself."""
+        minutes, limit = (time.monotonic() - self.saved_s) / 60, self.config.checkpoint_every_minutes
+        late = 0 < limit <= minutes
+        return done < self.config.steps and (late or done % self.config.checkpoint_every_steps == 0)
 
     def _step(self, step: int) -> float:
         """One optimizer update; returns the loss."""
@@ -212,24 +241,41 @@ class _Loop:
             chosen.append(int(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[index]))
         return chosen
 
+    def _follow(self, step: int) -> None:
+        """Moves the average towards the LoRA; early on faster, so that the start soon counts for little."""
+        if self.average:
+            decay = min(self.config.ema, (1 + step) / (10 + step))
+            get_ema_multi_avg_fn(decay)(self.average, [p.detach() for p in self.parameters], step)
+
     def _save(self) -> None:
-        """A checkpoint of everything that a step changes."""
+        """A checkpoint of everything that a step changes; the steps done are the sampler's place."""
         state = {
             "lora": self.family.lora_state(),
+            "average": [tensor.cpu() for tensor in self.average],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "random": random_states(),
             "losses": self.losses,
         }
-        write_atomic(self.stage.folder / CHECKPOINT_FILE, _bytes(state))
+        self.checkpoints.save(len(self.losses), state)
         self.stage.note_seconds()
+        self.saved_s = time.monotonic()
 
     def _resume(self) -> None:
-        """Goes on from the last checkpoint, if there is one."""
-        checkpoint = self.stage.folder / CHECKPOINT_FILE
-        if not checkpoint.exists():
+        """Goes on from the newest good checkpoint, if there is one; a damaged one is said and noted."""
+        state, problems = self.checkpoints.newest()
+        done = len(state["losses"]) if state else 0
+        if problems:
+            noted = self.stage.manifest.setdefault("damaged_checkpoints", [])
+            noted += [f"{problem}; went on from step {done}" for problem in problems]
+            self.stage.note_seconds()
+            warnings.warn(f"damaged checkpoint {problems[0]}. Training goes on from step {done}.", stacklevel=4)
+        if state is None:
             return
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         self.family.load_lora_state(state["lora"])
+        for average, saved in zip(self.average, state["average"], strict=True):
+            average.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        set_random_states(state["random"])
         self.losses = list(state["losses"])

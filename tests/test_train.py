@@ -1,26 +1,38 @@
-import os
+import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from headshotkit import train
+from headshotkit.checkpoints import Checkpoints, Interruption, random_states, read_checked, set_random_states, to_bytes
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import MissingPackage, StageMissing
+from headshotkit.errors import BadConfig, DiskFull, MissingPackage, StageMissing
+from headshotkit.families import load_family
 from headshotkit.run import Run
-from headshotkit.train import CHECKPOINT_FILE, make_optimizer, train_lora
+from headshotkit.train import make_optimizer, train_lora
 
 BRIEF = {"steps": 12, "batch": 2, "checkpoint_every_steps": 2}
 COMMAND = """
-import sys
+import json, sys
 from headshotkit.config import TrainConfig
 from headshotkit.run import Run
 from headshotkit.train import train_lora
-train_lora(Run(sys.argv[1]), TrainConfig.for_base("mini", steps=12, batch=2, checkpoint_every_steps=2))
+train_lora(Run(sys.argv[1]), TrainConfig.for_base("mini", **json.loads(sys.argv[2])))
+"""
+TELLING = """
+from headshotkit import train
+follow = train._Loop._follow
+train._Loop._follow = lambda self, step: (follow(self, step), print(step, flush=True))
 """
 
 
@@ -28,27 +40,278 @@ def tensors(run):
     return load_file(run.path("lora") / "person.safetensors")
 
 
-def test_a_killed_training_goes_on_to_the_same_lora(prepared_run, tmp_path):
-    """kill -9 in the middle of a real training process, then the same call: the LoRA of an undisturbed run."""
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(prepared_run.folder)])
-    checkpoint = prepared_run.path("lora") / CHECKPOINT_FILE
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists() and not prepared_run.has("lora"), "it was killed before or after the training"
-    done = len(torch.load(checkpoint, weights_only=True)["losses"])
-    assert 0 < done < 12
-    train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
-    undisturbed = Run(tmp_path / "undisturbed")
-    (tmp_path / "undisturbed").mkdir()
+def run_beside(folder, prepared):
+    """A run of its own that shares the prepared one's dataset."""
+    folder.mkdir()
     for stage in ("photos", "dataset"):
-        (undisturbed.path(stage)).symlink_to(prepared_run.path(stage))
-    train_lora(undisturbed, TrainConfig.for_base("mini", **BRIEF))
-    one, other = tensors(prepared_run), tensors(undisturbed)
+        (folder / stage).symlink_to(prepared / stage)
+    return Run(folder)
+
+
+def checkpoints_of(run):
+    return Checkpoints(run.path("lora"), 3).files()
+
+
+def training_process(run, settings, before=""):
+    """A training in a process of its own."""
+    command = [sys.executable, "-c", before + COMMAND, str(run.folder), json.dumps(settings)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    """The tensors of a brief training that nothing interrupted."""
+    run = run_beside(tmp_path_factory.mktemp("undisturbed") / "run", prepared)
+    train_lora(run, TrainConfig.for_base("mini", **BRIEF))
+    return tensors(run)
+
+
+def assert_equal_tensors(one, other, limit=1e-6):
     assert one.keys() == other.keys()
-    assert max(float((one[k] - other[k]).abs().max()) for k in one) < 1e-6
+    assert max(float((one[k] - other[k]).abs().max()) for k in one) < limit
+
+
+# --- never lose a step --------------------------------------------------------------------------------------------
+
+
+def test_a_killed_training_goes_on_to_the_same_lora(prepared_run, undisturbed):
+    """kill -9 in the middle of a real training process, then the same call: the LoRA of an undisturbed run."""
+    process = training_process(prepared_run, BRIEF)
+    deadline = time.monotonic() + 120
+    while not checkpoints_of(prepared_run) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert checkpoints_of(prepared_run) and not prepared_run.has("lora"), "it was killed before or after the training"
+    assert 0 < len(read_checked(checkpoints_of(prepared_run)[-1])["losses"]) < 12
+    train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    assert_equal_tensors(tensors(prepared_run), undisturbed)
+
+
+def test_sigterm_lets_the_step_end_and_saves_it(prepared_run):
+    """No checkpoint is due in 60 steps, so the one that lies there is the signal's; then the process ends by it."""
+    settings = BRIEF | {"steps": 60, "checkpoint_every_steps": 60}
+    process = training_process(prepared_run, settings, TELLING)
+    while process.stdout.readline().strip() not in ("2", ""):
+        pass
+    process.terminate()
+    told, errors = process.communicate()
+    assert process.returncode == -signal.SIGTERM and not prepared_run.has("lora"), errors
+    last = int(("2\n" + told).split()[-1])
+    assert [file.name for file in checkpoints_of(prepared_run)] == [f"{last + 1:06d}.pt"]
+    assert len(read_checked(checkpoints_of(prepared_run)[0])["losses"]) == last + 1 < 60
+
+
+def test_the_minutes_count_as_well(prepared_run, monkeypatch):
+    """With a limit of a few milliseconds every step is saved, but for the last, which the LoRA itself follows."""
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: (saved.append(step), save(self, step, state)))
+    settings = BRIEF | {"steps": 4, "checkpoint_every_steps": 100, "checkpoint_every_minutes": 1e-6}
+    train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
+    assert saved == [1, 2, 3]
+
+
+def halfway(run, monkeypatch, settings=BRIEF):
+    """A training that Ctrl-C stopped after step 7."""
+    follow = train._Loop._follow
+
+    def interrupted(self, step):
+        follow(self, step)
+        if step == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train._Loop, "_follow", interrupted)
+        train_lora(run, TrainConfig.for_base("mini", **settings))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(prepared_run, undisturbed, monkeypatch):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    halfway(prepared_run, monkeypatch)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [file.name for file in checkpoints_of(prepared_run)] == ["000004.pt", "000006.pt", "000007.pt"]
+    newest = checkpoints_of(prepared_run)[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"damaged checkpoint 000007\.pt: .*Training goes on from step 6"):
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    noted = prepared_run.manifest("lora")["damaged_checkpoints"]
+    assert len(noted) == 1 and noted[0].startswith("000007.pt: the check sum of ") and noted[0].endswith("step 6")
+    assert_equal_tensors(tensors(prepared_run), undisturbed)
+    assert not (prepared_run.path("lora") / "checkpoints").exists()
+
+
+def test_outside_the_main_thread_it_trains_without_handlers(prepared_run):
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with Interruption() as interruption:
+            seen.append(interruption.earlier)
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF | {"steps": 1}))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [{}] and signal.getsignal(signal.SIGTERM) is before and prepared_run.has("lora")
+
+
+def test_a_second_signal_does_not_wait_and_an_ignored_one_stays_ignored():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGTERM)
+            assert interruption.signal is None
+            signal.raise_signal(signal.SIGINT)
+            assert interruption.signal == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes small real disks: (size in MiB) -> folder."""
+    mounted = []
+
+    def make(mib):
+        disk = tmp_path / f"disk{len(mounted)}"
+        disk.mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", disk], capture_output=True)
+        if made.returncode:
+            pytest.skip(f"no tmpfs can be mounted here: {made.stderr.decode().strip()}")
+        mounted.append(disk)
+        return disk
+
+    yield make
+    for disk in mounted:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_on_a_full_disk_the_last_good_checkpoint_stays(small_disk, prepared, undisturbed):
+    """A disk that holds one checkpoint (the LoRA and Adam's two means of it) but not two; then it is enlarged."""
+    checkpoint_mib = 3 * sum(tensor.nbytes for tensor in undisturbed.values()) / 2**20
+    run = run_beside(small_disk(round(1.6 * checkpoint_mib)) / "run", prepared)
+    with pytest.raises(DiskFull, match="the last good checkpoint, .*000002.pt, stays") as full:
+        train_lora(run, TrainConfig.for_base("mini", **BRIEF))
+    assert "goes on from step 2" in str(full.value) and len(read_checked(checkpoints_of(run)[0])["losses"]) == 2
+    subprocess.run(["mount", "-o", "remount,size=300m", run.folder.parent], check=True)
+    train_lora(run, TrainConfig.for_base("mini", **BRIEF))
+    assert_equal_tensors(tensors(run), undisturbed)
+
+
+def test_older_checkpoints_give_way_on_a_full_disk(small_disk):
+    disk = small_disk(8)
+    kept = Checkpoints(disk, 3)
+    state = {"tensor": torch.zeros(2**19)}  # 2 MiB
+    for step in (1, 2, 3):
+        kept.save(step, state)
+    kept.write(disk / "lora", bytes(3 * 2**20))
+    assert [f.name for f in kept.files()] == ["000003.pt"] and (disk / "lora").stat().st_size == 3 * 2**20
+
+
+def test_the_newest_few_are_kept_and_half_written_ones_cleared(tmp_path):
+    kept = Checkpoints(tmp_path, 2)
+    for step in (5, 10, 15):
+        kept.save(step, {"step": step})
+    (kept.folder / ".000020.pt.123.part").write_bytes(b"half")
+    assert [f.name for f in kept.files()] == ["000010.pt", "000015.pt"]
+    assert kept.newest() == ({"step": 15}, []) and not list(kept.folder.glob(".*"))
+    Checkpoints(tmp_path, 1).save(20, {"step": 20})
+    assert [f.name for f in kept.files()] == ["000020.pt"]
+    kept.clear()
+    assert kept.newest() == (None, [])
+
+
+def test_no_damage_goes_unseen(tmp_path):
+    """Whatever byte is changed or wherever the file is cut: either all is as it was, or the one before is taken."""
+    states = [{"tensor": torch.arange(300.0) + n, "losses": [0.5, 0.25], "name": "x"} for n in range(2)]
+    rng = np.random.default_rng(0)
+    seen = 0
+    for trial in range(150):
+        kept = Checkpoints(tmp_path / str(trial), 3)
+        kept.save(1, states[0])
+        data = bytearray(to_bytes(states[1]))
+        if trial % 5:
+            data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        else:
+            del data[int(rng.integers(len(data))) :]
+        (kept.folder / "000002.pt").write_bytes(data)
+        found, problems = kept.newest()
+        seen += bool(problems)
+        expected = states[0] if problems else states[1]
+        assert (found["tensor"] == expected["tensor"]).all() and found["losses"] == [0.5, 0.25], trial
+        assert (kept.folder / "000002.damaged").exists() == bool(problems)
+    assert seen > 60
+
+
+def test_the_generators_go_on_where_they_were(tmp_path):
+    import random
+
+    (tmp_path / "states.pt").write_bytes(to_bytes({"random": random_states()}))
+    drawn = random.random(), np.random.rand(), float(torch.rand(1))
+    set_random_states(read_checked(tmp_path / "states.pt")["random"])
+    assert (random.random(), np.random.rand(), float(torch.rand(1))) == drawn
+
+
+# --- the average of the LoRA --------------------------------------------------------------------------------------
+
+
+def test_the_average_is_what_is_saved(prepared_run, undisturbed, monkeypatch):
+    """The moving average by its definition, from the LoRA of each step, through an interruption after step 7."""
+    settings = BRIEF | {"ema": 0.6, "checkpoint_every_steps": 1, "keep_checkpoints": 20}
+    folder = prepared_run.path("lora") / "checkpoints"
+    halfway(prepared_run, monkeypatch, settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_tidy", lambda stage: None)
+        train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
+    states = [read_checked(folder / f"{step:06d}.pt") for step in range(1, 12)]
+    average = [p.detach().clone() for p in load_family("mini").add_lora(32, 32, "all", seed=0)]
+    loras = [list(state["lora"].values()) for state in states]
+    loras.append([undisturbed[f"unet.{name}"] for name in states[0]["lora"]])
+    for step, lora in enumerate(loras):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = [decay * a + (1 - decay) * now for a, now in zip(average, lora, strict=True)]
+        if step < 11:
+            assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(average, states[step]["average"], strict=True))
+    saved = tensors(prepared_run)
+    assert_equal_tensors(saved, dict(zip((f"unet.{name}" for name in states[0]["lora"]), average, strict=True)), 1e-5)
+    assert any((saved[name] - undisturbed[name]).abs().max() > 1e-4 for name in saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ema", 1.0), ("ema", -0.1), ("checkpoint_every_minutes", -1.0), ("keep_checkpoints", 0)]
+)
+def test_settings_out_of_range_are_named(name, value):
+    with pytest.raises(BadConfig, match=f"{name} is {value}"):
+        TrainConfig(**{name: value})
+
+
+# --- what training leaves -----------------------------------------------------------------------------------------
+
+
+def test_the_file_says_how_it_was_made(prepared_run):
+    train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF | {"steps": 1}))
+    with safe_open(prepared_run.path("lora") / "person.safetensors", framework="pt") as file:
+        said = {name.removeprefix("headshotkit."): value for name, value in file.metadata().items()}
+    manifest, dataset = prepared_run.manifest("lora"), prepared_run.manifest("dataset")["dataset"]
+    assert (said["base"], said["token"], said["class_word"], said["steps"]) == ("mini", "ohwx", "man", "1")
+    assert said["rank"] == said["alpha"] == str(manifest["config"]["rank"])
+    assert json.loads(said["captions"]) == [photo["caption"] for photo in dataset["photos"]]
+    assert json.loads(said["config"]) == manifest["config"]
+    assert said["fingerprint"] == manifest["fingerprint"] and said["version"] == manifest["headshotkit"]
+
+
+def test_a_kill_after_the_end_leaves_no_rest(prepared_run):
+    """The stage is finished before its checkpoints go, so a kill in between costs nothing, and the next call tidies."""
+    config = TrainConfig.for_base("mini", **BRIEF | {"steps": 1})
+    train_lora(prepared_run, config)
+    shutil.copytree(prepared_run.path("dataset"), prepared_run.path("lora") / "checkpoints")
+    train_lora(prepared_run, config)
+    assert sorted(p.name for p in prepared_run.path("lora").iterdir()) == [
+        "losses.json", "manifest.json", "person.safetensors"]  # fmt: skip
 
 
 def test_training_moves_every_matrix_and_notes_how(prepared_run):

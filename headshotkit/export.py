@@ -1,0 +1,92 @@
+"""The LoRA as other programs want it: kohya's naming for A1111 and ComfyUI, or diffusers' as it was trained."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from headshotkit.config import find_base
+from headshotkit.errors import BadConfig
+from headshotkit.records import Lora
+from headshotkit.run import Run, write_atomic
+
+FORMATS = ("kohya", "diffusers")
+SUFFIX = ".safetensors"
+PEFT_METADATA = "lora_adapter_metadata"
+"""The header's place for peft's config; diffusers would read kohya's names by it, so kohya's file goes without."""
+
+
+def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
+    """Writes the run's LoRA to a file of its own; a file that is there already is replaced.
+
+    Args:
+        path: the file, ending in .safetensors; or a folder that exists, then person.safetensors in it.
+        format: kohya (A1111, ComfyUI, and diffusers too) or diffusers (a copy, with peft's config in its header).
+    Returns: the file's path.
+    Raises:
+        StageMissing: the LoRA has not been trained.
+        BadConfig: the format is unknown, the base's family has no kohya naming, or the path has another ending.
+        BadLora: the file holds layers that have no name in kohya's naming.
+        DiskFull, RunFolderError: the file can't be written.
+    """
+    lora = Lora.from_dict(run.manifest("lora")["lora"])
+    source = run.path("lora") / lora.path
+    target = Path(path) / lora.path.name if Path(path).is_dir() else Path(path)
+    if format not in FORMATS:
+        raise BadConfig(f"format is {format!r}.", f"Known are: {', '.join(FORMATS)}.", "Choose one of them.")
+    if target.suffix != SUFFIX:
+        raise BadConfig(
+            f"{target} does not end in {SUFFIX}.",
+            "A1111, ComfyUI and diffusers find a LoRA by its ending.",
+            f"Name it {target.with_suffix(SUFFIX).name}.",
+        )
+    write_atomic(target, source.read_bytes() if format == "diffusers" else _kohya_file(source, lora))
+    return target
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """What a LoRA file's header says of how it was made."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+def _kohya_file(source: Path, lora: Lora) -> bytes:
+    """The same matrices under kohya's names; alpha, which diffusers keeps in the header, beside each pair."""
+    family = find_base(lora.base).family
+    module = importlib.import_module(f"headshotkit.families.{family}")
+    if not hasattr(module, "kohya_names"):
+        raise BadConfig(
+            f"base {lora.base!r} is of the family {family}, for which kohya's naming is not known here.",
+            "Names differ from family to family.",
+            "Export it for diffusers: --format diffusers",
+        )
+    tensors = {name.removeprefix("unet."): tensor for name, tensor in load_file(source).items()}
+    names = module.kohya_names(dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors))
+    renamed = {}
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".lora_")
+        renamed[f"{names[layer]}.lora_{'down' if part == 'A.weight' else 'up'}.weight"] = tensor
+        renamed[f"{names[layer]}.alpha"] = torch.tensor(float(lora.alpha))
+    return save(renamed, metadata=_header(source, lora, module.KOHYA_VERSION))
+
+
+def _header(source: Path, lora: Lora, version: str) -> dict[str, str]:
+    """What the trained file's header says, and kohya's own fields: A1111 shows them and sorts by the version."""
+    said = {name: value for name, value in header_of(source).items() if name != PEFT_METADATA}
+    captions = json.loads(said["headshotkit.captions"])
+    tags = Counter(tag for caption in captions for tag in caption.split(", "))
+    embedded = find_base(lora.base).source.startswith("data:")
+    return said | {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(lora.rank),
+        "ss_network_alpha": str(lora.alpha),
+        "ss_steps": str(lora.step),
+        "ss_tag_frequency": json.dumps({lora.token: dict(tags.most_common())}),
+        **({} if embedded else {"ss_base_model_version": version, "ss_sd_model_name": find_base(lora.base).source}),
+    }
