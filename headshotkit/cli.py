@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from headshotkit import __version__, runtime
 from headshotkit.config import ASPECTS, AUGMENTS, BASES, CAPTIONERS, DatasetConfig, choose_base
+from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
+from headshotkit.prompts import PACKS
 from headshotkit.run import COMMANDS, STAGES, Run
 
 BAD_INPUT = 2
@@ -26,10 +28,18 @@ ABOUT = {
     "evaluate": "measure identity and sharpness, draw the plots",
     "gallery": "write the gallery page and the contact sheet",
     "token": "find a rare token that means nothing to the base, and say why",
+    "export": "write the LoRA to a file for A1111, ComfyUI or diffusers",
+    "prompts": "list the prompt bank, or some of its packs",
     "crop": "cut a whole folder around the faces to one size, without metadata",
+    "plan": "what a run takes on a GPU, minutes and memory, and what to do without to fit",
     "run": "all of it, from photos to gallery",
     "demo": "all of it on the sample person, offline, with the embedded base",
 }
+BANK_KNOBS: list[tuple[str, dict]] = [
+    ("--prompts", {"help": "an own prompt bank, TOML"}),
+    ("--pack", {"dest": "packs", "metavar": "NAME[,NAME]", "type": lambda text: tuple(text.replace(",", " ").split()),
+                "help": f"prompts of these packs alone: {', '.join(PACKS)}; default: all"}),
+]  # fmt: skip
 KNOBS: dict[str, list[tuple[str, dict]]] = {
     "check": [("--min-photos", {"type": int, "help": "fewest kept photos to go on with"})],
     "prepare": [
@@ -47,7 +57,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     "generate": [
         ("--count", {"type": int, "help": "number of headshots"}),
         ("--max-attempts", {"type": int, "help": "most tries a prompt gets"}),
-        ("--prompts", {"help": "an own prompt bank, TOML"}),
+        *BANK_KNOBS,
     ],
     "restore": [
         ("--fidelity", {"type": float, "help": "0 = better looking, 1 = truer to the input"}),
@@ -71,6 +81,19 @@ TOKEN_KNOBS: list[tuple[str, dict]] = [
     ("--seed", {"type": int, "default": 0, "help": "seed of the pictures"}),
     ("--json", {"action": "store_true", "help": "print the scores as JSON"}),
 ]
+EXPORT_KNOBS: list[tuple[str, dict]] = [
+    ("--out", {"type": Path, "default": Path("runs/me"), "help": "the run folder (default: %(default)s)"}),
+    ("--format", {"default": "kohya", "help": "kohya, for A1111 and ComfyUI, or diffusers (default: %(default)s)"}),
+    ("--json", {"action": "store_true", "help": "print the file's header as JSON"}),
+]
+PLAN_KNOBS: list[tuple[str, dict]] = [
+    ("--gpu", {"default": "t4", "help": f"{', '.join(GPUS)} (default: %(default)s)"}),
+    ("--count", {"type": int, "default": 50, "help": "number of headshots (default: %(default)s)"}),
+    ("--minutes", {"type": float, "default": 60.0, "help": "what the run may take at worst (default: %(default)g)"}),
+    ("--base", {"help": f"{', '.join(BASES)}; default: mini on cpu, else sdxl"}),
+    ("--json", {"action": "store_true", "help": "print the plan as JSON"}),
+]
+PROMPT_KNOBS = [*BANK_KNOBS, ("--json", {"action": "store_true", "help": "print the prompts as JSON"})]
 SHARED: list[tuple[str, dict]] = [
     ("--out", {"type": Path, "default": Path("runs/me"), "help": "the run folder (default: %(default)s)"}),
     ("--base", {"help": f"{', '.join(BASES)}; default: by device"}),
@@ -94,8 +117,13 @@ def parser() -> argparse.ArgumentParser:
             for name, options in CROP_KNOBS:
                 one.add_argument(name, **options)
             continue
-        if command == "token":
-            for name, options in TOKEN_KNOBS:
+        if command == "export":
+            one.add_argument("file", type=Path, help="the file to write, NAME.safetensors, or a folder")
+            for name, options in EXPORT_KNOBS:
+                one.add_argument(name, **options)
+            continue
+        if command in ("token", "plan", "prompts"):
+            for name, options in {"token": TOKEN_KNOBS, "plan": PLAN_KNOBS, "prompts": PROMPT_KNOBS}[command]:
                 one.add_argument(name, **options)
             continue
         if command in ("check", "run"):
@@ -130,6 +158,12 @@ def _do(arguments: argparse.Namespace) -> None:
         return _crop(arguments)
     if arguments.command == "token":
         return _token(arguments)
+    if arguments.command == "plan":
+        return _plan(arguments)
+    if arguments.command == "export":
+        return _export(arguments)
+    if arguments.command == "prompts":
+        return _prompts(arguments)
     from headshotkit import flow
 
     options = _options(arguments, flow.Options)
@@ -163,6 +197,25 @@ def _crop(arguments: argparse.Namespace) -> None:
         raise NoPhotos(f"0 of {len(made)} photos were cropped.", "Each line above says why.", "Give other photos.")
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    """Writes the LoRA to a file: a line, or the file's header."""
+    from headshotkit import export
+
+    file = export.export_lora(Run(arguments.out), arguments.file, arguments.format)
+    stream = sys.stderr if arguments.json else sys.stdout
+    print(f"{'export':<10} {file}, {arguments.format}, {file.stat().st_size / 2**20:.1f} MiB", file=stream)
+    if arguments.json:
+        print(json.dumps(export.header_of(file), indent=1, ensure_ascii=False))
+
+
+def _prompts(arguments: argparse.Namespace) -> None:
+    """Lists the prompt bank, or some of its packs: a table, or every field as JSON."""
+    from headshotkit import prompts
+
+    chosen = prompts.in_packs(prompts.load_prompts(arguments.prompts or prompts.BANK), arguments.packs or ())
+    print(json.dumps([asdict(p) for p in chosen], indent=1) if arguments.json else prompts.prompt_table(chosen))
+
+
 def _token(arguments: argparse.Namespace) -> None:
     """Tries the rarest tokens on a base: a table with the default beside them, and why the first is the best."""
     from headshotkit import tokens
@@ -173,6 +226,16 @@ def _token(arguments: argparse.Namespace) -> None:
     print(f"base {base}: {why}\n{tokens.token_table(scores)}\n{scores[0].explain()}", file=stream)
     if arguments.json:
         print(json.dumps([score.to_dict() | {"trouble": score.trouble} for score in scores], indent=1))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    """Plans a run: a table, then the choices and why; loads neither torch nor weights."""
+    from headshotkit import planner
+
+    plan = planner.plan_run(arguments.gpu, arguments.count, arguments.minutes, arguments.base)
+    print(f"{planner.plan_table(plan)}\n\n{plan.explain()}", file=sys.stderr if arguments.json else sys.stdout)
+    if arguments.json:
+        print(json.dumps(plan.to_dict(), indent=1))
 
 
 def _options(arguments: argparse.Namespace, kind: type):

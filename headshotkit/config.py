@@ -255,6 +255,12 @@ class TrainConfig(Config):
     """Gradient checkpointing: less memory, about 1.35 times the time."""
     checkpoint_every_steps: int = 100
     """Steps between checkpoints that a killed training goes on from."""
+    checkpoint_every_minutes: float = 5.0
+    """Most minutes between checkpoints; 0 is off, so steps alone count."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints are kept; should one be damaged, the one before it serves."""
+    ema: float = 0.0
+    """Decay of a moving average of the LoRA, which then is what is saved; 0 is off. 0.99 averages about 100 steps."""
     seed: int = 0
     """Seed of LoRA initialisation, noise, timesteps and order."""
 
@@ -271,7 +277,8 @@ class TrainConfig(Config):
             "Known are: auto, adamw, adamw8bit.",
             "Set TrainConfig.optimizer to one of them.",
         )
-        positive = {n: getattr(self, n) for n in ("rank", "alpha", "steps", "batch", "checkpoint_every_steps")}
+        counts = ("rank", "alpha", "steps", "batch", "checkpoint_every_steps", "keep_checkpoints")
+        positive = {n: getattr(self, n) for n in counts}
         _demand(
             all(v >= 1 for v in positive.values()),
             "; ".join(f"{n} is {v}" for n, v in positive.items() if v < 1) + ".",
@@ -283,6 +290,18 @@ class TrainConfig(Config):
             f"learning_rate is {self.learning_rate}.",
             "LoRAs are trained with 1e-5 to 5e-3.",
             "Set TrainConfig.learning_rate, for example 1e-4.",
+        )
+        _demand(
+            0 <= self.ema < 1,
+            f"ema is {self.ema}.",
+            "It is the share of the earlier average that each step keeps, in [0, 1); at 1 nothing would be learnt.",
+            "Set TrainConfig.ema, for example 0.99, or 0 for none.",
+        )
+        _demand(
+            self.checkpoint_every_minutes >= 0,
+            f"checkpoint_every_minutes is {self.checkpoint_every_minutes}.",
+            "It is a time, and 0 stands for none.",
+            "Set TrainConfig.checkpoint_every_minutes, for example 5.",
         )
 
 
@@ -314,6 +333,8 @@ class RenderConfig(Config):
     """Largest pass mark, for near-equal own photos must not demand more than people vary."""
     prompts: str = ""
     """Path of an own prompt bank (TOML); empty: the bank that comes with headshotkit."""
+    packs: tuple[str, ...] = ()
+    """Packs of the bank to take prompts from, such as ("linkedin",); empty: the whole bank. No prompt need be given."""
     seed: int = 0
     """Seed that all headshots' seeds come from."""
 
@@ -323,6 +344,12 @@ class RenderConfig(Config):
             f"pass_floor {self.pass_floor} is above pass_ceiling {self.pass_ceiling}.",
             "The pass mark lies between them.",
             "Lower RenderConfig.pass_floor or raise RenderConfig.pass_ceiling.",
+        )
+        _demand(
+            not isinstance(self.packs, str),
+            f"packs is the text {self.packs!r}.",
+            "It is a list of names.",
+            f"Set RenderConfig.packs to {tuple(str(self.packs).split(','))}.",
         )
         counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
         _demand(

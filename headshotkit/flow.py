@@ -37,6 +37,7 @@ class Options:
     count: int | None = None
     max_attempts: int | None = None
     prompts: str | None = None
+    packs: tuple[str, ...] | None = None
     fidelity: float | None = None
     codeformer_weights: str | None = None
     seed: int | None = None
@@ -45,7 +46,7 @@ class Options:
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("steps", "rank", "seed"),
-    RenderConfig: ("count", "max_attempts", "prompts", "seed"),
+    RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""
 

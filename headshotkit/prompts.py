@@ -1,8 +1,13 @@
-"""The prompt bank: hand-written prompts for professional headshots, from `prompts.toml` or a person's own file."""
+"""The prompt bank: hand-written prompts for professional headshots, from `prompts.toml` or a person's own file.
+
+Nobody has to write a prompt: without any choice the bank decides, and `choose_prompts` sees that the pictures differ.
+"""
 
 from __future__ import annotations
 
+import random
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +16,24 @@ from headshotkit.runtime import PACKAGE
 
 BANK = PACKAGE / "prompts.toml"
 PERSON = "{person}"
+PACKS = ("linkedin", "creative", "academic", "medical", "studio", "outdoor", "black-and-white")
+"""The packs that every bank may use; a bank of one's own declares further ones in a table [packs]."""
+SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "16:9": (1344, 768)}
+"""Aspect -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is 0.78, 832 x 1152
+is 0.72 and 1344 x 768 is 1.75. Source: SDXL, Podell et al. 2023, arXiv:2307.01952, appendix I."""
+MAX_WEIGHT = 10
+OPENING = 26
+"""So many prompts from a bank's beginning are taken in its own order, where no pack is named."""
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One picture to make. `text` and `brief` hold "{person}", where token and class word go.
 
-    `brief` says the same in the few words that a small base knows.
+    `brief` says the same in the few words that a small base knows. `tags` are "axis:value", such as "light:window";
+    a choice is spread over them. `weight` above 0, to 10: of weight 2 is taken as readily as one whose tags were used
+    half as often. `aspect`, one of SIZES_PX, is the shape that the picture is meant for: headshots are rendered
+    square for now, so it is only listed. `packs` are the collections that the prompt belongs to.
     """
 
     id: str
@@ -25,6 +41,9 @@ class Prompt:
     brief: str
     negative: str
     tags: tuple[str, ...]
+    weight: float = 1.0
+    aspect: str = "1:1"
+    packs: tuple[str, ...] = ()
 
     def for_person(self, instance: str, brief: bool) -> str:
         """The prompt with the person named.
@@ -35,64 +54,208 @@ class Prompt:
         return (self.brief if brief else self.text).replace(PERSON, instance)
 
 
-def load_prompts(path: Path = BANK) -> list[Prompt]:
+def load_prompts(path: Path | str = BANK) -> list[Prompt]:
     """All prompts of a bank, in its order.
 
     Args:
-        path: a TOML file with `[defaults]` (negative) and `[[prompt]]` tables: id, text, brief, tags, negative.
+        path: a TOML file with `[[prompt]]` tables: id and text, and where wanted brief (else the text), negative,
+            tags, weight, aspect, packs. `[defaults]` may hold the negative prompt of all that have none, and
+            `[packs]` names packs of one's own: name = "what it is for".
     Raises:
-        BadPromptBank: the file is missing or does not follow the format; the error names the entry.
+        BadPromptBank: the file is missing or does not follow the format; the error names file, entry and field.
     """
     try:
-        bank = tomllib.loads(Path(path).read_text())
+        bank = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadPromptBank(f"{path} can't be read: {error}.", "It is missing or not TOML.", "Correct it.") from error
+    _check_tables(bank, path)
     entries = bank.get("prompt", [])
     if not entries:
         raise BadPromptBank(f"{path} holds 0 prompts.", "A bank is a list of [[prompt]] tables.", "Add at least one.")
     negative = bank.get("defaults", {}).get("negative", "")
-    prompts = [_prompt(entry, number, negative, path) for number, entry in enumerate(entries)]
-    ids = [p.id for p in prompts]
-    twice = sorted({i for i in ids if ids.count(i) > 1})
+    packs = (*PACKS, *(name for name in bank.get("packs", {}) if name not in PACKS))
+    prompts = [_prompt(entry, number, negative, packs, path) for number, entry in enumerate(entries, start=1)]
+    twice = sorted(i for i, times in Counter(p.id for p in prompts).items() if times > 1)
     if twice:
         raise BadPromptBank(f"{path} has {', '.join(twice)} more than once.", "Ids name files.", "Rename one of them.")
     return prompts
 
 
-def _prompt(entry: dict, number: int, negative: str, path: Path) -> Prompt:
-    """One table of the bank as a Prompt."""
-    known = {"id", "text", "brief", "tags", "negative"}
-    missing, unknown = {"id", "text"} - set(entry), set(entry) - known
+def _check_tables(bank: dict, path: Path | str) -> None:
+    """Refuses tables that a bank does not have, and tables of a wrong shape."""
+    defaults, packs = bank.get("defaults", {}), bank.get("packs", {})
+    tables = isinstance(defaults, dict) and isinstance(packs, dict)
+    unknown = sorted(set(bank) - {"defaults", "packs", "prompt"})
+    unknown += sorted(f"defaults.{name}" for name in set(defaults) - {"negative"}) if tables else []
+    entries = bank.get("prompt", [])
+    if unknown or not tables or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise BadPromptBank(
+            f"{path} has unknown {unknown}." if unknown else f"{path}: a table has the wrong shape.",
+            "A bank has [[prompt]] tables and may have [defaults] (negative) and [packs] (name = what it is for).",
+            "Correct the name or the brackets.",
+        )
+    if not isinstance(defaults.get("negative", ""), str):
+        raise BadPromptBank(f"{path}, [defaults] negative is {defaults['negative']!r}.", "It is text.", "Quote it.")
+
+
+ALLOWED = {
+    "id": "letters, digits, - and _, for it is part of a file name",
+    "text": f"text that holds {PERSON}; without it the picture would show anybody",
+    "brief": f"text that holds {PERSON}; without it the picture would show anybody",
+    "negative": "text",
+    "tags": 'a list of texts such as "light:window"',
+    "weight": f"a number above 0, to {MAX_WEIGHT}",
+    "aspect": f"one of {', '.join(SIZES_PX)}",
+    "packs": "a list of packs, of: {packs}; further ones are declared in a table [packs]",
+}
+"""Field of a prompt -> what it may be."""
+
+
+def _fits(field: str, value: object, packs: tuple[str, ...]) -> bool:
+    """Whether a field's value is allowed."""
+    match field:
+        case "id":
+            return isinstance(value, str) and value != "" and all(c.isalnum() or c in "-_" for c in value)
+        case "text" | "brief":
+            return isinstance(value, str) and PERSON in value
+        case "negative":
+            return isinstance(value, str)
+        case "tags":
+            return isinstance(value, list) and all(isinstance(tag, str) and tag.strip() for tag in value)
+        case "weight":
+            return type(value) in (int, float) and 0 < value <= MAX_WEIGHT
+        case "aspect":
+            return isinstance(value, str) and value in SIZES_PX
+        case "packs":
+            return isinstance(value, list) and all(isinstance(pack, str) and pack in packs for pack in value)
+    raise AssertionError(field)
+
+
+def _prompt(entry: dict, number: int, negative: str, packs: tuple[str, ...], path: Path | str) -> Prompt:
+    """One table of the bank as a Prompt; `number` counts from 1, `packs` are the ones known here."""
+    name = f"prompt {number} ({entry.get('id', 'no id')!s}) of {path}"
+    missing, unknown = sorted({"id", "text"} - set(entry)), sorted(set(entry) - set(ALLOWED))
     if missing or unknown:
         raise BadPromptBank(
-            f"prompt {number + 1} of {path} lacks {sorted(missing)} and has unknown {sorted(unknown)}.",
-            f"A prompt has {sorted(known)}; id and text are needed.",
+            f"{name} lacks {missing} and has unknown {unknown}.",
+            f"A prompt has {', '.join(ALLOWED)}; id and text are needed.",
             "Correct the entry.",
         )
-    brief = entry.get("brief", entry["text"])
-    if PERSON not in entry["text"] or PERSON not in brief:
-        raise BadPromptBank(
-            f"prompt {entry['id']!r} of {path} does not hold {PERSON}.",
-            "Without it the picture would show anybody.",
-            f"Write for example: photo of {PERSON}, grey suit",
-        )
-    if not all(c.isalnum() or c in "-_" for c in entry["id"]):
-        raise BadPromptBank(
-            f"prompt id {entry['id']!r} of {path} can't be part of a file name.",
-            "Ids are made of letters, digits, - and _.",
-            "Rename it.",
-        )
-    return Prompt(entry["id"], entry["text"], brief, entry.get("negative", negative), tuple(entry.get("tags", ())))
+    for field, value in entry.items():
+        if not _fits(field, value, packs):
+            raise BadPromptBank(
+                f"{name}, field {field}: {value!r} is not allowed.",
+                f"Allowed is {ALLOWED[field].replace('{packs}', ', '.join(packs))}.",
+                f"For example: text = 'photo of {PERSON}, grey suit'" if field in ("text", "brief") else "Correct it.",
+            )
+    filled = {"brief": entry["text"], "negative": negative, "tags": (), "packs": ()} | entry
+    return Prompt(**filled | {"tags": tuple(filled["tags"]), "packs": tuple(filled["packs"])})
 
 
-def choose_prompts(bank: list[Prompt], count: int) -> list[tuple[str, Prompt]]:
-    """`count` prompts with an id of their own each; a bank that is too short is gone through again.
+def in_packs(bank: list[Prompt], packs: tuple[str, ...] | list[str] = ()) -> list[Prompt]:
+    """The prompts that belong to any of the packs, in the bank's order; all of them where none is named.
+
+    Raises:
+        BadPromptBank: a pack has no prompt in the bank.
+    """
+    sizes = Counter(pack for prompt in bank for pack in prompt.packs)
+    empty = [pack for pack in packs if not sizes[pack]]
+    if empty:
+        raise BadPromptBank(
+            f"no prompt belongs to pack {', '.join(map(repr, empty))}.",
+            f"Packs of this bank: {', '.join(f'{name} ({size})' for name, size in sizes.items()) or 'none'}.",
+            "Name one of them, or none for the whole bank.",
+        )
+    return [prompt for prompt in bank if not packs or set(packs) & set(prompt.packs)]
+
+
+def choose_prompts(
+    bank: list[Prompt], count: int, packs: tuple[str, ...] | list[str] = (), seed: int = 0
+) -> list[tuple[str, Prompt]]:
+    """`count` prompts that differ as much as they can, with an id of their own each.
+
+    Each next prompt is the one whose tags were used least so far (over its weight; the seed decides between equals),
+    so settings, clothes, light and the others are spread. None comes again before all were taken, so every prompt
+    comes at most ceil(count / size) times, and two of the same brief are not neighbours where that can be. A larger
+    count only adds: the first ones stay.
+
+    Where no pack is named the first 26 of the bank come first, in the bank's order, and only the others are chosen:
+    up to 26 headshots are the same ones whatever the seed.
+
+    Args:
+        bank: at least one prompt, ids unique.
+        count: number of prompts, 0 or more; beyond the bank's size ids get a number: "press-dark-2".
+        packs: names of packs to choose from; empty: the whole bank.
+        seed: decides between prompts that are equally good.
+    Raises:
+        BadPromptBank: a pack has no prompt in the bank.
 
     >>> [i for i, _ in choose_prompts([Prompt("a", "", "", "", ()), Prompt("b", "", "", "", ())], 3)]
     ['a', 'b', 'a-2']
     """
-    chosen = []
-    for number in range(count):
-        lap, place = divmod(number, len(bank))
-        chosen.append((bank[place].id + (f"-{lap + 1}" if lap else ""), bank[place]))
+    pool = in_packs(bank, packs)
+    order = _spread(pool, 0 if packs else OPENING, seed)
+    chosen = [(prompt.id, prompt) for prompt in order[:count]]
+    taken = {prompt.id for prompt in order}
+    for number in range(len(order), count):
+        lap, place = divmod(number, len(order))
+        name = f"{order[place].id}-{lap + 1}"
+        while name in taken:  # a bank may hold "a" and "a-2"
+            name += "-"
+        taken.add(name)
+        chosen.append((name, order[place]))
     return chosen
+
+
+def _spread(pool: list[Prompt], opening: int, seed: int) -> list[Prompt]:
+    """All prompts, the `opening` first ones as they are, each of the others the least like all before it."""
+    rng = random.Random(seed)
+    luck = {prompt.id: rng.random() for prompt in pool}
+    order, left = pool[:opening], pool[opening:]
+    used = Counter(tag for prompt in order for tag in prompt.tags)
+
+    def worn(prompt: Prompt) -> tuple[float, float]:
+        times = sum(used[tag] for tag in prompt.tags) / max(len(prompt.tags), 1)
+        return (1 + times) / prompt.weight, luck[prompt.id]
+
+    while left:
+        order.append(min(_may_follow(order, left), key=worn))
+        left.remove(order[-1])
+        used.update(order[-1].tags)
+    return _joined(order, opening)
+
+
+def _may_follow(order: list[Prompt], left: list[Prompt]) -> list[Prompt]:
+    """Those of `left` that can come next without two of one brief side by side, now or at the end."""
+    briefs = Counter(prompt.brief for prompt in left)
+    fresh = [prompt for prompt in left if not order or prompt.brief != order[-1].brief] or left
+    pressing = [prompt for prompt in fresh if 2 * briefs[prompt.brief] > len(left)]
+    return pressing or fresh
+
+
+def _joined(order: list[Prompt], opening: int) -> list[Prompt]:
+    """The order with its last one moved forward where it would meet its own brief when the order begins again."""
+    *others, last = order
+    if not others or last.brief != order[0].brief or len(order) <= opening:
+        return order
+    for place in range(max(opening, 1), len(others)):
+        if last.brief not in (others[place - 1].brief, others[place].brief):
+            return [*others[:place], last, *others[place:]]
+    return order
+
+
+def prompt_table(prompts: list[Prompt]) -> str:
+    """The prompts as lines of text: id, aspect, packs, and the values of the tags; the last line counts them.
+
+    >>> print(prompt_table([Prompt("a", "", "", "", ("light:window",), packs=("studio",))]))
+    id  aspect  packs   tags
+    a   1:1     studio  window
+    1 prompts
+    """
+    rows = [("id", "aspect", "packs", "tags")]
+    rows += [(p.id, p.aspect, ", ".join(p.packs), ", ".join(t.split(":")[-1] for t in p.tags)) for p in prompts]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]]) for row in rows
+    ]
+    return "\n".join([*map(str.rstrip, lines), f"{len(prompts)} prompts"])

@@ -45,7 +45,7 @@ def render_headshots(run: Run, config: RenderConfig) -> list[Headshot]:
     Raises:
         StageMissing: the LoRA has not been trained.
         BadLora: it was trained on another base.
-        BadPromptBank: the prompt bank can't be used.
+        BadPromptBank: the prompt bank can't be used, or has no prompt in one of the packs.
     """
     lora = Lora.from_dict(run.manifest("lora")["lora"])
     if lora.base != config.base:
@@ -82,7 +82,7 @@ def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[_Task]:
     instance = f"{lora.token} {lora.class_word}"
     return [
         _Task(number, name, prompt.for_person(instance, brief), "" if brief else prompt.negative)
-        for number, (name, prompt) in enumerate(choose_prompts(bank, config.count))
+        for number, (name, prompt) in enumerate(choose_prompts(bank, config.count, config.packs, config.seed))
     ]
 
 
