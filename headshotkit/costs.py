@@ -1,0 +1,140 @@
+"""What SDXL costs and how fast machines are: the figures that the planner reckons with, each with its source.
+
+Costs were counted by `counting`, rates were calibrated from public measurements. Nothing here was measured on a T4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 2**30
+KINDS = ("forward", "step", "step_checkpointed", "step_half_norms", "decode", "encode", "text")
+"""One pass of the U-Net; a LoRA step (rank 32, attention), the same with gradient checkpointing, the same with norms
+in float16; one picture through the autoencoder; one prompt through both text encoders."""
+SIZES_PX = (512, 768, 1024)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """TFLOP of one call, most GiB alive in it (weights included), GiB of its weights alone."""
+
+    tflop: float
+    peak_gib: float
+    weights_gib: float
+
+
+# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.counting`, 2026-11-20, torch 2.13.0,
+# diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/test_planner.py counts them again.
+COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
+    ("forward", 512): (1.589, 4.821, 4.782),
+    ("forward", 768): (3.641, 4.869, 4.782),
+    ("forward", 1024): (6.761, 4.936, 4.782),
+    ("step", 512): (3.226, 6.905, 4.955),
+    ("step", 768): (7.648, 9.149, 4.955),
+    ("step", 1024): (14.703, 12.290, 4.955),
+    ("step_checkpointed", 512): (4.423, 5.190, 4.955),
+    ("step_checkpointed", 768): (10.406, 5.365, 4.955),
+    ("step_checkpointed", 1024): (19.892, 5.627, 4.955),
+    ("step_half_norms", 512): (3.226, 6.622, 4.955),
+    ("step_half_norms", 768): (7.648, 8.514, 4.955),
+    ("step_half_norms", 1024): (14.703, 11.163, 4.955),
+    ("decode", 512): (2.515, 0.531, 0.156),
+    ("decode", 768): (5.754, 1.000, 0.156),
+    ("decode", 1024): (10.470, 1.656, 0.156),
+    ("encode", 512): (1.117, 0.468, 0.156),
+    ("encode", 768): (2.609, 0.859, 0.156),
+    ("encode", 1024): (4.879, 1.406, 0.156),
+    ("text", 1024): (0.111, 1.531, 1.523),
+}
+
+
+def cost(kind: str, px: int = 1024, batch: int = 1) -> Cost:
+    """A counted cost; FLOPs and the memory beyond the weights grow with the batch.
+
+    Args:
+        kind: one of KINDS.
+        px: side of the square picture, one of SIZES_PX; "text" has 1024 alone.
+        batch: pictures at once.
+
+    >>> cost("forward", 1024, batch=2).tflop
+    13.522
+    """
+    tflop, peak, weights = COUNTED[kind, px]
+    return Cost(tflop * batch, weights + (peak - weights) * batch, weights)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a machine is and what it holds. A pair is (central, pessimistic).
+
+    `memory_gib`: what a process can use; 0 is not known, so not checked. `render_tflops`, `train_tflops`: TFLOP/s that
+    SDXL's U-Net reaches. `fixed_s`: seconds a picture beside the U-Net with a float16 VAE; `fixed_fp32_s`: with the
+    float32 one, as the public measurement has it. `setup`: whether packages and weights have to be brought first.
+    """
+
+    name: str
+    memory_gib: float
+    render_tflops: tuple[float, float]
+    train_tflops: tuple[float, float]
+    fixed_s: tuple[float, float]
+    fixed_fp32_s: float
+    source: str
+    setup: bool = True
+
+    def seconds(self, stage: str, tflop: float) -> tuple[float, float]:
+        """Seconds that work of the U-Net takes, central and pessimistic; stage is "train" or "generate"."""
+        rates = self.train_tflops if stage == "train" else self.render_tflops
+        return tuple(tflop / rate for rate in rates)
+
+
+def public_seconds(rates: Rates, steps: int, guided: bool, px: int = 1024) -> float:
+    """Seconds of one picture as the public benchmark takes them: stock pipeline, float32 VAE, batch 1."""
+    tflop = steps * cost("forward", px, batch=2 if guided else 1).tflop
+    return rates.seconds("generate", tflop)[0] + rates.fixed_fp32_s
+
+
+BLOG = "huggingface.co/blog/lcm_lora (2023-11-09), SDXL 25 steps and LCM 4 steps, batch 1"
+OVERHEAD_S = 0.5
+"""Seconds a picture for the loop and the PNG; estimate, 2026-11-20."""
+PESSIMISTIC = 0.8
+"""Rates may be so much lower than their central value; estimate after a T4's 8 of 10 TFLOP/s in training."""
+TRAIN_SHARE = 10 / 17.2
+"""Training's TFLOP/s relative to rendering's where only rendering was measured; estimate after the T4."""
+GUIDED_25_STEPS, LCM_4_STEPS = 50, 4
+"""U-Net passes of the benchmark's two pictures."""
+
+
+def calibrate(name: str, memory_gib: float, seconds_25: float, seconds_lcm: float) -> Rates:
+    """Rates from the two public measurements of one machine: two equations, two unknowns.
+
+    The T4's come out as 17.2 TFLOP/s and 6.8 s; training there reaches about 10 (8 to 13).
+    """
+    passes = GUIDED_25_STEPS - LCM_4_STEPS
+    tflops = passes * cost("forward").tflop / (seconds_25 - seconds_lcm)
+    fixed_fp32 = seconds_lcm - LCM_4_STEPS * cost("forward").tflop / tflops
+    fixed = cost("decode").tflop / tflops + OVERHEAD_S
+    training = tflops * TRAIN_SHARE
+    source = f"{BLOG}: {seconds_25} s, {seconds_lcm} s; training estimated as {TRAIN_SHARE:.2f} of rendering"
+    return Rates(
+        name, memory_gib, (tflops, PESSIMISTIC * tflops), (training, PESSIMISTIC * training),
+        (fixed, 2 * fixed), fixed_fp32, source,
+    )  # fmt: skip
+
+
+GPUS = {
+    rates.name: rates
+    for rates in (
+        # 14.7 of 16 GB are usable on Colab's T4 (facts of this project, 2026-11-20); of the others 92 %, an estimate.
+        calibrate("t4", 14.7, 26.5, 8.4),
+        calibrate("a100", 74.0, 3.8, 1.2),
+        calibrate("rtx3090", 22.0, 7.0, 1.4),
+        calibrate("rtx4090", 22.0, 3.4, 0.7),
+        Rates("cpu", 0.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0,
+              "README, `make demo` on two cores of an AMD EPYC, 2026-11-20", setup=False),
+    )
+}  # fmt: skip
+
+MINI_STEP_S = (0.27, 0.40)
+"""Seconds of a LoRA step of the embedded base, batch 4 at 128 px, on two cores; README, 2026-11-20 (193 s for 700)."""
+MINI_HEADSHOT_S = (0.60, 0.90)
+"""Seconds of a 128 px headshot of 20 sampler steps there, batch 8; the same source. Pessimistic: half as much again."""

@@ -1,0 +1,177 @@
+"""What the planner chooses from, and what each stage of a choice takes: minutes and GiB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from headshotkit.costs import MINI_HEADSHOT_S, MINI_STEP_S, Rates, cost
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One rung of the ladder.
+
+    `schedule`: (side px, steps), in order. `guidance_share`: fraction of the sampler steps with guidance, the first
+    ones. `gave_up`: what this rung does without that the one before it had; `stage`: the stage that this changes.
+    """
+
+    schedule: tuple[tuple[int, int], ...]
+    batch: int
+    sampler_steps: int
+    guidance_share: float
+    gave_up: str = ""
+    stage: str = "train"
+
+    @property
+    def steps(self) -> int:
+        """Of the training altogether."""
+        return sum(steps for _, steps in self.schedule)
+
+    def px_at(self, step: int) -> int:
+        """The size that a training step (from 0) is done at; beyond the schedule the last one."""
+        for px, steps in self.schedule:
+            if step < steps:
+                return px
+            step -= steps
+        return px
+
+
+_BEST = Choice(((1024, 1000),), 2, 25, 1.0)
+_ONE = replace(_BEST, batch=1, gave_up="batch 2, so a steadier gradient")
+_SHARE = replace(_ONE, guidance_share=0.6, stage="generate",
+                 gave_up="guidance in the last 40 % of the sampler steps, where the picture stands")  # fmt: skip
+_SPLIT = replace(_SHARE, schedule=((768, 700), (1024, 300)), stage="train",
+                 gave_up="1024 px in the first 700 training steps; the last 300 have it")  # fmt: skip
+_20 = replace(_SPLIT, sampler_steps=20, stage="generate", gave_up="5 of 25 sampler steps")
+_800 = replace(_20, schedule=((768, 560), (1024, 240)), stage="train", gave_up="200 of 1000 training steps")
+_600 = replace(_800, schedule=((768, 420), (1024, 180)), gave_up="200 more training steps")
+_16 = replace(_600, sampler_steps=16, guidance_share=0.4, stage="generate",
+              gave_up="4 more sampler steps, and guidance in 20 % more of them")  # fmt: skip
+_768 = replace(_16, schedule=((768, 600),), stage="train", gave_up="1024 px in training")
+_400 = replace(_768, schedule=((768, 400),), gave_up="200 more training steps, so 400 are left")
+_512 = replace(_400, schedule=((512, 400),), gave_up="768 px in training")
+_MINI = Choice(((128, 700),), 4, 20, 1.0)
+_MINI_400 = replace(_MINI, schedule=((128, 400),), gave_up="300 of 700 training steps")
+_MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
+LADDERS = {
+    "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _800, _600, _16, _768, _400, _512),
+    "mini": (_MINI, _MINI_400, _MINI_12),
+}
+"""Best first. Their order and their end are estimates (2026-11-20): by what a headshot shows, still to be tried."""
+
+# Minutes, central and pessimistic, of what doesn't depend on a choice. SDXL's are estimates for a free T4 (2026-11-20:
+# 5 minutes of set-up, cache, load, identity, restore and evaluate together); mini's are README's, two cores.
+FIXED = {
+    "sdxl": {"install": (1.5, 2.5), "download": (1.5, 3.0), "check": (0.5, 1.0), "prepare": (0.7, 1.2),
+             "load": (0.5, 1.0), "restore": (1.0, 1.5), "evaluate": (1.3, 2.0)},
+    "mini": {"check": (0.04, 0.1), "prepare": (0.01, 0.02), "evaluate": (0.4, 0.8)},
+}  # fmt: skip
+STAGES = ("install", "download", "check", "prepare", "train", "load", "generate", "restore", "evaluate")
+ATTEMPTS = {"sdxl": 1.2, "mini": 2.0}
+"""Rendered headshots for one that is kept: an estimate for SDXL, 47 for 24 on mini (README, 2026-11-20)."""
+SLACK, CONTEXT_GIB = 1.1, 0.4
+"""Fragmentation, and what CUDA itself takes; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
+OPTIMIZER_GIB = 0.09
+"""8-bit Adam's two bytes for each of the LoRA's 46.4 M parameters."""
+MEASURED_SPREAD = 1.05
+"""Pessimistic seconds of a step relative to measured ones; estimate."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be planned: everything, or the rest of a run.
+
+    `memory_gib`: what a stage may take on the GPU, 0 is not checked; `train_gib`: what the training may take, where
+    that is less. `done`: finished stages. `steps_done`: of the training. `slower`: measured seconds of a step
+    relative to the central ones, 0 where nothing was measured.
+    """
+
+    rates: Rates
+    base: str
+    count: int
+    minutes: float
+    memory_gib: float
+    train_gib: float = 0.0
+    done: tuple[str, ...] = ()
+    steps_done: int = 0
+    slower: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """Which ladder: mini or sdxl."""
+        return "mini" if self.base == "mini" else "sdxl"
+
+    def room_gib(self, stage: str) -> float:
+        """What a stage may take on the GPU."""
+        return self.train_gib if stage == "train" and self.train_gib else self.memory_gib or float("inf")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One planned stage: minutes, central and pessimistic, and GiB of the GPU at its peak, slack included."""
+
+    name: str
+    minutes: float
+    pessimistic: float
+    peak_gib: float
+
+
+def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, ...]:
+    """The stages still to do, in order."""
+    computed = {"train": _train_minutes, "generate": _generate_minutes}
+    made = []
+    for name in STAGES:
+        if name in task.done or (name not in computed and name not in FIXED[task.kind]):
+            continue
+        pair = computed[name](task, choice, checkpointing) if name in computed else FIXED[task.kind][name]
+        made.append(Stage(name, *pair, _peak_gib(task, choice, checkpointing, name)))
+    return tuple(made)
+
+
+def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tuple[float, float]:
+    """Seconds of a training step, central and pessimistic; measured ones have the first word."""
+    if task.kind == "mini":
+        pair = MINI_STEP_S
+    else:
+        kind = "step_checkpointed" if checkpointing else "step"
+        pair = task.rates.seconds("train", cost(kind, px, choice.batch).tflop)
+    return (pair[0] * task.slower, pair[0] * task.slower * MEASURED_SPREAD) if task.slower else pair
+
+
+def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
+    """Minutes of the training steps that are not done yet."""
+    done, sums = task.steps_done, [0.0, 0.0]
+    for px, steps in choice.schedule:
+        left = max(0, steps - done)
+        done = max(0, done - steps)
+        for place, seconds in enumerate(step_seconds(task, choice, px, checkpointing)):
+            sums[place] += left * seconds / 60
+    return sums[0], sums[1]
+
+
+def _generate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
+    """Minutes of all headshots with their second tries."""
+    tries = task.count * ATTEMPTS[task.kind]
+    if task.kind == "mini":
+        return tuple(
+            tries * seconds * choice.sampler_steps / LADDERS["mini"][0].sampler_steps / 60
+            for seconds in MINI_HEADSHOT_S
+        )
+    passes = choice.sampler_steps * (1 + choice.guidance_share)
+    seconds = task.rates.seconds("generate", passes * cost("forward").tflop)
+    return tuple(tries * (s + fixed) / 60 for s, fixed in zip(seconds, task.rates.fixed_s, strict=True))
+
+
+def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> float:
+    """Peak of the GPU's memory in a stage, with slack; 0 where it isn't used or isn't known."""
+    if task.kind == "mini" or name not in ("prepare", "train", "generate"):
+        return 0.0
+    if name == "train":
+        kind = "step_checkpointed" if checkpointing else "step"
+        peak = max(cost(kind, px, choice.batch).peak_gib for px, _ in choice.schedule) + OPTIMIZER_GIB
+    else:  # the whole pipeline is loaded, and its parts work one after the other
+        unet, text = cost("forward", batch=2), cost("text")
+        vae = cost("decode" if name == "generate" else "encode")
+        working = [one.peak_gib - one.weights_gib for one in ((unet, vae) if name == "generate" else (vae,))]
+        peak = unet.weights_gib + text.weights_gib + vae.weights_gib + max(working)
+    return peak * SLACK + CONTEXT_GIB

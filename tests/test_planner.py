@@ -1,0 +1,309 @@
+"""The planner: real-size SDXL counted without memory, the marks of the issue, and what happens when nothing fits."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from headshotkit import costs, counting, planner
+from headshotkit.cli import main
+from headshotkit.costs import GPUS, cost, public_seconds
+from headshotkit.errors import BadConfig, UnknownBase
+from headshotkit.ladder import LADDERS, Task, step_seconds
+from headshotkit.planner import DeadlineController, NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run
+
+# px: (forward TFLOP, step, checkpointed step, GiB of a step), counted independently of this code (2026-11-20)
+EARLIER = {512: (1.59, 3.20, 4.40, 7.0), 768: (3.64, 7.52, 10.28, 8.9), 1024: (6.76, 14.31, 19.50, 11.5)}
+
+
+@pytest.fixture
+def clock():
+    """A clock that is moved by hand: clock.now, seconds."""
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self):
+            return self.now
+
+    return Clock()
+
+
+# --- counting -----------------------------------------------------------------------------------------------------
+
+
+def test_the_networks_have_the_published_sizes():
+    assert counting.count_parameters("unet") == 2_567_463_684
+    assert counting.count_parameters("vae") == 83_653_863
+    assert counting.count_parameters("text") == 123_060_480 + 694_659_840
+
+
+@pytest.mark.parametrize(
+    ("kind", "px"),
+    [("forward", 1024), ("step", 1024), ("step_checkpointed", 1024), ("decode", 1024), ("text", 1024)],
+)
+def test_the_kept_figures_are_what_is_counted(kind, px):
+    """Another diffusers or peft may need other memory: then the table must be printed anew."""
+    counted, kept = counting.count(kind, px), cost(kind, px)
+    assert counted.tflop == pytest.approx(kept.tflop, rel=0.01)
+    assert counted.peak_gib == pytest.approx(kept.peak_gib, rel=0.01)
+    assert counted.weights_gib == pytest.approx(kept.weights_gib, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "px"), costs.COUNTED)
+def test_every_kept_figure_is_what_is_counted(kind, px):
+    counted, kept = counting.count(kind, px), cost(kind, px)
+    assert (counted.tflop, counted.peak_gib) == pytest.approx((kept.tflop, kept.peak_gib), rel=0.01)
+
+
+def test_costs_agree_with_an_independent_count_within_10_percent():
+    for px, (forward, step, checkpointed, gib) in EARLIER.items():
+        assert cost("forward", px).tflop == pytest.approx(forward, rel=0.01)
+        assert cost("step", px).tflop == pytest.approx(step, rel=0.03)
+        assert cost("step_checkpointed", px).tflop == pytest.approx(checkpointed, rel=0.03)
+        assert cost("step", px).peak_gib == pytest.approx(gib, rel=0.1)
+    assert cost("step_checkpointed", 1024).peak_gib == pytest.approx(5.9, rel=0.1)
+    assert cost("decode").tflop == pytest.approx(10.5, rel=0.01)
+    assert cost("encode").tflop == pytest.approx(4.9, rel=0.01)
+
+
+def test_a_step_of_real_size_stays_within_the_marks():
+    """10.5 GiB at 768 px and 13.0 at 1024; 1024 px with 10 % slack only once norms are kept in float16."""
+    assert cost("step", 768).peak_gib * 1.1 <= 10.5
+    assert cost("step", 1024).peak_gib <= 13.0
+    assert cost("step_half_norms", 1024).peak_gib * 1.1 <= 13.0
+
+
+def test_the_rules_are_those_of_real_autocast(monkeypatch):
+    """The step of a small U-Net again, with FakeTensorMode and torch's own autocast: same FLOPs, same memory.
+
+    Autocast's rules for a CPU, for nothing else is linked here; only norms and attention go by `Rules`.
+    """
+    small = counting.UNET | {"block_out_channels": (32, 64, 64), "transformer_layers_per_block": (1, 1, 1)}
+    monkeypatch.setattr(counting, "UNET", small | {"attention_head_dim": (2, 2, 2)})
+    expected = counting.count("step", 256)
+    monkeypatch.setattr(counting, "HALF", ())
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**counting.UNET).half().requires_grad_(False).train()
+        counting.add_lora(unet)
+    with FakeTensorMode(), torch.device("cpu"), counting.Counter() as counter:
+        for module in unet.modules():
+            for name, p in module._parameters.items():
+                if p is not None:
+                    fake = torch.empty(p.shape, dtype=p.dtype)
+                    module._parameters[name] = torch.nn.Parameter(fake, requires_grad=p.requires_grad)
+        latents, time, text, *_, told = counting._unet_inputs(256, 1)
+        counter.flops, counter.peak = 0, 0
+        with counting.Rules(counting.NORMS), torch.autocast("cpu", torch.float16):
+            made = unet(latents, time, text, added_cond_kwargs=told).sample
+        made.float().pow(2).mean().backward()
+    assert counter.flops / 1e12 == pytest.approx(expected.tflop, rel=1e-6)
+    assert counter.peak / costs.GIB == pytest.approx(expected.peak_gib, rel=1e-3)
+
+
+def test_memory_that_a_tensor_leaves_is_counted_as_free():
+    with torch.device("meta"), counting.Counter() as counter:
+        kept = torch.empty(2**20)
+        passing = torch.empty(2**20) + 1
+        view = kept.view(2, -1)
+        del passing
+    assert view.numel() == 2**20
+    assert (counter.now, counter.peak) == (4 * 2**20, 3 * 4 * 2**20)
+
+
+def test_flops_of_a_product_are_two_for_each_multiplication():
+    with torch.device("meta"), counting.Counter() as counter:
+        torch.empty(3, 5) @ torch.empty(5, 7)
+    assert counter.flops == 2 * 3 * 5 * 7
+
+
+# --- rates --------------------------------------------------------------------------------------------------------
+
+
+def test_public_measurements_come_out_again():
+    """The T4's two rates were fitted to these two numbers, so this checks the arithmetic, not the model."""
+    t4 = GPUS["t4"]
+    assert public_seconds(t4, 25, guided=True) == pytest.approx(26.5, rel=0.3)
+    assert public_seconds(t4, 4, guided=False) == pytest.approx(8.4, rel=0.3)
+    assert t4.render_tflops[0] == pytest.approx(17.2, rel=0.01) and t4.fixed_fp32_s == pytest.approx(6.8, rel=0.01)
+    assert t4.train_tflops == pytest.approx((10.0, 8.0), rel=0.01)
+
+
+def test_every_rate_has_a_source_and_its_pessimistic_side():
+    for rates in GPUS.values():
+        assert "20" in rates.source and len(rates.source) > 20
+        assert rates.render_tflops[1] <= rates.render_tflops[0] and rates.fixed_s[1] >= rates.fixed_s[0]
+
+
+# --- plans --------------------------------------------------------------------------------------------------------
+
+
+def test_50_headshots_on_a_t4_fit_into_the_hour():
+    plan = plan_run("t4", count=50, minutes=60)
+    assert plan.minutes <= 45 and plan.pessimistic <= 58 and plan.peak_gib <= 14.7 and plan.fits
+    assert plan.choice.schedule == ((768, 700), (1024, 300)) and not plan.checkpointing
+    train = next(stage for stage in plan.stages if stage.name == "train")
+    assert train.minutes == pytest.approx(16, abs=1.5)
+
+
+def test_what_was_given_up_is_said_with_its_numbers_and_what_is_not_built_too():
+    plan = plan_run("t4", 50, 60)
+    assert len(plan.given_up) == 3 and all("minutes at worst, of 60" in line for line in plan.given_up)
+    said = plan.explain()
+    assert "gave up batch 2" in said and "not yet: train trains at one size" in said and "today's code takes" in said
+    assert plan.minutes_today[0] > plan.minutes
+
+
+def test_more_minutes_never_plan_worse_and_fewer_never_take_longer():
+    plans = [plan_run("t4", 50, minutes) for minutes in range(35, 240, 5)]
+    places = [LADDERS["sdxl"].index(plan.choice) for plan in plans]
+    assert places == sorted(places, reverse=True) and places[0] > places[-1] == 0
+    assert all(plan.fits and plan.peak_gib <= 14.7 for plan in plans)
+
+
+def test_a_small_gpu_gets_checkpointing_and_the_reason():
+    t4 = GPUS["t4"]
+    plan = plan_rest(Task(t4, "sdxl", 50, 75.0, 11.0))
+    assert plan.checkpointing and plan.peak_gib <= 11.0
+    assert any(line.startswith("training without checkpointing: train needs") for line in plan.given_up)
+
+
+def test_a_faster_gpu_gets_the_best():
+    plan = plan_run("a100", 50, 60)
+    assert plan.choice == LADDERS["sdxl"][0] and plan.given_up == () and plan.not_built == ()
+
+
+def test_too_few_minutes_are_an_error_that_says_the_least(capsys):
+    with pytest.raises(TooFewMinutes, match="50 headshots in 20 minutes can't be done on t4") as caught:
+        plan_run("t4", 50, 20)
+    least = int(caught.value.next_step.split("at least ")[1].split()[0])
+    assert plan_run("t4", 50, least).fits
+    with pytest.raises(TooFewMinutes):
+        plan_run("t4", 50, least - 1)
+
+
+def test_a_gpu_too_small_is_an_error():
+    with pytest.raises(NotEnoughMemory, match="needs .* GiB"):
+        plan_rest(Task(GPUS["t4"], "sdxl", 50, 60.0, 6.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        (("tpu", 50, 60), UnknownGpu, "Known are: t4, a100"),
+        (("t4", 0, 60), BadConfig, "count is 0"),
+        (("t4", 50, 0), BadConfig, "minutes is 0"),
+        (("t4", 50, float("nan")), BadConfig, "minutes is nan"),
+        (("t4", 50, float("inf")), BadConfig, "minutes is inf"),
+        (("t4", 50, 60, "mini"), BadConfig, "base is 'mini', gpu is 't4'"),
+        (("cpu", 50, 60, "sdxl"), BadConfig, "would take hours there"),
+        (("t4", 50, 60, "sd15"), UnknownBase, "sd15"),
+    ],
+)
+def test_bad_input_is_an_error(arguments, error, said):
+    with pytest.raises(error, match=said):
+        plan_run(*arguments)
+
+
+def test_the_demo_is_planned_as_it_was_measured():
+    """README: 700 steps in 193 s; 24 headshots with 23 second tries in 35 s, on two cores."""
+    plan = plan_run("cpu", 24, 10)
+    minutes = {stage.name: stage.minutes for stage in plan.stages}
+    assert minutes["train"] * 60 == pytest.approx(193, rel=0.05)
+    assert minutes["generate"] * 60 == pytest.approx(35.3, rel=0.3)
+
+
+# --- the deadline -------------------------------------------------------------------------------------------------
+
+
+def test_a_slow_gpu_is_noticed_after_20_steps_and_said(clock):
+    told = []
+    plan = plan_run("t4", 50, 60)
+    controller = DeadlineController(plan, clock, told.append)
+    for stage in ("install", "download", "check", "prepare"):
+        clock.now += 60
+        controller.finish(stage)
+    assert controller.plan.choice == plan.choice and not told
+    planned = step_seconds(plan.task, plan.choice, 768, False)[0]
+    for _ in range(planner.TIMED_STEPS + 1):
+        clock.now += 2 * planned
+        after = controller.time_step()
+    assert after.choice != plan.choice and after.task.slower == pytest.approx(2) and after.task.steps_done == 21
+    assert "planned again, a step takes 1.53 s, planned 0.77" in told[0] and "gave up" in told[0]
+    assert [stage.name for stage in after.stages] == ["train", "load", "generate", "restore", "evaluate"]
+    assert after.pessimistic <= controller.minutes_left
+
+
+def test_time_won_in_training_buys_sampler_steps(clock):
+    plan, told = plan_run("t4", 50, 50), []
+    controller = DeadlineController(plan, clock, told.append)
+    assert plan.choice.sampler_steps < 25
+    for stage in ("install", "download", "check", "prepare", "train"):
+        clock.now += 60
+        controller.finish(stage)
+    assert controller.plan.choice.sampler_steps == 25 and controller.plan.choice.guidance_share == 1
+    assert not any("training steps" in line for line in controller.plan.given_up)
+    told.clear()
+    for stage in ("load", "generate", "restore", "evaluate"):
+        controller.finish(stage)
+    assert controller.plan.stages == () and not told
+    with pytest.raises(BadConfig, match="no stage is called 'bake'"):
+        controller.finish("bake")
+
+
+def test_a_late_run_goes_on_with_the_cheapest_plan_and_says_how_late(clock):
+    told = []
+    controller = DeadlineController(plan_run("t4", 50, 60), clock, told.append)
+    clock.now = 55 * 60
+    after = controller.finish("check")
+    assert after.choice in LADDERS["sdxl"][-2:] and "minutes late" in told[-1] and "5 minutes are left" in told[-1]
+
+
+def test_out_of_memory_leads_to_cheaper_plans_until_there_is_none(clock):
+    told = []
+    controller = DeadlineController(plan_run("t4", 50, 120), clock, told.append)
+    peaks = []
+    with pytest.raises(NotEnoughMemory):
+        for _ in range(20):
+            peaks.append(next(s.peak_gib for s in controller.plan.stages if s.name == "train"))
+            controller.out_of_memory("train", steps_done=100)
+    assert len(peaks) >= 3 and peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
+    assert "out of memory in train, planned" in told[0] and controller.plan.checkpointing
+    assert controller.plan.task.steps_done == 100
+
+
+def test_done_steps_are_not_planned_again():
+    task = Task(GPUS["t4"], "sdxl", 50, 60.0, 14.7, done=("install", "download", "check", "prepare"))
+    fresh, late = plan_rest(task), plan_rest(replace(task, steps_done=1000))
+    assert fresh.stages[0].name == late.stages[0].name == "train"
+    assert late.stages[0].minutes == 0 < fresh.stages[0].minutes
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_table_or_json(capsys):
+    assert main(["plan", "--gpu", "t4", "--count", "50", "--minutes", "60"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("stage") and "\nall " in out and "gave up" in out
+    assert main(["plan", "--json"]) == 0
+    captured = capsys.readouterr()
+    plan = json.loads(captured.out)
+    assert plan["gpu"] == "t4" and plan["fits"] and plan["minutes"] <= 45 and len(plan["stages"]) == 9
+    assert captured.err.startswith("stage")
+
+
+def test_the_command_says_what_is_wrong(capsys):
+    assert main(["plan", "--gpu", "abacus"]) == 2
+    assert capsys.readouterr().err.startswith("UnknownGpu: no rates of 'abacus' are known.")
+
+
+def test_planning_loads_no_torch():
+    code = "import sys; from headshotkit.planner import plan_run; plan_run(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
