@@ -419,7 +419,7 @@ BASES = {
                     "learning_rate": 2e-3, "checkpoint_every_steps": 50,
                 },
                 "RenderConfig": {
-                    "size_px": 128, "steps": 20, "guidance": 3.0, "batch": 8, "count": 24, "max_attempts": 2,
+                    "size_px": 128, "steps": 20, "guidance": 1.5, "batch": 8, "count": 24, "max_attempts": 2,
                 },
             },
         ),

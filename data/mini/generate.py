@@ -9,7 +9,6 @@ import argparse
 import time
 
 import numpy as np
-import openvino as ov
 from store import SHARED, Store
 
 SEED = 7001  # 4242, 20010 and 20028 made the sample people and an earlier base: never again
@@ -26,6 +25,8 @@ def load_probe() -> dict:
 
 def adult_styles(rows: int, seed: int) -> np.ndarray:
     """Style vectors of the first `rows` adults of a seed, float32, shape (rows, 512)."""
+    import openvino as ov  # only here and in main: the other scripts read the probe alone
+
     core, assets = ov.Core(), SHARED / "assets/facegen"
     mapping = core.compile_model(core.read_model(assets / "MappingNetwork.xml"), "CPU")
     mean, probe = np.load(assets / "wmean.npy"), load_probe()
@@ -40,6 +41,8 @@ def adult_styles(rows: int, seed: int) -> np.ndarray:
 
 
 def main() -> None:
+    import openvino as ov
+
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--faces", type=int, default=8000, help="rows the store shall have in the end")
     parser.add_argument("--seed", type=int, default=SEED)

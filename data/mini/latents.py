@@ -49,6 +49,7 @@ def encode_variant(index: int, faces: Faces, encoder, px: int, device: str, batc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--variants", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="variant to begin with: two runs can share the work")
     parser.add_argument("--px", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -60,7 +61,7 @@ def main() -> None:
     encoder = AutoencoderTiny.from_pretrained(HOME / "autoencoder").encoder.to(
         args.device, memory_format=torch.channels_last
     )
-    for index in range(args.variants):
+    for index in range(args.first, args.variants):
         path, start = folder / f"{index:02d}.npz", time.time()
         if path.exists():
             continue

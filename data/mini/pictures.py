@@ -45,58 +45,101 @@ def radial(rng: np.random.Generator, side: int) -> np.ndarray:
     return np.clip(1 - np.hypot(x - centre[0], y - centre[1]) / rng.uniform(0.7, 1.0), 0, 1)[..., None]
 
 
-def bokeh(rng: np.random.Generator, canvas: np.ndarray, discs: int, colours) -> None:
-    """Draws out-of-focus lights into `canvas` (float32, 0-255) in place."""
+def shade(rng: np.random.Generator, palette, spread: float = 0.15) -> list[float]:
+    """A colour of the palette, lighter or darker by up to `spread`."""
+    colour = np.float32(palette[rng.integers(len(palette))])
+    return [float(v) for v in (colour * rng.uniform(1 - spread, 1 + spread)).clip(0, 255)]
+
+
+def box(canvas: np.ndarray, x: float, y: float, width: float, height: float, colour) -> None:
+    """Fills a rectangle given in shares of the side."""
+    side = canvas.shape[0]
+    corners = [tuple(int(v * side) for v in at) for at in ((x, y), (x + width, y + height))]
+    cv2.rectangle(canvas, *corners, colour, -1)
+
+
+def bokeh(rng: np.random.Generator, canvas: np.ndarray, discs: int, colours, top: float = 1.0) -> None:
+    """Adds out-of-focus lights to `canvas` (float32, 0-255) in place, above the height `top` (a share of the side)."""
     side = canvas.shape[0]
     for _ in range(discs):
-        layer, radius = canvas.copy(), int(rng.uniform(0.02, 0.07) * side)
-        centre, colour = rng.integers(0, side, 2), colours[rng.integers(len(colours))]
-        cv2.circle(layer, tuple(int(v) for v in centre), radius, [float(v) for v in colour], -1)
-        cv2.addWeighted(layer, 0.45, canvas, 0.55, 0, canvas)
+        layer = np.zeros_like(canvas)
+        centre = int(rng.uniform(0, side)), int(rng.uniform(0, top * side))
+        cv2.circle(layer, centre, int(rng.uniform(0.02, 0.065) * side), shade(rng, colours), -1)
+        canvas += layer * rng.uniform(0.25, 0.6)
+
+
+WALLS = ((214, 188, 150), (198, 160, 118), (222, 206, 180), (176, 136, 100), (150, 112, 84))
+WOOD = ((122, 78, 42), (150, 98, 54), (92, 58, 34), (176, 124, 74), (70, 44, 28))
+BOOKS = ((170, 52, 40), (38, 78, 130), (206, 164, 70), (60, 104, 82), (226, 216, 196), (96, 48, 60))
+LAMPS = ((255, 214, 140), (255, 196, 110), (255, 236, 190), (250, 246, 236))
+
+
+def shelves(rng: np.random.Generator, canvas: np.ndarray) -> None:
+    """A wooden bookcase with books of all colours."""
+    x, width = rng.choice([rng.uniform(-0.1, 0.15), rng.uniform(0.6, 0.85)]), rng.uniform(0.25, 0.45)
+    box(canvas, x, -0.1, width, 1.1, shade(rng, WOOD))
+    for y in np.arange(rng.uniform(-0.1, 0.05), 1, rng.uniform(0.16, 0.24)):
+        at = x + 0.02
+        while at < x + width - 0.05:
+            thick = rng.uniform(0.03, 0.07)
+            box(canvas, at, y + rng.uniform(0, 0.05), thick, 0.13, shade(rng, BOOKS, 0.3))
+            at += thick
 
 
 def office(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Walls, a window, shelves and screens, far out of focus."""
-    walls = ((205, 198, 188), (178, 184, 192), (150, 152, 158), (214, 210, 205), (168, 150, 132))
-    canvas = np.ones((side, side, 3), "float32") * np.float32(walls[rng.integers(len(walls))]) * rng.uniform(0.7, 1.0)
-    window, width = rng.uniform(0, 0.8) * side, rng.uniform(0.15, 0.4) * side
-    cv2.rectangle(
-        canvas, (int(window), -1), (int(window + width), int(rng.uniform(0.4, 0.8) * side)), (236, 243, 250), -1
-    )
-    for x in np.arange(window, window + width, width / 3):
-        cv2.line(canvas, (int(x), 0), (int(x), int(0.8 * side)), (120, 120, 125), max(side // 60, 1))
-    things = ((92, 74, 58), (60, 66, 78), (44, 46, 50), (120, 92, 66), (70, 98, 130), (150, 120, 80), (225, 225, 225))
-    for _ in range(rng.integers(5, 11)):
-        corner, size = rng.uniform(0, 1, 2) * side, rng.uniform(0.06, 0.3, 2) * side
-        cv2.rectangle(
+    """Warm walls, a bright window, wood, shelves, screens and lamps, far out of focus."""
+    ramp = np.linspace(0.75, 1.2, side, dtype="float32")[None, :, None]
+    canvas = np.float32(shade(rng, WALLS)) * (ramp if rng.random() < 0.5 else ramp[:, ::-1])
+    canvas = np.ascontiguousarray(np.broadcast_to(canvas, (side, side, 3)), "float32")
+    if rng.random() < 0.6:
+        shelves(rng, canvas)
+    if rng.random() < 0.65:
+        x, width, height = rng.uniform(-0.1, 0.75), rng.uniform(0.22, 0.4), rng.uniform(0.45, 0.85)
+        box(canvas, x, -0.05, width, height, shade(rng, ((232, 242, 250), (250, 248, 236)), 0.02))
+        for bar in np.arange(x, x + width + 0.01, width / 2):
+            box(canvas, bar - 0.012, -0.05, 0.024, height, shade(rng, WOOD))
+    for _ in range(rng.integers(2, 5)):  # desks, doors, cupboards
+        box(canvas, rng.uniform(-0.1, 0.9), rng.uniform(0.3, 0.9), *rng.uniform(0.12, 0.4, 2), shade(rng, WOOD, 0.3))
+    for _ in range(rng.integers(0, 3)):  # screens
+        x, y, width = *rng.uniform(0.0, 0.8, 2), rng.uniform(0.12, 0.22)
+        box(canvas, x, y, width, 0.7 * width, (26.0, 26.0, 30.0))
+        box(
             canvas,
-            tuple(int(v) for v in corner),
-            tuple(int(v) for v in corner + size),
-            [float(v) for v in things[rng.integers(len(things))]],
-            -1,
+            x + 0.015,
+            y + 0.015,
+            width - 0.03,
+            0.7 * width - 0.03,
+            shade(rng, ((70, 130, 190), (150, 190, 220))),
         )
-    bokeh(rng, canvas, rng.integers(0, 4), ((255, 236, 200), (255, 250, 240)))
-    return cv2.GaussianBlur(canvas, (0, 0), side * rng.uniform(0.02, 0.05))
+    bokeh(rng, canvas, rng.integers(3, 10), LAMPS, top=0.6)
+    return cv2.GaussianBlur(canvas, (0, 0), side * rng.uniform(0.018, 0.036)) * rng.uniform(0.7, 1.05)
+
+
+GREENS = ((58, 104, 36), (84, 132, 48), (38, 74, 28), (126, 160, 66), (104, 124, 44), (66, 120, 74))
+STREET = ((150, 140, 130), (186, 170, 150), (120, 104, 96), (164, 110, 88))
+SUN = ((255, 250, 190), (214, 240, 150), (250, 252, 230), (190, 225, 255))
 
 
 def outdoor(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Sky over foliage or a street, far out of focus."""
+    """Sky over trees, a meadow, the sea or a street, far out of focus."""
     ramp = np.linspace(0, 1, side, dtype="float32")[:, None, None]
-    sky, haze = np.float32((150, 190, 232)), np.float32((226, 234, 240))
+    sky, haze = np.float32(shade(rng, ((96, 156, 226), (140, 186, 236), (120, 170, 214)))), np.float32((222, 232, 240))
     canvas = np.ones((side, side, 3), "float32") * (sky * (1 - ramp) + haze * ramp)
-    greens = ((70, 104, 48), (96, 132, 62), (52, 80, 40), (128, 150, 84), (110, 120, 60))
-    horizon = rng.uniform(0.0, 0.55) * side
-    for _ in range(rng.integers(40, 80)):
-        y = horizon + abs(rng.normal()) * 0.4 * side
-        cv2.circle(
-            canvas,
-            (int(rng.uniform(0, side)), int(y)),
-            int(rng.uniform(0.05, 0.16) * side),
-            [float(v) for v in greens[rng.integers(len(greens))]],
-            -1,
-        )
-    bokeh(rng, canvas, rng.integers(3, 10), ((200, 225, 150), (240, 248, 220), (160, 190, 110)))
-    return cv2.GaussianBlur(canvas, (0, 0), side * rng.uniform(0.02, 0.05)) * rng.uniform(0.75, 1.1)
+    horizon = rng.uniform(-0.1, 0.6)
+    if rng.random() < 0.3:  # houses
+        for _ in range(rng.integers(2, 5)):
+            box(
+                canvas, rng.uniform(-0.2, 0.9), rng.uniform(0.05, 0.5), rng.uniform(0.15, 0.35), 1.0, shade(rng, STREET)
+            )
+    ground = ((70, 130, 170),) if rng.random() < 0.15 else GREENS
+    box(canvas, -0.1, max(horizon + 0.25, 0.45), 1.2, 1.0, shade(rng, ground))
+    for _ in range(rng.integers(25, 70)):
+        at = int(rng.uniform(0, side)), int((horizon + abs(rng.normal()) * 0.35) * side)
+        cv2.circle(canvas, at, int(rng.uniform(0.04, 0.15) * side), shade(rng, GREENS, 0.3), -1)
+    bokeh(rng, canvas, rng.integers(4, 14), SUN)
+    air = rng.uniform(0.05, 0.25)
+    canvas = canvas * (1 - air) + haze * 0.8 * air
+    return cv2.GaussianBlur(canvas, (0, 0), side * rng.uniform(0.02, 0.045)) * rng.uniform(0.75, 1.1)
 
 
 def backdrop(kind: str, rng: np.random.Generator, side: int = FACE_PX) -> np.ndarray:
@@ -112,7 +155,10 @@ def backdrop(kind: str, rng: np.random.Generator, side: int = FACE_PX) -> np.nda
         return rng.uniform(70, 115) + rng.uniform(50, 90) * radial(rng, side) + tint + 3 * smooth_noise(rng, 5, side)
     if kind == "dark background":
         return rng.uniform(6, 24) + rng.uniform(5, 30) * radial(rng, side) + tint + 2 * smooth_noise(rng, 5, side)
-    return office(rng, side) if kind == "blurred office background" else outdoor(rng, side)
+    scene = (office if kind == "blurred office background" else outdoor)(
+        rng, side // 2
+    )  # blurred: half the side will do
+    return cv2.resize(scene, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 def relight(picture: np.ndarray, rng: np.random.Generator, word: str | None) -> np.ndarray:

@@ -129,6 +129,16 @@ class Replicas:
         return total
 
 
+def grown(saved: dict, fresh: dict, drawn: bool) -> dict:
+    """State `saved` in the shapes of `fresh`, which has more latent channels; the new weights are as drawn, or else 0."""
+    out = dict(saved)
+    for name, wanted in fresh.items():
+        if saved[name].shape != wanted.shape:
+            out[name] = wanted.clone() if drawn else torch.zeros_like(wanted)
+            out[name][tuple(slice(0, n) for n in saved[name].shape)] = saved[name]
+    return out
+
+
 def save_checkpoint(path: Path, state: dict) -> None:
     """Writes beside the file and renames: a kill leaves the old one or the new one."""
     beside = Path(path).with_suffix(".part")

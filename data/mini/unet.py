@@ -11,13 +11,14 @@ Leaves HOME/checkpoints/unet.pt every 5 minutes, a sample grid in HOME/samples a
 import argparse
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from captions import Attributes, caption
 from pipeline import Denoiser, draw_grid, export, new_scheduler, new_tokenizer
 from store import HOME
-from training import Ema, Every, Replicas, clock_time, prefetched, save_checkpoint
+from training import Ema, Every, Replicas, clock_time, grown, prefetched, save_checkpoint
 
 UNWORDED, EMPTY = 0.07, 0.02  # without text, as the pipeline has it for guidance; with "" as the caption
 SNR_CAP = 5.0
@@ -83,8 +84,8 @@ class Trainer:
             fused=True,
         )
         self.ema = Ema(self.net, args.ema)
-        if self.path.exists():
-            self.load()
+        if args.start.exists():
+            self.load(args.start)
         alphas = new_scheduler().alphas_cumprod.float().to(args.device)
         snr = alphas / (1 - alphas)
         self.alphas, self.weight = alphas, ((SNR_CAP + 1) / (snr + 1)).clamp(max=1)
@@ -92,13 +93,16 @@ class Trainer:
         if args.compile:
             self.net.compile(dynamic=False)
 
-    def load(self) -> None:
-        saved = torch.load(self.path, weights_only=False, map_location=self.args.device)
-        self.net.load_state_dict(saved["net"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.ema.load_state_dict(saved["ema"])
-        torch.set_rng_state(saved["rng"].cpu())
+    def load(self, path: Path) -> None:
+        saved = torch.load(path, weights_only=False, map_location=self.args.device)
+        self.net.load_state_dict(grown(saved["net"], self.net.state_dict(), drawn=False))
         self.step, self.seen = saved["step"], saved["seen"]
+        torch.set_rng_state(saved["rng"].cpu())
+        if self.args.new_latents:  # what the optimizer and the averages remember is of the old ones
+            self.ema = Ema(self.net, self.args.ema)
+        else:
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.ema.load_state_dict(saved["ema"])
 
     def save(self) -> None:
         save_checkpoint(
@@ -181,6 +185,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--until", help="HH:MM on this machine's clock")
     parser.add_argument("--export", action="store_true", help="only write HOME/base and a sample grid")
+    parser.add_argument("--start", type=Path, default=HOME / "checkpoints/unet.pt", help="the checkpoint to go on from")
+    parser.add_argument("--new-latents", action="store_true", help="the autoencoder changed since that checkpoint")
     parser.add_argument("--px", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=6e-4)
