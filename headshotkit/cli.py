@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -67,6 +68,8 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     "gallery": [],
 }
 CROP_KNOBS: list[tuple[str, dict]] = [
+    ("photos", {"type": Path, "help": "folder with photos"}),
+    ("out", {"type": Path, "help": "folder for the crops"}),
     ("--size", {"dest": "size_px", "help": "a side of the square and the like in other shapes, or WIDTHxHEIGHT, px"}),
     ("--aspect", {"choices": (*ASPECTS, "auto"), "help": "shape, width to height; auto cuts least"}),
     ("--what", {"help": "head-and-shoulders, face or whole"}),
@@ -82,6 +85,7 @@ TOKEN_KNOBS: list[tuple[str, dict]] = [
     ("--json", {"action": "store_true", "help": "print the scores as JSON"}),
 ]
 EXPORT_KNOBS: list[tuple[str, dict]] = [
+    ("file", {"type": Path, "help": "the file to write, NAME.safetensors, or a folder"}),
     ("--out", {"type": Path, "default": Path("runs/me"), "help": "the run folder (default: %(default)s)"}),
     ("--format", {"default": "kohya", "help": "kohya, for A1111 and ComfyUI, or diffusers (default: %(default)s)"}),
     ("--json", {"action": "store_true", "help": "print the file's header as JSON"}),
@@ -111,19 +115,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, about in ABOUT.items():
         one = commands.add_parser(command, help=about, description=about)
-        if command == "crop":
-            one.add_argument("photos", type=Path, help="folder with photos")
-            one.add_argument("out", type=Path, help="folder for the crops")
-            for name, options in CROP_KNOBS:
-                one.add_argument(name, **options)
-            continue
-        if command == "export":
-            one.add_argument("file", type=Path, help="the file to write, NAME.safetensors, or a folder")
-            for name, options in EXPORT_KNOBS:
-                one.add_argument(name, **options)
-            continue
-        if command in ("token", "plan", "prompts"):
-            for name, options in {"token": TOKEN_KNOBS, "plan": PLAN_KNOBS, "prompts": PROMPT_KNOBS}[command]:
+        if command in TOOLS:
+            for name, options in TOOLS[command][0]:
                 one.add_argument(name, **options)
             continue
         if command in ("check", "run"):
@@ -154,16 +147,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _do(arguments: argparse.Namespace) -> None:
     """The command itself; its lines go to standard error where standard output is to hold JSON."""
-    if arguments.command == "crop":
-        return _crop(arguments)
-    if arguments.command == "token":
-        return _token(arguments)
-    if arguments.command == "plan":
-        return _plan(arguments)
-    if arguments.command == "export":
-        return _export(arguments)
-    if arguments.command == "prompts":
-        return _prompts(arguments)
+    if arguments.command in TOOLS:
+        return TOOLS[arguments.command][1](arguments)
     from headshotkit import flow
 
     options = _options(arguments, flow.Options)
@@ -236,6 +221,16 @@ def _plan(arguments: argparse.Namespace) -> None:
     print(f"{planner.plan_table(plan)}\n\n{plan.explain()}", file=sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(json.dumps(plan.to_dict(), indent=1))
+
+
+TOOLS: dict[str, tuple[list[tuple[str, dict]], Callable[[argparse.Namespace], None]]] = {
+    "crop": (CROP_KNOBS, _crop),
+    "export": (EXPORT_KNOBS, _export),
+    "prompts": (PROMPT_KNOBS, _prompts),
+    "token": (TOKEN_KNOBS, _token),
+    "plan": (PLAN_KNOBS, _plan),
+}
+"""The commands that are no stage of a run: their arguments, and what they do."""
 
 
 def _options(arguments: argparse.Namespace, kind: type):
