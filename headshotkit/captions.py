@@ -17,7 +17,7 @@ from PIL import Image
 from headshotkit import faces, measures
 from headshotkit.errors import HeadshotError
 from headshotkit.records import Dataset, TrainingPhoto
-from headshotkit.run import Run, caption_in, write_atomic, write_json
+from headshotkit.run import Run, edited_captions, write_atomic, write_json
 
 TURNED = 0.12
 """Offset of the nose from the eyes' middle, in eye distances, from which a face looks left or right."""
@@ -141,13 +141,10 @@ def light(picture: np.ndarray, aligned: np.ndarray) -> str:
         return "bright lighting"
     if median < DARK and np.percentile(picture @ measures.LUMA, 98) < DIM_PICTURE:
         return "dim lighting"
-    luma = aligned @ measures.LUMA
-    y, x = np.mgrid[: luma.shape[0], : luma.shape[1]] / luma.shape[0]
-    oval, half = ((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.42) ** 2 < 1, luma.shape[1] // 2
-    sides = [luma[:, part][oval[:, part]].mean() for part in (slice(None, half), slice(half, None))]
-    if abs(sides[0] - sides[1]) > SIDE_LIGHT:
+    left, right = measures.half_brightness(aligned)
+    if abs(left - right) > SIDE_LIGHT:
         return "side light"
-    return "soft light" if abs(sides[0] - sides[1]) < SOFT_LIGHT and luma[oval].std() < SOFT_CONTRAST else ""
+    return "soft light" if abs(left - right) < SOFT_LIGHT and measures.contrast(aligned) < SOFT_CONTRAST else ""
 
 
 def backdrop(image: np.ndarray) -> str:
@@ -212,13 +209,12 @@ def with_edits(folder: Path, dataset: Dataset) -> Dataset:
     Args:
         folder: of the dataset, with its pictures and their .txt files.
     """
-    return dataclasses.replace(dataset, photos=tuple(_with_edit(folder, photo) for photo in dataset.photos))
-
-
-def _with_edit(folder: Path, photo: TrainingPhoto) -> TrainingPhoto:
-    written = photo.written or photo.caption
-    text = caption_in((folder / photo.file).with_suffix(".txt")) or photo.caption
-    return dataclasses.replace(photo, caption=text, written="" if text == written else written)
+    edited = edited_captions(folder, [photo.to_dict() for photo in dataset.photos])
+    photos = []
+    for photo in dataset.photos:
+        written, text = photo.written or photo.caption, edited.get(photo.file)
+        photos.append(dataclasses.replace(photo, caption=text or written, written=written if text else ""))
+    return dataclasses.replace(dataset, photos=tuple(photos))
 
 
 def note_edits(run: Run) -> Dataset:

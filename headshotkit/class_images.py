@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from pathlib import Path
 
 from PIL import Image
@@ -34,7 +33,8 @@ def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
     if all((folder / name).exists() for name in names):
         return names
     family = None if weights_version(config.base) else load_family(config.base)  # loading brings the weights here
-    recipe, shelf = class_recipe(config), class_shelf(config)
+    recipe = class_recipe(config)
+    shelf = _shelf_of(recipe)
     for number, name in enumerate(runtime.progress(names, "class images")):
         picture, facts = shelf / f"{number:03d}.png", recipe | {"noise": str(runtime.seed_for(config.seed, number))}
         if not _made_by(picture, facts):
@@ -65,8 +65,12 @@ def weights_version(base_name: str) -> str:
 
 
 def class_shelf(config: DatasetConfig) -> Path:
-    """The folder of the cache that holds the class images of a recipe."""
-    return runtime.cache_path("class", hashlib.sha256(repr(sorted(class_recipe(config).items())).encode()).hexdigest())
+    """The folder of the cache that holds the class images of a config."""
+    return _shelf_of(class_recipe(config))
+
+
+def _shelf_of(recipe: dict[str, str]) -> Path:
+    return runtime.cache_path("class", hashlib.sha256(repr(sorted(recipe.items())).encode()).hexdigest())
 
 
 def class_recipe(config: DatasetConfig) -> dict[str, str]:
@@ -96,12 +100,10 @@ def _made_by(picture: Path, facts: dict[str, str]) -> bool:
 
 
 def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
-    """Makes one class image. Two processes at once write the same, each under a name of its own first."""
+    """Makes one class image. Two processes at once write the same, and neither sees the other's half."""
     size, steps, guidance = int(facts["size_px"]), int(facts["steps"]), float(facts["guidance"])
     made = family.render([facts["prompt"]], [""], [int(facts["noise"])], size, steps, guidance)
-    own = picture.with_name(f".{secrets.token_hex(4)}-{picture.name}")
-    write_atomic(own, png_bytes(made[0], **facts))
-    os.replace(own, picture)
+    write_atomic(picture, png_bytes(made[0], **facts))
 
 
 def _link(picture: Path, place: Path) -> None:

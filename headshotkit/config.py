@@ -134,8 +134,12 @@ class GateConfig(Config):
         )
 
 
+SDXL_SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "2:3": (832, 1216), "16:9": (1344, 768)}
+"""Aspect, width to height -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is
+0.78, 832 x 1152 is 0.72, 832 x 1216 is 0.68, 1344 x 768 is 1.75. Source: SDXL, Podell et al. 2023, arXiv:2307.01952,
+appendix I."""
 ASPECTS = ("1:1", "4:5", "3:4", "2:3")
-"""Shapes of training pictures and crops, width to height; `crops.BUCKETS` has SDXL's size for each."""
+"""Shapes of training pictures and crops."""
 AUGMENTS = ("off", "safe", "full")
 CAPTIONERS = ("template", "blip", "florence")
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import faces, runtime
-from headshotkit.config import ASPECTS, Config
+from headshotkit.config import ASPECTS, SDXL_SIZES_PX, Config
 from headshotkit.errors import BadConfig, HeadshotError, RunFolderError
 from headshotkit.photos import Unreadable, find_photos, plain_name, png_bytes, read_photo
 from headshotkit.records import Record
@@ -24,9 +24,8 @@ from headshotkit.run import write_atomic
 
 FACE_HEIGHT_IN_CROP = 0.54
 """Where the face's middle lies in the crop, from the top: a little below the middle leaves room for hair."""
-BUCKETS = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "2:3": (832, 1216)}
-"""Aspect -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is 0.78, 832 x 1152
-is 0.72 and 832 x 1216 is 0.68. Source: SDXL, Podell et al. 2023, arXiv:2307.01952, appendix I."""
+BUCKETS = {aspect: SDXL_SIZES_PX[aspect] for aspect in ASPECTS}
+"""Aspect of a crop -> SDXL's size (width, height) px for it."""
 SDXL_PX = 1024
 FRACTIONS = {"head-and-shoulders": 0.45, "face": 0.7, "whole": 0.0}
 """What a crop shows -> height of the face relative to the picture's; 0: as much of the photo as the shape allows."""

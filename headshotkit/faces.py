@@ -71,6 +71,7 @@ def model_folder() -> tuple[Path, str]:
         ) from error
 
 
+@functools.cache
 def norm_is_known() -> bool:
     """Whether the recogniser is the one whose embedding lengths the gate's limit was measured on."""
     return any(model_folder()[0].glob("w600k_mbf.onnx"))

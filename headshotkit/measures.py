@@ -142,10 +142,15 @@ def _share_like(lab: np.ndarray, reference: np.ndarray, oval: np.ndarray) -> flo
 
 def light_side(aligned: np.ndarray) -> float:
     """Which half of the face is brighter, in [-1, 1]; above 0 the viewer's right one, beyond 0.15 it is side light."""
+    left, right = half_brightness(aligned)
+    return (right - left) / max(right + left, 1.0)
+
+
+def half_brightness(aligned: np.ndarray) -> tuple[float, float]:
+    """Mean luma of the face's left and right half, as the viewer sees them, 0 to 255."""
     luma, oval = _skin(aligned)
     half = luma.shape[1] // 2
-    left, right = float(luma[:, :half][oval[:, :half]].mean()), float(luma[:, half:][oval[:, half:]].mean())
-    return (right - left) / max(right + left, 1.0)
+    return float(luma[:, :half][oval[:, :half]].mean()), float(luma[:, half:][oval[:, half:]].mean())
 
 
 def colourfulness(image: np.ndarray) -> float:

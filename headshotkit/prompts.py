@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from headshotkit.config import SDXL_SIZES_PX
 from headshotkit.errors import BadPromptBank
 from headshotkit.runtime import PACKAGE
 
@@ -18,9 +19,8 @@ BANK = PACKAGE / "prompts.toml"
 PERSON = "{person}"
 PACKS = ("linkedin", "creative", "academic", "medical", "studio", "outdoor", "black-and-white")
 """The packs that every bank may use; a bank of one's own declares further ones in a table [packs]."""
-SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "16:9": (1344, 768)}
-"""Aspect -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is 0.78, 832 x 1152
-is 0.72 and 1344 x 768 is 1.75. Source: SDXL, Podell et al. 2023, arXiv:2307.01952, appendix I."""
+SIZES_PX = {aspect: SDXL_SIZES_PX[aspect] for aspect in ("1:1", "4:5", "3:4", "16:9")}
+"""Aspect of a headshot -> SDXL's size (width, height) px for it."""
 MAX_WEIGHT = 10
 OPENING = 26
 """So many prompts from a bank's beginning are taken in its own order, where no pack is named."""

@@ -94,12 +94,19 @@ def caption_in(path: Path) -> str:
         return ""
 
 
-def edited_captions(folder: Path, manifest: dict) -> dict[str, str]:
-    """The captions beside a dataset's pictures that are not the ones written there, file -> caption."""
-    photos = manifest.get("dataset", {}).get("photos", [])
-    written = {Path(p["file"]).with_suffix(".txt").as_posix(): p.get("written") or p["caption"] for p in photos}
-    now = {name: caption_in(folder / name) for name in written}
-    return {name: text for name, text in now.items() if text and text != written[name]}
+def edited_captions(folder: Path, photos: list[dict]) -> dict[str, str]:
+    """Which captions a person edited: picture -> caption. Where a .txt is gone or empty, the last one noted counts.
+
+    Args:
+        folder: of the dataset.
+        photos: its pictures, as the manifest has them.
+    """
+    edited = {}
+    for photo in photos:
+        text = caption_in((folder / photo["file"]).with_suffix(".txt")) or photo["caption"]
+        if text != (photo.get("written") or photo["caption"]):
+            edited[photo["file"]] = text
+    return edited
 
 
 @dataclass
@@ -235,7 +242,7 @@ class Run:
             StageMissing: as `manifest`.
         """
         manifest = self.manifest(stage)
-        edits = edited_captions(self.path(stage), manifest)
+        edits = edited_captions(self.path(stage), manifest.get("dataset", {}).get("photos", []))
         return fingerprint(edits, {"made": manifest["fingerprint"]}) if edits else manifest["fingerprint"]
 
     def _set_aside(self, stage: str) -> None:

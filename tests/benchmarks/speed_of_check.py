@@ -65,14 +65,6 @@ def first_of(folder: Path, count: int, links: Path) -> Path:
     return links
 
 
-def peak_gib() -> float:
-    """This process's most memory so far, GiB. Linux's ru_maxrss would count what the parent had before it, too."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
-    return runtime.peak_memory_gib()["host"]
-
-
 def judge(folder: Path) -> None:
     """Judges one folder and prints seconds, process seconds, peak GiB and what was kept. In a process of its own."""
     from headshotkit.gate import judge_photos
@@ -84,7 +76,7 @@ def judge(folder: Path) -> None:
             "photos": len(verdicts),
             "seconds": time.monotonic() - started,
             "process_s": time.process_time() - worked,
-            "peak_gib": peak_gib(),
+            "peak_gib": runtime.peak_memory_gib()["host"],
             "kept": sum(v.kept for v in verdicts),
         }
     print(json.dumps(done))
