@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from damaged import awkward_entries, damage, hostile_files, valid_files
 from PIL import Image
-from speed_of_check import peak_gib
 
 from headshotkit import gate, runtime
 from headshotkit.run import Run
@@ -80,7 +79,7 @@ def judge_batch(batch: Path, as_nobody: bool) -> None:
         "slowest_s": times[slowest],
         "slowest": verdicts[slowest].photo,
         "seconds": time.process_time() - started,
-        "peak_gib": peak_gib(),
+        "peak_gib": runtime.peak_memory_gib()["host"],
     }
     print(json.dumps(report))
 
