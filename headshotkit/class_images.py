@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from headshotkit import runtime
-from headshotkit.config import DatasetConfig, RenderConfig, find_base
+from headshotkit.bases import find_base
+from headshotkit.config import DatasetConfig, RenderConfig
 from headshotkit.families import Family, load_family, weights_place
 from headshotkit.photos import png_bytes
 from headshotkit.run import sha256_of, write_atomic

@@ -10,7 +10,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from headshotkit import __version__, runtime
-from headshotkit.config import ASPECTS, AUGMENTS, BASES, CAPTIONERS, DatasetConfig, choose_base
+from headshotkit.bases import BASES, choose_base
+from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, DatasetConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.prompts import PACKS

@@ -1,4 +1,4 @@
-"""Every setting, with its unit, its range and what it does; and the bases with their presets.
+"""Every setting, with its unit, its range and what it does.
 
 A config is frozen. Relations between settings are checked when it is made, and the error names both.
 `for_base` gives the settings that suit a base; any of them can be overridden by name.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headshotkit.errors import BadConfig, UnknownBase
-from headshotkit.runtime import choose_device
+from headshotkit.bases import BASES, find_base
+from headshotkit.errors import BadConfig
 
 
 def _demand(holds: bool, happened: str, why: str, next_step: str) -> None:
@@ -388,81 +388,3 @@ class RestoreConfig(Config):
             "It mixes CodeFormer's codebook (0) with the input's own features (1).",
             "Set RestoreConfig.fidelity in [0, 1].",
         )
-
-
-@dataclass(frozen=True)
-class Base:
-    """A pretrained model: where it is, which family's code runs it, and the settings that suit it.
-
-    `brief_prompts`: the text encoders know few words, so prompts are given in the bank's brief form.
-    """
-
-    name: str
-    family: str
-    source: str
-    licence: str
-    vae: str = ""
-    brief_prompts: bool = False
-    presets: dict = None
-
-
-_SDXL = {
-    "DatasetConfig": {},
-    "TrainConfig": {},
-    "RenderConfig": {},
-}
-BASES = {
-    base.name: base
-    for base in (
-        Base(
-            "mini", "sdxl", "data:mini/base", "made for this project; demo and test only", brief_prompts=True,
-            presets={
-                "DatasetConfig": {"size_px": 128, "face_fractions": (0.55, 0.65)},
-                "TrainConfig": {
-                    "rank": 32, "alpha": 32, "targets": "all", "steps": 700, "batch": 4,
-                    "learning_rate": 2e-3, "checkpoint_every_steps": 50,
-                },
-                "RenderConfig": {
-                    "size_px": 128, "steps": 20, "guidance": 1.5, "batch": 8, "count": 24, "max_attempts": 2,
-                },
-            },
-        ),
-        Base(
-            "sdxl", "sdxl", "SG161222/RealVisXL_V5.0", "openrail++", vae="madebyollin/sdxl-vae-fp16-fix", presets=_SDXL,
-        ),
-        Base(
-            "sdxl-base", "sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "openrail++",
-            vae="madebyollin/sdxl-vae-fp16-fix", presets=_SDXL,
-        ),
-    )
-}  # fmt: skip
-
-
-def find_base(name: str) -> Base:
-    """The base of that name.
-
-    Raises:
-        UnknownBase: there is none.
-    """
-    if name not in BASES:
-        raise UnknownBase(
-            f"no base is called {name!r}.",
-            f"The {len(BASES)} known ones are: {', '.join(BASES)}.",
-            f"Choose one of them, for example --base {next(iter(BASES))}.",
-        )
-    return BASES[name]
-
-
-def choose_base(name: str | None) -> tuple[str, str]:
-    """The base to use and why: the named one, else by device.
-
-    Returns: (name, reason).
-    Raises:
-        UnknownBase: the named one does not exist.
-    """
-    if name:
-        return find_base(name).name, "it was asked for"
-    device, why = choose_device()
-    if device == "cpu":
-        return "mini", f"{why}, so the embedded base; --base sdxl would take hours a headshot run here"
-    return "sdxl", why

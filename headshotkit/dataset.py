@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import augment, captions, crops, runtime
+from headshotkit.bases import BASES
 from headshotkit.captioners import Captioner
 from headshotkit.class_images import build_class_images
-from headshotkit.config import BASES, DatasetConfig, GateConfig
+from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.photos import png_bytes, read_photo
 from headshotkit.records import Dataset, TrainingPhoto, Verdict, kept_photos
 from headshotkit.run import Run, write_atomic, write_json

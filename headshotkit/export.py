@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from headshotkit.config import find_base
+from headshotkit.bases import find_base
 from headshotkit.errors import BadConfig
 from headshotkit.records import Lora
 from headshotkit.run import Run, write_atomic

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headshotkit.config import Config, DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig, choose_base
+from headshotkit.bases import choose_base
+from headshotkit.config import Config, DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import NoPhotos
 from headshotkit.evaluate import evaluate_run

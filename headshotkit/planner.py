@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from headshotkit.config import find_base
+from headshotkit.bases import find_base
 from headshotkit.costs import GPUS
 from headshotkit.errors import BadConfig, HeadshotError
 from headshotkit.ladder import ATTEMPTS, LADDERS, STAGES, Choice, Stage, Task, stages_of, step_seconds
@@ -141,7 +141,7 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         gpu: one of `costs.GPUS`.
         count: headshots to deliver, at least 1.
         minutes: what the run may take at worst, finite.
-        base: one of `config.BASES`; None is mini on "cpu", else sdxl.
+        base: one of `bases.BASES`; None is mini on "cpu", else sdxl.
     Raises:
         UnknownGpu, UnknownBase: no rates of that GPU; no such base.
         BadConfig: count or minutes are too small, or no rate is known for that base on that GPU.

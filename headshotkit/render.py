@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import runtime
-from headshotkit.config import RenderConfig, find_base
+from headshotkit.bases import find_base
+from headshotkit.config import RenderConfig
 from headshotkit.errors import BadLora
 from headshotkit.families import Family, load_family
 from headshotkit.identity import PassMark, calibrate, judge_headshot, known_faces

@@ -1,6 +1,7 @@
 import pytest
 
-from headshotkit.config import BASES, DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig, find_base
+from headshotkit.bases import BASES, find_base
+from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.errors import BadConfig, UnknownBase
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from headshotkit.config import Base, TrainConfig
+from headshotkit.bases import Base
+from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
 from headshotkit.families import Condition, load_family, weights_place
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from headshotkit.config import Base, find_base
+from headshotkit.bases import Base, find_base
 from headshotkit.errors import BadConfig, BaseUnavailable
 from headshotkit.runtime import data_path
 

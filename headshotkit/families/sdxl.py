@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save
 from transformers.utils import logging as transformers_logging
 
 from headshotkit import runtime
-from headshotkit.config import Base, TrainConfig
+from headshotkit.bases import Base
+from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
 from headshotkit.families import Condition, check_size, weights_place
 
