@@ -1,6 +1,7 @@
 """Prints what the base can do: autoencoder, obedience, diversity, copies of training faces, seconds a headshot.
 
     nice -n 19 python benchmark.py --images 256            # 64 is enough for a first look
+    nice -n 19 python benchmark.py --parts obedience --lora HOME/personalise/p2/lora/person.safetensors --person "ohwx woman"
     nice -n 19 python personalise.py --people p1 p2 p3     # the part about people has a script of its own
 
 obedience.py says by what prompts are judged to be obeyed.
@@ -9,15 +10,16 @@ obedience.py says by what prompts are judged to be obeyed.
 import argparse
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
-from judges import Detector, Dlib, Recogniser
+from judges import Detector, Dlib, Recogniser, embed_all, framed
 from obedience import Judge, judge_obedience
-from personalise import draw, embed_all, framed
+from pipeline import draw
 from store import HOME, SHARED
 from training import Faces, to_pixels, to_tensor
 
@@ -62,11 +64,11 @@ def judge_autoencoder(vae: AutoencoderTiny, px: int, detect: Detector, recognise
         )
 
 
-def judge_diversity(pipe, detect, recognise, px: int, guidance: float, seeds: int = 16) -> None:
+def judge_diversity(draw, detect, recognise, seeds: int = 16) -> None:
     """Mean face cosine between different seeds of one prompt: near 0 is many people, near 1 is one."""
     means = []
     for prompt in ("photo of a man", "photo of a woman", "headshot of a woman, smiling, plain white background"):
-        embeddings = embed_all(draw(pipe, [prompt] * seeds, px, 77, guidance), detect, recognise)
+        embeddings = embed_all(draw([prompt] * seeds, seed=77), detect, recognise)
         cosine = (embeddings @ embeddings.T)[np.triu_indices(seeds, 1)]
         means.append(cosine.mean())
         print(
@@ -81,6 +83,9 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, help="an autoencoder that is not in a base yet: HOME/autoencoder")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--share", type=float, default=1.0, help="of the sampler steps that are guided, the first ones")
+    parser.add_argument("--lora", type=Path, help="a person's LoRA: are prompts obeyed with it?")
+    parser.add_argument("--person", default="", help="how prompts name that person, such as 'ohwx woman'")
     parser.add_argument("--px", type=int, default=128)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     args = parser.parse_args()
@@ -92,13 +97,16 @@ def main() -> None:
         return
     pipe = StableDiffusionXLPipeline.from_pretrained(args.base, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
+    if args.lora:
+        pipe.load_lora_weights(str(args.lora.parent), weight_name=args.lora.name)
+    render = partial(draw, pipe, px=args.px, guidance=args.guidance, share=args.share)
     size = sum(p.stat().st_size for p in args.base.rglob("*") if p.is_file()) / 1e6
     start = time.time()
-    draw(pipe, ["professional headshot of a woman, smiling"], args.px, 1)
+    render(["professional headshot of a woman, smiling"], seed=1)
     print(f"base {size:.1f} MB; one headshot, 20 steps with guidance: {time.time() - start:.2f} s", flush=True)
     if "obedience" in args.parts:
         faces = Faces()
-        embeddings = judge_obedience(pipe, Judge(faces, args.px), args.px, args.images, args.guidance)
+        embeddings = judge_obedience(render, Judge(faces, args.px), args.images, args.person)
         known = np.nan_to_num(np.array(faces.embedding))
         nearest = (embeddings @ known.T).max(1)
         print(
@@ -107,7 +115,7 @@ def main() -> None:
             flush=True,
         )
     if "diversity" in args.parts:
-        judge_diversity(pipe, detect, recognise, args.px, args.guidance)
+        judge_diversity(render, detect, recognise)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ TEMPLATE = np.float32(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 """Where ArcFace wants the eyes, the nose tip and the corners of the mouth in its 112 px crop (insightface)."""
+FRAME = np.float32([[98, 118], [158, 118], [128, 153], [103, 186], [153, 186]]) / 256
+"""Where eyes, nose and mouth lie in the pictures that the base knows, as shares of the side."""
 
 
 def session(name: str, threads: int) -> ort.InferenceSession:
@@ -32,6 +34,17 @@ def similarity(points: np.ndarray, target: np.ndarray = TEMPLATE) -> np.ndarray:
     a, b = (p * q).sum() / size, (p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum() / size
     turn = np.array([[a, -b], [b, a]])
     return np.column_stack([turn, target.mean(0) - turn @ points.mean(0)]).astype("float32")
+
+
+def framed(rgb: np.ndarray, points: np.ndarray, px: int, rng: np.random.Generator) -> np.ndarray:
+    """The face at the place and about the size that the base knows, a little closer or further at random."""
+    matrix = similarity(points, FRAME * px)
+    zoom, shift = rng.uniform(0.9, 1.15), rng.normal(0, 0.012 * px, 2)
+    matrix *= zoom
+    matrix[:, 2] += px * (1 - zoom) / 2 + shift
+    scale = np.hypot(*matrix[0, :2])
+    soft = cv2.GaussianBlur(rgb, (0, 0), 0.35 / scale) if scale < 0.8 else rgb
+    return cv2.warpAffine(soft, matrix, (px, px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 class Detector:
@@ -171,3 +184,9 @@ class Landmarker:
             [np.arctan2(turn[0, 2], turn[2, 2]), np.arcsin(-turn[1, 2]), np.arctan2(turn[1, 0], turn[1, 1])]
         )
         return points, shapes, *angles.astype("float32")
+
+
+def embed_all(pictures: np.ndarray, detect: Detector, recognise: Recogniser) -> np.ndarray:
+    """Embeddings of all pictures, (N, 512); zeros where there is no face."""
+    faces = [detect(p) for p in pictures]
+    return np.stack([recognise(p, f[2]) if f else np.zeros(512, "float32") for p, f in zip(pictures, faces)])

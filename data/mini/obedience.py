@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from captions import ridge
 from judges import Detector, Dlib, Landmarks106, Matter, Recogniser
-from personalise import draw
 from pictures import BACKDROPS, make_variant
 from store import HOME
 from training import Faces
@@ -123,16 +122,22 @@ class Judge:
         }
 
 
-def judge_obedience(pipe, judge: Judge, px: int, images: int, guidance: float) -> np.ndarray:
-    """Draws a prompt grid and prints how often each attribute is as asked; returns the embeddings, (faces, 512)."""
-    grid = list(itertools.product(NOUNS, SMILES, LOOKS, BACKDROPS))
+def judge_obedience(draw, judge: Judge, images: int, person: str = "") -> np.ndarray:
+    """Draws a prompt grid and prints how often each attribute is as asked; returns the embeddings, (faces, 512).
+
+    Args:
+        draw: takes prompts and a seed, returns uint8 pictures, (N, px, px, 3).
+        person: "ohwx woman" asks for the person of a LoRA; without it a man or a woman is asked for.
+    """
+    nouns = (person.split()[-1],) if person else NOUNS
+    grid = list(itertools.product(nouns, SMILES, LOOKS, BACKDROPS))
     order = np.random.default_rng(47).permutation(len(grid))  # so that fewer images are no lopsided choice
     asked = [grid[k] for k in itertools.islice(itertools.cycle(order), images)]
     right, total, embeddings, rows, missing = defaultdict(int), defaultdict(int), [], [], 0
     for start in range(0, images, 16):
         part = asked[start : start + 16]
-        prompts = [f"photo of a {n}, {s}, {look}, {b}" for n, s, look, b in part]
-        pictures = draw(pipe, prompts, px, 1000 + start, guidance)
+        prompts = [f"photo of {person or 'a ' + noun}, {s}, {look}, {b}" for noun, s, look, b in part]
+        pictures = draw(prompts, seed=1000 + start)
         rows.append(np.hstack(list(pictures)))
         for words, picture in zip(part, pictures):
             seen = judge(picture)
@@ -147,7 +152,7 @@ def judge_obedience(pipe, judge: Judge, px: int, images: int, guidance: float) -
     (HOME / "samples").mkdir(exist_ok=True)
     full = [row for row in rows if row.shape == rows[0].shape]
     cv2.imwrite(str(HOME / "samples/benchmark.png"), np.vstack(full)[:, :, ::-1])
-    print(f"obedience, {images} images, guidance {guidance}: a face found in {100 * (1 - missing / images):.1f} %")
+    print(f"obedience, {images} images: a face found in {100 * (1 - missing / images):.1f} %")
     for key in sorted(total):
         print(f"  {key:46s} {100 * right[key] / total[key]:5.1f} %  of {total[key]}")
     return np.stack(embeddings)
