@@ -253,6 +253,8 @@ class TrainConfig(Config):
     """Strength of the per-channel offset added to the noise."""
     caption_dropout: float = 0.05
     """Fraction of the captions replaced by the empty one."""
+    face_weight: float = 1.0
+    """Weight of the face in the loss relative to what surrounds it, 1 to 20; 1 is off. A picture's mean weight is 1."""
     prior_weight: float = 1.0
     """Weight of the loss over class images, where the dataset has any (DreamBooth's lambda)."""
     checkpointing: bool = False
@@ -294,6 +296,12 @@ class TrainConfig(Config):
             f"learning_rate is {self.learning_rate}.",
             "LoRAs are trained with 1e-5 to 5e-3.",
             "Set TrainConfig.learning_rate, for example 1e-4.",
+        )
+        _demand(
+            1 <= self.face_weight <= 20,
+            f"face_weight is {self.face_weight}.",
+            "It is the face's weight relative to what surrounds it; below 1 the person would not be learnt.",
+            "Set TrainConfig.face_weight in [1, 20], for example 3, or 1 for none.",
         )
         _demand(
             0 <= self.ema < 1,

@@ -9,45 +9,31 @@ import json
 import math
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headshotkit import runtime
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
-    DAMAGE,
     Checkpoints,
     Interruption,
     random_states,
-    read_checked,
     set_random_states,
-    to_bytes,
 )
 from headshotkit.config import TrainConfig
+from headshotkit.examples import CACHE_FILE, Examples, cached_examples
 from headshotkit.families import Condition, Family, load_family
 from headshotkit.records import Dataset, Lora
-from headshotkit.run import Run, Stage, write_atomic, write_json
+from headshotkit.run import Run, Stage, write_json
 
 LORA_FILE = "person.safetensors"
-CACHE_FILE = "cache.pt"
 LOSSES_FILE = "losses.json"
 WEIGHT_DECAY = 1e-2
 MAX_GRAD_NORM = 1.0
 STEP, EPOCH = 1, 2
 """Places of the seed: all that is random in a step; the order of an epoch."""
-
-
-@dataclass
-class Examples:
-    """What the loop draws from: latents (N, C, h, w), an index of each one's caption, sizes for the U-Net."""
-
-    latents: torch.Tensor
-    caption_ids: list[int]
-    sizes: list[tuple[int, ...]]
 
 
 def train_lora(run: Run, config: TrainConfig) -> Lora:
@@ -68,7 +54,7 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
         _tidy(stage)
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)
-    person, class_pictures, captions = _cached_examples(family, run.path("dataset"), dataset, stage)
+    person, class_pictures, captions = cached_examples(family, run.path("dataset"), dataset, stage.folder)
     family.free_encoders()
     loop = _Loop(family, config, stage, person, class_pictures, captions)
     loop.run()
@@ -101,36 +87,6 @@ def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
              "config": json.dumps(stage.manifest["config"]), "fingerprint": stage.manifest["fingerprint"],
              "version": stage.manifest["headshotkit"]}  # fmt: skip
     return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
-
-
-def _cached_examples(
-    family: Family, folder: Path, dataset: Dataset, stage: Stage
-) -> tuple[Examples, Examples, Condition]:
-    """Latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
-
-    The last condition is the empty caption's, the one before it the class's.
-    """
-    captions = sorted({p.caption for p in dataset.photos}) + [f"photo of a {dataset.class_word}", ""]
-    side = dataset.size_px
-    person_sizes = [
-        (*p.original_size_px[::-1], *p.crop_top_left_px, *(p.size_px[::-1] or (side, side))) for p in dataset.photos
-    ]
-    class_sizes = [(side, side, 0, 0, side, side)] * len(dataset.class_images)
-    cache = stage.folder / CACHE_FILE
-    try:
-        kept = read_checked(cache)
-    except DAMAGE:  # mostly: it is not there yet
-        files = [p.file for p in dataset.photos] + list(dataset.class_images)
-        images = runtime.progress([Image.open(folder / f).convert("RGB") for f in files], "encoding photos")
-        latents = torch.cat([family.encode_images([image]) for image in images])
-        condition = family.encode_prompts(captions)
-        kept = {"latents": latents, "condition": dict(condition)}
-        write_atomic(cache, to_bytes(kept))
-    conditions = Condition(kept["condition"])
-    n = len(dataset.photos)
-    person = Examples(kept["latents"][:n], [captions.index(p.caption) for p in dataset.photos], person_sizes)
-    pictures = Examples(kept["latents"][n:], [len(captions) - 2] * len(class_sizes), class_sizes)
-    return person, pictures, conditions
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -228,9 +184,9 @@ class _Loop:
         dropped = torch.rand(len(chosen), generator=generator) < dropout
         captions = [empty if d else examples.caption_ids[i] for i, d in zip(chosen, dropped, strict=True)]
         sizes = [examples.sizes[i] for i in chosen]
-        return self.family.loss(
-            examples.latents[chosen], self.conditions.pick(captions), sizes, self.config, generator
-        ).mean()
+        weights = examples.weights(chosen, self.config.face_weight)
+        condition = self.conditions.pick(captions)
+        return self.family.loss(examples.latents[chosen], condition, sizes, self.config, generator, weights).mean()
 
     def _order(self, step: int) -> list[int]:
         """The pictures of a step: every picture once an epoch, in an order of the epoch's own."""

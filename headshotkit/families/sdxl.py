@@ -135,6 +135,7 @@ class SdxlFamily:
         sizes: list[tuple[int, ...]],
         config: TrainConfig,
         generator: torch.Generator,
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         schedule = self.pipeline.scheduler
         signal = schedule.alphas_cumprod.float()
@@ -149,7 +150,8 @@ class SdxlFamily:
         kind = schedule.config.prediction_type
         target = noise if kind == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
         predicted = self._predict(noisy, steps, condition, sizes)
-        error = (predicted.float() - target.to(self.device)).pow(2).mean((1, 2, 3))
+        error = (predicted.float() - target.to(self.device)).pow(2)
+        error = (error if weights is None else error * weights.to(self.device)).mean((1, 2, 3))
         return error * _snr_weight(signal[steps], kind, config.min_snr_gamma).to(self.device)
 
     def _predict(self, noisy, steps, condition: Condition, sizes) -> torch.Tensor:
