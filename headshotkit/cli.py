@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headshotkit import __version__, runtime
 from headshotkit.bases import BASES, choose_base
-from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, DatasetConfig
+from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, OPTIMIZERS, DatasetConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.prompts import PACKS
@@ -37,6 +37,17 @@ ABOUT = {
     "run": "all of it, from photos to gallery",
     "demo": "all of it on the sample person, offline, with the embedded base",
 }
+
+
+def _schedule(text: str) -> tuple[tuple[int, int], ...]:
+    """The sizes of a training from the command line; argparse says what is wrong with another text.
+
+    >>> _schedule("768:700,1024:300")
+    ((768, 700), (1024, 300))
+    """
+    return tuple((int(px), int(steps)) for px, steps in (part.split(":") for part in text.split(",")))
+
+
 BANK_KNOBS: list[tuple[str, dict]] = [
     ("--prompts", {"help": "an own prompt bank, TOML"}),
     ("--pack", {"dest": "packs", "metavar": "NAME[,NAME]", "type": lambda text: tuple(text.replace(",", " ").split()),
@@ -54,6 +65,15 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     ],
     "train": [
         ("--steps", {"type": int, "help": "optimizer updates"}),
+        (
+            "--schedule",
+            {
+                "type": _schedule,
+                "metavar": "PX:STEPS,...",
+                "help": "sizes one after the other, such as 768:700,1024:300; default: the pictures' size throughout",
+            },
+        ),
+        ("--optimizer", {"choices": OPTIMIZERS, "help": "auto: adamw8bit on CUDA, else adamw"}),
         ("--rank", {"type": int, "help": "rank of the LoRA"}),
     ],
     "generate": [

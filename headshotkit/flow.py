@@ -34,6 +34,8 @@ class Options:
     captioner: str | None = None
     min_photos: int | None = None
     steps: int | None = None
+    schedule: tuple[tuple[int, int], ...] | None = None
+    optimizer: str | None = None
     rank: int | None = None
     count: int | None = None
     max_attempts: int | None = None
@@ -46,7 +48,7 @@ class Options:
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
-    TrainConfig: ("steps", "rank", "seed"),
+    TrainConfig: ("steps", "schedule", "optimizer", "rank", "seed"),
     RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""
@@ -101,6 +103,9 @@ def config_for(kind: type[Config], base: str, options: Options) -> Config:
     chosen = {name: getattr(options, name) for name in CHOICES[kind]}
     if kind is TrainConfig:
         chosen["alpha"] = options.rank  # alpha / rank is the LoRA's weight, so it stays 1
+        chosen["learning_rate"] = 1.0 if options.optimizer == "prodigy" else None
+        if options.schedule and not options.steps:
+            chosen["steps"] = sum(steps for _, steps in options.schedule)
     return kind.for_base(base, **chosen)
 
 

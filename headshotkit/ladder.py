@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from headshotkit.costs import MINI_HEADSHOT_S, MINI_STEP_S, Rates, cost
+from headshotkit.pacing import px_at
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,7 @@ class Choice:
 
     def px_at(self, step: int) -> int:
         """The size that a training step (from 0) is done at; beyond the schedule the last one."""
-        for px, steps in self.schedule:
-            if step < steps:
-                return px
-            step -= steps
-        return px
+        return px_at(self.schedule, step)
 
 
 _BEST = Choice(((1024, 1000),), 2, 25, 1.0)

@@ -6,7 +6,6 @@ Everything random in a step comes from (seed, step), so a killed training goes o
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
 from pathlib import Path
@@ -25,12 +24,13 @@ from headshotkit.checkpoints import (
 from headshotkit.config import TrainConfig
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
 from headshotkit.families import Condition, Family, load_family
+from headshotkit.optimizers import learning_rate_at, make_optimizer
+from headshotkit.pacing import Pacing
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, write_json
 
 LORA_FILE = "person.safetensors"
 LOSSES_FILE = "losses.json"
-WEIGHT_DECAY = 1e-2
 MAX_GRAD_NORM = 1.0
 STEP, EPOCH = 1, 2
 """Places of the seed: all that is random in a step; the order of an epoch."""
@@ -54,9 +54,10 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
         _tidy(stage)
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)
-    person, class_pictures, captions = cached_examples(family, run.path("dataset"), dataset, stage.folder)
+    pacing = Pacing(config, dataset.size_px, stage.manifest.setdefault("changes", []))
+    sizes = {px for px, _ in pacing.begun.schedule}
+    loop = _Loop(family, pacing, stage, *cached_examples(family, run.path("dataset"), dataset, stage.folder, sizes))
     family.free_encoders()
-    loop = _Loop(family, config, stage, person, class_pictures, captions)
     loop.run()
     lora = Lora(
         Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, config.steps
@@ -89,44 +90,13 @@ def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
     return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
 
 
-def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine down to zero.
-
-    >>> config = TrainConfig(steps=100, warmup=0.1, learning_rate=1.0e-3)
-    >>> [round(learning_rate_at(step, config), 6) for step in (0, 9, 55, 99)]
-    [0.0001, 0.001, 0.0005, 0.0]
-    """
-    warm = max(1, round(config.warmup * config.steps))
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    done = (step - warm) / max(1, config.steps - warm)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def make_optimizer(parameters: list, config: TrainConfig, device: str) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer and why it is this one: (optimizer, reason). 8-bit Adam's state takes a quarter of the memory.
-
-    Raises:
-        MissingPackage: adamw8bit was asked for, and bitsandbytes is not installed.
-    """
-    options = {"lr": config.learning_rate, "weight_decay": WEIGHT_DECAY}
-    if config.optimizer == "adamw8bit":
-        return runtime.require("bitsandbytes", "train").optim.AdamW8bit(parameters, **options), "adamw8bit: asked for"
-    if config.optimizer == "auto" and device == "cuda":
-        if runtime.has_module("bitsandbytes"):
-            return runtime.require("bitsandbytes", "train").optim.AdamW8bit(parameters, **options), "adamw8bit: on CUDA"
-        reason = "adamw: bitsandbytes is not installed; pip install 'headshotkit[train]' saves 0.26 GiB on SDXL"
-        return torch.optim.AdamW(parameters, fused=True, **options), reason
-    reason = "adamw: asked for" if config.optimizer == "adamw" else f"adamw: 8-bit Adam saves nothing on {device}"
-    return torch.optim.AdamW(parameters, **options), reason
-
-
 class _Loop:
     """The loop's state: LoRA, its average, optimizer, scaler, losses; what a checkpoint holds."""
 
-    def __init__(self, family: Family, config: TrainConfig, stage: Stage, person: Examples, class_pictures: Examples,
-                 conditions: Condition) -> None:  # fmt: skip
-        self.family, self.config, self.stage = family, config, stage
+    def __init__(self, family: Family, pacing: Pacing, stage: Stage, person: dict[int, Examples],
+                 class_pictures: dict[int, Examples], conditions: Condition) -> None:  # fmt: skip
+        self.family, self.pacing, self.stage = family, pacing, stage
+        self.config = config = pacing.begun
         self.person, self.class_pictures, self.conditions = person, class_pictures, conditions
         self.parameters = family.add_lora(config.rank, config.alpha, config.targets, config.seed)
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
@@ -163,13 +133,14 @@ class _Loop:
 
     def _step(self, step: int) -> float:
         """One optimizer update; returns the loss."""
+        settings, px = self.pacing.at(step), self.pacing.px_at(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, self.config)
+            group["lr"] = learning_rate_at(step, settings)
         generator = torch.Generator().manual_seed(runtime.seed_for(self.config.seed, STEP, step))
-        loss = self._loss(self.person, self._order(step), generator, self.config.caption_dropout)
-        if len(self.class_pictures.sizes):
-            chosen = torch.randint(len(self.class_pictures.sizes), (self.config.batch,), generator=generator).tolist()
-            loss = loss + self.config.prior_weight * self._loss(self.class_pictures, chosen, generator, 0.0)
+        loss = self._loss(self.person[px], self._order(step), generator, self.config.caption_dropout)
+        if count := len(self.class_pictures[px].sizes):
+            chosen = torch.randint(count, (settings.batch,), generator=generator).tolist()
+            loss = loss + self.config.prior_weight * self._loss(self.class_pictures[px], chosen, generator, 0.0)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
@@ -190,8 +161,8 @@ class _Loop:
 
     def _order(self, step: int) -> list[int]:
         """The pictures of a step: every picture once an epoch, in an order of the epoch's own."""
-        n, batch, chosen = len(self.person.sizes), self.config.batch, []
-        for place in range(step * batch, (step + 1) * batch):
+        n, chosen = len(self.person[self.pacing.px_at(step)].sizes), []
+        for place in range(self.pacing.pictures_before(step), self.pacing.pictures_before(step + 1)):
             epoch, index = divmod(place, n)
             seed = runtime.seed_for(self.config.seed, EPOCH, epoch)
             chosen.append(int(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[index]))

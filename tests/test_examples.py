@@ -3,18 +3,54 @@
 import numpy as np
 import pytest
 import torch
+from conftest import open_picture
+from PIL import Image
 
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import BadConfig
-from headshotkit.examples import Examples, cached_examples, face_weights
+from headshotkit.examples import Examples, _facts_at, cached_examples, face_weights, window_at
 from headshotkit.families import load_family
-from headshotkit.records import Dataset
+from headshotkit.records import Dataset, TrainingPhoto
 
 
 @pytest.fixture(scope="module")
 def family():
     return load_family("mini")
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+
+def test_all_sizes_are_encoded_once_and_told_the_truth(prepared_run, family, monkeypatch):
+    """Latents at 3/4 are those of the picture made smaller; the U-Net is told that size, and a crop moved with it."""
+    folder, encoded = prepared_run.path("dataset"), []
+    encode = family.encode_images
+    monkeypatch.setattr(family, "encode_images", lambda images: (encoded.extend(images), encode(images))[1])
+    dataset = Dataset.from_dict(prepared_run.manifest("dataset")["dataset"])
+    count = len(dataset.photos)
+    person, _, _ = cached_examples(family, folder, dataset, prepared_run.folder, {96, 128})
+    assert sorted(image.size for image in encoded) == [(96, 96)] * count + [(128, 128)] * count
+    again, _, _ = cached_examples(family, folder, dataset, prepared_run.folder, {64, 96})
+    assert sorted(image.size for image in encoded[2 * count :]) == [(64, 64)] * count, "96 px were encoded twice"
+    assert torch.equal(again[96].latents, person[96].latents) and again[64].latents.shape[-2:] == (8, 8)
+    small = open_picture(folder / dataset.photos[3].file).resize((96, 96), Image.Resampling.LANCZOS)
+    assert torch.allclose(person[96].latents[3:4], encode([small]), atol=1e-5)
+    for photo, at_96, at_128 in zip(dataset.photos, person[96].sizes, person[128].sizes, strict=True):
+        corner = photo.crop_top_left_px
+        assert at_128 == (*photo.original_size_px[::-1], *corner, 128, 128)
+        assert at_96 == (*photo.original_size_px[::-1], *(round(c * 0.75) for c in corner), 96, 96)
+    assert np.allclose(person[96].boxes, person[128].boxes)
+
+
+def test_another_shape_keeps_the_face_where_it_is():
+    """832 x 1152 px has no exact 3/4 in multiples of 32, so a little is cut off; what is told follows."""
+    photo = TrainingPhoto("a.png", "a.jpg", "", (3000, 4000), (100, 60), (200.0, 300.0, 600.0, 800.0), (832, 1152))
+    size, window = window_at(photo.size_px, 1024, 768)
+    assert size == (640, 864) and window == pytest.approx((0, 14.4, 832, 1137.6))
+    facts, box = _facts_at(photo, 1024, 768)
+    assert facts == (4000, 3000, round(114.4 * 640 / 832), round(60 * 640 / 832), 864, 640)
+    assert box == pytest.approx((200 / 832, (300 - 14.4) / 1123.2, 600 / 832, (800 - 14.4) / 1123.2))
 
 
 # --- the weight of the face ---------------------------------------------------------------------------------------
@@ -65,7 +101,7 @@ def test_where_the_face_is_survives_mirroring_and_turning(prepared_run, family):
     run = prepared_run
     build_dataset(run, DatasetConfig.for_base("mini", class_word="man", augment="full"))
     dataset = Dataset.from_dict(run.manifest("dataset")["dataset"])
-    person, _, _ = cached_examples(family, run.path("dataset"), dataset, run.folder)
+    person = cached_examples(family, run.path("dataset"), dataset, run.folder, {128})[0][128]
     names = [photo.file for photo in dataset.photos]
     weights = person.weights(list(range(len(names))), 3.0)[:, 0] - 1
     places = torch.arange(16) + 0.5
