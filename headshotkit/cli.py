@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 from headshotkit import __version__, runtime
@@ -71,6 +72,14 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
                 "type": _schedule,
                 "metavar": "PX:STEPS,...",
                 "help": "sizes one after the other, such as 768:700,1024:300; default: the pictures' size throughout",
+            },
+        ),
+        (
+            "--minutes",
+            {
+                "type": float,
+                "help": "what it may take from now on; a plan decides what you leave open, and "
+                "changes its mind when steps take longer or memory runs out",
             },
         ),
         ("--optimizer", {"choices": OPTIMIZERS, "help": "auto: adamw8bit on CUDA, else adamw"}),
@@ -175,13 +184,15 @@ def _do(arguments: argparse.Namespace) -> None:
     options = _options(arguments, flow.Options)
     run = Run(arguments.out)
     stream = sys.stderr if arguments.json else sys.stdout
+    tell = partial(print, file=stream, flush=True)
     if arguments.command in ("run", "demo"):
-        flow.make_headshots(options.photos, run.folder, options, tell=lambda line: print(line, file=stream, flush=True))
+        flow.make_headshots(options.photos, run.folder, options, tell=tell)
         manifest = {stage: run.manifest(stage) for stage in STAGES}
     else:
         stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
-        manifest = flow.do_stage(stage, run, options)
-        print(flow.line_of(manifest), file=stream)
+        controller = flow.begin_deadline(run, options, tell, ("download", "train"))
+        manifest = flow.do_stage(stage, run, options, controller)
+        tell(flow.line_of(manifest))
     if arguments.json:
         print(json.dumps(manifest, indent=1))
 

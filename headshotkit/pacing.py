@@ -7,6 +7,7 @@ was changed after it.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig
@@ -29,6 +30,32 @@ def px_at(schedule: Schedule, step: int) -> int:
             return px
         step -= steps
     return px
+
+
+class Planned(Protocol):
+    """A plan as far as a training needs it: `training` has the settings of MAY_CHANGE."""
+
+    training: dict
+
+
+class Controller(Protocol):
+    """Who decides the settings of a training while it runs; `deadline.DeadlineController` does.
+
+    `plan` is the plan that holds, `why` says why it was made, `sizes_px` are all sizes that one may come to want.
+    """
+
+    plan: Planned
+    why: str
+    sizes_px: set[int]
+
+    def start_training(self, settings: dict, steps_done: int) -> None:
+        """The next step is the first of this process; `settings` are those of MAY_CHANGE that it has."""
+
+    def time_step(self) -> Planned:
+        """A step is done; the plan that holds from now on."""
+
+    def out_of_memory(self, stage: str, steps_done: int) -> Planned:
+        """A step ran out of memory; a plan that needs less, or NotEnoughMemory is raised."""
 
 
 class Pacing:
@@ -59,6 +86,12 @@ class Pacing:
         """The size of a step's pictures, px."""
         return px_at(self.at(step).schedule, step)
 
+    def sizes_px(self, controller: Controller | None = None) -> set[int]:
+        """All sizes that steps are or may be made at, px; a controller's only where the pictures are large enough."""
+        schedules = [self.begun.schedule, *(change["schedule"] for change in self.changes)]
+        certain = {px for schedule in schedules for px, _ in schedule}
+        return certain | {px for px in (controller.sizes_px if controller else ()) if px <= self.size_px}
+
     def pictures_before(self, step: int) -> int:
         """How many pictures the steps before one have drawn: the sampler's place."""
         starts = [0, *(min(change["step"], step) for change in self.changes), step]
@@ -84,6 +117,11 @@ class Pacing:
                 "Enlarged pictures would teach blur.",
                 f"Lower TrainConfig.schedule, or prepare with DatasetConfig.size_px {largest}.",
             )
+
+
+def changing(settings: TrainConfig) -> dict:
+    """Those settings of a config that may change on the way."""
+    return {name: getattr(settings, name) for name in MAY_CHANGE}
 
 
 def _settings(change: dict) -> dict:
