@@ -51,10 +51,10 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("encode", 768): (2.609, 0.859, 0.156),
     ("encode", 1024): (4.879, 1.406, 0.156),
     ("text", 1024): (0.111, 1.531, 1.523),
-    ("mini_step", 96): (0.0037, 0.0795, 0.0691),
-    ("mini_step", 128): (0.0066, 0.0845, 0.0691),
-    ("mini_step_checkpointed", 96): (0.0052, 0.0792, 0.0691),
-    ("mini_step_checkpointed", 128): (0.0091, 0.0805, 0.0691),
+    ("mini_step", 96): (0.003739, 0.07946, 0.06914),
+    ("mini_step", 128): (0.006617, 0.08453, 0.06914),
+    ("mini_step_checkpointed", 96): (0.005169, 0.07918, 0.06914),
+    ("mini_step_checkpointed", 128): (0.00913, 0.08049, 0.06914),
 }
 
 
@@ -170,7 +170,8 @@ def gpu_named(name: str) -> tuple[str, str]:
     return "t4", f"no rates of {name} are known, so a T4's until steps have been timed"
 
 
-MINI_STEP_S = (0.27, 0.40)
-"""Seconds of a LoRA step of the embedded base, batch 4 at 128 px, on two cores; README, 2026-11-20 (193 s for 700)."""
+MINI_STEP_S = {128: (0.27, 0.40), 96: (0.18, 0.26)}
+"""Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. README, 2026-11-20 (193 s for 700
+at 128 px); at 96 px a step takes 0.66 of that by process time (0.162 and 0.246 s, one core, four each, interleaved)."""
 MINI_HEADSHOT_S = (0.60, 0.90)
 """Seconds of a 128 px headshot of 20 sampler steps there, batch 8; the same source. Pessimistic: half as much again."""

@@ -254,4 +254,4 @@ if __name__ == "__main__":
     for kind in KINDS:
         for px in SIZES_OF.get(kind, SIZES_PX):
             counted = count(kind, px)
-            print(f'    ("{kind}", {px}): ({counted.tflop:.3f}, {counted.peak_gib:.3f}, {counted.weights_gib:.3f}),')
+            print(f'    ("{kind}", {px}): ({counted.tflop:.4g}, {counted.peak_gib:.4g}, {counted.weights_gib:.4g}),')

@@ -146,8 +146,8 @@ def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tu
     """Seconds of a training step, central and pessimistic; measured ones have the first word."""
     counted = cost(_step_kind(task, checkpointing), px, choice.batch).tflop
     if task.kind == "mini":
-        timed = cost("mini_step", 128, LADDERS["mini"][0].batch).tflop
-        pair = tuple(seconds * counted / timed for seconds in MINI_STEP_S)
+        timed = cost("mini_step", px, LADDERS["mini"][0].batch).tflop
+        pair = tuple(seconds * counted / timed for seconds in MINI_STEP_S[px])
     else:
         pair = task.rates.seconds("train", counted)
     return (pair[0] * task.slower, pair[0] * task.slower * MEASURED_SPREAD) if task.slower else pair

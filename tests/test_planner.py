@@ -31,7 +31,15 @@ def test_the_networks_have_the_published_sizes():
 
 @pytest.mark.parametrize(
     ("kind", "px"),
-    [("forward", 1024), ("step", 1024), ("step_checkpointed", 1024), ("decode", 1024), ("text", 1024)],
+    [
+        ("forward", 1024),
+        ("step_half_norms", 1024),
+        ("step_checkpointed", 1024),
+        ("decode", 1024),
+        ("text", 1024),
+        ("mini_step", 128),
+        ("mini_step_checkpointed", 96),
+    ],
 )
 def test_the_kept_figures_are_what_is_counted(kind, px):
     """Another diffusers or peft may need other memory: then the table must be printed anew."""
