@@ -83,6 +83,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
             },
         ),
         ("--optimizer", {"choices": OPTIMIZERS, "help": "auto: adamw8bit on CUDA, else adamw"}),
+        ("--face-weight", {"type": float, "help": "weight of the face in the loss, 1 is that of all else"}),
         ("--rank", {"type": int, "help": "rank of the LoRA"}),
     ],
     "generate": [

@@ -38,6 +38,7 @@ class Options:
     steps: int | None = None
     schedule: tuple[tuple[int, int], ...] | None = None
     optimizer: str | None = None
+    face_weight: float | None = None
     rank: int | None = None
     count: int | None = None
     max_attempts: int | None = None
@@ -51,7 +52,7 @@ class Options:
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
-    TrainConfig: ("steps", "schedule", "optimizer", "rank", "seed"),
+    TrainConfig: ("steps", "schedule", "optimizer", "face_weight", "rank", "seed"),
     RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""

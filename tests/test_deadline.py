@@ -8,7 +8,7 @@ from headshotkit import deadline
 from headshotkit.costs import GPUS
 from headshotkit.deadline import DeadlineController
 from headshotkit.errors import BadConfig
-from headshotkit.ladder import LADDERS, Task, step_seconds
+from headshotkit.ladder import LADDERS, STAGES, Task, step_seconds
 from headshotkit.planner import NotEnoughMemory, plan_rest, plan_run
 
 
@@ -103,6 +103,18 @@ def test_a_training_that_was_begun_otherwise_is_planned_as_it_is(clock):
     assert train.minutes == pytest.approx(100 * seconds / 60)
     with pytest.raises(BadConfig, match="step_half_norms at 640 px is not known"):
         controller.start_training(other | {"schedule": ((640, 400),), "checkpointing": False}, 0)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "named", "gib"), [(("Tesla T4", 14.74), "t4", 14.74), (("NVIDIA L4", 22.0), "t4", 22.0), (None, "cpu", 0.0)]
+)
+def test_the_machine_that_this_is_gets_planned(monkeypatch, gpu, named, gib):
+    """A GPU without rates of its own gets a T4's, with the memory that it has."""
+    monkeypatch.setattr(deadline.runtime, "gpu_memory", lambda: gpu)
+    task = deadline.plan_here("sdxl" if gpu else "mini", 24, 90, 500, ("train", "generate")).task
+    assert (task.rates.name, task.memory_gib, task.steps) == (named, gib, 500)
+    assert set(STAGES) - set(task.done) == {"train", "generate"}
+    assert deadline.plan_here("mini", 24, 90).task.rates.name == "cpu"
 
 
 def test_done_steps_are_not_planned_again():
