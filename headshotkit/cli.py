@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 from headshotkit import __version__, runtime
 from headshotkit.bases import BASES, choose_base
-from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, DatasetConfig
+from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, OPTIMIZERS, DatasetConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.prompts import PACKS
@@ -37,6 +38,17 @@ ABOUT = {
     "run": "all of it, from photos to gallery",
     "demo": "all of it on the sample person, offline, with the embedded base",
 }
+
+
+def _schedule(text: str) -> tuple[tuple[int, int], ...]:
+    """The sizes of a training from the command line; argparse says what is wrong with another text.
+
+    >>> _schedule("768:700,1024:300")
+    ((768, 700), (1024, 300))
+    """
+    return tuple((int(px), int(steps)) for px, steps in (part.split(":") for part in text.split(",")))
+
+
 BANK_KNOBS: list[tuple[str, dict]] = [
     ("--prompts", {"help": "an own prompt bank, TOML"}),
     ("--pack", {"dest": "packs", "metavar": "NAME[,NAME]", "type": lambda text: tuple(text.replace(",", " ").split()),
@@ -54,6 +66,24 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     ],
     "train": [
         ("--steps", {"type": int, "help": "optimizer updates"}),
+        (
+            "--schedule",
+            {
+                "type": _schedule,
+                "metavar": "PX:STEPS,...",
+                "help": "sizes one after the other, such as 768:700,1024:300; default: the pictures' size throughout",
+            },
+        ),
+        (
+            "--minutes",
+            {
+                "type": float,
+                "help": "what it may take from now on; a plan decides what you leave open, and "
+                "changes its mind when steps take longer or memory runs out",
+            },
+        ),
+        ("--optimizer", {"choices": OPTIMIZERS, "help": "auto: adamw8bit on CUDA, else adamw"}),
+        ("--face-weight", {"type": float, "help": "weight of the face in the loss, 1 is that of all else"}),
         ("--rank", {"type": int, "help": "rank of the LoRA"}),
     ],
     "generate": [
@@ -155,13 +185,15 @@ def _do(arguments: argparse.Namespace) -> None:
     options = _options(arguments, flow.Options)
     run = Run(arguments.out)
     stream = sys.stderr if arguments.json else sys.stdout
+    tell = partial(print, file=stream, flush=True)
     if arguments.command in ("run", "demo"):
-        flow.make_headshots(options.photos, run.folder, options, tell=lambda line: print(line, file=stream, flush=True))
+        flow.make_headshots(options.photos, run.folder, options, tell=tell)
         manifest = {stage: run.manifest(stage) for stage in STAGES}
     else:
         stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
-        manifest = flow.do_stage(stage, run, options)
-        print(flow.line_of(manifest), file=stream)
+        controller = flow.begin_deadline(run, options, tell, ("download", "train"))
+        manifest = flow.do_stage(stage, run, options, controller)
+        tell(flow.line_of(manifest))
     if arguments.json:
         print(json.dumps(manifest, indent=1))
 

@@ -142,6 +142,7 @@ ASPECTS = ("1:1", "4:5", "3:4", "2:3")
 """Shapes of training pictures and crops."""
 AUGMENTS = ("off", "safe", "full")
 CAPTIONERS = ("template", "blip", "florence")
+OPTIMIZERS = ("auto", "adamw", "adamw8bit", "prodigy")
 
 
 @dataclass(frozen=True)
@@ -239,20 +240,25 @@ class TrainConfig(Config):
     """Which layers get a LoRA: attention (query, key, value, out) or all (also feed-forward and convolutions)."""
     steps: int = 1000
     """Number of optimizer updates."""
+    schedule: tuple[tuple[int, int], ...] = ()
+    """(side px, steps) one after another, such as ((768, 700), (1024, 300)); empty: the dataset's size throughout.
+    A step at 3/4 of the side takes about half the time. Each side is a multiple of 32."""
     batch: int = 1
     """Pictures a step."""
     learning_rate: float = 1e-4
-    """Peak learning rate; cosine to zero after the warm-up."""
+    """Peak learning rate; cosine to zero after the warm-up. Prodigy's is 1, for it finds the size of its steps."""
     warmup: float = 0.05
     """Fraction of the steps in which the learning rate rises."""
     optimizer: str = "auto"
-    """adamw8bit, adamw, or auto: 8-bit where CUDA and bitsandbytes are."""
+    """adamw8bit, adamw, prodigy (arXiv:2306.06101), or auto: adamw8bit where CUDA and bitsandbytes are, else adamw."""
     min_snr_gamma: float = 5.0
     """Cap of the signal-to-noise weight (min-SNR, arXiv:2303.09556); 0 is off."""
     noise_offset: float = 0.0
     """Strength of the per-channel offset added to the noise."""
     caption_dropout: float = 0.05
     """Fraction of the captions replaced by the empty one."""
+    face_weight: float = 1.0
+    """Weight of the face in the loss relative to what surrounds it, 1 to 20; 1 is off. A picture's mean weight is 1."""
     prior_weight: float = 1.0
     """Weight of the loss over class images, where the dataset has any (DreamBooth's lambda)."""
     checkpointing: bool = False
@@ -276,10 +282,16 @@ class TrainConfig(Config):
             "Set TrainConfig.targets to one of them.",
         )
         _demand(
-            self.optimizer in ("auto", "adamw", "adamw8bit"),
+            self.optimizer in OPTIMIZERS,
             f"optimizer is {self.optimizer!r}.",
-            "Known are: auto, adamw, adamw8bit.",
+            f"Known are: {', '.join(OPTIMIZERS)}.",
             "Set TrainConfig.optimizer to one of them.",
+        )
+        _demand(
+            self.optimizer != "prodigy" or 0.1 <= self.learning_rate <= 2,
+            f"learning_rate is {self.learning_rate}, optimizer is 'prodigy'.",
+            "Prodigy finds the size of its steps; the learning rate only scales it.",
+            "Set TrainConfig.learning_rate to 1, or TrainConfig.optimizer to adamw.",
         )
         counts = ("rank", "alpha", "steps", "batch", "checkpoint_every_steps", "keep_checkpoints")
         positive = {n: getattr(self, n) for n in counts}
@@ -289,11 +301,18 @@ class TrainConfig(Config):
             "Each is a count of at least 1.",
             "Raise it in TrainConfig.",
         )
+        self._demand_a_sound_schedule()
         _demand(
-            0 < self.learning_rate < 1,
+            self.optimizer == "prodigy" or 0 < self.learning_rate < 1,
             f"learning_rate is {self.learning_rate}.",
             "LoRAs are trained with 1e-5 to 5e-3.",
             "Set TrainConfig.learning_rate, for example 1e-4.",
+        )
+        _demand(
+            1 <= self.face_weight <= 20,
+            f"face_weight is {self.face_weight}.",
+            "It is the face's weight relative to what surrounds it; below 1 the person would not be learnt.",
+            "Set TrainConfig.face_weight in [1, 20], for example 3, or 1 for none.",
         )
         _demand(
             0 <= self.ema < 1,
@@ -306,6 +325,23 @@ class TrainConfig(Config):
             f"checkpoint_every_minutes is {self.checkpoint_every_minutes}.",
             "It is a time, and 0 stands for none.",
             "Set TrainConfig.checkpoint_every_minutes, for example 5.",
+        )
+
+    def _demand_a_sound_schedule(self) -> None:
+        """Sizes that the bases can make, counts of steps, and as many of them as `steps` says."""
+        for px, steps in self.schedule:
+            _demand(
+                px % 32 == 0 and px > 0 and steps >= 1,
+                f"schedule has {steps} steps at {px} px.",
+                "The autoencoder and the denoiser halve a picture several times, and each part has a step at least.",
+                f"Set the size in TrainConfig.schedule to {max(32, round(px / 32) * 32)}, and 1 step or more.",
+            )
+        total = sum(steps for _, steps in self.schedule)
+        _demand(
+            not self.schedule or total == self.steps,
+            f"schedule has {total} steps, steps is {self.steps}.",
+            "The schedule says at which size each of the steps is made.",
+            f"Set TrainConfig.steps to {total}, or change TrainConfig.schedule.",
         )
 
 

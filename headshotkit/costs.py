@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headshotkit.errors import BadConfig
+
 GIB = 2**30
-KINDS = ("forward", "step", "step_checkpointed", "step_half_norms", "decode", "encode", "text")
+KINDS = ("forward", "step", "step_checkpointed", "step_half_norms", "decode", "encode", "text", "mini_step",
+         "mini_step_checkpointed")  # fmt: skip
 """One pass of the U-Net; a LoRA step (rank 32, attention), the same with gradient checkpointing, the same with norms
-in float16; one picture through the autoencoder; one prompt through both text encoders."""
+in float16; one picture through the autoencoder; one prompt through both text encoders; a LoRA step of the embedded
+base (rank 32, all layers, float32), the same with gradient checkpointing."""
 SIZES_PX = (512, 768, 1024)
+SIZES_OF = {"text": (1024,), "mini_step": (96, 128), "mini_step_checkpointed": (96, 128)}
+"""Sizes that a kind was counted at, where they aren't SIZES_PX."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,10 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("encode", 768): (2.609, 0.859, 0.156),
     ("encode", 1024): (4.879, 1.406, 0.156),
     ("text", 1024): (0.111, 1.531, 1.523),
+    ("mini_step", 96): (0.003739, 0.07946, 0.06914),
+    ("mini_step", 128): (0.006617, 0.08453, 0.06914),
+    ("mini_step_checkpointed", 96): (0.005169, 0.07918, 0.06914),
+    ("mini_step_checkpointed", 128): (0.00913, 0.08049, 0.06914),
 }
 
 
@@ -53,12 +63,20 @@ def cost(kind: str, px: int = 1024, batch: int = 1) -> Cost:
 
     Args:
         kind: one of KINDS.
-        px: side of the square picture, one of SIZES_PX; "text" has 1024 alone.
+        px: side of the square picture, one of SIZES_PX, or of SIZES_OF for some kinds.
         batch: pictures at once.
+    Raises:
+        BadConfig: that size was not counted.
 
     >>> cost("forward", 1024, batch=2).tflop
     13.522
     """
+    if (kind, px) not in COUNTED:
+        raise BadConfig(
+            f"the cost of {kind} at {px} px is not known.",
+            f"It was counted at {', '.join(str(size) for size in SIZES_OF.get(kind, SIZES_PX))} px.",
+            "Train at one of these sizes, or without a plan.",
+        )
     tflop, peak, weights = COUNTED[kind, px]
     return Cost(tflop * batch, weights + (peak - weights) * batch, weights)
 
@@ -134,7 +152,26 @@ GPUS = {
     )
 }  # fmt: skip
 
-MINI_STEP_S = (0.27, 0.40)
-"""Seconds of a LoRA step of the embedded base, batch 4 at 128 px, on two cores; README, 2026-11-20 (193 s for 700)."""
+
+def gpu_named(name: str) -> tuple[str, str]:
+    """Which of GPUS a GPU is by the name that CUDA gives it, and why: (one of GPUS, reason).
+
+    >>> gpu_named("Tesla T4")[0], gpu_named("NVIDIA A100-SXM4-40GB")[0], gpu_named("NVIDIA GeForce RTX 3090")[0]
+    ('t4', 'a100', 'rtx3090')
+    >>> gpu_named("NVIDIA L4")
+    ('t4', "no rates of NVIDIA L4 are known, so a T4's until steps have been timed")
+    """
+    plain = name.lower().replace(" ", "")
+    for known in ("a100", "rtx3090", "rtx4090"):
+        if known in plain:
+            return known, f"the GPU is a {name}"
+    if plain.split("-")[0].endswith("t4"):
+        return "t4", f"the GPU is a {name}"
+    return "t4", f"no rates of {name} are known, so a T4's until steps have been timed"
+
+
+MINI_STEP_S = {128: (0.27, 0.40), 96: (0.18, 0.26)}
+"""Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. README, 2026-11-20 (193 s for 700
+at 128 px); at 96 px a step takes 0.66 of that by process time (0.162 and 0.246 s, one core, four each, interleaved)."""
 MINI_HEADSHOT_S = (0.60, 0.90)
 """Seconds of a 128 px headshot of 20 sampler steps there, batch 8; the same source. Pessimistic: half as much again."""

@@ -26,7 +26,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from headshotkit.costs import GIB, KINDS, SIZES_PX, Cost
+from headshotkit.costs import GIB, KINDS, SIZES_OF, SIZES_PX, Cost
+from headshotkit.runtime import data_path
 
 UNET = {
     "sample_size": 128,
@@ -58,6 +59,9 @@ TEXT = (
 """SDXL's text encoders, CLIP ViT-L and OpenCLIP bigG, for transformers."""
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """Layers with a LoRA, as `TrainConfig.targets` "attention" has them."""
+MINI_TARGETS = (*TARGETS, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut",
+                "time_emb_proj")  # fmt: skip
+"""Layers with a LoRA, as "all" has them; the embedded base's preset."""
 TOKENS, TEXT_WIDTH, POOLED_WIDTH, TIME_IDS = 77, 2048, 1280, 6
 RANK = 32
 BLOCK = 512
@@ -73,6 +77,8 @@ def count(kind: str, px: int = 1024, batch: int = 1) -> Cost:
         batch: pictures, or prompts for "text".
     """
     with torch.device("meta"):
+        if kind.startswith("mini"):
+            return _count_mini(px, batch, kind == "mini_step_checkpointed")
         if kind == "text":
             return _run(TextEncoders().half(), (torch.empty(batch, TOKENS, dtype=torch.long),))
         if kind in ("decode", "encode"):
@@ -86,8 +92,24 @@ def count(kind: str, px: int = 1024, batch: int = 1) -> Cost:
         add_lora(unet)
         full = () if kind == "step_half_norms" else NORMS
         if kind == "step_checkpointed":
-            unet.enable_gradient_checkpointing(partial(_checkpoint, full))
+            unet.enable_gradient_checkpointing(partial(_checkpoint, full, None))
         return _run(unet.train(), _unet_inputs(px, batch), full, learn=True)
+
+
+def _count_mini(px: int, batch: int, checkpointing: bool) -> Cost:
+    """A step of the embedded base: float32 throughout, a LoRA of rank 32 in all layers that can have one."""
+    place = data_path("mini", "base", "unet")
+    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(place)).requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(MINI_TARGETS)), "person")
+    if checkpointing:
+        unet.enable_gradient_checkpointing(partial(_checkpoint, (), ()))
+    side, told = px // 8, torch.empty(batch, TIME_IDS)
+    pooled = unet.config.projection_class_embeddings_input_dim - TIME_IDS * unet.config.addition_time_embed_dim
+    text = torch.empty(batch, TOKENS, unet.config.cross_attention_dim)
+    conditions = {"text_embeds": torch.empty(batch, pooled), "time_ids": told}
+    latents = torch.empty(batch, unet.config.in_channels, side, side)
+    inputs = (latents, torch.empty(batch), text, None, None, None, None, conditions)
+    return _run(unet.train(), inputs, learn=True, half=())
 
 
 def count_parameters(network: str = "unet") -> int:
@@ -126,22 +148,25 @@ def add_lora(unet: UNet2DConditionModel) -> int:
     return sum(p.numel() for p in trained)
 
 
-def _run(network: torch.nn.Module, inputs: tuple, full: tuple = (), learn: bool = False) -> Cost:
+def _run(
+    network: torch.nn.Module, inputs: tuple, full: tuple = (), learn: bool = False, half: tuple | None = None
+) -> Cost:
     """Runs a network, and backwards too where it is to learn."""
     with Counter() as counter, torch.set_grad_enabled(learn):
         counter.note([*network.parameters(), *network.buffers()])
         weights = counter.now
         counter.note(tree_leaves(inputs))
-        with Rules(full):
+        with Rules(full, half):
             made = network(*inputs)
         if learn:
             made.sample.float().pow(2).mean().backward()
     return Cost(counter.flops / 1e12, counter.peak / GIB, weights / GIB)
 
 
-def _checkpoint(full: tuple, module: torch.nn.Module, *inputs):
+def _checkpoint(full: tuple, half: tuple | None, module: torch.nn.Module, *inputs):
     """Gradient checkpointing whose second pass goes by the same rules as the first."""
-    return checkpoint(module.__call__, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), Rules(full)))
+    rules = (nullcontext(), Rules(full, half))
+    return checkpoint(module.__call__, *inputs, use_reentrant=False, context_fn=lambda: rules)
 
 
 class Counter(TorchDispatchMode):
@@ -189,17 +214,18 @@ class Rules(TorchFunctionMode):
 
     Args:
         full: the functions computed in float32.
+        half: the functions computed in float16; None is HALF.
     """
 
-    def __init__(self, full: tuple = ()) -> None:
+    def __init__(self, full: tuple = (), half: tuple | None = None) -> None:
         super().__init__()
-        self.full, self.converted = full, {}
+        self.full, self.half, self.converted = full, HALF if half is None else half, {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function is functional.scaled_dot_product_attention:
             return _attend(*args, **kwargs)
-        if function in HALF:
+        if function in self.half:
             args, kwargs = [self._half(x) for x in args], {name: self._half(x) for name, x in kwargs.items()}
         elif function in self.full:
             args, kwargs = [_float(x) for x in args], {name: _float(x) for name, x in kwargs.items()}
@@ -226,6 +252,6 @@ def _attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, s
 
 if __name__ == "__main__":
     for kind in KINDS:
-        for px in SIZES_PX if kind != "text" else SIZES_PX[-1:]:
+        for px in SIZES_OF.get(kind, SIZES_PX):
             counted = count(kind, px)
-            print(f'    ("{kind}", {px}): ({counted.tflop:.3f}, {counted.peak_gib:.3f}, {counted.weights_gib:.3f}),')
+            print(f'    ("{kind}", {px}): ({counted.tflop:.4g}, {counted.peak_gib:.4g}, {counted.weights_gib:.4g}),')

@@ -71,3 +71,7 @@ class BadPromptBank(HeadshotError):
 
 class BadLora(HeadshotError):
     """A LoRA file does not belong to the base it is loaded on."""
+
+
+class OutOfMemory(HeadshotError):
+    """A training step needs more memory than the GPU has free; what was trained before is saved."""

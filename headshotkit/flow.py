@@ -9,14 +9,16 @@ from pathlib import Path
 from headshotkit.bases import choose_base
 from headshotkit.config import Config, DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import NoPhotos
+from headshotkit.deadline import DeadlineController, plan_here
+from headshotkit.errors import BadConfig, NoPhotos
 from headshotkit.evaluate import evaluate_run
 from headshotkit.gallery import build_gallery
 from headshotkit.gate import judge_photos
+from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.records import Verdict, kept_photos
 from headshotkit.render import render_headshots
 from headshotkit.restore import restore_headshots
-from headshotkit.run import COMMANDS, STAGES, Run
+from headshotkit.run import COMMANDS, STAGES, Run, settings_of
 from headshotkit.train import train_lora
 
 
@@ -34,11 +36,15 @@ class Options:
     captioner: str | None = None
     min_photos: int | None = None
     steps: int | None = None
+    schedule: tuple[tuple[int, int], ...] | None = None
+    optimizer: str | None = None
+    face_weight: float | None = None
     rank: int | None = None
     count: int | None = None
     max_attempts: int | None = None
     prompts: str | None = None
     packs: tuple[str, ...] | None = None
+    minutes: float | None = None
     fidelity: float | None = None
     codeformer_weights: str | None = None
     seed: int | None = None
@@ -46,7 +52,7 @@ class Options:
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
-    TrainConfig: ("steps", "rank", "seed"),
+    TrainConfig: ("steps", "schedule", "optimizer", "face_weight", "rank", "seed"),
     RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""
@@ -64,13 +70,44 @@ def make_headshots(
         tell: is given each line; `print` by default.
     Raises:
         HeadshotError: as the stages do; what was finished before stays.
+        TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits into the minutes or the GPU.
     """
     run, options = Run(out), replace(options or Options(), photos=Path(photos))
     base, why = run_base(run, options)
     tell(f"base       {base}: {why}")
+    controller = begin_deadline(run, options, tell)
     for stage in STAGES:
-        tell(line_of(do_stage(stage, run, options)))
+        tell(line_of(do_stage(stage, run, options, controller)))
+        if controller and COMMANDS[stage] in PLANNED:
+            controller.finish(COMMANDS[stage])
     return run
+
+
+def begin_deadline(
+    run: Run, options: Options, tell: Callable[[str], None], stages: tuple[str, ...] = PLANNED[1:]
+) -> DeadlineController | None:
+    """Plans a run whose minutes are given, and tells the plan; None where they aren't. The minutes count from now.
+
+    Args:
+        stages: those to be done, as `ladder.STAGES` names them; what is installed is no matter of a run.
+    Raises:
+        BadConfig: a schedule is given as well, or no rate is known for the base on this machine.
+        TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
+    """
+    if options.minutes is None:
+        return None
+    if options.schedule:
+        raise BadConfig(
+            f"schedule is {options.schedule}, minutes is {options.minutes:g}.",
+            "With minutes given a plan decides at which sizes the training's steps are made.",
+            "Leave out --schedule, or --minutes.",
+        )
+    base, _ = run_base(run, options)
+    count = config_for(RenderConfig, base, options).count
+    plan = plan_here(base, count, options.minutes, options.steps or 0, stages)
+    lines = f"{plan.minutes:.0f} minutes, at worst {plan.pessimistic:.0f}\n{plan.explain()}"
+    tell("plan       " + lines.replace("\n", f"\n{'':<11}"))
+    return DeadlineController(plan, tell=tell)
 
 
 def run_base(run: Run, options: Options) -> tuple[str, str]:
@@ -96,17 +133,42 @@ def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callab
             tell(line_of(do_stage(stage, run, options)))
 
 
-def config_for(kind: type[Config], base: str, options: Options) -> Config:
-    """A stage's config: the base's preset, with what the person set in its place."""
+def config_for(kind: type[Config], base: str, options: Options, planned: dict | None = None) -> Config:
+    """A stage's config: the base's preset, in its place what a plan decides, in its place what the person set."""
     chosen = {name: getattr(options, name) for name in CHOICES[kind]}
     if kind is TrainConfig:
         chosen["alpha"] = options.rank  # alpha / rank is the LoRA's weight, so it stays 1
-    return kind.for_base(base, **chosen)
+        chosen["learning_rate"] = 1.0 if options.optimizer == "prodigy" else None
+        if options.schedule and not options.steps:
+            chosen["steps"] = sum(steps for _, steps in options.schedule)
+    return kind.for_base(base, **(planned or {}) | {name: value for name, value in chosen.items() if value is not None})
 
 
-def do_stage(stage: str, run: Run, options: Options) -> dict:
+def planned_settings(stage: str, run: Run, base: str, options: Options, controller: DeadlineController | None) -> dict:
+    """What a plan decides of a stage. What it was begun with holds, where all else is the same: so it goes on.
+
+    Args:
+        stage: lora or headshots.
+        controller: None where no minutes are given; then only what was begun under a plan goes on with that.
+    """
+    begun, kind = run.peek(stage), TrainConfig if stage == "lora" else RenderConfig
+    plan = {} if controller is None else getattr(controller.plan, "training" if stage == "lora" else "rendering")
+    names = begun.get("planned", plan)
+    kept = {name: begun["config"].get(name) for name in names} if "config" in begun else {}
+    if kept.get("schedule"):
+        kept["schedule"] = tuple(tuple(part) for part in kept["schedule"])
+    set_by_hand = {name: getattr(options, name) for name in CHOICES[kind] if name in kept}
+    as_begun = all(value in (None, kept[name]) for name, value in set_by_hand.items())
+    if kept and as_begun and settings_of(config_for(kind, base, options, kept)) == begun["config"]:
+        return kept
+    return plan
+
+
+def do_stage(stage: str, run: Run, options: Options, controller: DeadlineController | None = None) -> dict:
     """Does one stage, unless it is done, and returns its manifest.
 
+    Args:
+        controller: decides what the person did not set, and keeps the time of the training.
     Raises:
         HeadshotError: as the stage does.
     """
@@ -117,9 +179,11 @@ def do_stage(stage: str, run: Run, options: Options) -> dict:
         case "dataset":
             build_dataset(run, config_for(DatasetConfig, base, options))
         case "lora":
-            train_lora(run, config_for(TrainConfig, base, options))
+            planned = planned_settings(stage, run, base, options, controller)
+            train_lora(run, config_for(TrainConfig, base, options, planned), controller)
         case "headshots":
-            render_headshots(run, config_for(RenderConfig, base, options))
+            planned = planned_settings(stage, run, base, options, controller)
+            render_headshots(run, config_for(RenderConfig, base, options, planned))
         case "restored":
             chosen = {"fidelity": options.fidelity, "weights": options.codeformer_weights}
             restore_headshots(run, RestoreConfig.with_options(**chosen))

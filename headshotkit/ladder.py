@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from headshotkit.costs import MINI_HEADSHOT_S, MINI_STEP_S, Rates, cost
+from headshotkit.pacing import px_at
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,19 @@ class Choice:
 
     def px_at(self, step: int) -> int:
         """The size that a training step (from 0) is done at; beyond the schedule the last one."""
-        for px, steps in self.schedule:
-            if step < steps:
-                return px
-            step -= steps
-        return px
+        return px_at(self.schedule, step)
+
+    def with_steps(self, steps: int) -> Choice:
+        """The same with as many training steps as a person has set, shared among the sizes as before; 0: unchanged."""
+        if not steps:
+            return self
+        parts, done, end = [], 0, 0
+        for px, count in self.schedule:
+            end += count
+            share = round(steps * end / self.steps) - done
+            parts += [(px, share)] if share else []
+            done += share
+        return replace(self, schedule=tuple(parts))
 
 
 _BEST = Choice(((1024, 1000),), 2, 25, 1.0)
@@ -41,7 +50,7 @@ _ONE = replace(_BEST, batch=1, gave_up="batch 2, so a steadier gradient")
 _SHARE = replace(_ONE, guidance_share=0.6, stage="generate",
                  gave_up="guidance in the last 40 % of the sampler steps, where the picture stands")  # fmt: skip
 _SPLIT = replace(_SHARE, schedule=((768, 700), (1024, 300)), stage="train",
-                 gave_up="1024 px in the first 700 training steps; the last 300 have it")  # fmt: skip
+                 gave_up="1024 px in the first 70 % of the training; the rest has it")  # fmt: skip
 _20 = replace(_SPLIT, sampler_steps=20, stage="generate", gave_up="5 of 25 sampler steps")
 _800 = replace(_20, schedule=((768, 560), (1024, 240)), stage="train", gave_up="200 of 1000 training steps")
 _600 = replace(_800, schedule=((768, 420), (1024, 180)), gave_up="200 more training steps")
@@ -51,11 +60,15 @@ _768 = replace(_16, schedule=((768, 600),), stage="train", gave_up="1024 px in t
 _400 = replace(_768, schedule=((768, 400),), gave_up="200 more training steps, so 400 are left")
 _512 = replace(_400, schedule=((512, 400),), gave_up="768 px in training")
 _MINI = Choice(((128, 700),), 4, 20, 1.0)
-_MINI_400 = replace(_MINI, schedule=((128, 400),), gave_up="300 of 700 training steps")
+_MINI_SPLIT = replace(_MINI, schedule=((96, 490), (128, 210)),
+                      gave_up="128 px in the first 70 % of the training; the rest has it")  # fmt: skip
+_MINI_400 = replace(_MINI_SPLIT, schedule=((96, 280), (128, 120)), gave_up="300 of 700 training steps")
 _MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
+_MINI_2 = replace(_MINI_12, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
+_MINI_96 = replace(_MINI_2, schedule=((96, 400),), batch=1, gave_up="batch 2, and 128 px in training")
 LADDERS = {
     "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _800, _600, _16, _768, _400, _512),
-    "mini": (_MINI, _MINI_400, _MINI_12),
+    "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_2, _MINI_96),
 }
 """Best first. Their order and their end are estimates (2026-11-20): by what a headshot shows, still to be tried."""
 
@@ -71,8 +84,8 @@ ATTEMPTS = {"sdxl": 1.2, "mini": 2.0}
 """Rendered headshots for one that is kept: an estimate for SDXL, 47 for 24 on mini (README, 2026-11-20)."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
 """Fragmentation, and what CUDA itself takes; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
-OPTIMIZER_GIB = 0.09
-"""8-bit Adam's two bytes for each of the LoRA's 46.4 M parameters."""
+OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02}
+"""8-bit Adam's two bytes for each of the LoRA's 46.4 M parameters; Adam's eight for each of mini's 2.6 M."""
 MEASURED_SPREAD = 1.05
 """Pessimistic seconds of a step relative to measured ones; estimate."""
 
@@ -83,7 +96,7 @@ class Task:
 
     `memory_gib`: what a stage may take on the GPU, 0 is not checked; `train_gib`: what the training may take, where
     that is less. `done`: finished stages. `steps_done`: of the training. `slower`: measured seconds of a step
-    relative to the central ones, 0 where nothing was measured.
+    relative to the central ones, 0 where nothing was measured. `steps`: of the training, where a person has set them.
     """
 
     rates: Rates
@@ -95,6 +108,7 @@ class Task:
     done: tuple[str, ...] = ()
     steps_done: int = 0
     slower: float = 0.0
+    steps: int = 0
 
     @property
     def kind(self) -> str:
@@ -130,12 +144,20 @@ def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, .
 
 def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tuple[float, float]:
     """Seconds of a training step, central and pessimistic; measured ones have the first word."""
+    counted = cost(_step_kind(task, checkpointing), px, choice.batch).tflop
     if task.kind == "mini":
-        pair = MINI_STEP_S
+        timed = cost("mini_step", px, LADDERS["mini"][0].batch).tflop
+        pair = tuple(seconds * counted / timed for seconds in MINI_STEP_S[px])
     else:
-        kind = "step_checkpointed" if checkpointing else "step"
-        pair = task.rates.seconds("train", cost(kind, px, choice.batch).tflop)
+        pair = task.rates.seconds("train", counted)
     return (pair[0] * task.slower, pair[0] * task.slower * MEASURED_SPREAD) if task.slower else pair
+
+
+def _step_kind(task: Task, checkpointing: bool) -> str:
+    """Which counted cost a training step has. SDXL's with checkpointing was counted with norms in float32, so less."""
+    if task.kind == "mini":
+        return "mini_step_checkpointed" if checkpointing else "mini_step"
+    return "step_checkpointed" if checkpointing else "step_half_norms"
 
 
 def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
@@ -163,15 +185,15 @@ def _generate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[
 
 
 def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> float:
-    """Peak of the GPU's memory in a stage, with slack; 0 where it isn't used or isn't known."""
-    if task.kind == "mini" or name not in ("prepare", "train", "generate"):
+    """Peak of the GPU's memory in a stage, with slack; 0 where it isn't used or isn't known. Mini's is the host's."""
+    if name not in (("train",) if task.kind == "mini" else ("prepare", "train", "generate")):
         return 0.0
     if name == "train":
-        kind = "step_checkpointed" if checkpointing else "step"
-        peak = max(cost(kind, px, choice.batch).peak_gib for px, _ in choice.schedule) + OPTIMIZER_GIB
+        kind = _step_kind(task, checkpointing)
+        peak = max(cost(kind, px, choice.batch).peak_gib for px, _ in choice.schedule) + OPTIMIZER_GIB[task.kind]
     else:  # the whole pipeline is loaded, and its parts work one after the other
         unet, text = cost("forward", batch=2), cost("text")
         vae = cost("decode" if name == "generate" else "encode")
         working = [one.peak_gib - one.weights_gib for one in ((unet, vae) if name == "generate" else (vae,))]
         peak = unet.weights_gib + text.weights_gib + vae.weights_gib + max(working)
-    return peak * SLACK + CONTEXT_GIB
+    return peak * SLACK + (CONTEXT_GIB if task.kind == "sdxl" else 0.0)

@@ -1,32 +1,24 @@
 """The planner: what a run will take on a machine, before anything is downloaded, and what to do without to fit.
 
 It goes down a ladder of choices, best first, and takes the first one whose pessimistic time fits into the minutes
-and whose memory fits into the GPU. `DeadlineController` plans the rest again as the run goes on.
+and whose memory fits into the GPU. `deadline` plans the rest again as the run goes on.
 
-Two things that a plan may hold can't be executed yet (2026-11-20): `train` trains at one size, so not at 768 px first
-and 1024 px then; `render` guides every sampler step, so not a share of them. `Plan.not_built` names them, and
-`Plan.minutes_today` says what the same plan takes with each of them done in full.
+One thing that a plan may hold can't be executed yet (2026-11-20): `render` guides every sampler step, so not a share
+of them. `Plan.not_built` names it, and `Plan.minutes_today` says what the same plan takes with it done in full.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from headshotkit.bases import find_base
 from headshotkit.costs import GPUS
 from headshotkit.errors import BadConfig, HeadshotError
-from headshotkit.ladder import ATTEMPTS, LADDERS, STAGES, Choice, Stage, Task, stages_of, step_seconds
+from headshotkit.ladder import ATTEMPTS, LADDERS, Choice, Stage, Task, stages_of
 
 RESERVE = 0.05
 """Share of the minutes left unplanned."""
-TIMED_STEPS = 20
-"""Steps that are timed before the rest is planned again."""
-LESS_GIB = 0.1
-"""So much less, at least, the next plan takes after one that ran out of memory."""
 
 
 class UnknownGpu(HeadshotError):
@@ -68,6 +60,18 @@ class Plan:
         """Whether the pessimistic time fits, with the reserve."""
         return self.pessimistic <= self.task.minutes * (1 - RESERVE)
 
+    @property
+    def training(self) -> dict:
+        """The settings of TrainConfig that the plan decides."""
+        choice = self.choice
+        return {"schedule": choice.schedule, "steps": choice.steps, "batch": choice.batch,
+                "checkpointing": self.checkpointing}  # fmt: skip
+
+    @property
+    def rendering(self) -> dict:
+        """The settings of RenderConfig that the plan decides."""
+        return {"steps": self.choice.sampler_steps}
+
     def doing(self, stage: str) -> bool:
         """Whether that stage is still to do."""
         return any(one.name == stage for one in self.stages)
@@ -76,17 +80,14 @@ class Plan:
     def not_built(self) -> tuple[str, ...]:
         """What the plan holds that today's code can't do."""
         lines = []
-        if self.doing("train") and len(self.choice.schedule) > 1:
-            lines.append("train trains at one size: a change of size within a training is not built")
         if self.doing("generate") and self.choice.guidance_share < 1:
             lines.append("generate guides every step: guidance in a share of them is not built")
         return tuple(lines)
 
     @property
     def minutes_today(self) -> tuple[float, float]:
-        """Minutes, central and pessimistic, with the code as it is: the largest size and guidance throughout."""
-        largest = max(px for px, _ in self.choice.schedule)
-        choice = replace(self.choice, schedule=((largest, self.choice.steps),), guidance_share=1.0)
+        """Minutes, central and pessimistic, with the code as it is: guidance throughout."""
+        choice = replace(self.choice, guidance_share=1.0)
         stages = stages_of(self.task, choice, self.checkpointing)
         return sum(s.minutes for s in stages), sum(s.pessimistic for s in stages)
 
@@ -103,7 +104,7 @@ class Plan:
                 f"{self.choice.sampler_steps} sampler steps, guidance in the first {self.choice.guidance_share:.0%}"
             )
         lines.append(f"rates of {self.task.rates.name}: {self.task.rates.source}")
-        if self.peak_gib:
+        if self.peak_gib and self.task.memory_gib:
             lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, slack included")
         lines += [f"gave up {line}" for line in self.given_up]
         lines += [f"not yet: {line}" for line in self.not_built]
@@ -134,14 +135,15 @@ def plan_table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str | None = None) -> Plan:
-    """Plans a whole run.
+def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str | None = None, **known) -> Plan:
+    """Plans a whole run, or what is left of one.
 
     Args:
         gpu: one of `costs.GPUS`.
         count: headshots to deliver, at least 1.
         minutes: what the run may take at worst, finite.
         base: one of `bases.BASES`; None is mini on "cpu", else sdxl.
+        known: other fields of `Task`, such as `memory_gib`, `done`, `steps`.
     Raises:
         UnknownGpu, UnknownBase: no rates of that GPU; no such base.
         BadConfig: count or minutes are too small, or no rate is known for that base on that GPU.
@@ -163,7 +165,8 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         raise BadConfig(
             f"base is {base!r}, gpu is {gpu!r}.", why, "Plan --gpu cpu --base mini or --gpu t4 --base sdxl."
         )
-    return plan_rest(Task(GPUS[gpu], base, count, float(minutes), GPUS[gpu].memory_gib))
+    task = Task(GPUS[gpu], base, count, float(minutes), GPUS[gpu].memory_gib)
+    return plan_rest(replace(task, **known))
 
 
 def plan_rest(task: Task, must_fit: bool = True) -> Plan:
@@ -175,7 +178,7 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
     """
     given_up: list[str] = []
     refused, cheapest, least_gib = "", None, 0.0
-    for choice in LADDERS[task.kind]:
+    for choice in rungs_of(task):
         if choice.gave_up and choice.stage not in task.done:
             given_up.append(f"{choice.gave_up}: {refused}")
         plan, too_large = _with_room(task, choice, tuple(given_up))
@@ -195,6 +198,16 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
     if must_fit:
         raise _too_few_minutes(cheapest)
     return cheapest
+
+
+def rungs_of(task: Task) -> list[Choice]:
+    """The ladder of a task with the training steps that a person has set; rungs that then are the same come once."""
+    rungs: list[Choice] = []
+    for choice in LADDERS[task.kind]:
+        made = choice.with_steps(task.steps)
+        if not rungs or replace(made, gave_up="", stage="") != replace(rungs[-1], gave_up="", stage=""):
+            rungs.append(made)
+    return rungs
 
 
 def _with_room(task: Task, choice: Choice, given_up: tuple[str, ...]) -> tuple[Plan | None, tuple[str, float]]:
@@ -219,82 +232,3 @@ def _too_few_minutes(cheapest: Plan) -> TooFewMinutes:
         f"The cheapest plan takes {cheapest.minutes:.0f} minutes, {cheapest.pessimistic:.0f} at worst.",
         f"Give at least {least} minutes, ask for fewer headshots, or use a faster GPU.",
     )
-
-
-class DeadlineController:
-    """Keeps a run within its minutes: plans the rest again when it knows more. `plan` is the plan that holds.
-
-    Args:
-        plan: of the whole run, which starts now.
-        clock: seconds that never go back.
-        tell: is given a line whenever the plan changes.
-    """
-
-    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic, tell: Callable[[str], None] = print):
-        self.plan, self.clock, self.tell = plan, clock, tell
-        self.end = clock() + plan.task.minutes * 60
-        self.marks: list[float] = []
-
-    @property
-    def minutes_left(self) -> float:
-        """Until the deadline; negative beyond it."""
-        return (self.end - self.clock()) / 60
-
-    def finish(self, stage: str) -> Plan:
-        """A stage is done: plans the rest with the time that is left.
-
-        Raises:
-            BadConfig: no stage has that name.
-        """
-        if stage not in STAGES:
-            raise BadConfig(f"no stage is called {stage!r}.", f"Stages are: {', '.join(STAGES)}.", "Correct the name.")
-        return self._plan_again(f"after {stage}", done=(*self.plan.task.done, stage))
-
-    def time_step(self) -> Plan:
-        """A training step is done; the first is not timed. After 20 timed ones the rest is planned by their median."""
-        task, choice = self.plan.task, self.plan.choice
-        self.marks.append(self.clock())
-        self.plan = replace(self.plan, task=replace(task, steps_done=task.steps_done + 1))
-        if len(self.marks) != TIMED_STEPS + 1:
-            return self.plan
-        seconds = statistics.median(b - a for a, b in zip(self.marks, self.marks[1:], strict=False))
-        px = choice.px_at(task.steps_done)
-        central, _ = step_seconds(replace(task, slower=0.0), choice, px, self.plan.checkpointing)
-        return self._plan_again(f"a step takes {seconds:.2f} s, planned {central:.2f}", slower=seconds / central)
-
-    def out_of_memory(self, stage: str = "train", steps_done: int | None = None) -> Plan:
-        """The stage ran out of memory: the next plan that needs less for it.
-
-        Args:
-            stage: where it happened.
-            steps_done: of the checkpoint that the training goes on from; None is as many as were told.
-        Raises:
-            NotEnoughMemory: there is none.
-        """
-        needed = next((s.peak_gib for s in self.plan.stages if s.name == stage), self.plan.peak_gib)
-        self.marks = []
-        known = {"train_gib" if stage == "train" else "memory_gib": needed - LESS_GIB}
-        if steps_done is not None:
-            known["steps_done"] = steps_done
-        return self._plan_again(f"out of memory in {stage}, planned {needed:.1f} GiB", **known)
-
-    def _plan_again(self, why: str, **known) -> Plan:
-        before = self.plan
-        task = replace(before.task, minutes=self.minutes_left, **known)
-        self.plan = plan_rest(task, must_fit=False)
-        if _work(before, self.plan) != _work(self.plan, self.plan):
-            self.tell(f"planned again, {why}:\n{self.plan.explain()}")
-        if self.plan.pessimistic > task.minutes:
-            late = self.plan.pessimistic - task.minutes
-            self.tell(f"{why}: {task.minutes:.0f} minutes are left, the cheapest plan may end {late:.0f} minutes late")
-        return self.plan
-
-
-def _work(plan: Plan, rest: Plan) -> tuple:
-    """A plan's settings of those stages that another plan still has to do."""
-    choice, settings = plan.choice, ()
-    if rest.doing("train"):
-        settings += (choice.schedule, choice.batch, plan.checkpointing)
-    if rest.doing("generate"):
-        settings += (choice.sampler_steps, choice.guidance_share)
-    return settings

@@ -75,7 +75,7 @@ def write_json(path: Path, value: dict) -> None:
     write_atomic(path, text.encode(errors="backslashreplace"))
 
 
-def _settings(config) -> dict:
+def settings_of(config) -> dict:
     """A config as JSON types, whatever mix of dataclasses and dicts it is."""
     plain = asdict(config) if is_dataclass(config) else dict(config)
     return json.loads(json.dumps(plain, default=str))
@@ -172,7 +172,7 @@ class Run:
         Raises:
             RunFolderError: the folder can't be created.
         """
-        folder, settings = self.path(stage), _settings(config)
+        folder, settings = self.path(stage), settings_of(config)
         key = fingerprint(settings, inputs)
         before = self.peek(stage)
         if before.get("fingerprint") == key:

@@ -76,6 +76,15 @@ def choose_device() -> tuple[str, str]:
     return "cpu", "no GPU was found"
 
 
+def gpu_memory() -> tuple[str, float] | None:
+    """The name of CUDA's GPU and the memory that it has, GiB; None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / 2**30
+
+
 def choose_dtype(device: str):
     """The dtype for the frozen weights and autocast, and why: (torch dtype, reason).
 

@@ -6,59 +6,50 @@ Everything random in a step comes from (seed, step), so a killed training goes o
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headshotkit import runtime
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
-    DAMAGE,
     Checkpoints,
     Interruption,
     random_states,
-    read_checked,
     set_random_states,
-    to_bytes,
 )
 from headshotkit.config import TrainConfig
+from headshotkit.errors import OutOfMemory
+from headshotkit.examples import CACHE_FILE, Examples, cached_examples
 from headshotkit.families import Condition, Family, load_family
+from headshotkit.optimizers import learning_rate_at, make_optimizer
+from headshotkit.pacing import MAY_CHANGE, Controller, Pacing, changing
 from headshotkit.records import Dataset, Lora
-from headshotkit.run import Run, Stage, write_atomic, write_json
+from headshotkit.run import Run, Stage, write_json
 
 LORA_FILE = "person.safetensors"
-CACHE_FILE = "cache.pt"
 LOSSES_FILE = "losses.json"
-WEIGHT_DECAY = 1e-2
 MAX_GRAD_NORM = 1.0
 STEP, EPOCH = 1, 2
 """Places of the seed: all that is random in a step; the order of an epoch."""
 
 
-@dataclass
-class Examples:
-    """What the loop draws from: latents (N, C, h, w), an index of each one's caption, sizes for the U-Net."""
-
-    latents: torch.Tensor
-    caption_ids: list[int]
-    sizes: list[tuple[int, ...]]
-
-
-def train_lora(run: Run, config: TrainConfig) -> Lora:
+def train_lora(run: Run, config: TrainConfig, controller: Controller | None = None) -> Lora:
     """Trains the person's LoRA on the run's dataset, or goes on where it was interrupted.
 
     Writes `lora/`: person.safetensors (diffusers' naming, with metadata), losses.json, manifest.json. While it works,
     `lora/` also holds checkpoints; Ctrl-C and SIGTERM take effect after the step's end, when it has been saved.
 
+    Args:
+        controller: may change how steps are made while they run, for time or memory; each change is in the manifest,
+            and what was begun with one goes on exactly.
     Raises:
         StageMissing: the dataset has not been built.
         BaseUnavailable: the base's weights can't be had.
+        OutOfMemory, NotEnoughMemory: a step needs more memory than there is, and no controller or no plan can help.
         DiskFull, RunFolderError: a file can't be written; the last checkpoint stays.
         KeyboardInterrupt: Ctrl-C; the same call goes on from where it came.
     """
@@ -68,18 +59,22 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
         _tidy(stage)
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)
-    person, class_pictures, captions = _cached_examples(family, run.path("dataset"), dataset, stage)
+    pacing = Pacing(config, dataset.size_px, stage.manifest.setdefault("changes", []))
+    if controller:
+        stage.manifest["planned"] = list(MAY_CHANGE)
+        stage.note_seconds()
+    sizes = pacing.sizes_px(controller)
+    examples = cached_examples(family, run.path("dataset"), dataset, stage.folder, sizes)
     family.free_encoders()
-    loop = _Loop(family, config, stage, person, class_pictures, captions)
-    loop.run()
-    lora = Lora(
-        Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, config.steps
-    )
+    loop = _Loop(family, pacing, stage, *examples)
+    loop.run(controller)
+    steps = len(loop.losses)
+    lora = Lora(Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, steps)
     loop.checkpoints.write(stage.folder / LORA_FILE, family.lora_file(_metadata(lora, stage, dataset)))
     write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in loop.losses]})
     last = sum(loop.losses[-50:]) / len(loop.losses[-50:])
     stage.finish(
-        f"LoRA of rank {config.rank} after {config.steps} steps, loss {last:.3f}",
+        f"LoRA of rank {config.rank} after {steps} steps, loss {last:.3f}",
         lora=lora.to_dict(),
         optimizer=loop.optimizer_reason,
         dtype=family.dtype_reason,
@@ -96,102 +91,48 @@ def _tidy(stage: Stage) -> None:
 
 def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
     """How the LoRA was made, for the file's header: strings only, as safetensors wants."""
+    made = stage.manifest
     facts = {"base": lora.base, "token": lora.token, "class_word": lora.class_word, "steps": lora.step,
              "rank": lora.rank, "alpha": lora.alpha, "captions": json.dumps([p.caption for p in dataset.photos]),
-             "config": json.dumps(stage.manifest["config"]), "fingerprint": stage.manifest["fingerprint"],
-             "version": stage.manifest["headshotkit"]}  # fmt: skip
+             "config": json.dumps(made["config"]), "changes": json.dumps(made["changes"]),
+             "fingerprint": made["fingerprint"], "version": made["headshotkit"]}  # fmt: skip
     return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
-
-
-def _cached_examples(
-    family: Family, folder: Path, dataset: Dataset, stage: Stage
-) -> tuple[Examples, Examples, Condition]:
-    """Latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
-
-    The last condition is the empty caption's, the one before it the class's.
-    """
-    captions = sorted({p.caption for p in dataset.photos}) + [f"photo of a {dataset.class_word}", ""]
-    side = dataset.size_px
-    person_sizes = [
-        (*p.original_size_px[::-1], *p.crop_top_left_px, *(p.size_px[::-1] or (side, side))) for p in dataset.photos
-    ]
-    class_sizes = [(side, side, 0, 0, side, side)] * len(dataset.class_images)
-    cache = stage.folder / CACHE_FILE
-    try:
-        kept = read_checked(cache)
-    except DAMAGE:  # mostly: it is not there yet
-        files = [p.file for p in dataset.photos] + list(dataset.class_images)
-        images = runtime.progress([Image.open(folder / f).convert("RGB") for f in files], "encoding photos")
-        latents = torch.cat([family.encode_images([image]) for image in images])
-        condition = family.encode_prompts(captions)
-        kept = {"latents": latents, "condition": dict(condition)}
-        write_atomic(cache, to_bytes(kept))
-    conditions = Condition(kept["condition"])
-    n = len(dataset.photos)
-    person = Examples(kept["latents"][:n], [captions.index(p.caption) for p in dataset.photos], person_sizes)
-    pictures = Examples(kept["latents"][n:], [len(captions) - 2] * len(class_sizes), class_sizes)
-    return person, pictures, conditions
-
-
-def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine down to zero.
-
-    >>> config = TrainConfig(steps=100, warmup=0.1, learning_rate=1.0e-3)
-    >>> [round(learning_rate_at(step, config), 6) for step in (0, 9, 55, 99)]
-    [0.0001, 0.001, 0.0005, 0.0]
-    """
-    warm = max(1, round(config.warmup * config.steps))
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    done = (step - warm) / max(1, config.steps - warm)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def make_optimizer(parameters: list, config: TrainConfig, device: str) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer and why it is this one: (optimizer, reason). 8-bit Adam's state takes a quarter of the memory.
-
-    Raises:
-        MissingPackage: adamw8bit was asked for, and bitsandbytes is not installed.
-    """
-    options = {"lr": config.learning_rate, "weight_decay": WEIGHT_DECAY}
-    if config.optimizer == "adamw8bit":
-        return runtime.require("bitsandbytes", "train").optim.AdamW8bit(parameters, **options), "adamw8bit: asked for"
-    if config.optimizer == "auto" and device == "cuda":
-        if runtime.has_module("bitsandbytes"):
-            return runtime.require("bitsandbytes", "train").optim.AdamW8bit(parameters, **options), "adamw8bit: on CUDA"
-        reason = "adamw: bitsandbytes is not installed; pip install 'headshotkit[train]' saves 0.26 GiB on SDXL"
-        return torch.optim.AdamW(parameters, fused=True, **options), reason
-    reason = "adamw: asked for" if config.optimizer == "adamw" else f"adamw: 8-bit Adam saves nothing on {device}"
-    return torch.optim.AdamW(parameters, **options), reason
 
 
 class _Loop:
     """The loop's state: LoRA, its average, optimizer, scaler, losses; what a checkpoint holds."""
 
-    def __init__(self, family: Family, config: TrainConfig, stage: Stage, person: Examples, class_pictures: Examples,
-                 conditions: Condition) -> None:  # fmt: skip
-        self.family, self.config, self.stage = family, config, stage
+    def __init__(self, family: Family, pacing: Pacing, stage: Stage, person: dict[int, Examples],
+                 class_pictures: dict[int, Examples], conditions: Condition) -> None:  # fmt: skip
+        self.family, self.pacing, self.stage = family, pacing, stage
+        self.config = config = pacing.begun
         self.person, self.class_pictures, self.conditions = person, class_pictures, conditions
         self.parameters = family.add_lora(config.rank, config.alpha, config.targets, config.seed)
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
-        if config.checkpointing:
-            family.use_checkpointing()
         self.optimizer, self.optimizer_reason = make_optimizer(self.parameters, config, family.device)
         self.scaler = torch.amp.GradScaler(family.device, enabled=family.dtype == torch.float16)
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
         self.losses: list[float] = []
         self.saved_s = time.monotonic()
+        self.updating = False
 
-    def run(self) -> None:
+    def run(self, controller: Controller | None = None) -> None:
         """All steps that are still to do; the family then holds the LoRA that is to be saved."""
         self._resume()
-        bar = runtime.progress(range(len(self.losses), self.config.steps), "training")
-        with Interruption() as interruption:
-            for step in bar:
-                self.losses.append(self._step(step))
+        if controller:
+            controller.start_training(changing(self.settings), len(self.losses))
+            if not self.losses:
+                self._save()  # so that there is always something to go back to
+        with Interruption() as interruption, runtime.progress((), "training", self.settings.steps) as bar:
+            while (step := len(self.losses)) < self.settings.steps:
+                problem = self._try_step(step)
+                if problem:
+                    self._go_on_cheaper(step, problem, controller)
+                    continue
                 self._follow(step)
-                memory = {f"{place}_gib": size for place, size in runtime.peak_memory_gib().items()}
-                bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}", **memory)
+                if controller:
+                    self._keep_time(controller)
+                self._show(bar)
                 if interruption.signal is not None or self._is_due(step + 1):
                     self._save()
                 if interruption.signal is not None:
@@ -199,26 +140,88 @@ class _Loop:
         for parameter, average in zip(self.parameters, self.average, strict=False):
             parameter.data.copy_(average)
 
+    @property
+    def settings(self) -> TrainConfig:
+        """Those of the next step."""
+        return self.pacing.at(len(self.losses))
+
+    def _show(self, bar) -> None:
+        """Step, loss and GiB on the progress bar."""
+        memory = {f"{place}_gib": size for place, size in runtime.peak_memory_gib().items()}
+        bar.total, bar.n = self.settings.steps, len(self.losses)
+        bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}", **memory)
+
+    def _try_step(self, step: int) -> str:
+        """One step; where the memory doesn't suffice, the first line of what torch says of it, else nothing."""
+        try:
+            self.losses.append(self._step(step))
+        except torch.OutOfMemoryError as error:
+            return str(error).split("\n")[0]
+        return ""
+
+    def _go_on_cheaper(self, step: int, problem: str, controller: Controller | None) -> None:
+        """Goes on from the last checkpoint with settings that need less memory, which is noted in the manifest.
+
+        That checkpoint is of the step before this one, unless the memory gave out amid the update itself.
+
+        Raises:
+            OutOfMemory: there is no controller that knows such settings.
+            NotEnoughMemory: it knows none.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        runtime.free_memory()
+        if not self.updating:
+            self._save()
+        if controller is None:
+            px, settings = self.pacing.px_at(step), self.settings
+            raise OutOfMemory(
+                f"step {step + 1} at {px} px, batch {settings.batch}, ran out of memory.",
+                problem,
+                "Give the same command with --minutes, such as --minutes 60: settings that fit are then found, "
+                "and the training goes on from its last checkpoint.",
+            )
+        self._resume()
+        plan = controller.out_of_memory("train", steps_done=len(self.losses))
+        self._change(plan.training, controller.why)
+        controller.start_training(changing(self.settings), len(self.losses))
+
+    def _keep_time(self, controller: Controller) -> None:
+        """Tells the controller of a step; where that leads to another plan, goes on with it."""
+        before = controller.plan.training
+        after = controller.time_step().training
+        if after != before:
+            self._change(after, controller.why)
+
+    def _change(self, settings: dict, why: str) -> None:
+        """From the next step on other settings hold."""
+        self.pacing.change(len(self.losses), settings, why)
+        self.stage.note_seconds()
+        if settings["checkpointing"]:
+            self.family.use_checkpointing()
+
     def _is_due(self, done: int) -> bool:
         """Whether a checkpoint is wanted after so many steps; the last step is followed by the LoRA itself."""
         minutes, limit = (time.monotonic() - self.saved_s) / 60, self.config.checkpoint_every_minutes
         late = 0 < limit <= minutes
-        return done < self.config.steps and (late or done % self.config.checkpoint_every_steps == 0)
+        return done < self.settings.steps and (late or done % self.config.checkpoint_every_steps == 0)
 
     def _step(self, step: int) -> float:
         """One optimizer update; returns the loss."""
+        settings, px = self.pacing.at(step), self.pacing.px_at(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, self.config)
+            group["lr"] = learning_rate_at(step, settings)
         generator = torch.Generator().manual_seed(runtime.seed_for(self.config.seed, STEP, step))
-        loss = self._loss(self.person, self._order(step), generator, self.config.caption_dropout)
-        if len(self.class_pictures.sizes):
-            chosen = torch.randint(len(self.class_pictures.sizes), (self.config.batch,), generator=generator).tolist()
-            loss = loss + self.config.prior_weight * self._loss(self.class_pictures, chosen, generator, 0.0)
+        loss = self._loss(self.person[px], self._order(step), generator, self.config.caption_dropout)
+        if count := len(self.class_pictures[px].sizes):
+            chosen = torch.randint(count, (settings.batch,), generator=generator).tolist()
+            loss = loss + self.config.prior_weight * self._loss(self.class_pictures[px], chosen, generator, 0.0)
         self.scaler.scale(loss).backward()
+        self.updating = True
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.updating = False
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
@@ -228,14 +231,14 @@ class _Loop:
         dropped = torch.rand(len(chosen), generator=generator) < dropout
         captions = [empty if d else examples.caption_ids[i] for i, d in zip(chosen, dropped, strict=True)]
         sizes = [examples.sizes[i] for i in chosen]
-        return self.family.loss(
-            examples.latents[chosen], self.conditions.pick(captions), sizes, self.config, generator
-        ).mean()
+        weights = examples.weights(chosen, self.config.face_weight)
+        condition = self.conditions.pick(captions)
+        return self.family.loss(examples.latents[chosen], condition, sizes, self.config, generator, weights).mean()
 
     def _order(self, step: int) -> list[int]:
         """The pictures of a step: every picture once an epoch, in an order of the epoch's own."""
-        n, batch, chosen = len(self.person.sizes), self.config.batch, []
-        for place in range(step * batch, (step + 1) * batch):
+        n, chosen = len(self.person[self.pacing.px_at(step)].sizes), []
+        for place in range(self.pacing.pictures_before(step), self.pacing.pictures_before(step + 1)):
             epoch, index = divmod(place, n)
             seed = runtime.seed_for(self.config.seed, EPOCH, epoch)
             chosen.append(int(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[index]))
@@ -264,12 +267,15 @@ class _Loop:
     def _resume(self) -> None:
         """Goes on from the newest good checkpoint, if there is one; a damaged one is said and noted."""
         state, problems = self.checkpoints.newest()
+        self.updating = False
         done = len(state["losses"]) if state else 0
         if problems:
             noted = self.stage.manifest.setdefault("damaged_checkpoints", [])
             noted += [f"{problem}; went on from step {done}" for problem in problems]
             self.stage.note_seconds()
             warnings.warn(f"damaged checkpoint {problems[0]}. Training goes on from step {done}.", stacklevel=4)
+        if self.pacing.at(done).checkpointing:
+            self.family.use_checkpointing()
         if state is None:
             return
         self.family.load_lora_state(state["lora"])

@@ -16,10 +16,11 @@ from headshotkit import train
 from headshotkit.checkpoints import Checkpoints, Interruption, random_states, read_checked, set_random_states, to_bytes
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import BadConfig, DiskFull, MissingPackage, StageMissing
+from headshotkit.errors import BadConfig, DiskFull, StageMissing
 from headshotkit.families import load_family
+from headshotkit.families.sdxl import SdxlFamily
 from headshotkit.run import Run
-from headshotkit.train import make_optimizer, train_lora
+from headshotkit.train import train_lora
 
 BRIEF = {"steps": 12, "batch": 2, "checkpoint_every_steps": 2}
 COMMAND = """
@@ -267,6 +268,46 @@ def test_the_generators_go_on_where_they_were(tmp_path):
     assert (random.random(), np.random.rand(), float(torch.rand(1))) == drawn
 
 
+# --- one size after the other -------------------------------------------------------------------------------------
+
+
+def test_two_sizes_one_after_the_other_go_on_exactly(prepared_run, prepared, tmp_path, monkeypatch):
+    """Stopped after step 7, in the midst of the second size; and what the U-Net saw, step by step."""
+    settings, seen = BRIEF | {"schedule": ((96, 5), (128, 7)), "face_weight": 3.0}, []
+    halfway(prepared_run, monkeypatch, settings)
+    train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
+    loss = SdxlFamily.loss
+
+    def watched(self, latents, condition, sizes, config, generator, weights):
+        seen.append((tuple(latents.shape[-2:]), {size[4:] for size in sizes}, tuple(weights.shape)))
+        return loss(self, latents, condition, sizes, config, generator, weights)
+
+    monkeypatch.setattr(SdxlFamily, "loss", watched)
+    undisturbed = run_beside(tmp_path / "undisturbed", prepared)
+    train_lora(undisturbed, TrainConfig.for_base("mini", **settings))
+    assert_equal_tensors(tensors(prepared_run), tensors(undisturbed))
+    small, full = ((12, 12), {(96, 96)}, (2, 1, 12, 12)), ((16, 16), {(128, 128)}, (2, 1, 16, 16))
+    assert seen == [small] * 5 + [full] * 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"schedule": ((96, 5), (128, 6))}, "schedule has 11 steps, steps is 12"),
+        ({"schedule": ((100, 12),)}, "schedule has 12 steps at 100 px"),
+        ({"schedule": ((96, 12), (128, 0))}, "schedule has 0 steps at 128 px"),
+    ],
+)
+def test_a_schedule_that_contradicts_itself_is_named(settings, said):
+    with pytest.raises(BadConfig, match=said):
+        TrainConfig.for_base("mini", **BRIEF | settings)
+
+
+def test_a_size_beyond_the_dataset_is_refused(prepared_run):
+    with pytest.raises(BadConfig, match="schedule has 256 px, the dataset's pictures have 128"):
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF | {"schedule": ((128, 6), (256, 6))}))
+
+
 # --- the average of the LoRA --------------------------------------------------------------------------------------
 
 
@@ -359,19 +400,3 @@ def test_prior_preservation_adds_the_class(prepared_run):
 def test_without_a_dataset_there_is_no_training(tmp_path):
     with pytest.raises(StageMissing, match="headshotkit prepare"):
         train_lora(Run(tmp_path), TrainConfig.for_base("mini"))
-
-
-def test_the_optimizer_says_why(monkeypatch):
-    parameters = [torch.nn.Parameter(torch.zeros(3))]
-    _, reason = make_optimizer(parameters, TrainConfig(optimizer="adamw"), "cuda")
-    assert reason == "adamw: asked for"
-    monkeypatch.setattr("headshotkit.runtime.has_module", lambda name: False)
-    _, reason = make_optimizer(parameters, TrainConfig(), "cpu")
-    assert "saves nothing on cpu" in reason
-
-
-def test_eight_bit_adam_that_is_missing_is_said():
-    if "bitsandbytes" in sys.modules or __import__("importlib.util").util.find_spec("bitsandbytes"):
-        pytest.skip("bitsandbytes is installed here")
-    with pytest.raises(MissingPackage, match=r"headshotkit\[train\]"):
-        make_optimizer([torch.nn.Parameter(torch.zeros(3))], TrainConfig(optimizer="adamw8bit"), "cpu")

@@ -62,11 +62,13 @@ class Family(Protocol):
         """Trades time for memory: activations are computed again in the backward pass."""
 
     def loss(
-        self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any
-    ) -> Any:
+        self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any,
+        weights: Any = None,
+    ) -> Any:  # fmt: skip
         """Denoising loss for each picture, shape (N,), differentiable in the LoRA's parameters.
 
         `sizes`: (original height, original width, crop top, crop left, target height, target width) px a picture.
+        `weights`: how much each latent position counts, (N, 1, h, w), mean 1 a picture; None: all alike.
         """
 
     def lora_state(self) -> dict:

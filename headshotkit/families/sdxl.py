@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -121,6 +121,8 @@ class SdxlFamily:
         parameters = [p for p in unet.parameters() if p.requires_grad]
         for parameter in parameters:
             parameter.data = parameter.data.float()
+        if self.dtype != torch.float32:
+            keep_norms_half(unet, self.device)
         unet.train()
         return parameters
 
@@ -135,6 +137,7 @@ class SdxlFamily:
         sizes: list[tuple[int, ...]],
         config: TrainConfig,
         generator: torch.Generator,
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         schedule = self.pipeline.scheduler
         signal = schedule.alphas_cumprod.float()
@@ -149,7 +152,8 @@ class SdxlFamily:
         kind = schedule.config.prediction_type
         target = noise if kind == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
         predicted = self._predict(noisy, steps, condition, sizes)
-        error = (predicted.float() - target.to(self.device)).pow(2).mean((1, 2, 3))
+        error = (predicted.float() - target.to(self.device)).pow(2)
+        error = (error if weights is None else error * weights.to(self.device)).mean((1, 2, 3))
         return error * _snr_weight(signal[steps], kind, config.min_snr_gamma).to(self.device)
 
     def _predict(self, noisy, steps, condition: Condition, sizes) -> torch.Tensor:
@@ -218,6 +222,25 @@ class SdxlFamily:
             guidance_scale=guidance,
         )
         return result.images
+
+
+def keep_norms_half(unet: torch.nn.Module, device: str) -> None:
+    """Lets the frozen norms of a half precision U-Net compute in half precision; autocast would take float32.
+
+    What they give is rounded to half precision right after them in any case, and their sums are float32 inside
+    torch's kernels; but float32 outputs, kept for the backward pass, take 1.1 of 12.3 GiB of a step at 1024 px.
+    """
+    for module in unet.modules():
+        if isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm)) and module.weight.dtype != torch.float32:
+            module.forward = _outside_autocast(module.forward, device, module.weight.dtype)
+
+
+def _outside_autocast(forward: Callable, device: str, dtype: torch.dtype) -> Callable:
+    def computed(states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, enabled=False):
+            return forward(states.to(dtype))
+
+    return computed
 
 
 def kohya_names(layers: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,141 @@
+"""The deadline: plans the rest of a run again as it goes on, by what its stages took, its steps and its memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from headshotkit import runtime
+from headshotkit.costs import gpu_named
+from headshotkit.errors import BadConfig
+from headshotkit.ladder import LADDERS, STAGES, stages_of, step_seconds
+from headshotkit.planner import Plan, plan_rest, plan_run
+
+TIMED_STEPS = 20
+"""Steps that are timed before the rest is planned again."""
+LESS_MEMORY = 0.99
+"""So much, at most, the next plan takes of the memory of one that ran out of it."""
+
+
+def plan_here(base: str, count: int, minutes: float, steps: int = 0, stages: tuple[str, ...] = STAGES) -> Plan:
+    """Plans a run on the machine that this is.
+
+    Args:
+        base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs.
+        steps: of the training, where a person has set them; 0: the plan decides.
+        stages: those that are to be done, of `ladder.STAGES`.
+    Raises:
+        BadConfig: no rate is known for that base here.
+        TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
+    """
+    known = {"steps": steps, "done": tuple(name for name in STAGES if name not in stages)}
+    gpu = runtime.gpu_memory()
+    if gpu is None or base == "mini":
+        return plan_run("cpu", count, minutes, base, **known)
+    return plan_run(gpu_named(gpu[0])[0], count, minutes, base, memory_gib=gpu[1], **known)
+
+
+class DeadlineController:
+    """Keeps a run within its minutes: plans the rest again when it knows more. `plan` is the plan that holds.
+
+    Args:
+        plan: of the whole run, which starts now.
+        clock: seconds that never go back.
+        tell: is given a line whenever the plan changes.
+
+    `why` says why the plan that holds was made; empty for the first one.
+    """
+
+    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic, tell: Callable[[str], None] = print):
+        self.plan, self.clock, self.tell = plan, clock, tell
+        self.end = clock() + plan.task.minutes * 60
+        self.marks: list[float] = []
+        self.why = ""
+
+    @property
+    def sizes_px(self) -> set[int]:
+        """Sides of all training pictures that a plan may come to want, px."""
+        return {px for choice in LADDERS[self.plan.task.kind] for px, _ in choice.schedule}
+
+    @property
+    def minutes_left(self) -> float:
+        """Until the deadline; negative beyond it."""
+        return (self.end - self.clock()) / 60
+
+    def finish(self, stage: str) -> Plan:
+        """A stage is done, and with it all before it: plans the rest with the time that is left.
+
+        Raises:
+            BadConfig: no stage has that name.
+        """
+        if stage not in STAGES:
+            raise BadConfig(f"no stage is called {stage!r}.", f"Stages are: {', '.join(STAGES)}.", "Correct the name.")
+        return self._plan_again(f"after {stage}", done=(*self.plan.task.done, *STAGES[: STAGES.index(stage) + 1]))
+
+    def start_training(self, settings: dict, steps_done: int) -> None:
+        """The training's first step comes next: everything before it is done.
+
+        Args:
+            settings: those that the training really has, as `Plan.training` names them; it may have been begun under
+                another plan.
+            steps_done: where it goes on.
+        Raises:
+            BadConfig: the cost of one of the sizes is not known.
+        """
+        before = STAGES[: STAGES.index("train")]
+        task = replace(self.plan.task, steps_done=steps_done, done=(*before, *self.plan.task.done))
+        choice = replace(self.plan.choice, schedule=settings["schedule"], batch=settings["batch"])
+        stages = stages_of(task, choice, settings["checkpointing"])
+        self.plan = replace(self.plan, task=task, choice=choice, checkpointing=settings["checkpointing"], stages=stages)
+        self.marks = []
+
+    def time_step(self) -> Plan:
+        """A training step is done; the first is not timed. After 20 timed ones the rest is planned by their median."""
+        task, choice = self.plan.task, self.plan.choice
+        self.marks.append(self.clock())
+        self.plan = replace(self.plan, task=replace(task, steps_done=task.steps_done + 1))
+        if len(self.marks) != TIMED_STEPS + 1:
+            return self.plan
+        seconds = statistics.median(b - a for a, b in zip(self.marks, self.marks[1:], strict=False))
+        px = choice.px_at(task.steps_done)
+        central, _ = step_seconds(replace(task, slower=0.0), choice, px, self.plan.checkpointing)
+        return self._plan_again(f"a step takes {seconds:.2f} s, planned {central:.2f}", slower=seconds / central)
+
+    def out_of_memory(self, stage: str = "train", steps_done: int | None = None) -> Plan:
+        """The stage ran out of memory: the next plan that needs less for it.
+
+        Args:
+            stage: where it happened.
+            steps_done: of the checkpoint that the training goes on from; None is as many as were told.
+        Raises:
+            NotEnoughMemory: there is none.
+        """
+        needed = next((s.peak_gib for s in self.plan.stages if s.name == stage), self.plan.peak_gib)
+        self.marks = []
+        known = {"train_gib" if stage == "train" else "memory_gib": needed * LESS_MEMORY}
+        if steps_done is not None:
+            known["steps_done"] = steps_done
+        return self._plan_again(f"out of memory in {stage}, planned {needed:.1f} GiB", **known)
+
+    def _plan_again(self, why: str, **known) -> Plan:
+        before, self.why = self.plan, why
+        task = replace(before.task, minutes=self.minutes_left, **known)
+        self.plan = plan_rest(task, must_fit=False)
+        if _work(before, self.plan) != _work(self.plan, self.plan):
+            self.tell(f"planned again, {why}:\n{self.plan.explain()}")
+        if self.plan.pessimistic > task.minutes:
+            late = self.plan.pessimistic - task.minutes
+            self.tell(f"{why}: {task.minutes:.0f} minutes are left, the cheapest plan may end {late:.0f} minutes late")
+        return self.plan
+
+
+def _work(plan: Plan, rest: Plan) -> tuple:
+    """A plan's settings of those stages that another plan still has to do."""
+    choice, settings = plan.choice, ()
+    if rest.doing("train"):
+        settings += (choice.schedule, choice.batch, plan.checkpointing)
+    if rest.doing("generate"):
+        settings += (choice.sampler_steps, choice.guidance_share)
+    return settings

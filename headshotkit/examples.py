@@ -1,0 +1,154 @@
+"""What a training draws from: pictures as latents, captions as embeddings, sizes, and where the face is.
+
+All of it is made once and kept on disk, so that the encoders are free while the training runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from headshotkit import runtime
+from headshotkit.checkpoints import DAMAGE, read_checked, to_bytes
+from headshotkit.families import Condition, Family
+from headshotkit.records import Dataset, TrainingPhoto
+from headshotkit.run import write_atomic
+
+CACHE_FILE = "cache.pt"
+GRID = 32
+"""Sides of pictures at other sizes than the dataset's are multiples of it, px: what SDXL divides them by."""
+FACE_PADDING = 0.1
+"""What is added to a face's box on each side, in box heights: its outline and the hairline belong to the person."""
+FACE_EDGE = 0.2
+"""Width of the soft edge of that box, in box heights; at least one latent position."""
+
+
+@dataclass
+class Examples:
+    """What the loop draws from: latents (N, C, h, w), an index of each one's caption, sizes for the U-Net.
+
+    `boxes`: where each face is, (x0, y0, x1, y1) relative to the picture's width and height; empty for class images.
+    """
+
+    latents: torch.Tensor
+    caption_ids: list[int]
+    sizes: list[tuple[int, ...]]
+    boxes: list[tuple[float, ...]]
+
+    def weights(self, chosen: list[int], face_weight: float) -> torch.Tensor | None:
+        """The weight of each latent position of the chosen pictures, (N, 1, h, w), mean 1 a picture; None: all 1."""
+        if face_weight == 1 or not self.boxes:
+            return None
+        height, width = self.latents.shape[-2:]
+        return torch.stack([face_weights(self.boxes[i], height, width, face_weight) for i in chosen])
+
+
+def face_weights(box: tuple[float, ...], height: int, width: int, face_weight: float) -> torch.Tensor:
+    """How much each latent position counts: a face more than what surrounds it, with a soft edge.
+
+    The mean is 1, so a learning rate means the same with any weight.
+
+    Args:
+        box: of the face, (x0, y0, x1, y1) relative to the picture's width and height.
+        height, width: of the latents.
+        face_weight: weight of the face relative to the rest, at least 1.
+    Returns: float32, shape (1, height, width), mean 1.
+
+    >>> face_weights((0.25, 0.25, 0.75, 0.75), 8, 8, 3.0)[0, 4].round(decimals=2)
+    tensor([0.5800, 1.0500, 1.7400, 1.7400, 1.7400, 1.7400, 1.0500, 0.5800])
+    """
+    tall = (box[3] - box[1]) * height
+    padding, edge = FACE_PADDING * tall, max(1.0, FACE_EDGE * tall)
+    across = _inside(box[0] * width - padding, box[2] * width + padding, edge, width)
+    down = _inside(box[1] * height - padding, box[3] * height + padding, edge, height)
+    weights = 1 + (face_weight - 1) * down[:, None] * across[None, :]
+    return (weights / weights.mean())[None]
+
+
+def _inside(start: float, end: float, edge: float, count: int) -> torch.Tensor:
+    """How far inside an interval the middles of `count` positions lie: 1 inside, 0 outside, linear over the edge."""
+    middles = torch.arange(count) + 0.5
+    return ((middles - start) / edge + 0.5).clamp(0, 1) * ((end - middles) / edge + 0.5).clamp(0, 1)
+
+
+def cached_examples(
+    family: Family, folder: Path, dataset: Dataset, cache_folder: Path, sizes_px: set[int]
+) -> tuple[dict[int, Examples], dict[int, Examples], Condition]:
+    """Latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
+
+    The examples are there for each size. The last condition is the empty caption's, the one before it the class's.
+
+    Args:
+        folder: of the dataset.
+        cache_folder: where they are kept.
+        sizes_px: sides of the square picture that are wanted, px; at most the dataset's.
+    Raises:
+        DiskFull, RunFolderError: they can't be written.
+    """
+    captions = sorted({p.caption for p in dataset.photos}) + [f"photo of a {dataset.class_word}", ""]
+    try:
+        kept = read_checked(cache_folder / CACHE_FILE)
+    except DAMAGE:  # mostly: it is not there yet
+        kept = {"latents": {}, "condition": dict(family.encode_prompts(captions))}
+    missing = sorted(sizes_px - set(kept["latents"]))
+    for px in missing:
+        kept["latents"][px] = _encode(family, folder, dataset, px)
+    if missing:
+        write_atomic(cache_folder / CACHE_FILE, to_bytes(kept))
+    person, pictures, n = {}, {}, len(dataset.photos)
+    for px in sizes_px:
+        latents, facts = kept["latents"][px], [_facts_at(photo, dataset.size_px, px) for photo in dataset.photos]
+        ids = [captions.index(photo.caption) for photo in dataset.photos]
+        person[px] = Examples(latents[:n], ids, [size for size, _ in facts], [box for _, box in facts])
+        told = [(dataset.size_px, dataset.size_px, 0, 0, px, px)] * len(dataset.class_images)
+        pictures[px] = Examples(latents[n:], [len(captions) - 2] * len(told), told, [])
+    return person, pictures, Condition(kept["condition"])
+
+
+def _encode(family: Family, folder: Path, dataset: Dataset, px: int) -> torch.Tensor:
+    """All pictures of a dataset at one size as latents, shape (N, C, h, w); class images come last."""
+    latents = []
+    for file in runtime.progress([p.file for p in dataset.photos] + list(dataset.class_images), f"encoding at {px} px"):
+        with Image.open(folder / file) as opened:
+            image = opened.convert("RGB")
+        size, window = window_at(image.size, dataset.size_px, px)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.LANCZOS, box=window)
+        latents.append(family.encode_images([image]))
+    return torch.cat(latents)
+
+
+def window_at(
+    size: tuple[int, int], size_px: int, px: int
+) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
+    """What a picture becomes at another size: its (width, height) px, and the window of the picture that it shows.
+
+    Sides are multiples of GRID. Where that alters the shape a little, the window is the largest one of the new shape,
+    around the middle: (left, top, right, bottom) px of the picture.
+
+    >>> window_at((1024, 1024), 1024, 768)
+    ((768, 768), (0.0, 0.0, 1024.0, 1024.0))
+    >>> size, window = window_at((832, 1152), 1024, 768)
+    >>> size, [round(edge, 1) for edge in window]
+    ((640, 864), [0.0, 14.4, 832.0, 1137.6])
+    """
+    if px == size_px:
+        return size, (0.0, 0.0, float(size[0]), float(size[1]))
+    new = tuple(max(GRID, round(side * px / size_px / GRID) * GRID) for side in size)
+    scale = max(new[0] / size[0], new[1] / size[1])
+    wide, tall = new[0] / scale, new[1] / scale
+    left, top = (size[0] - wide) / 2, (size[1] - tall) / 2
+    return new, (left, top, left + wide, top + tall)
+
+
+def _facts_at(photo: TrainingPhoto, size_px: int, px: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """A picture's facts at a size: SDXL's micro-conditioning as `Family.loss` wants it, and the face's relative box."""
+    (width, height), (left, top, right, bottom) = window_at(photo.size_px or (size_px, size_px), size_px, px)
+    scale = width / (right - left)
+    corner = (round((photo.crop_top_left_px[0] + top) * scale), round((photo.crop_top_left_px[1] + left) * scale))
+    corners = zip(photo.face_box_px, (left, top) * 2, (width, height) * 2, strict=True)
+    box = tuple((edge - start) * scale / side for edge, start, side in corners)
+    return (*photo.original_size_px[::-1], *corner, height, width), box

@@ -1,0 +1,67 @@
+"""Which optimizer is used and why; that each of them learns and comes back from a checkpoint."""
+
+import sys
+
+import pytest
+import torch
+
+from headshotkit.checkpoints import read_checked, to_bytes
+from headshotkit.config import TrainConfig
+from headshotkit.errors import BadConfig, MissingPackage
+from headshotkit.flow import Options, config_for
+from headshotkit.optimizers import make_optimizer
+
+
+def test_the_optimizer_says_why(monkeypatch):
+    parameters = [torch.nn.Parameter(torch.zeros(3))]
+    _, reason = make_optimizer(parameters, TrainConfig(optimizer="adamw"), "cuda")
+    assert reason == "adamw: asked for"
+    monkeypatch.setattr("headshotkit.runtime.has_module", lambda name: False)
+    _, reason = make_optimizer(parameters, TrainConfig(), "cpu")
+    assert "saves nothing on cpu" in reason
+
+
+def test_eight_bit_adam_that_is_missing_is_said():
+    if "bitsandbytes" in sys.modules or __import__("importlib.util").util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed here")
+    with pytest.raises(MissingPackage, match=r"headshotkit\[train\]"):
+        make_optimizer([torch.nn.Parameter(torch.zeros(3))], TrainConfig(optimizer="adamw8bit"), "cpu")
+
+
+def learn(config, parameter, optimizer, steps):
+    """Steps towards the numbers 0 to 7; the gradients depend on nothing but where the parameter is."""
+    for _ in range(steps):
+        (parameter - torch.arange(8.0)).pow(2).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("name", ["adamw", "prodigy"])
+def test_an_optimizer_learns_and_goes_on_from_a_checkpoint(name, tmp_path):
+    config = TrainConfig(optimizer=name, learning_rate={"adamw": 0.1, "prodigy": 1.0}[name])
+    straight, stopped = (torch.nn.Parameter(torch.zeros(8)) for _ in range(2))
+    optimizer, reason = make_optimizer([straight], config, "cpu")
+    assert reason == f"{name}: asked for"
+    learn(config, straight, optimizer, 200)
+    assert (straight.detach() - torch.arange(8.0)).abs().max() < 0.2
+    first, _ = make_optimizer([stopped], config, "cpu")
+    learn(config, stopped, first, 90)
+    (tmp_path / "state.pt").write_bytes(to_bytes(first.state_dict()))
+    second, _ = make_optimizer([stopped], config, "cpu")
+    second.load_state_dict(read_checked(tmp_path / "state.pt"))
+    learn(config, stopped, second, 110)
+    assert torch.equal(stopped, straight)
+
+
+def test_adamw_is_fused_where_torch_can():
+    optimizer, _ = make_optimizer([torch.nn.Parameter(torch.zeros(3))], TrainConfig(optimizer="adamw"), "cpu")
+    assert optimizer.defaults["fused"] is True
+
+
+def test_prodigy_has_a_learning_rate_of_its_own():
+    with pytest.raises(BadConfig, match="learning_rate is 0.0001, optimizer is 'prodigy'"):
+        TrainConfig(optimizer="prodigy")
+    with pytest.raises(BadConfig, match="learning_rate is 1.0"):
+        TrainConfig(optimizer="adamw", learning_rate=1.0)
+    assert config_for(TrainConfig, "sdxl", Options(optimizer="prodigy")).learning_rate == 1.0
+    assert config_for(TrainConfig, "sdxl", Options(optimizer="adamw")).learning_rate == 1e-4

@@ -1,0 +1,194 @@
+"""Trainings under a plan: out of memory, too slow, interrupted. Real steps on the embedded base, a clock by hand."""
+
+import json
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import P1
+from safetensors.torch import load_file
+from test_deadline import clock  # noqa: F401
+
+from headshotkit import deadline, flow, train
+from headshotkit.checkpoints import Checkpoints
+from headshotkit.cli import main
+from headshotkit.config import TrainConfig
+from headshotkit.deadline import DeadlineController
+from headshotkit.errors import OutOfMemory
+from headshotkit.families import load_family
+from headshotkit.flow import Options, make_headshots, planned_settings
+from headshotkit.planner import NotEnoughMemory, plan_run
+from headshotkit.run import STAGES, Run
+from headshotkit.train import train_lora
+
+SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB."
+
+
+@pytest.fixture
+def small_gpu(monkeypatch):
+    """Makes the U-Net run out of memory as torch says it: small_gpu(batch, calls) for larger batches after calls."""
+
+    def make(batch, calls):
+        family, seen = load_family("mini"), []
+
+        def refuse(unet, inputs, told):
+            seen.append(len(inputs[0]))
+            if len(seen) > calls and len(inputs[0]) > batch:
+                raise torch.OutOfMemoryError(SAID + "\nOther lines that help nobody.")
+
+        family.pipeline.unet.register_forward_pre_hook(refuse, with_kwargs=True)
+        monkeypatch.setattr(train, "load_family", lambda base: family)
+        return seen
+
+    yield make
+
+
+def controller_of(steps, told=None, **options):
+    """A plan for the embedded base, and what keeps it."""
+    plan = plan_run("cpu", 24, 60, steps=steps)
+    return DeadlineController(plan, tell=(told if told is not None else []).append, **options)
+
+
+def config_of(controller):
+    return TrainConfig.for_base("mini", checkpoint_every_steps=50, **controller.plan.training)
+
+
+def interrupted_after(step, monkeypatch):
+    """Ctrl-C while that step is done."""
+    follow = train._Loop._follow
+
+    def following(self, now):
+        follow(self, now)
+        if now == step:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train._Loop, "_follow", following)
+
+
+def test_out_of_memory_leads_to_cheaper_plans_and_an_exact_resume(
+    prepared_run, prepared, tmp_path, small_gpu, monkeypatch
+):
+    """From step 3 no batch above 2 fits: three plans later it goes on, loses no step, and so it does once more."""
+    told, controller = [], controller_of(6)
+    seen = small_gpu(batch=2, calls=3)
+    controller.tell = told.append
+    train_lora(prepared_run, config_of(controller), controller)
+    manifest = prepared_run.manifest("lora")
+    (change,) = manifest["changes"]
+    assert change["step"] == 3 and change["batch"] == 2 and change["why"].startswith("out of memory in train")
+    assert seen[:3] == [4, 4, 4] and seen[-3:] == [2, 2, 2] and len(json.loads(losses(prepared_run))["loss"]) == 6
+    assert all("out of memory in train" in line for line in told) and len(told) == len(seen) - 6
+    assert manifest["outcome"].startswith("LoRA of rank 32 after 6 steps") and manifest["lora"]["step"] == 6
+    again = Run(tmp_path / "again")
+    again.folder.mkdir()
+    for stage in ("photos", "dataset"):
+        (again.folder / stage).symlink_to(prepared / stage)
+    controller = controller_of(6)
+    small_gpu(batch=2, calls=3)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupted_after(4, patch)
+        train_lora(again, config_of(controller), controller)
+    small_gpu(batch=2, calls=0)
+    train_lora(again, config_of(controller_of(6)))  # without a controller: the changes are in the manifest
+    one, other = (load_file(run.path("lora") / "person.safetensors") for run in (prepared_run, again))
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+
+
+def losses(run):
+    return (run.path("lora") / "losses.json").read_text()
+
+
+def test_without_a_plan_out_of_memory_is_an_error_that_lost_nothing(prepared_run, small_gpu):
+    small_gpu(batch=3, calls=2)
+    config = TrainConfig.for_base("mini", steps=4)
+    with pytest.raises(OutOfMemory, match="step 3 at 128 px, batch 4, ran out of memory") as caught:
+        train_lora(prepared_run, config)
+    assert caught.value.why == SAID and "--minutes 60" in caught.value.next_step
+    assert [file.name for file in Checkpoints(prepared_run.path("lora"), 3).files()] == ["000002.pt"]
+    small_gpu(batch=3, calls=0)
+    train_lora(prepared_run, config, controller_of(4))
+    assert [change["step"] for change in prepared_run.manifest("lora")["changes"]] == [2]
+
+
+def test_when_no_plan_fits_it_says_so_and_keeps_what_was_trained(prepared_run, small_gpu):
+    small_gpu(batch=0, calls=1)
+    controller = controller_of(4)
+    with pytest.raises(NotEnoughMemory):
+        train_lora(prepared_run, config_of(controller), controller)
+    assert [file.name for file in Checkpoints(prepared_run.path("lora"), 3).files()][-1] == "000001.pt"
+
+
+def test_slow_steps_are_noticed_and_the_rest_is_cut(prepared_run, clock, small_gpu, monkeypatch):  # noqa: F811
+    """Each step takes 3 s by the clock instead of 0.3: after the timed ones 400 steps are left of 700."""
+    told = []
+    seen = small_gpu(batch=4, calls=0)
+    monkeypatch.setattr(deadline, "TIMED_STEPS", 3)
+    clock.__class__.__call__ = lambda self: 3.0 * len(seen)
+    controller = DeadlineController(plan_run("cpu", 24, 20), clock, told.append)
+    interrupted_after(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(prepared_run, config_of(controller), controller)
+    (change,) = prepared_run.peek("lora")["changes"]
+    assert (change["step"], change["steps"]) == (4, 400) and change["schedule"] == [[96, 280], [128, 120]]
+    assert change["why"].startswith("a step takes 3.00 s, planned 0.2")
+    assert "planned again, a step takes 3.00 s" in told[0]
+    assert controller.plan.task.steps_done == 6
+
+
+# --- the commands -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_plans_its_training_and_stays_with_that(prepared_run, capsys):
+    arguments = ["train", "--steps", "3", "--out", str(prepared_run.folder)]
+    assert main([*arguments, "--minutes", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("plan ") and "train 3 at 128 px" in out and "train      LoRA of rank 32 after 3 steps" in out
+    assert prepared_run.manifest("lora")["planned"] == ["schedule", "steps", "batch", "checkpointing"]
+    before = losses(prepared_run), prepared_run.manifest("lora")["finished"]
+    for more in ([], ["--minutes", "50"]):
+        assert main([*arguments, *more]) == 0
+    assert (losses(prepared_run), prepared_run.manifest("lora")["finished"]) == before
+    assert main(["train", "--steps", "1", "--out", str(prepared_run.folder)]) == 0
+    assert prepared_run.manifest("lora")["lora"]["step"] == 1 and "planned" not in prepared_run.manifest("lora")
+
+
+def test_minutes_that_do_not_suffice_or_contradict_a_schedule_are_errors(prepared_run, capsys):
+    assert main(["train", "--minutes", "0.01", "--out", str(prepared_run.folder)]) == 2
+    assert capsys.readouterr().err.startswith("TooFewMinutes: ")
+    assert main(["train", "--minutes", "9", "--schedule", "96:5", "--out", str(prepared_run.folder)]) == 2
+    assert "schedule is ((96, 5),), minutes is 9." in capsys.readouterr().err
+    assert not prepared_run.path("lora").exists()
+
+
+def test_a_training_that_was_begun_goes_on_as_it_was_planned(prepared_run):
+    """A plan made later, with less time left, would have another schedule, so another training."""
+    config = TrainConfig.for_base("mini", **plan_run("cpu", 24, 60).training)
+    begun = prepared_run.begin("lora", config, prepared_run.inputs_from("dataset"), seed=0)
+    begun.manifest["planned"] = list(plan_run("cpu", 24, 60).training)
+    begun.note_seconds()
+    late = DeadlineController(plan_run("cpu", 24, 2.9), tell=lambda line: None)
+    assert late.plan.training != plan_run("cpu", 24, 60).training
+    for controller in (late, None):
+        assert planned_settings("lora", prepared_run, "mini", Options(), controller) == plan_run("cpu", 24, 60).training
+    assert planned_settings("lora", prepared_run, "mini", Options(rank=4), late) == late.plan.training
+    assert planned_settings("lora", prepared_run, "mini", Options(rank=4), None) == {}
+
+
+def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch):  # noqa: F811
+    """The stages only move the clock here. A late training costs sampler steps; what a person set stays."""
+    seen = {}
+
+    def done(stage, run, options, controller):
+        seen[stage] = controller.plan
+        clock.now += 60 * {"lora": 24.0}.get(stage, 0.1)
+        return {"stage": stage, "outcome": "", "seconds": 0.0}
+
+    monkeypatch.setattr(flow, "do_stage", done)
+    monkeypatch.setattr(flow, "DeadlineController", lambda plan, tell: DeadlineController(plan, clock, tell))
+    told = []
+    options = Options(base="mini", minutes=25, steps=300)
+    make_headshots(P1, tmp_path, replace(options), tell=told.append)
+    assert list(seen) == list(STAGES) and told[1].startswith("plan       ")
+    assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"steps": 20}
+    assert seen["headshots"].rendering == {"steps": 12} and seen["gallery"].stages == ()
