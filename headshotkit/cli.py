@@ -55,6 +55,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     "train": [
         ("--steps", {"type": int, "help": "optimizer updates"}),
         ("--rank", {"type": int, "help": "rank of the LoRA"}),
+        ("--snapshots", {"type": int, "help": "LoRA files to leave along the way, in lora/previews/"}),
     ],
     "generate": [
         ("--count", {"type": int, "help": "number of headshots"}),

@@ -35,6 +35,7 @@ class Options:
     min_photos: int | None = None
     steps: int | None = None
     rank: int | None = None
+    snapshots: int | None = None
     count: int | None = None
     max_attempts: int | None = None
     prompts: str | None = None
@@ -46,7 +47,7 @@ class Options:
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
-    TrainConfig: ("steps", "rank", "seed"),
+    TrainConfig: ("steps", "rank", "snapshots", "seed"),
     RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""

@@ -31,6 +31,7 @@ from headshotkit.config import TrainConfig
 from headshotkit.families import Condition, Family, load_family
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, write_atomic, write_json
+from headshotkit.snapshots import Snapshots
 
 LORA_FILE = "person.safetensors"
 CACHE_FILE = "cache.pt"
@@ -179,6 +180,7 @@ class _Loop:
         self.optimizer, self.optimizer_reason = make_optimizer(self.parameters, config, family.device)
         self.scaler = torch.amp.GradScaler(family.device, enabled=family.dtype == torch.float16)
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
+        self.snapshots = Snapshots(stage.folder, config, family, self.checkpoints.write)
         self.losses: list[float] = []
         self.saved_s = time.monotonic()
 
@@ -190,6 +192,7 @@ class _Loop:
             for step in bar:
                 self.losses.append(self._step(step))
                 self._follow(step)
+                self.snapshots.follow(step + 1, self.parameters, self.average)
                 memory = {f"{place}_gib": size for place, size in runtime.peak_memory_gib().items()}
                 bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}", **memory)
                 if interruption.signal is not None or self._is_due(step + 1):
