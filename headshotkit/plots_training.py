@@ -16,17 +16,16 @@ from headshotkit.snapshots import PREVIEWS
 
 SHADES = ("#2f5f9e", "#b9c9de", "#5f87bb", "#dfe7f1")
 """Of neighbouring stages in the bar."""
-NAMED = 0.05
+NAMED = 0.08
 """Stages that take at least so much of the bar have their name in it."""
 MOST_CELLS = 256
 """Of a matrix, so many rows and columns are drawn."""
 
 
 def table_plan(plan: Plan) -> Table:
-    """A row a stage: minutes, central and at worst, and GiB of the GPU; then the sums, and why it is done so."""
+    """A row a stage: minutes, central and at worst, and GiB of the GPU; then the sums."""
     rows = [(s.name, f"{s.minutes:.1f}", f"{s.pessimistic:.1f}", _gib(s.peak_gib)) for s in plan.stages]
     rows.append(("all", f"{plan.minutes:.1f}", f"{plan.pessimistic:.1f}", _gib(plan.peak_gib)))
-    rows += [(line, "", "", "") for line in plan.explain().splitlines()]
     return Table(("stage", "minutes", "at worst", "GiB"), rows)
 
 
@@ -42,7 +41,7 @@ def plot_plan(plan: Plan) -> Plot:
         left = 0.0
         for number, stage in enumerate(plan.stages):
             width, shade = getattr(stage, name), SHADES[number % len(SHADES)]
-            axes.barh(y, width, left=left, color=shade, edgecolor="white", hatch="//" if y else None)
+            axes.barh(y, width, left=left, color=shade, edgecolor="white")
             if width > NAMED * plan.pessimistic:
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
                 axes.text(left + width / 2, y, f"{stage.name}\n{width:.1f}", ha="center", va="center", fontsize=8,

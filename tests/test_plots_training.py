@@ -34,13 +34,12 @@ def test_the_bar_is_as_long_as_the_plan(minutes, lines):
     assert drawn(figure).width > 600
 
 
-def test_the_table_of_the_plan_has_its_sums_and_reasons():
+def test_the_table_of_the_plan_has_its_sums():
     plan = plan_run("cpu", count=24)
     table = plots_training.table_plan(plan)
     names = [row[0] for row in table.rows]
-    assert names[: len(plan.stages) + 1] == [*(stage.name for stage in plan.stages), "all"]
-    assert table.rows[len(plan.stages)][1] == f"{plan.minutes:.1f}"
-    assert names[len(plan.stages) + 1 :] == plan.explain().splitlines()
+    assert names == [*(stage.name for stage in plan.stages), "all"]
+    assert table.rows[-1][1:] == (f"{plan.minutes:.1f}", f"{plan.pessimistic:.1f}", "-")
 
 
 @pytest.fixture
