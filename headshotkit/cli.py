@@ -85,6 +85,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--optimizer", {"choices": OPTIMIZERS, "help": "auto: adamw8bit on CUDA, else adamw"}),
         ("--face-weight", {"type": float, "help": "weight of the face in the loss, 1 is that of all else"}),
         ("--rank", {"type": int, "help": "rank of the LoRA"}),
+        ("--snapshots", {"type": int, "help": "LoRA files to leave along the way, in lora/previews/"}),
     ],
     "generate": [
         ("--count", {"type": int, "help": "number of headshots"}),

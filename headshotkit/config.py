@@ -269,6 +269,8 @@ class TrainConfig(Config):
     """Most minutes between checkpoints; 0 is off, so steps alone count."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints are kept; should one be damaged, the one before it serves."""
+    snapshots: int = 0
+    """LoRA files to leave in lora/previews/, evenly spread over the training, the last one at its end; 0 is none."""
     ema: float = 0.0
     """Decay of a moving average of the LoRA, which then is what is saved; 0 is off. 0.99 averages about 100 steps."""
     seed: int = 0
@@ -302,6 +304,12 @@ class TrainConfig(Config):
             "Raise it in TrainConfig.",
         )
         self._demand_a_sound_schedule()
+        _demand(
+            0 <= self.snapshots <= self.steps,
+            f"snapshots is {self.snapshots}, steps is {self.steps}.",
+            "A snapshot is taken after a step, so there are at most as many.",
+            "Lower TrainConfig.snapshots or raise TrainConfig.steps.",
+        )
         _demand(
             self.optimizer == "prodigy" or 0 < self.learning_rate < 1,
             f"learning_rate is {self.learning_rate}.",

@@ -40,6 +40,7 @@ class Options:
     optimizer: str | None = None
     face_weight: float | None = None
     rank: int | None = None
+    snapshots: int | None = None
     count: int | None = None
     max_attempts: int | None = None
     prompts: str | None = None
@@ -52,7 +53,7 @@ class Options:
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
-    TrainConfig: ("steps", "schedule", "optimizer", "face_weight", "rank", "seed"),
+    TrainConfig: ("steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
     RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""

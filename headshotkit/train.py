@@ -29,6 +29,7 @@ from headshotkit.optimizers import learning_rate_at, make_optimizer
 from headshotkit.pacing import MAY_CHANGE, Controller, Pacing, changing
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, write_json
+from headshotkit.snapshots import Snapshots
 
 LORA_FILE = "person.safetensors"
 LOSSES_FILE = "losses.json"
@@ -112,6 +113,7 @@ class _Loop:
         self.optimizer, self.optimizer_reason = make_optimizer(self.parameters, config, family.device)
         self.scaler = torch.amp.GradScaler(family.device, enabled=family.dtype == torch.float16)
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
+        self.snapshots = Snapshots(stage.folder, config, family, self.checkpoints.write)
         self.losses: list[float] = []
         self.saved_s = time.monotonic()
         self.updating = False
@@ -130,6 +132,7 @@ class _Loop:
                     self._go_on_cheaper(step, problem, controller)
                     continue
                 self._follow(step)
+                self.snapshots.follow(step + 1, self.parameters, self.average)
                 if controller:
                     self._keep_time(controller)
                 self._show(bar)

@@ -338,6 +338,8 @@ def test_02_trains(results_of):
     results = results_of("02_train_lora")
     assert results["steps"] == 20 and math.isfinite(results["loss"])
     assert (results_of.folder / "me" / "lora" / results["lora"]["path"]).is_file()
+    assert [preview["step"] for preview in results["previews"]] == [0, 0, 7, 7, 13, 13, 20, 20]
+    assert results["layer"]["rank"] == 32 and 0 < results["layer"]["share"] < 1
 
 
 def test_03_generates(results_of):
@@ -369,7 +371,7 @@ def test_no_picture_of_a_notebook_failed(results_of):
         found = [o for cell in code_cells(nbformat.read(path, 4)) for o in cell.outputs]
         assert not [o for o in found if o.output_type == "error" or "Traceback" in str(o.get("text", ""))]
         pictures[path.stem[:2]] = sum("image/png" in o.get("data", {}) for o in found)
-    assert pictures == {"01": 3, "02": 2, "03": 3, "04": 2, "05": 3}
+    assert pictures == {"01": 3, "02": 8, "03": 3, "04": 2, "05": 3}
 
 
 def test_00_does_all_of_it_in_a_fresh_run(tmp_path):

@@ -77,6 +77,9 @@ class Family(Protocol):
     def load_lora_state(self, state: dict) -> None:
         """Takes over tensors from `lora_state`."""
 
+    def layer_weight(self, layer: str) -> Any:
+        """The base's own weight of a layer that a LoRA is put on, float32 on the CPU; asked before there is a LoRA."""
+
     def lora_file(self, metadata: dict[str, str]) -> bytes:
         """The LoRA as a safetensors file that diffusers loads, with metadata."""
 

@@ -179,6 +179,9 @@ class SdxlFamily:
     def load_lora_state(self, state: dict[str, torch.Tensor]) -> None:
         set_peft_model_state_dict(self.pipeline.unet, state, adapter_name=ADAPTER)
 
+    def layer_weight(self, layer: str) -> torch.Tensor:
+        return self.pipeline.unet.get_submodule(layer).weight.detach().float().cpu()
+
     def lora_file(self, metadata: dict[str, str]) -> bytes:
         config = self.pipeline.unet.peft_config[ADAPTER].to_dict()
         adapter = {f"unet.{k}": sorted(v) if isinstance(v, set) else v for k, v in config.items()}

@@ -99,7 +99,7 @@ def main() -> int:
     arguments.add_argument("--folder", type=Path)
     given = arguments.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1"}
-    root = Path(tempfile.mkdtemp(dir=given.folder))
+    root = Path(tempfile.mkdtemp(dir=given.folder)).resolve()  # links to it are made
     settings = {"steps": given.steps, "batch": 1, "checkpoint_every_steps": 7}
     subprocess.run([sys.executable, "-c", PREPARE, str(root / "prepared")], check=True)
     calm = new_run(root / "calm", root / "prepared")

@@ -1,0 +1,110 @@
+"""What a LoRA is, on real layers: the base's weight W, and the trained product B A that is added to it.
+
+Source: LoRA, Hu et al. 2021, arXiv:2106.09685.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from headshotkit.errors import BadLora
+from headshotkit.families import load_family, load_tokenizers
+from headshotkit.records import Lora
+from headshotkit.run import Run
+
+PLACE = re.compile(r"^.*(?:resnets|attentions|transformer_blocks)\.\d+\.")
+"""What a layer's name says of where it stands; the rest is its kind."""
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """One trained layer; the layer then computes with `weight + change`.
+
+    `weight`: the base's W, float32, shape (out, in); a convolution's kernel is counted to `in`. `a`: shape (rank, in).
+    `b`: shape (out, rank). `scale`: alpha / rank.
+    """
+
+    name: str
+    weight: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+
+    @property
+    def kind(self) -> str:
+        """What the layer does, without its place, such as attn2.to_v."""
+        return PLACE.sub("", self.name)
+
+    @property
+    def change(self) -> np.ndarray:
+        """What is added to W: scale * B A, shape (out, in), of rank `rank` at most."""
+        return self.scale * self.b @ self.a
+
+    @property
+    def share(self) -> float:
+        """Length of the change relative to W's (Frobenius norms), at least 0; 0.1 is a tenth of W."""
+        return float(np.linalg.norm(self.change) / np.linalg.norm(self.weight))
+
+
+class LoraLayers:
+    """The layers of a run's LoRA, each with the base's weight beside it; read one at a time, for a base is large.
+
+    Raises:
+        StageMissing: the LoRA has not been trained.
+        BaseUnavailable: the base's weights can't be had.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.lora = Lora.from_dict(run.manifest("lora")["lora"])
+        self.tensors = load_file(run.path("lora") / self.lora.path)
+        self.names = sorted({name.removeprefix("unet.").rpartition(".lora_")[0] for name in self.tensors})
+        self.family = load_family(self.lora.base)
+
+    def __iter__(self):
+        return (self[name] for name in self.names)
+
+    def __getitem__(self, name: str) -> LoraLayer:
+        weight = self.family.layer_weight(name).numpy()
+        a, b = (self.tensors[f"unet.{name}.lora_{part}.weight"] for part in "AB")
+        flat = [np.float32(matrix.reshape(len(matrix), -1)) for matrix in (weight, a, b)]
+        return LoraLayer(name, *flat, self.lora.alpha / self.lora.rank)
+
+    def find(self, kind: str) -> LoraLayer:
+        """The layer of that kind that changed most, such as attn2.to_v: what pictures take from the words.
+
+        Raises:
+            BadLora: the LoRA has no such layer.
+        """
+        found = [layer for layer in self if layer.kind == kind]
+        if not found:
+            kinds = sorted({PLACE.sub("", name) for name in self.names})
+            raise BadLora(
+                f"none of the {len(self.names)} layers is a {kind}.",
+                f"Their kinds are: {', '.join(kinds)}.",
+                "Ask for one of them.",
+            )
+        return max(found, key=lambda layer: layer.share)
+
+    def shares(self) -> dict[str, list[float]]:
+        """How much each layer changed (see `LoraLayer.share`), by its kind; most changed kind first."""
+        found: dict[str, list[float]] = {}
+        for layer in self:
+            found.setdefault(layer.kind, []).append(layer.share)
+        return dict(sorted(found.items(), key=lambda item: -float(np.median(item[1]))))
+
+    def words_moved(self, layer: LoraLayer, text: str) -> list[tuple[str, float]]:
+        """How much the LoRA moves what a layer takes from each word: length of (B A) x relative to W x.
+
+        Args:
+            layer: one that reads the text, so attn2.to_k or attn2.to_v.
+            text: a prompt; its words as the tokenizer cuts them, with the marks of start and end.
+        """
+        tokenizer = load_tokenizers(self.lora.base)[0]
+        words = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
+        states = self.family.encode_prompts([text])["text"][0].numpy()[: len(words)]
+        moved, before = (np.linalg.norm(states @ matrix.T, axis=1) for matrix in (layer.change, layer.weight))
+        return [(word.removesuffix("</w>"), float(m / b)) for word, m, b in zip(words, moved, before, strict=True)]

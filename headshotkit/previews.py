@@ -1,0 +1,107 @@
+"""Previews: the same prompt and noise drawn by the bare base and by each snapshot of a training, each with identity."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from headshotkit import runtime
+from headshotkit.config import RenderConfig
+from headshotkit.errors import StageMissing
+from headshotkit.families import load_family
+from headshotkit.identity import calibrate, judge_headshot, known_faces
+from headshotkit.records import Headshot, Lora, Record
+from headshotkit.render import png_with_origin
+from headshotkit.run import Run, write_atomic, write_json
+from headshotkit.snapshots import PREVIEWS, snapshot_file, snapshot_steps
+
+FACTS = "previews.json"
+
+
+@dataclass(frozen=True)
+class Preview(Record):
+    """One picture of a snapshot: after how many steps (0 is the bare base), from which seed, and how alike it is.
+
+    `identity` is None when no single face was found in it.
+    """
+
+    step: int
+    seed: int
+    file: str
+    identity: float | None
+
+
+def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person}") -> list[Preview]:
+    """Draws one prompt with the bare base and with each snapshot, always from the same noise.
+
+    Writes `lora/previews/`: a PNG a picture, and previews.json with their identity, the pass mark and the own photos'
+    median. What an interrupted call drew is kept.
+
+    Args:
+        pictures: how many a snapshot, each from its own seed; one alone may be lucky.
+        prompt: the same for all; {person} becomes token and class word.
+    Raises:
+        StageMissing: the LoRA has not been trained, or without snapshots.
+    """
+    trained = run.manifest("lora")
+    lora, config = Lora.from_dict(trained["lora"]), trained["config"]
+    steps, folder = (0, *snapshot_steps(config["steps"], config["snapshots"])), run.path("lora") / PREVIEWS
+    text = prompt.format(person=f"{lora.token} {lora.class_word}")
+    if len(steps) == 1 or not all(snapshot_file(run.path("lora"), step).is_file() for step in steps[1:]):
+        raise StageMissing(
+            f"{folder} holds no snapshots.",
+            f"The LoRA was trained with TrainConfig.snapshots = {config['snapshots']}.",
+            f"Train with some: headshotkit train --snapshots 3 --out {run.folder}",
+        )
+    drawn = _read(folder, text, pictures)
+    missing = [step for step in steps if step not in {p.step for p in drawn}]
+    if not missing:
+        return drawn
+    known = known_faces(run, "arcface")
+    mark = calibrate(known, RenderConfig.for_base(lora.base))
+    session = _Session(load_family(lora.base), RenderConfig.for_base(lora.base), run, known.mean(0), mark.mark)
+    for step in runtime.progress(missing, "previews"):
+        drawn += session.draw(step, text, [runtime.seed_for(config["seed"], n) for n in range(pictures)])
+        facts = {"prompt": text, "pictures": pictures, "pass_mark": mark.mark, "own_median": mark.own_median}
+        write_json(folder / FACTS, facts | {"previews": [p.to_dict() for p in drawn]})
+    return drawn
+
+
+def _read(folder: Path, prompt: str, pictures: int) -> list[Preview]:
+    """What an earlier call drew of the same prompt."""
+    try:
+        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    same = (found["prompt"], found["pictures"]) == (prompt, pictures)
+    return [Preview.from_dict(p) for p in found["previews"]] if same else []
+
+
+@dataclass
+class _Session:
+    """What drawing takes: a base, how it renders, and the person to compare with."""
+
+    family: object
+    config: RenderConfig
+    run: Run
+    centre: np.ndarray
+    mark: float
+
+    def draw(self, step: int, prompt: str, seeds: list[int]) -> list[Preview]:
+        """The pictures of one snapshot, one at a time, so that they take no more memory than a headshot."""
+        folder, config, scale = self.run.path("lora"), self.config, 1.0 if step else 0.0
+        self.family.use_lora(snapshot_file(folder, step), scale)
+        drawn = []
+        for number, seed in enumerate(seeds):
+            (image,) = self.family.render([prompt], [""], [seed], config.size_px, config.steps, config.guidance)
+            judged = judge_headshot(np.asarray(image), self.centre, self.mark)
+            shot = Headshot(
+                f"{step:06d}_{number}.png", f"preview of step {step}", prompt, "", seed, 1, scale, judged.identity,
+                judged.accepted, judged.reasons,
+            )  # fmt: skip
+            write_atomic(folder / PREVIEWS / shot.file, png_with_origin(image, shot, config))
+            drawn.append(Preview(step, seed, shot.file, shot.identity))
+        return drawn

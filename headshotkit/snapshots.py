@@ -1,0 +1,75 @@
+"""Snapshots: the LoRA as it is at a few moments of its training, to see how it comes to know the person.
+
+Each is a LoRA file of its own in `lora/previews/`, which diffusers loads; they stay when the checkpoints go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from headshotkit.config import TrainConfig
+from headshotkit.families import Family
+
+PREVIEWS = "previews"
+
+
+def snapshot_steps(steps: int, count: int) -> tuple[int, ...]:
+    """After which steps of a training so many snapshots are taken: evenly spread, the last one at the end.
+
+    >>> snapshot_steps(700, 3)
+    (233, 467, 700)
+    """
+    return tuple(round(steps * n / count) for n in range(1, count + 1))
+
+
+def snapshot_file(folder: Path, step: int) -> Path:
+    """Where a snapshot lies, in the stage's folder."""
+    return folder / PREVIEWS / f"{step:06d}.safetensors"
+
+
+class Snapshots:
+    """Takes the snapshots of one training.
+
+    Args:
+        stage_folder: folder that holds `previews/`.
+        write: writes a file atomically: (path, bytes).
+    """
+
+    def __init__(self, stage_folder: Path, config: TrainConfig, family: Family, write: Callable) -> None:
+        self.folder, self.family, self.write = stage_folder, family, write
+        self.steps = snapshot_steps(config.steps, config.snapshots)
+        self.facts = {"base": config.base, "rank": config.rank, "alpha": config.alpha}
+
+    def follow(self, done: int, parameters: list, average: list) -> None:
+        """Writes a snapshot if one is wanted after so many steps: the average of the LoRA where there is one.
+
+        Raises:
+            DiskFull, RunFolderError: it can't be written.
+        """
+        if done not in self.steps:
+            return
+        facts = {f"headshotkit.{name}": str(value) for name, value in (self.facts | {"steps": done}).items()}
+        with _holding(parameters, average):
+            data = self.family.lora_file(facts)
+        self.write(snapshot_file(self.folder, done), data)
+
+
+@contextmanager
+def _holding(parameters: list, average: list):
+    """Puts the average into the LoRA for a moment; nothing where there is none."""
+    own = [p.detach().clone() for p in parameters] if average else []
+    try:
+        _copy(average, parameters)
+        yield
+    finally:
+        _copy(own, parameters)
+
+
+@torch.no_grad()
+def _copy(values: list, parameters: list) -> None:
+    for parameter, value in zip(parameters, values, strict=False):
+        parameter.copy_(value)
