@@ -27,7 +27,7 @@ class Base:
 _SDXL = {
     "DatasetConfig": {},
     "TrainConfig": {},
-    "RenderConfig": {},
+    "RenderConfig": {"guidance_share": 0.6},
 }
 BASES = {
     base.name: base

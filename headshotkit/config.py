@@ -323,6 +323,8 @@ class RenderConfig(Config):
     """Sampler steps."""
     guidance: float = 5.0
     """Classifier-free guidance scale; 1 is off."""
+    guidance_share: float = 1.0
+    """Fraction of the steps that are guided, the first ones, in [0, 1]; each of the others takes half the time."""
     lora_scale: float = 1.0
     """Strength of the LoRA; 0 is the bare base."""
     batch: int = 1
@@ -354,6 +356,12 @@ class RenderConfig(Config):
             f"packs is the text {self.packs!r}.",
             "It is a list of names.",
             f"Set RenderConfig.packs to {tuple(str(self.packs).split(','))}.",
+        )
+        _demand(
+            0 <= self.guidance_share <= 1,
+            f"guidance_share is {self.guidance_share}.",
+            "It is the fraction of the sampler's steps that are guided.",
+            "Set RenderConfig.guidance_share in [0, 1]; 0.6 guides the first 60 %.",
         )
         counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
         _demand(

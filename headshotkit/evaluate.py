@@ -14,7 +14,7 @@ from PIL import Image
 
 from headshotkit import faces, measures, runtime
 from headshotkit.config import RenderConfig
-from headshotkit.families import load_family
+from headshotkit.families import Sampling, load_family
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos import png_bytes
 from headshotkit.plots import plot_identity, plot_losses
@@ -103,7 +103,7 @@ def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: 
     for batch in runtime.progress(batches, "the bare base's headshots"):
         prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]
         seeds = [h.seed for h, _ in batch]
-        images = family.render(prompts, negatives, seeds, config.size_px, config.steps, config.guidance)
+        images = family.render(prompts, negatives, seeds, Sampling.of(config))
         for (_, file), image in zip(batch, images, strict=True):
             write_atomic(file, png_bytes(image))
     return files

@@ -3,9 +3,8 @@
 It goes down a ladder of choices, best first, and takes the first one whose pessimistic time fits into the minutes
 and whose memory fits into the GPU. `DeadlineController` plans the rest again as the run goes on.
 
-Two things that a plan may hold can't be executed yet (2026-11-20): `train` trains at one size, so not at 768 px first
-and 1024 px then; `render` guides every sampler step, so not a share of them. `Plan.not_built` names them, and
-`Plan.minutes_today` says what the same plan takes with each of them done in full.
+One thing that a plan may hold can't be executed yet (2026-11-20): `train` trains at one size, so not at 768 px first
+and 1024 px then. `Plan.not_built` names it, and `Plan.minutes_today` says what the same plan takes at the larger one.
 """
 
 from __future__ import annotations
@@ -78,15 +77,13 @@ class Plan:
         lines = []
         if self.doing("train") and len(self.choice.schedule) > 1:
             lines.append("train trains at one size: a change of size within a training is not built")
-        if self.doing("generate") and self.choice.guidance_share < 1:
-            lines.append("generate guides every step: guidance in a share of them is not built")
         return tuple(lines)
 
     @property
     def minutes_today(self) -> tuple[float, float]:
-        """Minutes, central and pessimistic, with the code as it is: the largest size and guidance throughout."""
+        """Minutes, central and pessimistic, with the code as it is: the largest size throughout."""
         largest = max(px for px, _ in self.choice.schedule)
-        choice = replace(self.choice, schedule=((largest, self.choice.steps),), guidance_share=1.0)
+        choice = replace(self.choice, schedule=((largest, self.choice.steps),))
         stages = stages_of(self.task, choice, self.checkpointing)
         return sum(s.minutes for s in stages), sum(s.pessimistic for s in stages)
 

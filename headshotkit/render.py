@@ -17,7 +17,7 @@ from headshotkit import runtime
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadLora
-from headshotkit.families import Family, load_family
+from headshotkit.families import Family, Sampling, load_family
 from headshotkit.identity import PassMark, calibrate, judge_headshot, known_faces
 from headshotkit.photos import png_bytes
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
@@ -40,8 +40,9 @@ class _Task:
 def render_headshots(run: Run, config: RenderConfig) -> list[Headshot]:
     """Renders the headshots of a run and judges each; refused ones are tried again from new noise.
 
-    Writes `headshots/`: a PNG an attempt (it says how it was made), manifest.json with every attempt in `headshots`
-    and the best of each prompt in `delivered`.
+    Writes `headshots/`: a PNG an attempt (it says how it was made), manifest.json with every attempt in `headshots`,
+    the best of each prompt in `delivered`, and rows that the denoiser computed for a picture in
+    `forwards_per_headshot`.
 
     Raises:
         StageMissing: the LoRA has not been trained.
@@ -74,6 +75,7 @@ def render_headshots(run: Run, config: RenderConfig) -> list[Headshot]:
         headshots=[h.to_dict() for h in headshots],
         delivered=[h.file for h in best],
         pass_mark=mark.to_dict(),
+        forwards_per_headshot=round(stage.manifest["forwards"] / len(headshots), 2),
     )
     return headshots
 
@@ -134,7 +136,9 @@ class _Session:
         config = self.config
         seeds = [runtime.seed_for(config.seed, task.number, attempt) for task in batch]
         prompts, negatives = [t.text for t in batch], [t.negative for t in batch]
-        images = self.family.render(prompts, negatives, seeds, config.size_px, config.steps, config.guidance)
+        before = self.family.forwards
+        images = self.family.render(prompts, negatives, seeds, Sampling.of(config))
+        self.stage.manifest["forwards"] = self.stage.manifest.get("forwards", 0) + self.family.forwards - before
         for task, seed, image in zip(batch, seeds, images, strict=True):
             judged = judge_headshot(np.asarray(image), self.centre, self.mark.mark)
             shot = Headshot(
@@ -149,6 +153,6 @@ class _Session:
 
 def png_with_origin(image: Image.Image, shot: Headshot, config: RenderConfig) -> bytes:
     """A headshot as PNG whose text chunks say that it was generated, and how."""
-    how = {"prompt": shot.prompt, "seed": shot.seed, "base": config.base, "steps": config.steps,
-           "guidance": config.guidance, "lora_scale": shot.lora_scale, "identity": shot.identity}  # fmt: skip
+    how = {"prompt": shot.prompt, "seed": shot.seed, "lora_scale": shot.lora_scale, "identity": shot.identity}
+    how |= {name: getattr(config, name) for name in ("base", "steps", "guidance", "guidance_share")}
     return png_bytes(image, Software=ORIGIN, headshotkit=json.dumps(how))

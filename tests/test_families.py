@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from PIL import Image
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
-from headshotkit.families import Condition, load_family, weights_place
+from headshotkit.families import Condition, Sampling, load_family, weights_place
 
 PROMPT = "photo of a man"
+SIX_STEPS = Sampling((128, 128), 6, 3.0)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def family():
 
 
 def picture(family, seed=5):
-    return np.asarray(family.render([PROMPT], [""], [seed], 128, 6, 3.0)[0], np.int16)
+    return np.asarray(family.render([PROMPT], [""], [seed], SIX_STEPS)[0], np.int16)
 
 
 def shaken(family, targets="all"):
@@ -58,11 +60,41 @@ def test_a_lora_that_does_not_fit_is_refused(tmp_path, family):
 
 def test_a_picture_comes_from_its_own_seed_alone(family):
     alone = [picture(family, seed) for seed in (1, 2)]
-    together = family.render([PROMPT] * 2, [""] * 2, [1, 2], 128, 6, 3.0)
+    together = family.render([PROMPT] * 2, [""] * 2, [1, 2], SIX_STEPS)
     for one, other in zip(alone, together, strict=True):
         # batches of other sizes round differently, so equal to the eye, not to the bit
         assert np.abs(one - np.asarray(other, np.int16)).max() <= 8
     assert np.abs(alone[0] - alone[1]).mean() > 5
+
+
+def test_guidance_in_a_share_of_the_steps_saves_rows_and_is_guided_before_alone(family):
+    """Until guidance ends the latents are those of full guidance, to the bit; then the prompt alone is computed."""
+    latents = {}
+
+    def record(name):
+        def note(step, timestep, sample, *_, **__):
+            latents.setdefault(name, []).append(sample.clone())
+
+        return note
+
+    step, rows, made = family.pipeline.scheduler.step, {}, {}
+    for name, share in (("all", 1.0), ("half", 0.5), ("none", 0.0)):
+        note, before = record(name), family.forwards
+
+        def noted(*args, note=note, **kwargs):
+            note(*args)
+            return step(*args, **kwargs)
+
+        family.pipeline.scheduler.step = noted
+        made[name] = family.render([PROMPT] * 2, [""] * 2, [5, 6], replace(SIX_STEPS, guidance_share=share))
+        rows[name] = family.forwards - before
+    family.pipeline.scheduler.step = step
+    assert rows == {"all": 24, "half": 18, "none": 12}
+    same = [torch.equal(a, b) for a, b in zip(latents["all"], latents["half"], strict=True)]
+    assert same == [True] * 4 + [False] * 2  # what the fourth step starts from, the third has guided
+    assert (np.asarray(made["half"][0]) != np.asarray(made["none"][0])).any()
+    unguided = family.render([PROMPT] * 2, [""] * 2, [5, 6], replace(SIX_STEPS, guidance=1.0))
+    assert (np.asarray(made["none"][0]) == np.asarray(unguided[0])).all()
 
 
 def test_the_autoencoder_gives_a_picture_back(family, good_photo):
@@ -110,7 +142,7 @@ def test_sizes_that_the_base_cannot_make_are_refused(family):
     halvings = len(family.pipeline.unet.config.block_out_channels) - 1
     factor = 8 * 2**halvings  # the autoencoder's three halvings, and the U-Net's
     with pytest.raises(BadConfig, match=rf"size_px is 100, base 'mini' needs a multiple of {factor}\."):
-        family.render([PROMPT], [""], [0], 100, 2, 1.0)
+        family.render([PROMPT], [""], [0], Sampling((128, 100), 2, 1.0))
 
 
 def test_the_empty_prompt_is_what_the_base_was_trained_with(family):

@@ -26,7 +26,7 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
-from headshotkit.families import Condition, check_size, weights_place
+from headshotkit.families import Condition, Sampling, check_size, weights_place
 
 ADAPTER = "person"
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
@@ -56,6 +56,7 @@ class SdxlFamily:
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.forwards = 0
 
     def _load(self) -> StableDiffusionXLPipeline:
         """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
@@ -202,22 +203,53 @@ class SdxlFamily:
 
     @torch.no_grad()
     def render(
-        self, prompts: list[str], negatives: list[str], seeds: list[int], size_px: int, steps: int, guidance: float
+        self, prompts: list[str], negatives: list[str], seeds: list[int], sampling: Sampling
     ) -> list[Image.Image]:
-        check_size(self.base, size_px, self._size_factor())
+        for side in sampling.size_px:
+            check_size(self.base, side, self._size_factor())
         wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
-        result = self.pipeline(
+        counting = self.pipeline.unet.register_forward_pre_hook(self._count_rows)
+        try:
+            images = self._draw(wanted, avoided, seeds, sampling)
+        finally:
+            counting.remove()
+        return images
+
+    def _draw(self, wanted: Condition, avoided: Condition, seeds: list[int], sampling: Sampling) -> list[Image.Image]:
+        """The stock pipeline's call."""
+        guided = sampling.guided_steps
+        options = _guided_until(guided) if 0 < guided < sampling.steps else {}
+        return self.pipeline(
             prompt_embeds=wanted["text"].to(self.device, self.dtype),
             pooled_prompt_embeds=wanted["pooled"].to(self.device, self.dtype),
             negative_prompt_embeds=avoided["text"].to(self.device, self.dtype),
             negative_pooled_prompt_embeds=avoided["pooled"].to(self.device, self.dtype),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            height=size_px,
-            width=size_px,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-        )
-        return result.images
+            width=sampling.size_px[0],
+            height=sampling.size_px[1],
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance if guided else 1.0,
+            **options,
+        ).images
+
+    def _count_rows(self, unet: torch.nn.Module, inputs: tuple) -> None:
+        self.forwards += len(inputs[0])
+
+
+def _guided_until(steps: int) -> dict:
+    """The pipeline's options that end guidance after some steps: then the U-Net is given the prompts alone.
+
+    Source: diffusers' guide on pipeline callbacks, dynamic classifier-free guidance.
+    """
+    names = ["prompt_embeds", "add_text_embeds", "add_time_ids"]
+
+    def after_step(pipeline: StableDiffusionXLPipeline, step: int, _: torch.Tensor, tensors: dict) -> dict:
+        if step != steps - 1:
+            return tensors
+        pipeline._guidance_scale = 1.0  # where the pipeline reads whether it guides
+        return {name: tensors[name].chunk(2)[1] for name in names}
+
+    return {"callback_on_step_end": after_step, "callback_on_step_end_tensor_inputs": names}
 
 
 def kohya_names(layers: Iterable[str]) -> dict[str, str]:
