@@ -142,6 +142,9 @@ ASPECTS = ("1:1", "4:5", "3:4", "2:3")
 """Shapes of training pictures and crops."""
 AUGMENTS = ("off", "safe", "full")
 CAPTIONERS = ("template", "blip", "florence")
+SAMPLERS = ("base", "dpmpp-2m-karras")
+"""base: the sampler that the base comes with, Euler for SDXL; or DPM++ 2M on Karras' noise levels (arXiv:2211.01095,
+arXiv:2206.00364)."""
 
 
 @dataclass(frozen=True)
@@ -325,6 +328,8 @@ class RenderConfig(Config):
     """Classifier-free guidance scale; 1 is off."""
     guidance_share: float = 1.0
     """Fraction of the steps that are guided, the first ones, in [0, 1]; each of the others takes half the time."""
+    sampler: str = "base"
+    """Which sampler draws, one of SAMPLERS; a base that it does not suit refuses it."""
     lora_scale: float = 1.0
     """Strength of the LoRA; 0 is the bare base."""
     batch: int = 1
@@ -362,6 +367,12 @@ class RenderConfig(Config):
             f"guidance_share is {self.guidance_share}.",
             "It is the fraction of the sampler's steps that are guided.",
             "Set RenderConfig.guidance_share in [0, 1]; 0.6 guides the first 60 %.",
+        )
+        _demand(
+            self.sampler in SAMPLERS,
+            f"sampler is {self.sampler!r}.",
+            f"Known are: {', '.join(SAMPLERS)}.",
+            "Set RenderConfig.sampler to one of them.",
         )
         counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
         _demand(

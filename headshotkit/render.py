@@ -75,6 +75,7 @@ def render_headshots(run: Run, config: RenderConfig) -> list[Headshot]:
         headshots=[h.to_dict() for h in headshots],
         delivered=[h.file for h in best],
         pass_mark=mark.to_dict(),
+        decoding=family.decoding,
         forwards_per_headshot=round(stage.manifest["forwards"] / len(headshots), 2),
     )
     return headshots
@@ -154,5 +155,5 @@ class _Session:
 def png_with_origin(image: Image.Image, shot: Headshot, config: RenderConfig) -> bytes:
     """A headshot as PNG whose text chunks say that it was generated, and how."""
     how = {"prompt": shot.prompt, "seed": shot.seed, "lora_scale": shot.lora_scale, "identity": shot.identity}
-    how |= {name: getattr(config, name) for name in ("base", "steps", "guidance", "guidance_share")}
+    how |= {name: getattr(config, name) for name in ("base", "steps", "sampler", "guidance", "guidance_share")}
     return png_bytes(image, Software=ORIGIN, headshotkit=json.dumps(how))

@@ -124,6 +124,16 @@ def peak_memory_gib() -> dict[str, float]:
     return peak
 
 
+def free_gpu_gib() -> float | None:
+    """What a process can still take of the GPU's memory, GiB, torch's own cache included; None without CUDA."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return (torch.cuda.mem_get_info()[0] + cached) / 2**30
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
     found = {"python": platform.python_version()}

@@ -43,18 +43,21 @@ class Sampling:
     """How pictures are drawn.
 
     size_px: (width, height) · steps: of the sampler · guidance: classifier-free guidance scale, 1 is none ·
-    guidance_share: fraction of the steps that are guided, the first ones, in [0, 1].
+    guidance_share: fraction of the steps that are guided, the first ones, in [0, 1] · sampler: one of
+    `config.SAMPLERS`.
     """
 
     size_px: tuple[int, int]
     steps: int
     guidance: float
     guidance_share: float = 1.0
+    sampler: str = "base"
 
     @classmethod
     def of(cls, config: RenderConfig) -> Sampling:
         """As a RenderConfig says."""
-        return cls((config.size_px, config.size_px), config.steps, config.guidance, config.guidance_share)
+        size = (config.size_px, config.size_px)
+        return cls(size, config.steps, config.guidance, config.guidance_share, config.sampler)
 
     @property
     def guided_steps(self) -> int:
@@ -78,6 +81,8 @@ class Family(Protocol):
     dtype_reason: str
     forwards: int
     """Rows that the denoiser has computed for pictures so far: two a picture and guided step, one in the others."""
+    decoding: str
+    """How the last pictures came out of their latents: whole, or in parts, and then why."""
 
     def encode_images(self, images: list[Image]) -> Any:
         """Latents of pictures, float32 on the CPU, shape (N, C, h, w)."""

@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file, save
@@ -26,7 +27,7 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
-from headshotkit.families import Condition, Sampling, check_size, weights_place
+from headshotkit.families import Condition, Sampling, check_size, drawing, weights_place
 
 ADAPTER = "person"
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
@@ -56,7 +57,8 @@ class SdxlFamily:
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.forwards = 0
+        self.forwards, self.decoding = 0, "whole"
+        self.without_lora: dict[str, torch.Tensor] = {}
 
     def _load(self) -> StableDiffusionXLPipeline:
         """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
@@ -187,6 +189,9 @@ class SdxlFamily:
 
     def use_lora(self, path: Path, scale: float) -> None:
         self.pipeline.unload_lora_weights()
+        for name, weight in self.without_lora.items():
+            self.pipeline.unet.get_submodule(name).weight.data.copy_(weight)
+        self.without_lora = {}
         if scale == 0:
             return
         try:
@@ -200,6 +205,19 @@ class SdxlFamily:
                 "Render with the base it was trained on, or train again.",
             ) from error
         self.pipeline.set_adapters([ADAPTER], [scale])
+        self._fuse()
+
+    def _fuse(self) -> None:
+        """Adds the loaded LoRA to the weights, so that a step costs what it costs without one.
+
+        The weights as they were are kept on the CPU: subtracting a LoRA would leave rounding errors.
+        """
+        unet = self.pipeline.unet
+        layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, BaseTunerLayer)}
+        weights = {name: layer.get_base_layer().weight.detach() for name, layer in layers.items()}
+        self.without_lora = {name: weight.to("cpu", copy=True) for name, weight in weights.items()}
+        self.pipeline.fuse_lora(components=["unet"])
+        self.pipeline.unload_lora_weights()
 
     @torch.no_grad()
     def render(
@@ -208,48 +226,15 @@ class SdxlFamily:
         for side in sampling.size_px:
             check_size(self.base, side, self._size_factor())
         wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
+        self.decoding = drawing.fit_decoding(self.pipeline.vae, sampling.size_px, len(seeds))
         counting = self.pipeline.unet.register_forward_pre_hook(self._count_rows)
         try:
-            images = self._draw(wanted, avoided, seeds, sampling)
+            return drawing.draw(self.pipeline, self.base.name, (wanted, avoided), seeds, sampling)
         finally:
             counting.remove()
-        return images
-
-    def _draw(self, wanted: Condition, avoided: Condition, seeds: list[int], sampling: Sampling) -> list[Image.Image]:
-        """The stock pipeline's call."""
-        guided = sampling.guided_steps
-        options = _guided_until(guided) if 0 < guided < sampling.steps else {}
-        return self.pipeline(
-            prompt_embeds=wanted["text"].to(self.device, self.dtype),
-            pooled_prompt_embeds=wanted["pooled"].to(self.device, self.dtype),
-            negative_prompt_embeds=avoided["text"].to(self.device, self.dtype),
-            negative_pooled_prompt_embeds=avoided["pooled"].to(self.device, self.dtype),
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            width=sampling.size_px[0],
-            height=sampling.size_px[1],
-            num_inference_steps=sampling.steps,
-            guidance_scale=sampling.guidance if guided else 1.0,
-            **options,
-        ).images
 
     def _count_rows(self, unet: torch.nn.Module, inputs: tuple) -> None:
         self.forwards += len(inputs[0])
-
-
-def _guided_until(steps: int) -> dict:
-    """The pipeline's options that end guidance after some steps: then the U-Net is given the prompts alone.
-
-    Source: diffusers' guide on pipeline callbacks, dynamic classifier-free guidance.
-    """
-    names = ["prompt_embeds", "add_text_embeds", "add_time_ids"]
-
-    def after_step(pipeline: StableDiffusionXLPipeline, step: int, _: torch.Tensor, tensors: dict) -> dict:
-        if step != steps - 1:
-            return tensors
-        pipeline._guidance_scale = 1.0  # where the pipeline reads whether it guides
-        return {name: tensors[name].chunk(2)[1] for name in names}
-
-    return {"callback_on_step_end": after_step, "callback_on_step_end_tensor_inputs": names}
 
 
 def kohya_names(layers: Iterable[str]) -> dict[str, str]:
