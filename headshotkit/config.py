@@ -321,7 +321,7 @@ class RenderConfig(Config):
     count: int = 50
     """Number of prompts, so of headshots to deliver; a bank that is too short is gone through again."""
     size_px: int = 1024
-    """Side of the square headshot, px; a multiple of 8."""
+    """Side of the square headshot, px; a multiple of 8. Other aspects have about as many pixels."""
     steps: int = 25
     """Sampler steps."""
     guidance: float = 5.0
@@ -342,6 +342,20 @@ class RenderConfig(Config):
     """Least pass mark; ArcFace's 0.1 % false accepts on LFW lie at 0.28."""
     pass_ceiling: float = 0.55
     """Largest pass mark, for near-equal own photos must not demand more than people vary."""
+    min_face: float = 0.2
+    """Least height of the face relative to the picture's shorter side; 41 headshots of the embedded base: 0.74 to 0.98,
+    a head and shoulders is about 0.45, below 0.2 it is no headshot (2026-11-20)."""
+    min_sharpness: float = 5.0
+    """Least sharpness of the face, as GateConfig's; the embedded base's 128 px need less, see its preset."""
+    min_eye_openness: float = 0.12
+    """Least height of the eye opening relative to its width, as GateConfig's; 21 good headshots: at least 0.27."""
+    max_disagreement: float = 0.18
+    """Largest distance between two landmark models' eyes, nose and mouth, eye distances; beyond it they see no clear
+    face. 21 good headshots: at most 0.11; blurred by 2.5 of 128 px: up to 0.33 (2026-11-20)."""
+    max_copy: float = 0.905
+    """Largest likeness of the face's fine structure to that of one photo. Of three sample people: any two of 51 photos
+    at most 0.903; 89 headshots: 0.70 to 0.77 in the median, one above (0.919); 10 photos shrunk to 128 px, cut,
+    mirrored, recoloured, turned or pasted, 18 ways: at least 0.91 (2026-11-20)."""
     prompts: str = ""
     """Path of an own prompt bank (TOML); empty: the bank that comes with headshotkit."""
     packs: tuple[str, ...] = ()
@@ -387,6 +401,19 @@ class RenderConfig(Config):
             "The autoencoder halves the picture three times.",
             "Set RenderConfig.size_px to a multiple of 8.",
         )
+
+    def size_for(self, aspect: str) -> tuple[int, int]:
+        """The size (width, height) px of a headshot that is meant to have that aspect, one of SDXL_SIZES_PX.
+
+        SDXL's own size for it, scaled with size_px to multiples of 64, as all of SDXL's are; size_px x size_px on a
+        base that was trained on squares alone.
+
+        >>> RenderConfig().size_for("4:5"), RenderConfig(base="mini", size_px=128).size_for("4:5")
+        ((896, 1152), (128, 128))
+        """
+        if aspect == "1:1" or (self.base in BASES and BASES[self.base].square_only):
+            return self.size_px, self.size_px
+        return tuple(max(64, round(side * self.size_px / 1024 / 64) * 64) for side in SDXL_SIZES_PX[aspect])
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,11 @@ def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: 
     if not todo:
         return files
     family = load_family(config.base)
-    batches = [todo[n : n + config.batch] for n in range(0, len(todo), config.batch)]
+    batches = runtime.batches_of(todo, config.batch, kind=lambda pair: pair[0].size_px)
     for batch in runtime.progress(batches, "the bare base's headshots"):
         prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]
         seeds = [h.seed for h, _ in batch]
-        images = family.render(prompts, negatives, seeds, Sampling.of(config))
+        images = family.render(prompts, negatives, seeds, Sampling.of(config, batch[0][0].size_px))
         for (_, file), image in zip(batch, images, strict=True):
             write_atomic(file, png_bytes(image))
     return files

@@ -59,7 +59,7 @@ def stock_pipeline(family):
     """The base's pipeline as diffusers loads it."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(weights_place(family.base), add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline.to(torch.float32)
 
 
 def stock_picture(pipeline):
@@ -203,6 +203,11 @@ def test_sizes_that_the_base_cannot_make_are_refused(family):
     factor = 8 * 2**halvings  # the autoencoder's three halvings, and the U-Net's
     with pytest.raises(BadConfig, match=rf"size_px is 100, base 'mini' needs a multiple of {factor}\."):
         family.render([PROMPT], [""], [0], Sampling((128, 100), 2, 1.0))
+
+
+def test_headshots_need_not_be_square(family):
+    wide = family.render([PROMPT], [""], [0], replace(SIX_STEPS, size_px=(192, 128)))[0]
+    assert wide.size == (192, 128)
 
 
 def test_the_empty_prompt_is_what_the_base_was_trained_with(family):

@@ -12,8 +12,9 @@ from conftest import open_picture
 
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadLora
-from headshotkit.records import Headshot
-from headshotkit.render import best_of_each, render_headshots
+from headshotkit.prompts import SIZES_PX, load_prompts
+from headshotkit.records import Headshot, Lora
+from headshotkit.render import _shapes, _tasks, best_of_each, render_headshots
 from headshotkit.run import Run
 
 BRIEF = {"count": 4, "steps": 6, "max_attempts": 2, "batch": 2}
@@ -85,6 +86,18 @@ def test_a_killed_rendering_goes_on_to_the_same_pictures(brief_run, briefly_trai
 def test_a_lora_of_another_base_is_refused(brief_run):
     with pytest.raises(BadLora, match="trained on base 'mini', the headshots are asked of 'sdxl'"):
         render_headshots(brief_run, RenderConfig.for_base("sdxl"))
+
+
+def test_every_aspect_has_its_size_where_the_base_can_draw_it():
+    lora = Lora("person.safetensors", "sdxl", 8, 8, "ohwx", "man", 1)
+    config = RenderConfig.for_base("sdxl")
+    tasks = _tasks(load_prompts(), lora, config)
+    assert {t.aspect: t.size_px for t in tasks} == {a: SIZES_PX[a] for a in ("1:1", "4:5", "3:4", "16:9")}
+    assert _shapes(tasks, config).count(" of ") == 4 and "square" not in _shapes(tasks, config)
+    small = RenderConfig.for_base("mini", count=50)
+    squares = _tasks(load_prompts(), lora, small)
+    assert {t.size_px for t in squares} == {(128, 128)}
+    assert _shapes(squares, small).startswith("all square, for base 'mini' was trained on squares alone")
 
 
 def shot(prompt_id, attempt, identity, accepted):

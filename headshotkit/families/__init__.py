@@ -54,10 +54,9 @@ class Sampling:
     sampler: str = "base"
 
     @classmethod
-    def of(cls, config: RenderConfig) -> Sampling:
-        """As a RenderConfig says."""
-        size = (config.size_px, config.size_px)
-        return cls(size, config.steps, config.guidance, config.guidance_share, config.sampler)
+    def of(cls, config: RenderConfig, size_px: tuple[int, int]) -> Sampling:
+        """As a RenderConfig says, in the size (width, height) px."""
+        return cls(size_px, config.steps, config.guidance, config.guidance_share, config.sampler)
 
     @property
     def guided_steps(self) -> int:
