@@ -335,7 +335,12 @@ class RenderConfig(Config):
     batch: int = 1
     """Headshots rendered at once."""
     max_attempts: int = 3
-    """Most tries a prompt gets, each with a new seed."""
+    """Most tries a prompt gets, each with a new seed; without minutes."""
+    minutes: float = 0.0
+    """Most minutes that generating takes. Tries then are spent where they pass, more than max_attempts on a prompt
+    where that helps, until count headshots are accepted or the time is up; 0 is no limit."""
+    other_scales: tuple[float, ...] = ()
+    """Other strengths of the LoRA to try beside lora_scale; with minutes alone."""
     pass_quantile: float = 0.1
     """Quantile of the person's own leave-one-out identities that the pass mark is taken from."""
     pass_floor: float = 0.28
@@ -375,6 +380,18 @@ class RenderConfig(Config):
             f"packs is the text {self.packs!r}.",
             "It is a list of names.",
             f"Set RenderConfig.packs to {tuple(str(self.packs).split(','))}.",
+        )
+        _demand(
+            self.minutes >= 0,
+            f"minutes is {self.minutes}.",
+            "It is a time, and 0 stands for no limit.",
+            "Set RenderConfig.minutes, for example 20.",
+        )
+        _demand(
+            bool(self.minutes) or not self.other_scales,
+            f"other_scales are {self.other_scales}, minutes is 0.",
+            "Strengths are compared while there is time to try; without minutes every try has lora_scale.",
+            "Set RenderConfig.minutes as well, or no other_scales.",
         )
         _demand(
             0 <= self.guidance_share <= 1,

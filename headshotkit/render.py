@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadLora
 from headshotkit.families import load_family
-from headshotkit.identity import known_person
+from headshotkit.identity import Person, known_person
+from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
+from headshotkit.ranking import choose_headshots, rank_headshots
 from headshotkit.records import Headshot, Lora
 from headshotkit.run import Run, sha256_of
 from headshotkit.session import Session, Task
 
 
-def render_headshots(run: Run, config: RenderConfig) -> list[Headshot]:
+def render_headshots(run: Run, config: RenderConfig, clock: Callable[[], float] = time.monotonic) -> list[Headshot]:
     """Renders the headshots of a run and judges each; refused ones are tried again from new noise.
 
-    Writes `headshots/`: a PNG an attempt (it says how it was made), manifest.json with every attempt in `headshots`,
-    the best of each prompt in `delivered`, and rows that the denoiser computed for a picture in
-    `forwards_per_headshot`.
+    With `RenderConfig.minutes` it ends in time by the clock (seconds), loading included, and says what is missing.
+
+    Writes `headshots/`: a PNG an attempt (it says how it was made) and manifest.json: every attempt in `headshots`, the
+    best `count` in `delivered`, best first, prompts without an accepted one in `missing`, and rows that the denoiser
+    computed for a picture in `forwards_per_headshot`.
 
     Raises:
         StageMissing: the LoRA has not been trained.
@@ -42,24 +48,42 @@ def render_headshots(run: Run, config: RenderConfig) -> list[Headshot]:
     stage = run.begin("headshots", config, inputs, seed=config.seed)
     if stage.done:
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
-    person = known_person(run, config)
-    family = load_family(config.base)
-    family.use_lora(run.path("lora") / lora.path, config.lora_scale)
-    headshots = Session(family, tasks, config, stage, person).run()
-    best = best_of_each(headshots)
-    accepted = sum(h.accepted for h in headshots)
+    deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))
+    person, family = known_person(run, config), load_family(config.base)
+    lora_file = run.path("lora") / lora.path
+    headshots = Session(family, lora_file, tasks, config, stage, person, deadline).run()
+    best = rank_headshots(choose_headshots(headshots, config.count), stage.folder)
+    missing = sorted({task.id for task in tasks} - {h.prompt_id for h in headshots if h.accepted})
     stage.finish(
-        f"accepted {accepted} of {len(headshots)} attempted; {sum(h.accepted for h in best)} of {len(tasks)} prompts "
-        f"have a headshot at or above the pass mark {person.mark.mark:.2f}{_likeness(best)}",
+        _outcome(headshots, best, person, config),
         headshots=[h.to_dict() for h in headshots],
         delivered=[h.file for h in best],
+        missing=missing,
         pass_mark=person.mark.to_dict(),
         shapes=_shapes(tasks, config),
         refused=dict(Counter(h.reasons[0] for h in headshots if h.reasons).most_common()),
         decoding=family.decoding,
-        forwards_per_headshot=round(stage.manifest["forwards"] / len(headshots), 2),
+        forwards_per_headshot=round(stage.manifest.get("forwards", 0) / max(len(headshots), 1), 2),
     )
     return headshots
+
+
+def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, config: RenderConfig) -> str:
+    """What came out, in words: how many passed, how alike they are, and what is missing when the time is up."""
+    accepted, passed = sum(h.accepted for h in headshots), [h for h in best if h.accepted]
+    prompts = len({h.prompt_id for h in passed})
+    words = (
+        f"accepted {accepted} of {len(headshots)} attempted; {prompts} of {config.count} prompts have a headshot at or "
+        f"above the pass mark {person.mark.mark:.2f}"
+    )
+    if passed:
+        likeness = statistics.median(h.likeness for h in passed)
+        words += f"; {likeness:.0%} as much like you as your own photos are (median)"
+    if config.minutes and len(passed) < config.count:
+        words += (
+            f"; {config.count - len(passed)} of {config.count} are missing: the {config.minutes:g} minutes were over"
+        )
+    return words
 
 
 def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
@@ -75,12 +99,6 @@ def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
     ]  # fmt: skip
 
 
-def _likeness(best: list[Headshot]) -> str:
-    """How much like the person those are that passed, in words."""
-    passed = [h.likeness for h in best if h.accepted]
-    return f"; {statistics.median(passed):.0%} as much like you as your own photos are" if passed else ""
-
-
 def _shapes(tasks: list[Task], config: RenderConfig) -> str:
     """How many headshots have which shape, and whether that is what the bank meant."""
     meant = Counter(task.aspect for task in tasks)
@@ -88,16 +106,3 @@ def _shapes(tasks: list[Task], config: RenderConfig) -> str:
     if find_base(config.base).square_only and set(meant) != {"1:1"}:
         return f"all square, for base {config.base!r} was trained on squares alone; the prompts are meant for {words}"
     return words
-
-
-def best_of_each(headshots: list[Headshot]) -> list[Headshot]:
-    """The best attempt of each prompt: an accepted one before any other, then the higher identity; best first."""
-    best: dict[str, Headshot] = {}
-    for shot in headshots:
-        if shot.prompt_id not in best or _rank(shot) > _rank(best[shot.prompt_id]):
-            best[shot.prompt_id] = shot
-    return sorted(best.values(), key=_rank, reverse=True)
-
-
-def _rank(shot: Headshot) -> tuple[bool, float]:
-    return shot.accepted, -2.0 if shot.identity is None else shot.identity

@@ -1,17 +1,19 @@
 """One rendering of a run's prompts: draws pictures in batches, judges them, writes them, goes on where it was killed.
 
-Batches depend on settings and results alone, so an interrupted run goes on to the same pictures.
+A picture comes from its prompt, its attempt's seed and the LoRA's strength alone. Without a clock batches depend on
+settings and results alone, so an interrupted run goes on to the same pictures even where batches round differently.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from headshotkit import runtime
+from headshotkit import policy, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.families import Family, Sampling
 from headshotkit.identity import Person, judge_headshot
@@ -35,52 +37,70 @@ class Task:
 
 
 class Session:
-    """One rendering of a run's prompts, round by round: first attempts, then second ones where refused."""
+    """One rendering of a run's prompts, batch by batch; what an interrupted one has made is kept."""
 
-    def __init__(self, family: Family, tasks: list[Task], config: RenderConfig, stage: Stage,
-                 person: Person) -> None:  # fmt: skip
-        self.family, self.tasks, self.config, self.stage = family, tasks, config, stage
-        self.person = person
+    def __init__(self, family: Family, lora: Path, tasks: list[Task], config: RenderConfig, stage: Stage,
+                 person: Person, deadline: policy.Deadline) -> None:  # fmt: skip
+        self.family, self.lora, self.tasks, self.config = family, lora, tasks, config
+        self.stage, self.person, self.deadline = stage, person, deadline
         self.headshots = [Headshot.from_dict(h) for h in stage.manifest.get("headshots", [])]
+        self.scale: float | None = None
 
     def run(self) -> list[Headshot]:
-        """All rounds; what an interrupted run has made is kept."""
-        for attempt in range(1, self.config.max_attempts + 1):
-            pending = self._pending(attempt)
-            batches = runtime.batches_of(pending, self.config.batch, kind=lambda task: task.size_px)
-            for batch in runtime.progress(batches, f"headshots, attempt {attempt}"):
-                if not self._made(batch, attempt):
-                    self._render(batch, attempt)
+        """Every attempt, until all is done or the time is up."""
+        self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
+        try:
+            for batch in runtime.progress(iter(self._next_batch, []), "headshots"):
+                self._use_scale(batch[0].scale)
+                self._render(batch)
+        except policy.OutOfTime:
+            pass  # the batch that was under way is lost; what it would have shown is missing, and said to be
         return self.headshots
 
-    def _pending(self, attempt: int) -> list[Task]:
-        """The prompts that no earlier attempt has satisfied."""
-        passed = {h.prompt_id for h in self.headshots if h.accepted and h.attempt < attempt}
-        return [task for task in self.tasks if task.id not in passed]
+    def _next_batch(self) -> list[policy.Try]:
+        """The tries to make next, of one size and one scale; none at the end."""
+        config, numbers = self.config, {task.id: task.number for task in self.tasks}
+        tried = [policy.Tried(numbers[h.prompt_id], h.lora_scale, h.accepted) for h in self.headshots]
+        if config.minutes:
+            scales = (config.lora_scale, *config.other_scales)
+            tries = policy.next_by_chance(tried, len(self.tasks), scales, config.count, config.seed, 2 * config.batch)
+        else:
+            tries = policy.next_of_round(tried, len(self.tasks), config.lora_scale, config.max_attempts)
+        if not tries:
+            return []
+        batch = runtime.batches_of(tries, config.batch, kind=lambda t: (self.tasks[t.number].size_px, t.scale))[0]
+        return batch[: self.deadline.room_for(len(batch))]
 
-    def _made(self, batch: list[Task], attempt: int) -> bool:
-        made = {(h.prompt_id, h.attempt) for h in self.headshots}
-        return all((task.id, attempt) in made for task in batch)
+    def _use_scale(self, scale: float) -> None:
+        if scale != self.scale:
+            self.family.use_lora(self.lora, scale)
+            self.scale = scale
 
-    def _render(self, batch: list[Task], attempt: int) -> None:
-        """Makes and judges one batch, writes its pictures, then notes all of them at once."""
-        config = self.config
-        seeds = [runtime.seed_for(config.seed, task.number, attempt) for task in batch]
-        prompts, negatives = [t.text for t in batch], [t.negative for t in batch]
-        before = self.family.forwards
-        images = self.family.render(prompts, negatives, seeds, Sampling.of(config, batch[0].size_px))
-        self.stage.manifest["forwards"] = self.stage.manifest.get("forwards", 0) + self.family.forwards - before
-        for task, seed, image in zip(batch, seeds, images, strict=True):
+    def _render(self, batch: list[policy.Try]) -> None:
+        """Makes and judges one batch, writes its pictures, then notes all of them at once.
+
+        Raises:
+            OutOfTime: the time was up before the pictures were drawn.
+        """
+        config, tasks = self.config, [self.tasks[one.number] for one in batch]
+        start, before = self.deadline.clock(), self.family.forwards
+        seeds = [runtime.seed_for(config.seed, one.number, one.attempt) for one in batch]
+        sampling = Sampling.of(config, tasks[0].size_px)
+        prompts, negatives = [t.text for t in tasks], [t.negative for t in tasks]
+        try:
+            images = self.family.render(prompts, negatives, seeds, sampling, on_step=self.deadline.check)
+        finally:
+            self.stage.manifest["forwards"] = self.stage.manifest.get("forwards", 0) + self.family.forwards - before
+        for one, task, seed, image in zip(batch, tasks, seeds, images, strict=True):
             judged = judge_headshot(np.asarray(image), self.person, config)
-            shot = Headshot(
-                f"{task.id}_{attempt}.png", task.id, task.text, task.negative, seed, attempt, config.lora_scale,
-                judged.identity, judged.accepted, judged.reasons, image.size, judged.likeness, judged.quality,
-                judged.copy,
-            )  # fmt: skip
+            file = f"{task.id}_{one.attempt}.png"
+            shot = Headshot(file, task.id, task.text, task.negative, seed, one.attempt, one.scale, size_px=image.size,
+                            **asdict(judged))  # fmt: skip
             write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, config))
             self.headshots.append(shot)
         self.stage.manifest["headshots"] = [h.to_dict() for h in self.headshots]
         self.stage.note_seconds()
+        self.deadline.note(len(batch), self.deadline.clock() - start)
 
 
 def png_with_origin(image: Image.Image, shot: Headshot, config: RenderConfig) -> bytes:

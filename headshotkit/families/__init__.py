@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,8 +119,18 @@ class Family(Protocol):
     def use_lora(self, path: Path, scale: float) -> None:
         """Loads a LoRA file for rendering, at a strength; loading another takes the first one's place."""
 
-    def render(self, prompts: list[str], negatives: list[str], seeds: list[int], sampling: Sampling) -> list[Image]:
-        """One picture a prompt; its noise comes from its own seed alone."""
+    def render(
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        seeds: list[int],
+        sampling: Sampling,
+        on_step: Callable[[], None] | None = None,
+    ) -> list[Image]:
+        """One picture a prompt; its noise comes from its own seed alone.
+
+        `on_step` is called after every sampler step; what it raises ends the drawing.
+        """
 
 
 def load_family(base_name: str) -> Family:

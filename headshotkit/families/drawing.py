@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -24,6 +24,7 @@ def draw(
     conditions: tuple[Condition, Condition],
     seeds: list[int],
     sampling: Sampling,
+    on_step: Callable[[], None] | None = None,
 ) -> list[Image.Image]:
     """The stock pipeline's pictures of prompts and negative prompts, each from its own seed's noise."""
     dtype, device = pipeline.unet.dtype, pipeline.unet.device
@@ -39,22 +40,27 @@ def draw(
             height=sampling.size_px[1],
             num_inference_steps=sampling.steps,
             **told,
-            **guidance_options(sampling),
+            **guidance_options(sampling, on_step),
         ).images
 
 
-def guidance_options(sampling: Sampling) -> dict:
+def guidance_options(sampling: Sampling, on_step: Callable[[], None] | None = None) -> dict:
     """The options of a StableDiffusionXLPipeline that guide the first steps and give the U-Net the prompts alone then.
+
+    `on_step` is called after every step.
 
     Source: diffusers' guide on pipeline callbacks, dynamic classifier-free guidance.
     """
     guided = sampling.guided_steps
     scale = {"guidance_scale": sampling.guidance if guided else 1.0}
-    if guided in (0, sampling.steps):
+    cuts = 0 < guided < sampling.steps
+    if not (cuts or on_step):
         return scale
 
     def after_step(pipeline: StableDiffusionXLPipeline, step: int, _: torch.Tensor, tensors: dict) -> dict:
-        if step != guided - 1:
+        if on_step:
+            on_step()
+        if not cuts or step != guided - 1:
             return tensors
         pipeline._guidance_scale = 1.0  # where the pipeline reads whether it guides
         return {name: tensors[name].chunk(2)[1] for name in CUT}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -221,7 +221,12 @@ class SdxlFamily:
 
     @torch.no_grad()
     def render(
-        self, prompts: list[str], negatives: list[str], seeds: list[int], sampling: Sampling
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        seeds: list[int],
+        sampling: Sampling,
+        on_step: Callable[[], None] | None = None,
     ) -> list[Image.Image]:
         for side in sampling.size_px:
             check_size(self.base, side, self._size_factor())
@@ -229,7 +234,7 @@ class SdxlFamily:
         self.decoding = drawing.fit_decoding(self.pipeline.vae, sampling.size_px, len(seeds))
         counting = self.pipeline.unet.register_forward_pre_hook(self._count_rows)
         try:
-            return drawing.draw(self.pipeline, self.base.name, (wanted, avoided), seeds, sampling)
+            return drawing.draw(self.pipeline, self.base.name, (wanted, avoided), seeds, sampling, on_step)
         finally:
             counting.remove()
 
