@@ -45,6 +45,7 @@ BASES = {
                 },
                 "RenderConfig": {
                     "size_px": 128, "steps": 20, "guidance": 1.5, "batch": 8, "count": 24, "max_attempts": 2,
+                    "guidance_share": 0.6,  # 24 of p1: median identity 0.53, all steps 0.49; as many pass (2026-11-20)
                     "min_sharpness": 3.6,  # 21 headshots 4.0 to 5.9, blurred by 1.5 px at most 3.4 (2026-11-20)
                 },
             },

@@ -37,6 +37,10 @@ class Options:
     rank: int | None = None
     count: int | None = None
     max_attempts: int | None = None
+    minutes: float | None = None
+    sampler_steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
     prompts: str | None = None
     packs: tuple[str, ...] | None = None
     fidelity: float | None = None
@@ -47,7 +51,7 @@ class Options:
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("steps", "rank", "seed"),
-    RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
+    RenderConfig: ("count", "max_attempts", "minutes", "guidance", "sampler", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""
 
@@ -101,6 +105,8 @@ def config_for(kind: type[Config], base: str, options: Options) -> Config:
     chosen = {name: getattr(options, name) for name in CHOICES[kind]}
     if kind is TrainConfig:
         chosen["alpha"] = options.rank  # alpha / rank is the LoRA's weight, so it stays 1
+    if kind is RenderConfig:
+        chosen["steps"] = options.sampler_steps
     return kind.for_base(base, **chosen)
 
 
