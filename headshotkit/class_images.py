@@ -11,7 +11,7 @@ from PIL import Image
 from headshotkit import runtime
 from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
-from headshotkit.families import Family, load_family, weights_place
+from headshotkit.families import Family, Sampling, load_family, weights_place
 from headshotkit.photos import png_bytes
 from headshotkit.run import sha256_of, write_atomic
 
@@ -103,7 +103,8 @@ def _made_by(picture: Path, facts: dict[str, str]) -> bool:
 def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
     """Makes one class image. Two processes at once write the same, and neither sees the other's half."""
     size, steps, guidance = int(facts["size_px"]), int(facts["steps"]), float(facts["guidance"])
-    made = family.render([facts["prompt"]], [""], [int(facts["noise"])], size, steps, guidance)
+    sampling = Sampling((size, size), steps, guidance)
+    made = family.render([facts["prompt"]], [""], [int(facts["noise"])], sampling)
     write_atomic(picture, png_bytes(made[0], **facts))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headshotkit import __version__, runtime
 from headshotkit.bases import BASES, choose_base
-from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, OPTIMIZERS, DatasetConfig
+from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, OPTIMIZERS, SAMPLERS, DatasetConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.prompts import PACKS
@@ -89,7 +89,11 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     ],
     "generate": [
         ("--count", {"type": int, "help": "number of headshots"}),
-        ("--max-attempts", {"type": int, "help": "most tries a prompt gets"}),
+        ("--max-attempts", {"type": int, "help": "most tries a prompt gets, without --minutes"}),
+        ("--minutes", {"type": float, "help": "end in time: tries are spent where they pass"}),
+        ("--sampler-steps", {"type": int, "help": "sampler steps of a headshot; for generate --steps does, too"}),
+        ("--guidance", {"type": float, "help": "classifier-free guidance scale; 1 is none"}),
+        ("--sampler", {"choices": SAMPLERS, "help": "which sampler draws"}),
         *BANK_KNOBS,
     ],
     "restore": [
@@ -158,7 +162,8 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument(name, **options | default)
         every = [knob for knobs in KNOBS.values() for knob in knobs]
         for name, options in every if command in ("run", "demo") else KNOBS[command]:
-            one.add_argument(name, **options)
+            alias = ["--steps"] if (command, name) == ("generate", "--sampler-steps") else []
+            one.add_argument(name, *alias, **options)
     return top
 
 
@@ -192,7 +197,8 @@ def _do(arguments: argparse.Namespace) -> None:
         manifest = {stage: run.manifest(stage) for stage in STAGES}
     else:
         stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
-        controller = flow.begin_deadline(run, options, tell, ("download", "train"))
+        planned = stage == "lora"  # generate keeps its minutes itself
+        controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
         manifest = flow.do_stage(stage, run, options, controller)
         tell(flow.line_of(manifest))
     if arguments.json:

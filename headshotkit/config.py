@@ -143,6 +143,9 @@ ASPECTS = ("1:1", "4:5", "3:4", "2:3")
 AUGMENTS = ("off", "safe", "full")
 CAPTIONERS = ("template", "blip", "florence")
 OPTIMIZERS = ("auto", "adamw", "adamw8bit", "prodigy")
+SAMPLERS = ("base", "dpmpp-2m-karras")
+"""base: the sampler that the base comes with, Euler for SDXL; or DPM++ 2M on Karras' noise levels (arXiv:2211.01095,
+arXiv:2206.00364)."""
 
 
 @dataclass(frozen=True)
@@ -362,23 +365,46 @@ class RenderConfig(Config):
     count: int = 50
     """Number of prompts, so of headshots to deliver; a bank that is too short is gone through again."""
     size_px: int = 1024
-    """Side of the square headshot, px; a multiple of 8."""
+    """Side of the square headshot, px; a multiple of 8. Other aspects have about as many pixels."""
     steps: int = 25
     """Sampler steps."""
     guidance: float = 5.0
     """Classifier-free guidance scale; 1 is off."""
+    guidance_share: float = 1.0
+    """Fraction of the steps that are guided, the first ones, in [0, 1]; each of the others takes half the time."""
+    sampler: str = "base"
+    """Which sampler draws, one of SAMPLERS; a base that it does not suit refuses it."""
     lora_scale: float = 1.0
     """Strength of the LoRA; 0 is the bare base."""
     batch: int = 1
     """Headshots rendered at once."""
     max_attempts: int = 3
-    """Most tries a prompt gets, each with a new seed."""
+    """Most tries a prompt gets, each with a new seed; without minutes."""
+    minutes: float = 0.0
+    """Most minutes that generating takes. Tries then are spent where they pass, more than max_attempts on a prompt
+    where that helps, until count headshots are accepted or the time is up; 0 is no limit."""
+    other_scales: tuple[float, ...] = ()
+    """Other strengths of the LoRA to try beside lora_scale; with minutes alone."""
     pass_quantile: float = 0.1
     """Quantile of the person's own leave-one-out identities that the pass mark is taken from."""
     pass_floor: float = 0.28
     """Least pass mark; ArcFace's 0.1 % false accepts on LFW lie at 0.28."""
     pass_ceiling: float = 0.55
     """Largest pass mark, for near-equal own photos must not demand more than people vary."""
+    min_face: float = 0.2
+    """Least height of the face relative to the picture's shorter side; 41 headshots of the embedded base: 0.74 to 0.98,
+    a head and shoulders is about 0.45, below 0.2 it is no headshot (2026-11-20)."""
+    min_sharpness: float = 5.0
+    """Least sharpness of the face, as GateConfig's; the embedded base's 128 px need less, see its preset."""
+    min_eye_openness: float = 0.12
+    """Least height of the eye opening relative to its width, as GateConfig's; 21 good headshots: at least 0.27."""
+    max_disagreement: float = 0.18
+    """Largest distance between two landmark models' eyes, nose and mouth, eye distances; beyond it they see no clear
+    face. 21 good headshots: at most 0.11; blurred by 2.5 of 128 px: up to 0.33 (2026-11-20)."""
+    max_copy: float = 0.905
+    """Largest likeness of the face's fine structure to that of one photo. Of three sample people: any two of 51 photos
+    at most 0.903; 89 headshots: 0.70 to 0.77 in the median, one above (0.919); 10 photos shrunk to 128 px, cut,
+    mirrored, recoloured, turned or pasted, 18 ways: at least 0.91 (2026-11-20)."""
     prompts: str = ""
     """Path of an own prompt bank (TOML); empty: the bank that comes with headshotkit."""
     packs: tuple[str, ...] = ()
@@ -399,6 +425,30 @@ class RenderConfig(Config):
             "It is a list of names.",
             f"Set RenderConfig.packs to {tuple(str(self.packs).split(','))}.",
         )
+        _demand(
+            self.minutes >= 0,
+            f"minutes is {self.minutes}.",
+            "It is a time, and 0 stands for no limit.",
+            "Set RenderConfig.minutes, for example 20.",
+        )
+        _demand(
+            bool(self.minutes) or not self.other_scales,
+            f"other_scales are {self.other_scales}, minutes is 0.",
+            "Strengths are compared while there is time to try; without minutes every try has lora_scale.",
+            "Set RenderConfig.minutes as well, or no other_scales.",
+        )
+        _demand(
+            0 <= self.guidance_share <= 1,
+            f"guidance_share is {self.guidance_share}.",
+            "It is the fraction of the sampler's steps that are guided.",
+            "Set RenderConfig.guidance_share in [0, 1]; 0.6 guides the first 60 %.",
+        )
+        _demand(
+            self.sampler in SAMPLERS,
+            f"sampler is {self.sampler!r}.",
+            f"Known are: {', '.join(SAMPLERS)}.",
+            "Set RenderConfig.sampler to one of them.",
+        )
         counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
         _demand(
             all(v >= 1 for v in counts.values()),
@@ -412,6 +462,19 @@ class RenderConfig(Config):
             "The autoencoder halves the picture three times.",
             "Set RenderConfig.size_px to a multiple of 8.",
         )
+
+    def size_for(self, aspect: str) -> tuple[int, int]:
+        """The size (width, height) px of a headshot that is meant to have that aspect, one of SDXL_SIZES_PX.
+
+        SDXL's own size for it, scaled with size_px to multiples of 64, as all of SDXL's are; size_px x size_px on a
+        base that was trained on squares alone.
+
+        >>> RenderConfig().size_for("4:5"), RenderConfig(base="mini", size_px=128).size_for("4:5")
+        ((896, 1152), (128, 128))
+        """
+        if aspect == "1:1" or (self.base in BASES and BASES[self.base].square_only):
+            return self.size_px, self.size_px
+        return tuple(max(64, round(side * self.size_px / 1024 / 64) * 64) for side in SDXL_SIZES_PX[aspect])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from headshotkit.planner import Plan, plan_rest, plan_run
 
 TIMED_STEPS = 20
 """Steps that are timed before the rest is planned again."""
+LEAST_MINUTES = 0.5
+"""For generating, however late it is; without a picture all would have been in vain."""
 LESS_MEMORY = 0.99
 """So much, at most, the next plan takes of the memory of one that ran out of it."""
 
@@ -63,6 +65,13 @@ class DeadlineController:
     def minutes_left(self) -> float:
         """Until the deadline; negative beyond it."""
         return (self.end - self.clock()) / 60
+
+    @property
+    def rendering(self) -> dict:
+        """The settings of RenderConfig that the plan decides, and the minutes that the stages after it leave."""
+        after = STAGES[STAGES.index("generate") + 1 :]
+        later = sum(stage.pessimistic for stage in self.plan.stages if stage.name in after)
+        return self.plan.rendering | {"minutes": round(max(self.minutes_left - later, LEAST_MINUTES), 2)}
 
     def finish(self, stage: str) -> Plan:
         """A stage is done, and with it all before it: plans the rest with the time that is left.

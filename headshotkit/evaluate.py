@@ -14,7 +14,7 @@ from PIL import Image
 
 from headshotkit import faces, measures, runtime
 from headshotkit.config import RenderConfig
-from headshotkit.families import load_family
+from headshotkit.families import Sampling, load_family
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos import png_bytes
 from headshotkit.plots import plot_identity, plot_losses
@@ -99,11 +99,11 @@ def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: 
     if not todo:
         return files
     family = load_family(config.base)
-    batches = [todo[n : n + config.batch] for n in range(0, len(todo), config.batch)]
+    batches = runtime.batches_of(todo, config.batch, kind=lambda pair: pair[0].size_px)
     for batch in runtime.progress(batches, "the bare base's headshots"):
         prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]
         seeds = [h.seed for h, _ in batch]
-        images = family.render(prompts, negatives, seeds, config.size_px, config.steps, config.guidance)
+        images = family.render(prompts, negatives, seeds, Sampling.of(config, batch[0][0].size_px))
         for (_, file), image in zip(batch, images, strict=True):
             write_atomic(file, png_bytes(image))
     return files

@@ -43,9 +43,12 @@ class Options:
     snapshots: int | None = None
     count: int | None = None
     max_attempts: int | None = None
+    minutes: float | None = None
+    sampler_steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
     prompts: str | None = None
     packs: tuple[str, ...] | None = None
-    minutes: float | None = None
     fidelity: float | None = None
     codeformer_weights: str | None = None
     seed: int | None = None
@@ -54,7 +57,7 @@ class Options:
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
-    RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
+    RenderConfig: ("count", "max_attempts", "minutes", "guidance", "sampler", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""
 
@@ -142,6 +145,8 @@ def config_for(kind: type[Config], base: str, options: Options, planned: dict | 
         chosen["learning_rate"] = 1.0 if options.optimizer == "prodigy" else None
         if options.schedule and not options.steps:
             chosen["steps"] = sum(steps for _, steps in options.schedule)
+    if kind is RenderConfig:
+        chosen["steps"] = options.sampler_steps
     return kind.for_base(base, **(planned or {}) | {name: value for name, value in chosen.items() if value is not None})
 
 
@@ -153,7 +158,9 @@ def planned_settings(stage: str, run: Run, base: str, options: Options, controll
         controller: None where no minutes are given; then only what was begun under a plan goes on with that.
     """
     begun, kind = run.peek(stage), TrainConfig if stage == "lora" else RenderConfig
-    plan = {} if controller is None else getattr(controller.plan, "training" if stage == "lora" else "rendering")
+    plan = {}
+    if controller:
+        plan = controller.plan.training if stage == "lora" else controller.rendering
     names = begun.get("planned", plan)
     kept = {name: begun["config"].get(name) for name in names} if "config" in begun else {}
     if kept.get("schedule"):
@@ -183,6 +190,7 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
             planned = planned_settings(stage, run, base, options, controller)
             train_lora(run, config_for(TrainConfig, base, options, planned), controller)
         case "headshots":
+            options = replace(options, minutes=None) if controller else options  # they are the whole run's
             planned = planned_settings(stage, run, base, options, controller)
             render_headshots(run, config_for(RenderConfig, base, options, planned))
         case "restored":

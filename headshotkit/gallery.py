@@ -8,7 +8,7 @@ import io
 import math
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from headshotkit.run import Run, write_atomic
 
@@ -16,10 +16,16 @@ PAGE = "index.html"
 SHEET = "contact_sheet.png"
 TILE_PX = 256
 EMBED_BYTES = 150_000
+WORDS = {
+    "no_face": "no face was found", "many_faces": "more than one face", "small_face": "the face is small",
+    "unclear_face": "no clear face", "soft_face": "the face is not sharp", "eyes_closed": "the eyes are closed",
+    "other_person": "not surely you", "copy_of_photo": "almost a copy of one of your photos",
+}  # fmt: skip
+"""A reason of the identity gate, for people."""
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:#222;background:#fafafa}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .6rem}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem;align-items:start}
 figure{margin:0;background:#fff;border-radius:.5rem;overflow:hidden;box-shadow:0 1px 4px #0002}
 figure img{width:100%;display:block}figcaption{padding:.5rem .7rem;font-size:.8rem;color:#555}
 figcaption b{display:block;color:#222;font-size:.9rem}.pass b::before{content:"\\2713 ";color:#2a7f3f}
@@ -53,12 +59,12 @@ def build_gallery(run: Run) -> Path:
 
 
 def contact_sheet(files: list[Path], columns: int = 6) -> bytes:
-    """All pictures in one PNG, TILE_PX a tile, row by row."""
+    """All pictures in one PNG, each whole in a square tile of TILE_PX, row by row."""
     rows = max(1, math.ceil(len(files) / columns))
     sheet = Image.new("RGB", (columns * TILE_PX, rows * TILE_PX), "white")
     for number, file in enumerate(files):
         with Image.open(file) as picture:
-            tile = picture.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
+            tile = ImageOps.pad(picture.convert("RGB"), (TILE_PX, TILE_PX), Image.Resampling.LANCZOS, color="white")
         sheet.paste(tile, (number % columns * TILE_PX, number // columns * TILE_PX))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
@@ -67,8 +73,7 @@ def contact_sheet(files: list[Path], columns: int = 6) -> bytes:
 
 def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict, metrics: dict) -> str:
     """The gallery as one HTML page; nothing in it is loaded from elsewhere."""
-    own = metrics["identity"]["arcface"]["own_photos_median"]
-    cards = [_card(shot, file, own) for shot, file in zip(delivered, files, strict=True)]
+    cards = [_card(shot, file) for shot, file in zip(delivered, files, strict=True)]
     passed = [c for c, shot in zip(cards, delivered, strict=True) if shot["accepted"]]
     near = [c for c, shot in zip(cards, delivered, strict=True) if not shot["accepted"]]
     mark = generated["pass_mark"]
@@ -94,13 +99,15 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
     )
 
 
-def _card(shot: dict, file: Path, own: float) -> str:
+def _card(shot: dict, file: Path) -> str:
     """One headshot with what it is; it links to the full-size file in the run folder."""
     name = html.escape(shot["prompt_id"].replace("-", " "))
     if shot["identity"] is None:
-        words = "no single face was found"
+        words = "no likeness to tell"
     else:
-        words = f"{max(0.0, shot['identity'] / own):.0%} as much like you as your own photos ({shot['identity']:.2f})"
+        words = f"{shot['likeness']:.0%} as much like you as your own photos are ({shot['identity']:.2f})"
+    if shot["reasons"]:
+        words += f"; {', '.join(WORDS[code] for code in shot['reasons'])}"
     how = html.escape(f"{shot['prompt']} / seed {shot['seed']}, attempt {shot['attempt']}")
     return (
         f'<figure class="{"pass" if shot["accepted"] else "near"}"><a href="../restored/{shot["file"]}">'

@@ -1,15 +1,16 @@
-"""Identity: who the person is, how alike a headshot must be, and whether one is.
+"""Identity: who the person is, how alike a headshot must be, and whether one is; one recogniser decides.
 
 The pass mark comes from the person's own photos: how alike each of them is to the mean of the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit import faces, runtime
+from headshotkit import assess, copies, faces, measures, pose, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.photos import read_photo
 from headshotkit.records import Record, Verdict
@@ -27,12 +28,28 @@ class PassMark(Record):
 
 
 @dataclass(frozen=True)
+class Person:
+    """Who the headshots must show.
+
+    centre: mean ArcFace embedding of the own photos, float32, shape (512,) · looks: the photos' faces, by
+    `copies.look_of`.
+    """
+
+    centre: np.ndarray
+    mark: PassMark
+    looks: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """What identity says of a picture. `identity` is None when it does not show exactly one face."""
+    """What the gate says of a picture; the fields are `Headshot`'s. Numbers are None without exactly one face."""
 
     identity: float | None
     accepted: bool
     reasons: tuple[str, ...]
+    likeness: float | None = None
+    quality: float | None = None
+    copy: float | None = None
 
 
 def known_faces(run: Run, recogniser: str) -> np.ndarray:
@@ -41,15 +58,31 @@ def known_faces(run: Run, recogniser: str) -> np.ndarray:
     Raises:
         StageMissing: the photos have not been judged.
     """
-    judged = run.manifest("photos")
     model = faces.load_recogniser(recogniser)
-    kept = [Verdict.from_dict(v) for v in judged["verdicts"] if v["kept"]]
-    embeddings = []
-    for verdict in runtime.progress(kept, f"own photos, {recogniser}"):
+    return np.array([model.embed(image, face) for image, face in _kept_faces(run, recogniser)], np.float32)
+
+
+def known_person(run: Run, config: RenderConfig) -> Person:
+    """What the gate must know of a run's person.
+
+    Raises:
+        StageMissing: the photos have not been judged.
+        NoKnownFaces: none was kept.
+    """
+    model, known, looks = faces.load_recogniser("arcface"), [], []
+    for image, face in _kept_faces(run, model.name):
+        known.append(model.embed(image, face))
+        looks.append(copies.look_of(image, face))
+    embeddings = np.array(known, np.float32)
+    return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(looks))
+
+
+def _kept_faces(run: Run, title: str) -> Iterator[tuple[np.ndarray, faces.Face]]:
+    """Every kept photo with the very face that was judged."""
+    kept = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"] if v["kept"]]
+    for verdict in runtime.progress(kept, f"own photos, {title}"):
         box, points = (np.array(verdict.measures[name]) for name in ("face_box_px", "face_points_px"))
-        image = read_photo(run.path("photos") / "kept" / verdict.photo)
-        embeddings.append(model.embed(image, faces.Face(box, 1.0, points)))  # the very face that was judged
-    return np.array(embeddings, np.float32)
+        yield read_photo(run.path("photos") / "kept" / verdict.photo), faces.Face(box, 1.0, points)
 
 
 def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
@@ -74,20 +107,46 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
     return PassMark(round(mark, 4), round(float(np.median(own)), 4), round(quantile, 4), source)
 
 
-def judge_headshot(image: np.ndarray, centre: np.ndarray, mark: float) -> Judgement:
-    """Whether a picture is surely the person.
+def judge_headshot(image: np.ndarray, person: Person, config: RenderConfig) -> Judgement:
+    """Whether a picture is a headshot that is surely the person, and no copy of a photo.
+
+    The reasons against it: no_face, many_faces, small_face, unclear_face (two landmark models see different faces),
+    soft_face, eyes_closed, other_person, copy_of_photo.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
-        centre: mean ArcFace embedding of the own photos, shape (512,).
-        mark: least identity that passes, in [-1, 1].
     """
     found = faces.detect_faces(image)
     if len(found) != 1:
         return Judgement(None, False, ("no_face" if not found else "many_faces",))
-    identity = identity_of(image, found[0], centre, "arcface")
-    accepted = identity >= mark
-    return Judgement(identity, accepted, () if accepted else ("other_person",))
+    face = found[0]
+    known = _measures_of(image, face)
+    identity = identity_of(image, face, person.centre, "arcface")
+    copy = copies.copy_likeness(copies.look_of(image, face), person.looks)
+    broken = {
+        "small_face": known["face_share"] < config.min_face,
+        "unclear_face": known["disagreement"] > config.max_disagreement,
+        "soft_face": known["sharpness"] < config.min_sharpness,
+        "eyes_closed": known["eye_openness"] < config.min_eye_openness,
+        "other_person": identity < person.mark.mark,
+        "copy_of_photo": copy > config.max_copy,
+    }
+    reasons = tuple(code for code, is_broken in broken.items() if is_broken)
+    likeness = round(max(identity, 0.0) / max(person.mark.own_median, 0.01), 4)
+    return Judgement(identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy)
+
+
+def _measures_of(image: np.ndarray, face: faces.Face) -> dict[str, float]:
+    """What is measured of a headshot's face."""
+    aligned = faces.align_face(image, face.points, measures.FACE_PX)
+    marks = faces.landmarks_106(image, face)
+    names = ("sharpness", "steadiness", "contrast", "brightness", "clipped")
+    return {name: getattr(measures, name)(aligned) for name in names} | {
+        "face_px": face.width_px,
+        "face_share": face.height_px / min(image.shape[:2]),
+        "disagreement": pose.disagreement(face.points, marks),
+        "eye_openness": pose.eye_openness(marks),
+    }
 
 
 def identity_of(image: np.ndarray, face: faces.Face, centre: np.ndarray, recogniser: str) -> float:

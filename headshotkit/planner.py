@@ -2,9 +2,6 @@
 
 It goes down a ladder of choices, best first, and takes the first one whose pessimistic time fits into the minutes
 and whose memory fits into the GPU. `deadline` plans the rest again as the run goes on.
-
-One thing that a plan may hold can't be executed yet (2026-11-20): `render` guides every sampler step, so not a share
-of them. `Plan.not_built` names it, and `Plan.minutes_today` says what the same plan takes with it done in full.
 """
 
 from __future__ import annotations
@@ -70,29 +67,14 @@ class Plan:
     @property
     def rendering(self) -> dict:
         """The settings of RenderConfig that the plan decides."""
-        return {"steps": self.choice.sampler_steps}
+        return {"steps": self.choice.sampler_steps, "guidance_share": self.choice.guidance_share}
 
     def doing(self, stage: str) -> bool:
         """Whether that stage is still to do."""
         return any(one.name == stage for one in self.stages)
 
-    @property
-    def not_built(self) -> tuple[str, ...]:
-        """What the plan holds that today's code can't do."""
-        lines = []
-        if self.doing("generate") and self.choice.guidance_share < 1:
-            lines.append("generate guides every step: guidance in a share of them is not built")
-        return tuple(lines)
-
-    @property
-    def minutes_today(self) -> tuple[float, float]:
-        """Minutes, central and pessimistic, with the code as it is: guidance throughout."""
-        choice = replace(self.choice, guidance_share=1.0)
-        stages = stages_of(self.task, choice, self.checkpointing)
-        return sum(s.minutes for s in stages), sum(s.pessimistic for s in stages)
-
     def explain(self) -> str:
-        """The choice, what was given up and why, and what today's code can't do; a line each."""
+        """The choice, what was given up and why; a line each."""
         lines = []
         if self.doing("train"):
             sizes = ", then ".join(f"{steps} at {px} px" for px, steps in self.choice.schedule)
@@ -107,9 +89,6 @@ class Plan:
         if self.peak_gib and self.task.memory_gib:
             lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, slack included")
         lines += [f"gave up {line}" for line in self.given_up]
-        lines += [f"not yet: {line}" for line in self.not_built]
-        if self.not_built:
-            lines.append("today's code takes {:.0f} minutes, at worst {:.0f}".format(*self.minutes_today))
         return "\n".join(lines)
 
     def to_dict(self) -> dict:
@@ -120,8 +99,7 @@ class Plan:
             "minutes_given": self.task.minutes, "fits": self.fits, **choice, "checkpointing": self.checkpointing,
             "stages": [asdict(stage) for stage in self.stages], "minutes": self.minutes,
             "pessimistic": self.pessimistic, "peak_gib": self.peak_gib, "memory_gib": self.task.memory_gib,
-            "given_up": list(self.given_up), "not_built": list(self.not_built), "minutes_today": self.minutes_today,
-            "source": self.task.rates.source,
+            "given_up": list(self.given_up), "source": self.task.rates.source,
         }  # fmt: skip
 
 

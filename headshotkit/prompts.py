@@ -32,8 +32,8 @@ class Prompt:
 
     `brief` says the same in the few words that a small base knows. `tags` are "axis:value", such as "light:window";
     a choice is spread over them. `weight` above 0, to 10: of weight 2 is taken as readily as one whose tags were used
-    half as often. `aspect`, one of SIZES_PX, is the shape that the picture is meant for: headshots are rendered
-    square for now, so it is only listed. `packs` are the collections that the prompt belongs to.
+    half as often. `aspect`, one of SIZES_PX, is the shape of the picture, on bases that can draw it.
+    `packs` are the collections that the prompt belongs to.
     """
 
     id: str

@@ -140,7 +140,11 @@ class Lora(Record):
 
 @dataclass(frozen=True)
 class Headshot(Record):
-    """One generated picture. `identity` is None when no single face was found in it."""
+    """One generated picture; `size_px` is (width, height). `identity` is None when no single face was found in it.
+
+    likeness: identity relative to the own photos' median, so 0.87 is 87 % as much like you as your own photos are ·
+    quality: of the face, in [0, 1], higher is better · copy: how much of the face's structure is one photo's.
+    """
 
     file: str
     prompt_id: str
@@ -152,6 +156,10 @@ class Headshot(Record):
     identity: float | None
     accepted: bool
     reasons: tuple[str, ...] = ()
+    size_px: tuple[int, ...] = ()
+    likeness: float | None = None
+    quality: float | None = None
+    copy: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from headshotkit.errors import MissingPackage
 
@@ -131,6 +132,32 @@ def peak_memory_gib() -> dict[str, float]:
     if torch is not None and torch.cuda.is_available():
         peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
     return peak
+
+
+def free_gpu_gib() -> float | None:
+    """What a process can still take of the GPU's memory, GiB, torch's own cache included; None without CUDA."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return (torch.cuda.mem_get_info()[0] + cached) / 2**30
+
+
+def batches_of(items: Iterable, size: int, kind: Callable[[Any], Any]) -> list[list]:
+    """The items in their order as batches of at most `size`, each of one kind.
+
+    >>> batches_of([1, 2, 3, 5, 7], 2, kind=lambda n: n % 2)
+    [[1, 3], [2], [5, 7]]
+    """
+    batches: list[list] = []
+    for item in items:
+        fitting = [b for b in batches if len(b) < size and kind(b[0]) == kind(item)]
+        if fitting:
+            fitting[0].append(item)
+        else:
+            batches.append([item])
+    return batches
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ import numpy as np
 from headshotkit import runtime
 from headshotkit.config import DatasetConfig, RenderConfig
 from headshotkit.errors import BadConfig
-from headshotkit.families import Family, load_family, load_tokenizers
+from headshotkit.families import Family, Sampling, load_family, load_tokenizers
 from headshotkit.records import Record
 
 KNOWN = runtime.PACKAGE / "tokens.txt"
@@ -231,7 +231,7 @@ def _draw(family: Family, prompt: str, seed: int) -> np.ndarray:
     preset = RenderConfig.for_base(family.base.name)
     seeds = [runtime.seed_for(seed, number) for number in range(SEEDS)]
     size = min(preset.size_px, MOST_PX)
-    drawn = family.render([prompt] * SEEDS, [""] * SEEDS, seeds, size, STEPS, preset.guidance)
+    drawn = family.render([prompt] * SEEDS, [""] * SEEDS, seeds, Sampling((size, size), STEPS, preset.guidance))
     return np.stack([np.asarray(picture.resize((SEEN_PX, SEEN_PX)), np.float32) for picture in drawn])
 
 

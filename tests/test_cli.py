@@ -10,7 +10,9 @@ import pytest
 from conftest import P1
 from PIL import Image
 
-from headshotkit.cli import ABOUT, main
+from headshotkit.cli import ABOUT, _options, main, parser
+from headshotkit.config import RenderConfig
+from headshotkit.flow import Options, config_for
 
 
 @pytest.fixture
@@ -42,6 +44,15 @@ def test_check_prints_a_line_or_the_manifest(cli, ten_photos, tmp_path):
     manifest = json.loads(out)
     assert code == 0 and manifest["stage"] == "photos" and len(manifest["verdicts"]) == 10
     assert err.startswith("check      kept 10")
+
+
+@pytest.mark.parametrize("command", [["generate", "--steps", "12"], ["run", "photos", "--sampler-steps", "12"]])
+def test_how_headshots_are_drawn_can_be_said(command):
+    arguments = parser().parse_args([*command, "--minutes", "20", "--guidance", "2", "--sampler", "dpmpp-2m-karras"])
+    config = config_for(RenderConfig, "mini", _options(arguments, Options))
+    assert (config.steps, config.minutes, config.guidance, config.sampler) == (12, 20.0, 2.0, "dpmpp-2m-karras")
+    usual = config_for(RenderConfig, "mini", Options())
+    assert usual == RenderConfig.for_base("mini") and usual.minutes == 0
 
 
 def test_every_command_has_help_and_json(capsys):

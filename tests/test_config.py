@@ -27,6 +27,10 @@ def test_an_unknown_base_lists_the_known_ones():
     [
         (lambda: RenderConfig(pass_floor=0.6, pass_ceiling=0.5), "pass_floor 0.6 is above pass_ceiling 0.5"),
         (lambda: RenderConfig(count=0), "count is 0"),
+        (lambda: RenderConfig(guidance_share=1.2), "guidance_share is 1.2"),
+        (lambda: RenderConfig(minutes=-1), "minutes is -1"),
+        (lambda: RenderConfig(other_scales=(0.8,)), "other_scales are (0.8,), minutes is 0"),
+        (lambda: RenderConfig(sampler="ddim"), "sampler is 'ddim'"),
         (lambda: DatasetConfig(size_px=1001), "Set DatasetConfig.size_px to a multiple of 8, such as 1000"),
         (lambda: DatasetConfig(token=" "), "token ' '"),
         (lambda: TrainConfig(targets="everything"), "targets is 'everything'"),

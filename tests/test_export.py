@@ -21,7 +21,7 @@ from headshotkit.cli import main
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig, BadLora, StageMissing
 from headshotkit.export import export_lora, header_of
-from headshotkit.families import load_family
+from headshotkit.families import Sampling, load_family
 from headshotkit.families.sdxl import TARGETS, kohya_names
 from headshotkit.run import Run
 from headshotkit.train import train_lora
@@ -45,7 +45,7 @@ def shaken_run(request, prepared, tmp_path_factory):
 
 
 def picture(family):
-    return np.asarray(family.render(["photo of a man"], [""], [5], 128, 4, 3.0)[0], np.int16)
+    return np.asarray(family.render(["photo of a man"], [""], [5], Sampling((128, 128), 4, 3.0))[0], np.int16)
 
 
 def test_kohyas_file_gives_equal_pixels_by_diffusers_own_converter(shaken_run, family, tmp_path):

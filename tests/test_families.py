@@ -1,16 +1,19 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 
 from headshotkit.bases import Base
-from headshotkit.config import TrainConfig
+from headshotkit.config import SAMPLERS, TrainConfig
 from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
-from headshotkit.families import Condition, load_family, weights_place
+from headshotkit.families import Condition, Sampling, drawing, load_family, weights_place
 
 PROMPT = "photo of a man"
+SIX_STEPS = Sampling((128, 128), 6, 3.0)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def family():
 
 
 def picture(family, seed=5):
-    return np.asarray(family.render([PROMPT], [""], [seed], 128, 6, 3.0)[0], np.int16)
+    return np.asarray(family.render([PROMPT], [""], [seed], SIX_STEPS)[0], np.int16)
 
 
 def shaken(family, targets="all"):
@@ -38,12 +41,71 @@ def test_a_lora_file_gives_equal_pixels_in_a_fresh_pipeline(tmp_path, family, ta
     wanted, bare = picture(trained), picture(family)
     file = tmp_path / "person.safetensors"
     file.write_bytes(trained.lora_file({"headshotkit.base": "mini"}))
+    fresh = stock_pipeline(family)
+    fresh.load_lora_weights(str(tmp_path), weight_name=file.name)
+    assert (stock_picture(fresh) == wanted).all() and (wanted != bare).mean() > 0.3
     family.use_lora(file, 1.0)
-    assert (picture(family) == wanted).all() and (wanted != bare).mean() > 0.3
+    fused = picture(family)
+    assert np.abs(fused - wanted).max() <= 2  # the sum of both weights rounds differently
     family.use_lora(file, 0.5)
-    assert (picture(family) != wanted).any()
+    assert (picture(family) != fused).any()
+    family.use_lora(file, 1.0)
+    assert (picture(family) == fused).all()
     family.use_lora(file, 0.0)
     assert (picture(family) == bare).all()
+
+
+def stock_pipeline(family):
+    """The base's pipeline as diffusers loads it."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(weights_place(family.base), add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(torch.float32)
+
+
+def stock_picture(pipeline):
+    """What `picture` draws, by the pipeline's own call."""
+    made = pipeline(PROMPT, width=128, height=128, num_inference_steps=6, guidance_scale=3.0,
+                    generator=torch.Generator().manual_seed(5))  # fmt: skip
+    return np.asarray(made.images[0], np.int16)
+
+
+def test_a_fused_lora_leaves_no_layer_behind(tmp_path, family):
+    file = tmp_path / "person.safetensors"
+    file.write_bytes(shaken(load_family("mini")).lora_file({}))
+    family.use_lora(file, 1.0)
+    assert not any("lora" in name for name, _ in family.pipeline.unet.named_parameters())
+    family.use_lora(file, 0.0)
+
+
+def test_dpm_draws_the_same_person_and_the_base_keeps_its_sampler(family):
+    euler = family.pipeline.scheduler
+    many = replace(SIX_STEPS, steps=24)
+    by_euler, by_dpm = (family.render([PROMPT], [""], [5], replace(many, sampler=s))[0] for s in SAMPLERS)
+    assert family.pipeline.scheduler is euler
+    gaps = np.abs(np.asarray(by_euler, np.int16) - np.asarray(by_dpm, np.int16)).mean()
+    other = np.abs(np.asarray(by_euler, np.int16) - picture(family, seed=6)).mean()
+    assert 0 < gaps < other / 3
+
+
+@pytest.mark.parametrize(("setting", "said"), [
+    ({"prediction_type": "sample"}, "predicts sample"), ({"rescale_betas_zero_snr": True}, "from pure noise on"),
+])  # fmt: skip
+def test_a_sampler_that_does_not_suit_the_base_is_refused(family, setting, said):
+    scheduler = type(family.pipeline.scheduler).from_config(family.pipeline.scheduler.config, **setting)
+    with pytest.raises(BadConfig, match=said):
+        drawing.karras_dpm(scheduler, "mini")
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "pictures", "how"),
+    [(None, 50, "whole"), (2.0, 1, "whole"), (2.0, 2, "slices: 2.0 GiB"), (0.5, 1, "tiles: 0.5 GiB")],
+)
+def test_decoding_goes_by_the_free_memory(family, monkeypatch, free_gib, pictures, how):
+    assert drawing.decoding_for(free_gib, (1024, 1024), pictures, 2).startswith(how)
+    monkeypatch.setattr("headshotkit.runtime.free_gpu_gib", lambda: free_gib)
+    vae = AutoencoderKL(block_out_channels=(32,), norm_num_groups=32).half()
+    assert drawing.fit_decoding(vae, (1024, 1024), pictures).startswith(how)
+    assert vae.use_tiling == how.startswith("tiles") and vae.use_slicing == (how != "whole")
 
 
 def test_a_lora_that_does_not_fit_is_refused(tmp_path, family):
@@ -58,11 +120,41 @@ def test_a_lora_that_does_not_fit_is_refused(tmp_path, family):
 
 def test_a_picture_comes_from_its_own_seed_alone(family):
     alone = [picture(family, seed) for seed in (1, 2)]
-    together = family.render([PROMPT] * 2, [""] * 2, [1, 2], 128, 6, 3.0)
+    together = family.render([PROMPT] * 2, [""] * 2, [1, 2], SIX_STEPS)
     for one, other in zip(alone, together, strict=True):
         # batches of other sizes round differently, so equal to the eye, not to the bit
         assert np.abs(one - np.asarray(other, np.int16)).max() <= 8
     assert np.abs(alone[0] - alone[1]).mean() > 5
+
+
+def test_guidance_in_a_share_of_the_steps_saves_rows_and_is_guided_before_alone(family):
+    """Until guidance ends the latents are those of full guidance, to the bit; then the prompt alone is computed."""
+    latents = {}
+
+    def record(name):
+        def note(step, timestep, sample, *_, **__):
+            latents.setdefault(name, []).append(sample.clone())
+
+        return note
+
+    step, rows, made = family.pipeline.scheduler.step, {}, {}
+    for name, share in (("all", 1.0), ("half", 0.5), ("none", 0.0)):
+        note, before = record(name), family.forwards
+
+        def noted(*args, note=note, **kwargs):
+            note(*args)
+            return step(*args, **kwargs)
+
+        family.pipeline.scheduler.step = noted
+        made[name] = family.render([PROMPT] * 2, [""] * 2, [5, 6], replace(SIX_STEPS, guidance_share=share))
+        rows[name] = family.forwards - before
+    family.pipeline.scheduler.step = step
+    assert rows == {"all": 24, "half": 18, "none": 12}
+    same = [torch.equal(a, b) for a, b in zip(latents["all"], latents["half"], strict=True)]
+    assert same == [True] * 4 + [False] * 2  # what the fourth step starts from, the third has guided
+    assert (np.asarray(made["half"][0]) != np.asarray(made["none"][0])).any()
+    unguided = family.render([PROMPT] * 2, [""] * 2, [5, 6], replace(SIX_STEPS, guidance=1.0))
+    assert (np.asarray(made["none"][0]) == np.asarray(unguided[0])).all()
 
 
 def test_the_autoencoder_gives_a_picture_back(family, good_photo):
@@ -110,7 +202,12 @@ def test_sizes_that_the_base_cannot_make_are_refused(family):
     halvings = len(family.pipeline.unet.config.block_out_channels) - 1
     factor = 8 * 2**halvings  # the autoencoder's three halvings, and the U-Net's
     with pytest.raises(BadConfig, match=rf"size_px is 100, base 'mini' needs a multiple of {factor}\."):
-        family.render([PROMPT], [""], [0], 100, 2, 1.0)
+        family.render([PROMPT], [""], [0], Sampling((128, 100), 2, 1.0))
+
+
+def test_headshots_need_not_be_square(family):
+    wide = family.render([PROMPT], [""], [0], replace(SIX_STEPS, size_px=(192, 128)))[0]
+    assert wide.size == (192, 128)
 
 
 def test_the_empty_prompt_is_what_the_base_was_trained_with(family):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from headshotkit.errors import StageMissing
 from headshotkit.evaluate import evaluate_run
-from headshotkit.gallery import TILE_PX, build_gallery, embedded
+from headshotkit.gallery import TILE_PX, build_gallery, contact_sheet, embedded
 from headshotkit.restore import restore_headshots
 
 
@@ -75,6 +75,15 @@ def test_the_contact_sheet_shows_all(page):
     _, run = page
     sheet = open_picture(run.path("gallery") / "contact_sheet.png")
     assert sheet.size == (6 * TILE_PX, TILE_PX)
+
+
+def test_a_wide_headshot_is_shown_whole(tmp_path):
+    wide = Image.new("RGB", (192, 128), "red")
+    wide.save(tmp_path / "wide.png")
+    (tmp_path / "sheet.png").write_bytes(contact_sheet([tmp_path / "wide.png"]))
+    tile = np.asarray(open_picture(tmp_path / "sheet.png").crop((0, 0, TILE_PX, TILE_PX)))
+    red = (tile == [255, 0, 0]).all(2)
+    assert red[TILE_PX // 2].all() and abs(red.mean() - 128 / 192) < 0.02 and (tile[0] == 255).all()
 
 
 def test_without_a_report_there_is_no_gallery(brief_run):

@@ -1,28 +1,83 @@
+import inspect
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import P2, open_picture
+from PIL import Image, ImageFilter, ImageOps
 
+from headshotkit import copies, faces
 from headshotkit.config import RenderConfig
 from headshotkit.errors import NoKnownFaces
-from headshotkit.identity import calibrate, judge_headshot, known_faces
+from headshotkit.gallery import WORDS
+from headshotkit.identity import calibrate, judge_headshot, known_person
 from headshotkit.run import Run
+
+CONFIG = RenderConfig.for_base("mini")
 
 
 @pytest.fixture(scope="module")
-def centre(prepared):
-    return known_faces(Run(prepared), "arcface").mean(0)
+def person(prepared):
+    return known_person(Run(prepared), CONFIG)
 
 
-def test_a_photo_of_the_person_passes_and_a_stranger_does_not(centre, good_photo):
-    assert judge_headshot(good_photo, centre, 0.5).accepted
-    stranger = judge_headshot(np.asarray(open_picture(P2 / "p2_03.jpg")), centre, 0.28)
-    assert not stranger.accepted and stranger.reasons == ("other_person",) and stranger.identity < 0.28
+@pytest.fixture(scope="module")
+def own(prepared):
+    """A photo of the person that the gate does not know, so no copy: (the photo, the person as the others show him)."""
+    run = Run(prepared)
+    whole, first = known_person(run, CONFIG), sorted(run.path("photos").glob("kept/*.jpg"))[0]
+    photo = np.asarray(open_picture(first))
+    mine = copies.look_of(photo, faces.detect_faces(photo)[0])
+    others = [look for look in whole.looks if np.abs(look - mine).mean() > 3]
+    assert len(others) == len(whole.looks) - 1
+    return photo, replace(whole, looks=tuple(others))
 
 
-def test_nobody_and_two_people_are_refused(centre, good_photo):
-    assert judge_headshot(np.zeros((128, 128, 3), np.uint8), centre, 0.0).reasons == ("no_face",)
-    twice = np.concatenate([good_photo, good_photo], 1)
-    assert judge_headshot(twice, centre, 0.0).reasons == ("many_faces",)
+def reasons(image, person, **limits):
+    return judge_headshot(image, person, replace(CONFIG, **limits)).reasons
+
+
+def test_a_photo_of_the_person_passes_and_a_stranger_does_not(own):
+    photo, person = own
+    judged = judge_headshot(photo, person, CONFIG)
+    assert judged.accepted and judged.reasons == () and 0.8 < judged.likeness < 1.2 and 0.5 < judged.quality <= 1
+    stranger = judge_headshot(np.asarray(open_picture(P2 / "p2_03.jpg")), person, CONFIG)
+    assert stranger.reasons == ("other_person",) and stranger.identity < 0.28 and stranger.copy < CONFIG.max_copy
+
+
+def test_nobody_and_two_people_are_refused(person, good_photo):
+    assert reasons(np.zeros((128, 128, 3), np.uint8), person) == ("no_face",)
+    assert reasons(np.concatenate([good_photo, good_photo], 1), person) == ("many_faces",)
+
+
+def test_a_copy_of_a_photo_is_refused_however_it_was_changed(person, good_photo):
+    """Cut to the face, shrunk, mirrored, recoloured, turned: `copy_of_photo` each time."""
+    photo = Image.fromarray(good_photo)
+    x0, y0, x1, y1 = faces.detect_faces(good_photo)[0].box
+    reach = 0.95 * (x1 - x0)
+    middle = ((x0 + x1) / 2, (y0 + y1) / 2)
+    cut = photo.crop([int(m + side * reach) for side in (-1, 1) for m in middle]).resize((128, 128), Image.LANCZOS)
+    tinted = np.clip(np.asarray(cut, np.float32)[:, :, [2, 0, 1]] * [1.2, 0.9, 0.7], 0, 255).astype(np.uint8)
+    for changed in (photo, cut, ImageOps.mirror(cut), ImageOps.grayscale(cut).convert("RGB"), tinted, cut.rotate(5)):
+        judged = judge_headshot(np.asarray(changed), person, CONFIG)
+        assert "copy_of_photo" in judged.reasons and judged.copy > CONFIG.max_copy
+
+
+def test_a_small_a_soft_and_a_half_seen_face_are_refused(own):
+    photo, person = own
+    small = np.full((2400, 2400, 3), 128, np.uint8)
+    small[800:1568, 800:1568] = photo
+    assert "small_face" in reasons(small, person, min_face=0.3)
+    soft = np.asarray(Image.fromarray(photo).resize((128, 128)).filter(ImageFilter.GaussianBlur(2.5)))
+    assert "soft_face" in reasons(soft, person)
+    assert "eyes_closed" in reasons(photo, person, min_eye_openness=0.6)
+    assert "unclear_face" in reasons(photo, person, max_disagreement=0.001)
+
+
+def test_every_reason_has_words_in_the_gallery():
+    code = inspect.getsource(judge_headshot)
+    assert set(re.findall(r'"([a-z]+_[a-z_]+)"', code)) - {"face_share", "eye_openness"} == set(WORDS)
 
 
 def spread(cosine, n=12):

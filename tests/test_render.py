@@ -12,8 +12,9 @@ from conftest import open_picture
 
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadLora
-from headshotkit.records import Headshot
-from headshotkit.render import best_of_each, render_headshots
+from headshotkit.prompts import SIZES_PX, load_prompts
+from headshotkit.records import Lora
+from headshotkit.render import _shapes, _tasks, render_headshots
 from headshotkit.run import Run
 
 BRIEF = {"count": 4, "steps": 6, "max_attempts": 2, "batch": 2}
@@ -32,6 +33,8 @@ def test_the_manifest_has_the_names_that_others_build_on(brief_run):
         assert {"file", "prompt_id", "seed", "attempt", "identity", "accepted"} <= set(shot)
         assert open_picture(brief_run.path("headshots") / shot["file"]).size == (128, 128)
     assert len(manifest["delivered"]) == 4
+    assert manifest["forwards"] == 10 * len(manifest["headshots"])  # 4 guided steps and 2 others
+    assert manifest["forwards_per_headshot"] == 10 and manifest["decoding"] == "whole"
     assert manifest["pass_mark"]["own_median"] == pytest.approx(0.762, abs=0.02)
 
 
@@ -81,16 +84,48 @@ def test_a_killed_rendering_goes_on_to_the_same_pictures(brief_run, briefly_trai
         assert (a == b).all()
 
 
+class Ticking:
+    """A clock on which every look takes a second, and so every sampler step does."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+def test_under_a_clock_it_ends_in_time_with_the_same_pictures_and_says_what_is_missing(brief_run, briefly_trained):
+    clock = Ticking()
+    shots = render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF, minutes=0.5), clock)
+    manifest = brief_run.manifest("headshots")
+    assert clock.now <= 30 and len(shots) == 6 and len({s.prompt_id for s in shots}) == 4
+    assert "4 of 4 are missing: the 0.5 minutes were over" in manifest["outcome"] and len(manifest["missing"]) == 4
+    assert len(manifest["delivered"]) == 4
+    plain = Run(briefly_trained)
+    for one in (s for s in shots if s.attempt == 1):
+        a, b = (np.asarray(open_picture(run.path("headshots") / one.file)) for run in (brief_run, plain))
+        assert (a == b).all()
+
+
+def test_a_batch_that_would_be_late_is_broken_off(brief_run):
+    clock = Ticking()
+    assert render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF, minutes=0.1), clock) == []
+    assert clock.now <= 6 and brief_run.manifest("headshots")["delivered"] == []
+
+
 def test_a_lora_of_another_base_is_refused(brief_run):
     with pytest.raises(BadLora, match="trained on base 'mini', the headshots are asked of 'sdxl'"):
         render_headshots(brief_run, RenderConfig.for_base("sdxl"))
 
 
-def shot(prompt_id, attempt, identity, accepted):
-    return Headshot(f"{prompt_id}_{attempt}.png", prompt_id, "", "", 0, attempt, 1.0, identity, accepted)
-
-
-def test_the_best_of_each_prompt_is_delivered_best_first():
-    shots = [shot("a", 1, 0.2, False), shot("a", 2, 0.6, True), shot("b", 1, None, False), shot("b", 2, 0.1, False),
-             shot("c", 1, 0.7, True)]  # fmt: skip
-    assert [s.file for s in best_of_each(shots)] == ["c_1.png", "a_2.png", "b_2.png"]
+def test_every_aspect_has_its_size_where_the_base_can_draw_it():
+    lora = Lora("person.safetensors", "sdxl", 8, 8, "ohwx", "man", 1)
+    config = RenderConfig.for_base("sdxl")
+    tasks = _tasks(load_prompts(), lora, config)
+    assert {t.aspect: t.size_px for t in tasks} == {a: SIZES_PX[a] for a in ("1:1", "4:5", "3:4", "16:9")}
+    assert _shapes(tasks, config).count(" of ") == 4 and "square" not in _shapes(tasks, config)
+    small = RenderConfig.for_base("mini", count=50)
+    squares = _tasks(load_prompts(), lora, small)
+    assert {t.size_px for t in squares} == {(128, 128)}
+    assert _shapes(squares, small).startswith("all square, for base 'mini' was trained on squares alone")

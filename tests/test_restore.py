@@ -27,7 +27,7 @@ def test_weights_that_are_not_the_known_file_are_refused(monkeypatch, tmp_path):
 
 
 def test_pasting_back_touches_the_face_alone(good_photo):
-    photo = np.full((1400, 1400, 3), 128, np.uint8)
+    photo = np.full((1400, 1200, 3), 128, np.uint8)
     photo[300:1068, 300:1068] = good_photo
     face = faces.detect_faces(photo)[0]
     aligned = faces.align_face(photo, face.points, restore.SIDE_PX, restore.TEMPLATE)

@@ -7,12 +7,16 @@ line in `FAMILIES`.
 from __future__ import annotations
 
 import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL.Image import Image
 
 from headshotkit.bases import Base, find_base
+from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BaseUnavailable
 from headshotkit.runtime import data_path
 
@@ -35,6 +39,36 @@ class Condition(dict):
         return Condition({name: tensor[places] for name, tensor in self.items()})
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn.
+
+    size_px: (width, height) · steps: of the sampler · guidance: classifier-free guidance scale, 1 is none ·
+    guidance_share: fraction of the steps that are guided, the first ones, in [0, 1] · sampler: one of
+    `config.SAMPLERS`.
+    """
+
+    size_px: tuple[int, int]
+    steps: int
+    guidance: float
+    guidance_share: float = 1.0
+    sampler: str = "base"
+
+    @classmethod
+    def of(cls, config: RenderConfig, size_px: tuple[int, int]) -> Sampling:
+        """As a RenderConfig says, in the size (width, height) px."""
+        return cls(size_px, config.steps, config.guidance, config.guidance_share, config.sampler)
+
+    @property
+    def guided_steps(self) -> int:
+        """So many steps compute the prompt and the negative prompt; the others the prompt alone.
+
+        >>> Sampling((128, 128), 25, 5.0, 0.6).guided_steps
+        15
+        """
+        return math.ceil(round(self.steps * self.guidance_share, 6)) if self.guidance > 1 else 0
+
+
 class Family(Protocol):
     """What a stage needs of a base. Images are RGB PIL pictures; tensors never leave the family but as opaque values.
 
@@ -45,6 +79,10 @@ class Family(Protocol):
     device: str
     dtype: Any
     dtype_reason: str
+    forwards: int
+    """Rows that the denoiser has computed for pictures so far: two a picture and guided step, one in the others."""
+    decoding: str
+    """How the last pictures came out of their latents: whole, or in parts, and then why."""
 
     def encode_images(self, images: list[Image]) -> Any:
         """Latents of pictures, float32 on the CPU, shape (N, C, h, w)."""
@@ -87,9 +125,17 @@ class Family(Protocol):
         """Loads a LoRA file for rendering, at a strength; loading another takes the first one's place."""
 
     def render(
-        self, prompts: list[str], negatives: list[str], seeds: list[int], size_px: int, steps: int, guidance: float
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        seeds: list[int],
+        sampling: Sampling,
+        on_step: Callable[[], None] | None = None,
     ) -> list[Image]:
-        """One picture a prompt; its noise comes from its own seed alone."""
+        """One picture a prompt; its noise comes from its own seed alone.
+
+        `on_step` is called after every sampler step; what it raises ends the drawing.
+        """
 
 
 def load_family(base_name: str) -> Family:
@@ -148,7 +194,7 @@ def weights_place(base: Base) -> str:
 
 
 def check_size(base: Base, size_px: int, factor: int) -> None:
-    """Refuses picture sizes that the base can't make.
+    """Refuses a side of a picture that the base can't make.
 
     Raises:
         BadConfig: the size is not a multiple of what the autoencoder and the denoiser divide it by.

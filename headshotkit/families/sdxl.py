@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file, save
@@ -26,7 +27,7 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
-from headshotkit.families import Condition, check_size, weights_place
+from headshotkit.families import Condition, Sampling, check_size, drawing, weights_place
 
 ADAPTER = "person"
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
@@ -56,6 +57,8 @@ class SdxlFamily:
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.forwards, self.decoding = 0, "whole"
+        self.without_lora: dict[str, torch.Tensor] = {}
 
     def _load(self) -> StableDiffusionXLPipeline:
         """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
@@ -193,6 +196,9 @@ class SdxlFamily:
 
     def use_lora(self, path: Path, scale: float) -> None:
         self.pipeline.unload_lora_weights()
+        for name, weight in self.without_lora.items():
+            self.pipeline.unet.get_submodule(name).weight.data.copy_(weight)
+        self.without_lora = {}
         if scale == 0:
             return
         try:
@@ -206,25 +212,41 @@ class SdxlFamily:
                 "Render with the base it was trained on, or train again.",
             ) from error
         self.pipeline.set_adapters([ADAPTER], [scale])
+        self._fuse()
+
+    def _fuse(self) -> None:
+        """Adds the loaded LoRA to the weights, so that a step costs what it costs without one.
+
+        The weights as they were are kept on the CPU: subtracting a LoRA would leave rounding errors.
+        """
+        unet = self.pipeline.unet
+        layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, BaseTunerLayer)}
+        weights = {name: layer.get_base_layer().weight.detach() for name, layer in layers.items()}
+        self.without_lora = {name: weight.to("cpu", copy=True) for name, weight in weights.items()}
+        self.pipeline.fuse_lora(components=["unet"])
+        self.pipeline.unload_lora_weights()
 
     @torch.no_grad()
     def render(
-        self, prompts: list[str], negatives: list[str], seeds: list[int], size_px: int, steps: int, guidance: float
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        seeds: list[int],
+        sampling: Sampling,
+        on_step: Callable[[], None] | None = None,
     ) -> list[Image.Image]:
-        check_size(self.base, size_px, self._size_factor())
+        for side in sampling.size_px:
+            check_size(self.base, side, self._size_factor())
         wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
-        result = self.pipeline(
-            prompt_embeds=wanted["text"].to(self.device, self.dtype),
-            pooled_prompt_embeds=wanted["pooled"].to(self.device, self.dtype),
-            negative_prompt_embeds=avoided["text"].to(self.device, self.dtype),
-            negative_pooled_prompt_embeds=avoided["pooled"].to(self.device, self.dtype),
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            height=size_px,
-            width=size_px,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-        )
-        return result.images
+        self.decoding = drawing.fit_decoding(self.pipeline.vae, sampling.size_px, len(seeds))
+        counting = self.pipeline.unet.register_forward_pre_hook(self._count_rows)
+        try:
+            return drawing.draw(self.pipeline, self.base.name, (wanted, avoided), seeds, sampling, on_step)
+        finally:
+            counting.remove()
+
+    def _count_rows(self, unet: torch.nn.Module, inputs: tuple) -> None:
+        self.forwards += len(inputs[0])
 
 
 def keep_norms_half(unet: torch.nn.Module, device: str) -> None:

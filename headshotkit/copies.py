@@ -1,0 +1,90 @@
+"""Is a headshot a photo of the person again? Compares the fine structure of aligned faces, whatever their colours.
+
+A recogniser can't tell: a copy and a good likeness both are the person. A copy has the same shadows, brows and hairs in
+the same places, which no second photo of that person has, and no picture that was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from headshotkit import faces
+from headshotkit.measures import LUMA
+
+SIDE_PX = 96
+FACE_SHARE = 0.6
+"""Side of ArcFace's square in that of a look, which so shows hair and chin as well."""
+TEMPLATE = ((faces.ARCFACE_TEMPLATE - 0.5) * FACE_SHARE + 0.5).astype(np.float32)
+Y, X = np.mgrid[:SIDE_PX, :SIDE_PX]
+OVAL = ((X - 48) / 26) ** 2 + ((Y - 50) / 32) ** 2 < 1
+"""Where the face is; hair and background can be cut off or changed."""
+COMPARED_PX = (0.6, 2.0)
+"""Details between these two sizes (standard deviations of Gaussians) are compared: larger ones any portrait of that
+pose has, smaller ones get lost when a picture is made small."""
+LAID_PX = ((2.5, 8.0, 5), (1.2, 4.0, 3), (0.7, 2.5, 1))
+"""Details by which a face is laid over a photo's, from coarse to fine, and how far each is smoothed, px, odd."""
+CANDIDATES = 4
+"""So many photos, the most alike before that, are laid over."""
+
+
+def look_of(image: np.ndarray, face: faces.Face) -> np.ndarray:
+    """What is compared of a face: its luma, upright, of one size; float32, shape (SIDE_PX, SIDE_PX).
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+    """
+    return faces.align_face(image, face.points, SIDE_PX, TEMPLATE).astype(np.float32) @ LUMA
+
+
+def copy_likeness(look: np.ndarray, photos: Sequence[np.ndarray]) -> float:
+    """How much of a face's fine structure is that of one of the photos, mirrored or not; lower is better.
+
+    Correlation of luma between two sizes of detail, its local contrast made even, so that colour, brightness and
+    contrast play no part; after the face was laid over the photo's, so that turning and stretching play none.
+
+    Args:
+        look: of the headshot, by `look_of`. photos: the photos' looks; none is no copy.
+    Returns: in [-1, 1]; a copy is near 1. RenderConfig.max_copy has the figures.
+    Source: ECC image alignment, Evangelidis and Psarakis 2008; local contrast normalisation, Jarrett et al. 2009.
+    """
+    coarse = [_structure(photo, *LAID_PX[0][:2]) for photo in photos]
+    best = -1.0
+    for turned in (look, np.ascontiguousarray(look[:, ::-1])):
+        seen = _structure(turned, *LAID_PX[0][:2])
+        alike = [_correlation(seen, photo) for photo in coarse]
+        for place in np.argsort(alike)[::-1][:CANDIDATES]:
+            laid = _laid_over(turned, photos[place])
+            best = max(best, _correlation(_structure(laid, *COMPARED_PX), _structure(photos[place], *COMPARED_PX)))
+    return round(best, 4)
+
+
+def _structure(luma: np.ndarray, fine_px: float, coarse_px: float) -> np.ndarray:
+    """Luma between two sizes of detail, of about equal contrast everywhere, float32."""
+    import cv2
+
+    detail = cv2.GaussianBlur(luma, (0, 0), fine_px) - cv2.GaussianBlur(luma, (0, 0), coarse_px)
+    contrast = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), coarse_px))
+    return (detail / (contrast + 2)).astype(np.float32)
+
+
+def _laid_over(look: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """The look, shifted, turned and stretched to where the photo has the same structure; as it was where it hasn't."""
+    import cv2
+
+    matrix, mask = np.eye(2, 3, dtype=np.float32), OVAL.astype(np.uint8)
+    ends = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-3)
+    for fine_px, coarse_px, smooth_px in LAID_PX:
+        pair = (_structure(photo, fine_px, coarse_px), _structure(look, fine_px, coarse_px))
+        try:
+            _, matrix = cv2.findTransformECC(*pair, matrix, cv2.MOTION_AFFINE, ends, mask, smooth_px)
+        except cv2.error:  # nothing in common to go by
+            break
+    return cv2.warpAffine(look, matrix, look.shape[::-1], flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's, within the oval of the face."""
+    a, b = (values[OVAL] - values[OVAL].mean() for values in (one, other))
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-9))

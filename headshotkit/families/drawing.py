@@ -1,0 +1,126 @@
+"""What a pipeline is told besides the prompts: which steps are guided, which sampler draws, how latents are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, SchedulerMixin, StableDiffusionXLPipeline
+from PIL import Image
+
+from headshotkit import runtime
+from headshotkit.costs import cost
+from headshotkit.errors import BadConfig
+from headshotkit.families import Condition, Sampling
+
+CUT = ("prompt_embeds", "add_text_embeds", "add_time_ids")
+"""What StableDiffusionXLPipeline holds twice while it guides: for the negative prompts, then for the prompts."""
+
+
+def draw(
+    pipeline: StableDiffusionXLPipeline,
+    base: str,
+    conditions: tuple[Condition, Condition],
+    seeds: list[int],
+    sampling: Sampling,
+    on_step: Callable[[], None] | None = None,
+) -> list[Image.Image]:
+    """The stock pipeline's pictures of prompts and negative prompts, each from its own seed's noise."""
+    dtype, device = pipeline.unet.dtype, pipeline.unet.device
+    told = {
+        prefix + name: condition[part].to(device, dtype)
+        for prefix, condition in zip(("", "negative_"), conditions, strict=True)
+        for name, part in (("prompt_embeds", "text"), ("pooled_prompt_embeds", "pooled"))
+    }
+    with sampling_by(pipeline, sampling.sampler, base):
+        return pipeline(
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            width=sampling.size_px[0],
+            height=sampling.size_px[1],
+            num_inference_steps=sampling.steps,
+            **told,
+            **guidance_options(sampling, on_step),
+        ).images
+
+
+def guidance_options(sampling: Sampling, on_step: Callable[[], None] | None = None) -> dict:
+    """The options of a StableDiffusionXLPipeline that guide the first steps and give the U-Net the prompts alone then.
+
+    `on_step` is called after every step.
+
+    Source: diffusers' guide on pipeline callbacks, dynamic classifier-free guidance.
+    """
+    guided = sampling.guided_steps
+    scale = {"guidance_scale": sampling.guidance if guided else 1.0}
+    cuts = 0 < guided < sampling.steps
+    if not (cuts or on_step):
+        return scale
+
+    def after_step(pipeline: StableDiffusionXLPipeline, step: int, _: torch.Tensor, tensors: dict) -> dict:
+        if on_step:
+            on_step()
+        if not cuts or step != guided - 1:
+            return tensors
+        pipeline._guidance_scale = 1.0  # where the pipeline reads whether it guides
+        return {name: tensors[name].chunk(2)[1] for name in CUT}
+
+    return scale | {"callback_on_step_end": after_step, "callback_on_step_end_tensor_inputs": list(CUT)}
+
+
+@contextmanager
+def sampling_by(pipeline: StableDiffusionXLPipeline, sampler: str, base: str) -> Iterator[None]:
+    """Has a sampler draw, one of `config.SAMPLERS`; afterwards the pipeline has the base's own again.
+
+    Raises:
+        BadConfig: the sampler does not suit what the base predicts.
+    """
+    usual = pipeline.scheduler
+    pipeline.scheduler = usual if sampler == "base" else karras_dpm(usual, base)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = usual
+
+
+def karras_dpm(usual: SchedulerMixin, base: str) -> DPMSolverMultistepScheduler:
+    """DPM++ 2M on Karras' noise levels for a base with that scheduler.
+
+    Raises:
+        BadConfig: the base predicts neither noise nor velocity, or starts from pure noise, an endless level.
+    """
+    kind, endless = usual.config.prediction_type, usual.config.get("rescale_betas_zero_snr", False)
+    if kind not in ("epsilon", "v_prediction") or endless:
+        raise BadConfig(
+            f"sampler is 'dpmpp-2m-karras', base {base!r} predicts {kind}{', from pure noise on' if endless else ''}.",
+            "Karras' noise levels end at a finite one, and DPM++ here reads noise or velocity.",
+            "Set RenderConfig.sampler to base.",
+        )
+    return DPMSolverMultistepScheduler.from_config(usual.config, use_karras_sigmas=True)
+
+
+def fit_decoding(vae: AutoencoderKL, size_px: tuple[int, int], pictures: int) -> str:
+    """Has the autoencoder decode by the memory that is free, and returns how, with the reason where not whole."""
+    how = decoding_for(runtime.free_gpu_gib(), size_px, pictures, vae.dtype.itemsize)
+    (vae.disable_slicing if how == "whole" else vae.enable_slicing)()
+    (vae.enable_tiling if how.startswith("tiles") else vae.disable_tiling)()
+    return how
+
+
+def decoding_for(free_gib: float | None, size_px: tuple[int, int], pictures: int, itemsize: int) -> str:
+    """How to decode: whole where the memory allows all pictures at once, else slices (a picture at a time) or tiles.
+
+    Args:
+        free_gib: of the GPU; None where there is none, so that the host's memory counts, of which there is enough.
+        itemsize: bytes of a number in the autoencoder.
+
+    >>> decoding_for(2.0, (1024, 1024), 1, 2), decoding_for(2.0, (1024, 1024), 4, 2)
+    ('whole', 'slices: 2.0 GiB are free, 6.0 needed for all at once')
+    """
+    one = cost("decode")
+    needed = (one.peak_gib - one.weights_gib) * size_px[0] * size_px[1] / 2**20 * itemsize / 2
+    if free_gib is None or needed * pictures <= free_gib:
+        return "whole"
+    if needed <= free_gib:
+        return f"slices: {free_gib:.1f} GiB are free, {needed * pictures:.1f} needed for all at once"
+    return f"tiles: {free_gib:.1f} GiB are free, {needed:.1f} needed for a whole picture"
