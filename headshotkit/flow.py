@@ -33,6 +33,7 @@ class Options:
     augment: str | None = None
     captioner: str | None = None
     min_photos: int | None = None
+    method: str | None = None
     steps: int | None = None
     rank: int | None = None
     count: int | None = None
@@ -46,7 +47,7 @@ class Options:
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
-    TrainConfig: ("steps", "rank", "seed"),
+    TrainConfig: ("method", "steps", "rank", "seed"),
     RenderConfig: ("count", "max_attempts", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""

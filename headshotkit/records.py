@@ -127,7 +127,11 @@ class Dataset(Record):
 
 @dataclass(frozen=True)
 class Lora(Record):
-    """An adapter file, and what it takes to use it."""
+    """What a training left, mostly an adapter file, and what it takes to use it.
+
+    `path` and `files` are relative to the stage's folder, `path` the first of the files. `rank` and `alpha` are 0 where
+    the `method` has no LoRA.
+    """
 
     path: Path
     base: str
@@ -136,6 +140,8 @@ class Lora(Record):
     token: str
     class_word: str
     step: int
+    method: str = "lora"
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadLora
 from headshotkit.families import Family, load_family
+from headshotkit.families.methods import use_trained
 from headshotkit.identity import PassMark, calibrate, judge_headshot, known_faces
 from headshotkit.photos import png_bytes
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
@@ -64,7 +65,7 @@ def render_headshots(run: Run, config: RenderConfig) -> list[Headshot]:
     known = known_faces(run, "arcface")
     mark = calibrate(known, config)
     family = load_family(config.base)
-    family.use_lora(run.path("lora") / lora.path, config.lora_scale)
+    use_trained(family, run.path("lora"), lora, config.lora_scale)
     headshots = _Session(family, tasks, config, stage, known.mean(0), mark).run()
     best = best_of_each(headshots)
     accepted = sum(h.accepted for h in headshots)

@@ -9,7 +9,7 @@ import json
 import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,11 +28,11 @@ from headshotkit.checkpoints import (
     to_bytes,
 )
 from headshotkit.config import TrainConfig
-from headshotkit.families import Condition, Family, load_family
+from headshotkit.families import Condition, load_family
+from headshotkit.families.methods import Method, load_method
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, write_atomic, write_json
 
-LORA_FILE = "person.safetensors"
 CACHE_FILE = "cache.pt"
 LOSSES_FILE = "losses.json"
 WEIGHT_DECAY = 1e-2
@@ -51,13 +51,15 @@ class Examples:
 
 
 def train_lora(run: Run, config: TrainConfig) -> Lora:
-    """Trains the person's LoRA on the run's dataset, or goes on where it was interrupted.
+    """Trains the person on the run's dataset by the config's method, or goes on where it was interrupted.
 
-    Writes `lora/`: person.safetensors (diffusers' naming, with metadata), losses.json, manifest.json. While it works,
-    `lora/` also holds checkpoints; Ctrl-C and SIGTERM take effect after the step's end, when it has been saved.
+    Writes `lora/`: person.safetensors (diffusers' naming, with metadata) or what else the method leaves, losses.json,
+    manifest.json. While it works, `lora/` also holds checkpoints; Ctrl-C and SIGTERM take effect after the step's end,
+    when it has been saved.
 
     Raises:
         StageMissing: the dataset has not been built.
+        BadConfig: the base's family can't do the method.
         BaseUnavailable: the base's weights can't be had.
         DiskFull, RunFolderError: a file can't be written; the last checkpoint stays.
         KeyboardInterrupt: Ctrl-C; the same call goes on from where it came.
@@ -68,24 +70,31 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
         _tidy(stage)
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)
-    person, class_pictures, captions = _cached_examples(family, run.path("dataset"), dataset, stage)
-    family.free_encoders()
-    loop = _Loop(family, config, stage, person, class_pictures, captions)
+    method = load_method(family, config, dataset)
+    person, class_pictures, conditions = _cached_examples(method, run.path("dataset"), dataset, stage)
+    method.free_encoders()
+    loop = _Loop(method, config, stage, person, class_pictures, conditions)
     loop.run()
-    lora = Lora(
-        Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, config.steps
-    )
-    loop.checkpoints.write(stage.folder / LORA_FILE, family.lora_file(_metadata(lora, stage, dataset)))
+    lora = _write_trained(method, loop.checkpoints, stage, dataset)
     write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in loop.losses]})
     last = sum(loop.losses[-50:]) / len(loop.losses[-50:])
     stage.finish(
-        f"LoRA of rank {config.rank} after {config.steps} steps, loss {last:.3f}",
+        f"{method.title} after {config.steps} steps, loss {last:.3f}",
         lora=lora.to_dict(),
         optimizer=loop.optimizer_reason,
         dtype=family.dtype_reason,
     )
     _tidy(stage)  # only now: before, a kill would have cost the whole training
     return lora
+
+
+def _write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset) -> Lora:
+    """Writes what the method leaves, file by file, each with how it was made."""
+    lora, files = method.record(), []
+    for name, content in method.files(_metadata(lora, stage, dataset)):
+        checkpoints.write(stage.folder / name, content)
+        files.append(Path(name))
+    return replace(lora, path=files[0], files=tuple(files))
 
 
 def _tidy(stage: Stage) -> None:
@@ -96,20 +105,22 @@ def _tidy(stage: Stage) -> None:
 
 def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
     """How the LoRA was made, for the file's header: strings only, as safetensors wants."""
-    facts = {"base": lora.base, "token": lora.token, "class_word": lora.class_word, "steps": lora.step,
-             "rank": lora.rank, "alpha": lora.alpha, "captions": json.dumps([p.caption for p in dataset.photos]),
+    facts = {"base": lora.base, "method": lora.method, "token": lora.token, "class_word": lora.class_word,
+             "steps": lora.step, "rank": lora.rank, "alpha": lora.alpha,
+             "captions": json.dumps([p.caption for p in dataset.photos]),
              "config": json.dumps(stage.manifest["config"]), "fingerprint": stage.manifest["fingerprint"],
              "version": stage.manifest["headshotkit"]}  # fmt: skip
     return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
 
 
 def _cached_examples(
-    family: Family, folder: Path, dataset: Dataset, stage: Stage
+    method: Method, folder: Path, dataset: Dataset, stage: Stage
 ) -> tuple[Examples, Examples, Condition]:
     """Latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
 
     The last condition is the empty caption's, the one before it the class's.
     """
+    family = method.family
     captions = sorted({p.caption for p in dataset.photos}) + [f"photo of a {dataset.class_word}", ""]
     side = dataset.size_px
     person_sizes = [
@@ -126,7 +137,7 @@ def _cached_examples(
         condition = family.encode_prompts(captions)
         kept = {"latents": latents, "condition": dict(condition)}
         write_atomic(cache, to_bytes(kept))
-    conditions = Condition(kept["condition"])
+    conditions = method.conditions(captions, Condition(kept["condition"]))
     n = len(dataset.photos)
     person = Examples(kept["latents"][:n], [captions.index(p.caption) for p in dataset.photos], person_sizes)
     pictures = Examples(kept["latents"][n:], [len(captions) - 2] * len(class_sizes), class_sizes)
@@ -166,18 +177,19 @@ def make_optimizer(parameters: list, config: TrainConfig, device: str) -> tuple[
 
 
 class _Loop:
-    """The loop's state: LoRA, its average, optimizer, scaler, losses; what a checkpoint holds."""
+    """The loop's state: what is trained, its average, optimizer, scaler, losses; what a checkpoint holds."""
 
-    def __init__(self, family: Family, config: TrainConfig, stage: Stage, person: Examples, class_pictures: Examples,
+    def __init__(self, method: Method, config: TrainConfig, stage: Stage, person: Examples, class_pictures: Examples,
                  conditions: Condition) -> None:  # fmt: skip
-        self.family, self.config, self.stage = family, config, stage
+        self.method, self.family, self.config, self.stage = method, method.family, config, stage
         self.person, self.class_pictures, self.conditions = person, class_pictures, conditions
-        self.parameters = family.add_lora(config.rank, config.alpha, config.targets, config.seed)
+        groups = method.add()
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
         if config.checkpointing:
-            family.use_checkpointing()
-        self.optimizer, self.optimizer_reason = make_optimizer(self.parameters, config, family.device)
-        self.scaler = torch.amp.GradScaler(family.device, enabled=family.dtype == torch.float16)
+            self.family.use_checkpointing()
+        self.optimizer, self.optimizer_reason = make_optimizer(groups, config, self.family.device)
+        self.scaler = torch.amp.GradScaler(self.family.device, enabled=self.family.dtype == torch.float16)
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
         self.losses: list[float] = []
         self.saved_s = time.monotonic()
@@ -208,7 +220,7 @@ class _Loop:
     def _step(self, step: int) -> float:
         """One optimizer update; returns the loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, self.config)
+            group["lr"] = learning_rate_at(step, self.config) * group.get("factor", 1.0)
         generator = torch.Generator().manual_seed(runtime.seed_for(self.config.seed, STEP, step))
         loss = self._loss(self.person, self._order(step), generator, self.config.caption_dropout)
         if len(self.class_pictures.sizes):
@@ -250,7 +262,7 @@ class _Loop:
     def _save(self) -> None:
         """A checkpoint of everything that a step changes; the steps done are the sampler's place."""
         state = {
-            "lora": self.family.lora_state(),
+            "lora": self.method.state(),
             "average": [tensor.cpu() for tensor in self.average],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -272,7 +284,7 @@ class _Loop:
             warnings.warn(f"damaged checkpoint {problems[0]}. Training goes on from step {done}.", stacklevel=4)
         if state is None:
             return
-        self.family.load_lora_state(state["lora"])
+        self.method.load_state(state["lora"])
         for average, saved in zip(self.average, state["average"], strict=True):
             average.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
