@@ -303,7 +303,7 @@ class TrainConfig(Config):
             "That method does not use it.",
             "Leave it out, or choose another TrainConfig.method.",
         )
-        return super().for_base(base, **find_base(base).presets.get(f"TrainConfig.{method}", {}) | given)
+        return super().for_base(base, **find_base(base).presets.get(f"{cls.__name__}.{method}", {}) | given)
 
     def __post_init__(self) -> None:
         _demand(

@@ -8,9 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GIB = 2**30
-KINDS = ("forward", "step", "step_checkpointed", "step_half_norms", "decode", "encode", "text")
+KINDS = ("forward", "step", "step_checkpointed", "step_half_norms", "decode", "encode", "text",
+         "dreambooth", "textual-inversion", "pivotal")  # fmt: skip
 """One pass of the U-Net; a LoRA step (rank 32, attention), the same with gradient checkpointing, the same with norms
-in float16; one picture through the autoencoder; one prompt through both text encoders."""
+in float16; one picture through the autoencoder; one prompt through both text encoders; a step of each of the other
+methods with gradient checkpointing, encoders included where they stay."""
+FULL_SIZE_ALONE = ("text", "dreambooth", "textual-inversion", "pivotal")
+"""Counted at the last of SIZES_PX only."""
 SIZES_PX = (512, 768, 1024)
 
 
@@ -45,6 +49,9 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("encode", 768): (2.609, 0.859, 0.156),
     ("encode", 1024): (4.879, 1.406, 0.156),
     ("text", 1024): (0.111, 1.531, 1.523),
+    ("dreambooth", 1024): (25.835, 19.390, 9.565),
+    ("textual-inversion", 1024): (20.103, 7.130, 6.305),
+    ("pivotal", 1024): (20.434, 7.303, 6.479),
 }
 
 
@@ -53,7 +60,7 @@ def cost(kind: str, px: int = 1024, batch: int = 1) -> Cost:
 
     Args:
         kind: one of KINDS.
-        px: side of the square picture, one of SIZES_PX; "text" has 1024 alone.
+        px: side of the square picture, one of SIZES_PX; those of FULL_SIZE_ALONE have 1024 alone.
         batch: pictures at once.
 
     >>> cost("forward", 1024, batch=2).tflop
@@ -136,5 +143,7 @@ GPUS = {
 
 MINI_STEP_S = (0.27, 0.40)
 """Seconds of a LoRA step of the embedded base, batch 4 at 128 px, on two cores; README, 2026-11-20 (193 s for 700)."""
+MINI_METHOD_STEP_S = {"lora": (0.27, 4)}
+"""Method -> seconds of a step and its pictures, central, on two free cores."""
 MINI_HEADSHOT_S = (0.60, 0.90)
 """Seconds of a 128 px headshot of 20 sampler steps there, batch 8; the same source. Pessimistic: half as much again."""

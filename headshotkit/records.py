@@ -120,6 +120,11 @@ class Dataset(Record):
     class_images: tuple[str, ...] = ()
 
     @property
+    def captions(self) -> list[str]:
+        """What training tells the base: each caption once, the class's, and the empty one."""
+        return sorted({photo.caption for photo in self.photos}) + [f"photo of a {self.class_word}", ""]
+
+    @property
     def instance(self) -> str:
         """How a prompt names the person: token and class word."""
         return f"{self.token} {self.class_word}"

@@ -28,8 +28,9 @@ from headshotkit.checkpoints import (
     to_bytes,
 )
 from headshotkit.config import TrainConfig
-from headshotkit.families import Condition, load_family
+from headshotkit.families import Condition, Family, load_family
 from headshotkit.families.methods import Method, load_method
+from headshotkit.method_costs import expect_cost
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, write_atomic, write_json
 
@@ -71,9 +72,9 @@ def train_lora(run: Run, config: TrainConfig) -> Lora:
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)
     method = load_method(family, config, dataset)
-    person, class_pictures, conditions = _cached_examples(method, run.path("dataset"), dataset, stage)
+    person, class_pictures, cached = _cached_examples(family, run.path("dataset"), dataset, stage)
     method.free_encoders()
-    loop = _Loop(method, config, stage, person, class_pictures, conditions)
+    loop = _Loop(method, config, stage, person, class_pictures, method.conditions(dataset.captions, cached))
     loop.run()
     lora = _write_trained(method, loop.checkpoints, stage, dataset)
     write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in loop.losses]})
@@ -114,14 +115,13 @@ def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
 
 
 def _cached_examples(
-    method: Method, folder: Path, dataset: Dataset, stage: Stage
+    family: Family, folder: Path, dataset: Dataset, stage: Stage
 ) -> tuple[Examples, Examples, Condition]:
     """Latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
 
     The last condition is the empty caption's, the one before it the class's.
     """
-    family = method.family
-    captions = sorted({p.caption for p in dataset.photos}) + [f"photo of a {dataset.class_word}", ""]
+    captions = dataset.captions
     side = dataset.size_px
     person_sizes = [
         (*p.original_size_px[::-1], *p.crop_top_left_px, *(p.size_px[::-1] or (side, side))) for p in dataset.photos
@@ -137,7 +137,7 @@ def _cached_examples(
         condition = family.encode_prompts(captions)
         kept = {"latents": latents, "condition": dict(condition)}
         write_atomic(cache, to_bytes(kept))
-    conditions = method.conditions(captions, Condition(kept["condition"]))
+    conditions = Condition(kept["condition"])
     n = len(dataset.photos)
     person = Examples(kept["latents"][:n], [captions.index(p.caption) for p in dataset.photos], person_sizes)
     pictures = Examples(kept["latents"][n:], [len(captions) - 2] * len(class_sizes), class_sizes)
@@ -189,10 +189,19 @@ class _Loop:
         if config.checkpointing:
             self.family.use_checkpointing()
         self.optimizer, self.optimizer_reason = make_optimizer(groups, config, self.family.device)
+        self._tell_cost(groups)
         self.scaler = torch.amp.GradScaler(self.family.device, enabled=self.family.dtype == torch.float16)
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
         self.losses: list[float] = []
         self.saved_s = time.monotonic()
+
+    def _tell_cost(self, groups: list[dict]) -> None:
+        """Says what the training will take and leave, and notes it in the manifest."""
+        name, count = self.optimizer_reason.partition(":")[0], len(self.class_pictures.sizes)
+        cost = expect_cost(self.method, groups, name, runtime.choose_device()[1], count)
+        self.stage.manifest["cost"] = cost.to_dict()
+        self.stage.note_seconds()
+        runtime.say(cost.line())
 
     def run(self) -> None:
         """All steps that are still to do; the family then holds the LoRA that is to be saved."""

@@ -31,6 +31,9 @@ class Method:
         token, class_word: of the dataset.
     """
 
+    bytes_each = 4
+    """On the disk in the end, for each trained number."""
+
     def __init__(self, family: Family, config: TrainConfig, token: str, class_word: str) -> None:
         self.family, self.config, self.token, self.class_word = family, config, token, class_word
 
@@ -67,6 +70,13 @@ class Method:
         config = self.config
         sizes = (0, 0) if "rank" in UNUSED[config.method] else (config.rank, config.alpha)
         return Lora(Path(), config.base, *sizes, self.token, self.class_word, config.steps, config.method)
+
+    def loaded_bytes(self) -> int:
+        """Of all weights that are loaded now."""
+        places = [*vars(self.family).values(), *getattr(self.family.pipeline, "components", {}).values()]
+        modules = [place for place in places if hasattr(place, "parameters")]
+        weights = {id(p): p.numel() * p.element_size() for module in modules for p in module.parameters()}
+        return sum(weights.values())
 
     @property
     def title(self) -> str:

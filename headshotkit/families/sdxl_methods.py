@@ -32,7 +32,7 @@ ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2"
 class FullUnet(Method):
     """DreamBooth: every weight of the U-Net, in float32 under autocast; the file is float16."""
 
-    title = "whole U-Net"
+    title, bytes_each = "whole U-Net", 2
 
     def add(self) -> list[dict]:
         unet = self.family.pipeline.unet
