@@ -25,7 +25,7 @@ class Base:
     presets: dict = None
 
 
-# Not tried on a GPU yet (2026-11-20). dreambooth: the rate of diffusers' DreamBooth examples; textual-inversion: that of
+# Not tried on a GPU (2026-11-20). dreambooth: the rate of diffusers' DreamBooth examples; textual-inversion: that of
 # its SDXL example, 5e-4 for each of 4 pictures a step; pivotal: cog-sdxl's, 1e-4 for the LoRA and 3e-4 for the tokens.
 _SDXL = {
     "DatasetConfig": {},
@@ -46,9 +46,9 @@ BASES = {
                     "rank": 32, "alpha": 32, "targets": "all", "steps": 700, "batch": 4,
                     "learning_rate": 2e-3, "checkpoint_every_steps": 50,
                 },
-                "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 500, "keep_checkpoints": 1},
-                "TrainConfig.textual-inversion": {"learning_rate": 2e-2, "steps": 500, "token_vectors": 8},
-                "TrainConfig.pivotal": {"steps": 600, "token_vectors": 4, "token_factor": 3.0},
+                "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 250, "keep_checkpoints": 1},
+                "TrainConfig.textual-inversion": {"learning_rate": 3e-2, "steps": 250, "token_vectors": 8},
+                "TrainConfig.pivotal": {"steps": 350, "token_vectors": 4, "token_factor": 3.0},
                 "RenderConfig": {
                     "size_px": 128, "steps": 20, "guidance": 1.5, "batch": 8, "count": 24, "max_attempts": 2,
                 },

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/compare_methods.py [--folder FOLDER] [--methods lora,pivotal] [--count 24] [--dry]
 
-Each method is a whole run on the embedded base with its own preset, in FOLDER/METHOD; what is done already is used, so
+Each method is a run on the embedded base with its own preset, in FOLDER/METHOD; what is done already is used, so
 the methods can be given one at a time, and the table is of those that lie there. "identity" is the median of first
 attempts to the mean of the photos, bare base -> trained, with the median rise and its 95 % bootstrap interval.
 "obeyed" is the share of what prompts ask for that the headshot shows, by the gate's own landmarks: turned by at least
@@ -25,11 +25,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import evaluate_run, faces, pose, render_headshots, restore_headshots, runtime, train_lora
+from headshotkit import faces, pose, runtime
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.dataset import build_dataset
+from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
+from headshotkit.families import load_family
 from headshotkit.gate import judge_photos
-from headshotkit.run import Run, write_json
+from headshotkit.identity import known_faces
+from headshotkit.photos import png_bytes
+from headshotkit.records import Headshot
+from headshotkit.render import render_headshots
+from headshotkit.run import Run, write_atomic, write_json
+from headshotkit.train import train_lora
 
 TURNED_DEG = 7.0
 SMILING = 0.5
@@ -61,7 +68,7 @@ def obeyed(prompts: list[str], files: list[Path]) -> float:
 
 
 def make_run(root: Path, method: str, count: int, dry: bool) -> Run:
-    """A method's run up to its evaluation; stages that are done are used."""
+    """A method's run up to its headshots; stages that are done are used."""
     prepared, run = Run(root / "prepared"), Run(root / method)
     judge_photos(runtime.sample_person(), prepared)
     build_dataset(prepared, DatasetConfig.for_base("mini", class_word="man"))
@@ -73,27 +80,40 @@ def make_run(root: Path, method: str, count: int, dry: bool) -> Run:
     if not known.exists():
         write_json(known, {"seconds": round(time.process_time() - begun, 1)})
     render_headshots(run, RenderConfig.for_base("mini", count=2 if dry else count, max_attempts=1))
-    restore_headshots(run)
-    evaluate_run(run)
     return run
 
 
-def row_of(run: Run, method: str) -> str:
+def bare_files(root: Path, shots: list[Headshot], config: RenderConfig) -> list[Path]:
+    """The same prompts and seeds on the bare base; made once for all methods."""
+    files = [root / "base" / shot.file for shot in shots]
+    todo = [(shot, file) for shot, file in zip(shots, files, strict=True) if not file.exists()]
+    family = load_family("mini") if todo else None
+    for shot, file in todo:
+        made = family.render([shot.prompt], [shot.negative], [shot.seed], config.size_px, config.steps, config.guidance)
+        write_atomic(file, png_bytes(made[0]))
+    return files
+
+
+def row_of(root: Path, method: str) -> str:
     """A method's line of the table."""
-    identity = run.manifest("report")["metrics"]["identity"]
+    run = Run(root / method)
+    headshots = run.manifest("headshots")
+    shots = [Headshot.from_dict(shot) for shot in headshots["headshots"]]
+    files = (
+        bare_files(root, shots, RenderConfig(**headshots["config"])),
+        [run.path("headshots") / s.file for s in shots],
+    )
+    known = {name: known_faces(run, name) for name in RECOGNISERS}
+    scores = [score_files(some, known) for some in files]
     parts = []
-    for name in ("arcface", "dlib"):
-        one = identity[name]
-        rise = one["rise"]
-        parts.append(
-            f"{one['base_median']:.3f} -> {one['lora_median']:.3f}, "
-            f"{rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}]"
-        )
-    shots = run.manifest("headshots")["headshots"]
-    folders = (run.path("report") / "base", run.path("headshots"))
-    base, trained = (obeyed([s["prompt"] for s in shots], [f / s["file"] for s in shots]) for f in folders)
-    lora = run.manifest("lora")
-    cpu = json.loads((run.folder / CPU_FILE).read_text())["seconds"]
+    for name in RECOGNISERS:
+        before, after = ([getattr(score, name) for score in rows] for rows in scores)
+        medians = [np.median([value for value in rows if value is not None]) for rows in (before, after)]
+        rise = rise_of(before, after)
+        interval = f"{rise.median:+.3f} [{rise.low:+.3f}, {rise.high:+.3f}]"
+        parts.append(f"{medians[0]:.3f} -> {medians[1]:.3f}, {interval}")
+    base, trained = (obeyed([shot.prompt for shot in shots], some) for some in files)
+    lora, cpu = run.manifest("lora"), json.loads((run.folder / CPU_FILE).read_text())["seconds"]
     size = sum((run.path("lora") / file).stat().st_size for file in lora["lora"]["files"])
     return (
         f"| `{method}` | {lora['lora']['step']} | {parts[0]} | {parts[1]} | {base:.0%} -> {trained:.0%} "
@@ -112,12 +132,12 @@ def main() -> int:
     root = given.folder or Path(tempfile.mkdtemp())
     for method in given.methods.split(","):
         make_run(root, method, given.count, given.dry)
-    done = [method for method in METHODS if Run(root / method).has("report")]
+    done = [method for method in METHODS if Run(root / method).has("headshots")]
     print(f"{platform.machine()}, torch {runtime.versions()['torch']}, {time.strftime('%Y-%m-%d')}, in {root}\n")
     print("| method | steps | identity, ArcFace | identity, dlib | obeyed | minutes | of processor | MB |")
     print("|---|---|---|---|---|---|---|---|")
     for method in done:
-        print(row_of(Run(root / method), method), flush=True)
+        print(row_of(root, method), flush=True)
     return 0
 
 
