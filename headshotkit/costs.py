@@ -143,7 +143,9 @@ GPUS = {
 
 MINI_STEP_S = (0.27, 0.40)
 """Seconds of a LoRA step of the embedded base, batch 4 at 128 px, on two cores; README, 2026-11-20 (193 s for 700)."""
-MINI_METHOD_STEP_S = {"lora": (0.27, 4)}
-"""Method -> seconds of a step and its pictures, central, on two free cores."""
+MINI_METHOD_STEP_S = {"lora": 0.27, "dreambooth": 0.32, "textual-inversion": 0.21, "pivotal": 0.31}
+"""Method -> seconds of a step there, batch 4. Processor time of one thread, median of 8 steps, 2026-11-20: 0.263,
+0.322, 0.213, 0.308; the LoRA's is that of MINI_STEP_S, which was measured by the clock on free cores."""
+MINI_STEP_PICTURES = 4
 MINI_HEADSHOT_S = (0.60, 0.90)
 """Seconds of a 128 px headshot of 20 sampler steps there, batch 8; the same source. Pessimistic: half as much again."""

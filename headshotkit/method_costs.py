@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headshotkit.config import TrainConfig
-from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, Rates, cost
+from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost
 from headshotkit.ladder import CONTEXT_GIB, SLACK
 from headshotkit.records import Record
 
@@ -93,9 +93,9 @@ def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) ->
     if config.base == "mini":
         if not device_name.startswith("no GPU"):
             return None, "the embedded base was timed on a CPU alone"
-        seconds, batch = MINI_METHOD_STEP_S[config.method]
-        source = f"{seconds:.2f} s for a step of {batch} pictures on two free cores, 2026-11-20"
-        return round(config.steps * seconds * config.batch / batch * times / 60, 1), source
+        seconds = MINI_METHOD_STEP_S[config.method]
+        source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core, 2026-11-20"
+        return round(config.steps * seconds * config.batch / MINI_STEP_PICTURES * times / 60, 1), source
     rates = rates_of(device_name)
     if rates is None or (config.method != "lora" and not config.checkpointing):
         return None, "no rate is known for it here"

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from headshotkit.config import UNUSED, TrainConfig
 from headshotkit.errors import BadConfig
 from headshotkit.families import Condition, Family
@@ -74,7 +76,7 @@ class Method:
     def loaded_bytes(self) -> int:
         """Of all weights that are loaded now."""
         places = [*vars(self.family).values(), *getattr(self.family.pipeline, "components", {}).values()]
-        modules = [place for place in places if hasattr(place, "parameters")]
+        modules = [place for place in places if isinstance(place, torch.nn.Module)]
         weights = {id(p): p.numel() * p.element_size() for module in modules for p in module.parameters()}
         return sum(weights.values())
 
