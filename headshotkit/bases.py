@@ -13,7 +13,8 @@ class Base:
     """A pretrained model: where it is, which family's code runs it, and the settings that suit it.
 
     `brief_prompts`: the text encoders know few words, so prompts are given in the bank's brief form. `square_only`: it
-    was trained on squares, so headshots of another aspect are drawn square.
+    was trained on squares, so headshots of another aspect are drawn square. `presets`: the settings of each config, and
+    those that a training method has beside them ("TrainConfig.METHOD").
     """
 
     name: str
@@ -26,9 +27,14 @@ class Base:
     presets: dict = None
 
 
+# Not tried on a GPU (2026-11-20). dreambooth: the rate of diffusers' DreamBooth examples; textual-inversion: that of
+# its SDXL example, 5e-4 for each of 4 pictures a step; pivotal: cog-sdxl's, 1e-4 for the LoRA and 3e-4 for the tokens.
 _SDXL = {
     "DatasetConfig": {},
     "TrainConfig": {},
+    "TrainConfig.dreambooth": {"learning_rate": 5e-6, "steps": 800, "checkpointing": True, "keep_checkpoints": 1},
+    "TrainConfig.textual-inversion": {"learning_rate": 2e-3, "checkpointing": True},
+    "TrainConfig.pivotal": {"checkpointing": True},
     "RenderConfig": {"guidance_share": 0.6},
 }
 BASES = {
@@ -43,6 +49,9 @@ BASES = {
                     "rank": 32, "alpha": 32, "targets": "all", "steps": 700, "batch": 4,
                     "learning_rate": 2e-3, "checkpoint_every_steps": 50,
                 },
+                "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 250, "keep_checkpoints": 1},
+                "TrainConfig.textual-inversion": {"learning_rate": 3e-2, "steps": 250, "token_vectors": 8},
+                "TrainConfig.pivotal": {"steps": 350, "token_vectors": 4, "token_factor": 3.0},
                 "RenderConfig": {
                     "size_px": 128, "steps": 20, "guidance": 1.5, "batch": 8, "count": 24, "max_attempts": 2,
                     "guidance_share": 0.6,  # 24 of p1: median identity 0.53, all steps 0.49; as many pass (2026-11-20)

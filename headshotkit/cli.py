@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headshotkit import __version__, runtime
 from headshotkit.bases import BASES, choose_base
-from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, OPTIMIZERS, SAMPLERS, DatasetConfig
+from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.prompts import PACKS
@@ -65,6 +65,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--captioner", {"choices": CAPTIONERS, "help": "who writes the captions; template is offline"}),
     ],
     "train": [
+        ("--method", {"choices": METHODS, "help": "a LoRA (default), the whole U-Net, new tokens, or tokens and LoRA"}),
         ("--steps", {"type": int, "help": "optimizer updates"}),
         (
             "--schedule",

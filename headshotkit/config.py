@@ -229,12 +229,30 @@ class DatasetConfig(Config):
         )
 
 
+METHODS = ("lora", "dreambooth", "textual-inversion", "pivotal")
+UNUSED = {
+    "lora": ("token_vectors", "token_factor"),
+    "dreambooth": ("rank", "alpha", "targets", "token_vectors", "token_factor"),
+    "textual-inversion": ("rank", "alpha", "targets", "token_factor"),
+    "pivotal": (),
+}
+"""Method -> the settings of TrainConfig that mean nothing to it."""
+
+
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """How the LoRA is trained."""
+    """How the person is trained."""
 
     base: str = "sdxl"
     """The base to train on."""
+    method: str = "lora"
+    """What is trained: lora (small matrices beside the frozen base), dreambooth (every weight of the denoiser),
+    textual-inversion (embeddings of new tokens alone) or pivotal (new tokens and a LoRA together)."""
+    token_vectors: int = 4
+    """Number of new tokens that stand for the person, with textual-inversion and pivotal; a prompt holds 75 in all.
+    They begin as the class word's embedding. Captions and prompts go on saying the dataset's token."""
+    token_factor: float = 3.0
+    """With pivotal: learning rate of the new tokens relative to the LoRA's. cog-sdxl has 3e-4 to 1e-4."""
     rank: int = 32
     """Rank of the LoRA's two matrices."""
     alpha: int = 32
@@ -279,7 +297,44 @@ class TrainConfig(Config):
     seed: int = 0
     """Seed of LoRA initialisation, noise, timesteps and order."""
 
+    @classmethod
+    def for_base(cls, base: str, **overrides):
+        """As `Config.for_base`; the method's own preset of the base comes before the base's.
+
+        Raises:
+            UnknownBase: no base has that name.
+            BadConfig: a setting does not exist, contradicts another, or means nothing to the method.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        method = given.get("method", cls.method)
+        unused = [name for name in UNUSED.get(method, ()) if name in given]
+        _demand(
+            not unused,
+            "; ".join(f"{name} is {given[name]}" for name in unused) + f", and method is {method!r}.",
+            "That method does not use it.",
+            "Leave it out, or choose another TrainConfig.method.",
+        )
+        return super().for_base(base, **find_base(base).presets.get(f"{cls.__name__}.{method}", {}) | given)
+
     def __post_init__(self) -> None:
+        _demand(
+            self.method in METHODS,
+            f"method is {self.method!r}.",
+            f"Known are: {', '.join(METHODS)}.",
+            "Set TrainConfig.method to one of them.",
+        )
+        _demand(
+            1 <= self.token_vectors <= 32,
+            f"token_vectors is {self.token_vectors}.",
+            "A prompt holds 75 tokens, and has to say more than who it is.",
+            "Set TrainConfig.token_vectors from 1 to 32.",
+        )
+        _demand(
+            self.token_factor > 0,
+            f"token_factor is {self.token_factor}.",
+            "Without a learning rate the new tokens would stay the class word.",
+            "Set TrainConfig.token_factor above 0, for example 3.",
+        )
         _demand(
             self.targets in ("attention", "all"),
             f"targets is {self.targets!r}.",
@@ -308,6 +363,12 @@ class TrainConfig(Config):
         )
         self._demand_a_sound_schedule()
         _demand(
+            not self.snapshots or self.method == "lora",
+            f"snapshots is {self.snapshots}, method is {self.method!r}.",
+            "A snapshot is a LoRA file.",
+            "Set TrainConfig.snapshots to 0 or TrainConfig.method to lora.",
+        )
+        _demand(
             0 <= self.snapshots <= self.steps,
             f"snapshots is {self.snapshots}, steps is {self.steps}.",
             "A snapshot is taken after a step, so there are at most as many.",
@@ -316,7 +377,7 @@ class TrainConfig(Config):
         _demand(
             self.optimizer == "prodigy" or 0 < self.learning_rate < 1,
             f"learning_rate is {self.learning_rate}.",
-            "LoRAs are trained with 1e-5 to 5e-3.",
+            "LoRAs are trained with 1e-5 to 5e-3, a whole U-Net with less, embeddings with more.",
             "Set TrainConfig.learning_rate, for example 1e-4.",
         )
         _demand(

@@ -11,12 +11,14 @@ from headshotkit.errors import BadConfig
 
 GIB = 2**30
 KINDS = ("forward", "step", "step_checkpointed", "step_half_norms", "decode", "encode", "text", "mini_step",
-         "mini_step_checkpointed")  # fmt: skip
+         "mini_step_checkpointed", "dreambooth", "textual-inversion", "pivotal")  # fmt: skip
 """One pass of the U-Net; a LoRA step (rank 32, attention), the same with gradient checkpointing, the same with norms
 in float16; one picture through the autoencoder; one prompt through both text encoders; a LoRA step of the embedded
-base (rank 32, all layers, float32), the same with gradient checkpointing."""
+base (rank 32, all layers, float32), the same with gradient checkpointing; a step of each of the other methods with
+gradient checkpointing, encoders included where they stay."""
 SIZES_PX = (512, 768, 1024)
-SIZES_OF = {"text": (1024,), "mini_step": (96, 128), "mini_step_checkpointed": (96, 128)}
+SIZES_OF = {"text": (1024,), "mini_step": (96, 128), "mini_step_checkpointed": (96, 128), "dreambooth": (1024,),
+            "textual-inversion": (1024,), "pivotal": (1024,)}  # fmt: skip
 """Sizes that a kind was counted at, where they aren't SIZES_PX."""
 
 
@@ -55,6 +57,9 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("mini_step", 128): (0.006617, 0.08453, 0.06914),
     ("mini_step_checkpointed", 96): (0.005169, 0.07918, 0.06914),
     ("mini_step_checkpointed", 128): (0.00913, 0.08049, 0.06914),
+    ("dreambooth", 1024): (25.835, 19.390, 9.565),
+    ("textual-inversion", 1024): (20.103, 7.130, 6.305),
+    ("pivotal", 1024): (20.434, 7.303, 6.479),
 }
 
 
@@ -173,5 +178,9 @@ def gpu_named(name: str) -> tuple[str, str]:
 MINI_STEP_S = {128: (0.27, 0.40), 96: (0.18, 0.26)}
 """Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. README, 2026-11-20 (193 s for 700
 at 128 px); at 96 px a step takes 0.66 of that by process time (0.162 and 0.246 s, one core, four each, interleaved)."""
+MINI_METHOD_STEP_S = {"lora": 0.27, "dreambooth": 0.32, "textual-inversion": 0.21, "pivotal": 0.31}
+"""Method -> seconds of a step there, batch 4. Processor time of one thread, median of 8 steps, 2026-11-20: 0.263,
+0.322, 0.213, 0.308; the LoRA's is that of MINI_STEP_S, which was measured by the clock on free cores."""
+MINI_STEP_PICTURES = 4
 MINI_HEADSHOT_S = (0.60, 0.90)
 """Seconds of a 128 px headshot of 20 sampler steps there, batch 8; the same source. Pessimistic: half as much again."""

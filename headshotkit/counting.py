@@ -27,6 +27,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from headshotkit.costs import GIB, KINDS, SIZES_OF, SIZES_PX, Cost
+from headshotkit.families.sdxl_methods import NewTokens
 from headshotkit.runtime import data_path
 
 UNET = {
@@ -89,10 +90,15 @@ def count(kind: str, px: int = 1024, batch: int = 1) -> Cost:
         unet = UNet2DConditionModel(**UNET).half().requires_grad_(False)
         if kind == "forward":
             return _run(unet, _unet_inputs(px, batch))
-        add_lora(unet)
+        if kind == "dreambooth":
+            unet.float().requires_grad_(True)
+        elif kind != "textual-inversion":
+            add_lora(unet)
         full = () if kind == "step_half_norms" else NORMS
-        if kind == "step_checkpointed":
+        if kind not in ("step", "step_half_norms"):
             unet.enable_gradient_checkpointing(partial(_checkpoint, full, None))
+        if kind in ("textual-inversion", "pivotal"):
+            return _run(WithEncoders(unet.train()), _unet_inputs(px, batch), full, learn=True)
         return _run(unet.train(), _unet_inputs(px, batch), full, learn=True)
 
 
@@ -129,6 +135,26 @@ class TextEncoders(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return torch.cat([e(ids, output_hidden_states=True).hidden_states[-2] for e in self.children()], -1)
+
+
+class WithEncoders(torch.nn.Module):
+    """The U-Net told by both text encoders, which have four new tokens, of which one is in the prompt."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet, self.text = unet, TextEncoders().half().requires_grad_(False)
+        for encoder in self.text.children():
+            table = encoder.get_input_embeddings()
+            new = NewTokens(table, torch.empty(4, table.embedding_dim), table.num_embeddings)
+            new.new.requires_grad_(True)
+            encoder.set_input_embeddings(new)
+
+    def forward(self, latents, time, text, *unused):
+        ids = torch.empty(len(text), TOKENS, dtype=torch.long)
+        first = self.text.first(ids, output_hidden_states=True).hidden_states[-2]
+        second = self.text.second(ids, output_hidden_states=True)
+        told = {"text_embeds": second.text_embeds, "time_ids": unused[-1]["time_ids"]}
+        return self.unet(latents, time, torch.cat([first, second.hidden_states[-2]], -1), added_cond_kwargs=told)
 
 
 def _unet_inputs(px: int, batch: int) -> tuple:

@@ -88,7 +88,7 @@ def cached_examples(
     Raises:
         DiskFull, RunFolderError: they can't be written.
     """
-    captions = sorted({p.caption for p in dataset.photos}) + [f"photo of a {dataset.class_word}", ""]
+    captions = dataset.captions
     try:
         kept = read_checked(cache_folder / CACHE_FILE)
     except DAMAGE:  # mostly: it is not there yet

@@ -1,4 +1,4 @@
-"""The LoRA as other programs want it: kohya's naming for A1111 and ComfyUI, or diffusers' as it was trained."""
+"""What was trained as other programs want it: kohya's naming for A1111 and ComfyUI, or diffusers' as it is."""
 
 from __future__ import annotations
 
@@ -23,21 +23,33 @@ PEFT_METADATA = "lora_adapter_metadata"
 
 
 def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
-    """Writes the run's LoRA to a file of its own; a file that is there already is replaced.
+    """Writes what the run has trained to a file of its own; a file that is there already is replaced.
+
+    New tokens have one format for all programs, which find them by the file's name: so pivotal's are written beside
+    the LoRA as TOKEN.safetensors.
 
     Args:
-        path: the file, ending in .safetensors; or a folder that exists, then person.safetensors in it.
+        path: the file, ending in .safetensors; or a folder that exists, then person.safetensors in it, or
+            TOKEN.safetensors where new tokens are all there is.
         format: kohya (A1111, ComfyUI, and diffusers too) or diffusers (a copy, with peft's config in its header).
     Returns: the file's path.
     Raises:
-        StageMissing: the LoRA has not been trained.
-        BadConfig: the format is unknown, the base's family has no kohya naming, or the path has another ending.
+        StageMissing: nothing has been trained.
+        BadConfig: the format is unknown, the base's family has no kohya naming, the path has another ending, or the
+            whole U-Net was trained.
         BadLora: the file holds layers that have no name in kohya's naming.
         DiskFull, RunFolderError: the file can't be written.
     """
     lora = Lora.from_dict(run.manifest("lora")["lora"])
-    source = run.path("lora") / lora.path
-    target = Path(path) / lora.path.name if Path(path).is_dir() else Path(path)
+    source, called = run.path("lora") / lora.path, f"{Path(lora.token).name}{SUFFIX}"
+    name = called if lora.method == "textual-inversion" else lora.path.name
+    target = Path(path) / name if Path(path).is_dir() else Path(path)
+    if lora.method == "dreambooth":
+        raise BadConfig(
+            f"{source.parent} holds a whole U-Net, no LoRA.",
+            "Its weights are the base's own, changed; there is no small file that could be loaded beside a base.",
+            "Give diffusers the folder (UNet2DConditionModel.from_pretrained), or train with --method lora.",
+        )
     if format not in FORMATS:
         raise BadConfig(f"format is {format!r}.", f"Known are: {', '.join(FORMATS)}.", "Choose one of them.")
     if target.suffix != SUFFIX:
@@ -46,7 +58,10 @@ def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
             "A1111, ComfyUI and diffusers find a LoRA by its ending.",
             f"Name it {target.with_suffix(SUFFIX).name}.",
         )
-    write_atomic(target, source.read_bytes() if format == "diffusers" else _kohya_file(source, lora))
+    as_it_is = format == "diffusers" or lora.method == "textual-inversion"
+    write_atomic(target, source.read_bytes() if as_it_is else _kohya_file(source, lora))
+    if lora.method == "pivotal":
+        write_atomic(target.with_name(called), (run.path("lora") / lora.files[1]).read_bytes())
     return target
 
 

@@ -35,6 +35,7 @@ class Options:
     augment: str | None = None
     captioner: str | None = None
     min_photos: int | None = None
+    method: str | None = None
     steps: int | None = None
     schedule: tuple[tuple[int, int], ...] | None = None
     optimizer: str | None = None
@@ -56,7 +57,7 @@ class Options:
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
-    TrainConfig: ("steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
+    TrainConfig: ("method", "steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
     RenderConfig: ("count", "max_attempts", "minutes", "guidance", "sampler", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""
@@ -95,7 +96,7 @@ def begin_deadline(
     Args:
         stages: those to be done, as `ladder.STAGES` names them; what is installed is no matter of a run.
     Raises:
-        BadConfig: a schedule is given as well, or no rate is known for the base on this machine.
+        BadConfig: a schedule or another method is given as well, or no rate is known for the base on this machine.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
     if options.minutes is None:
@@ -105,6 +106,12 @@ def begin_deadline(
             f"schedule is {options.schedule}, minutes is {options.minutes:g}.",
             "With minutes given a plan decides at which sizes the training's steps are made.",
             "Leave out --schedule, or --minutes.",
+        )
+    if options.method not in (None, "lora"):
+        raise BadConfig(
+            f"method is {options.method!r}, minutes is {options.minutes:g}.",
+            "The planner reckons with the steps of a LoRA alone.",
+            "Leave out --minutes; what the training takes is said before its first step.",
         )
     base, _ = run_base(run, options)
     count = config_for(RenderConfig, base, options).count

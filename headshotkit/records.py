@@ -120,6 +120,11 @@ class Dataset(Record):
     class_images: tuple[str, ...] = ()
 
     @property
+    def captions(self) -> list[str]:
+        """What training tells the base: each caption once, the class's, and the empty one."""
+        return sorted({photo.caption for photo in self.photos}) + [f"photo of a {self.class_word}", ""]
+
+    @property
     def instance(self) -> str:
         """How a prompt names the person: token and class word."""
         return f"{self.token} {self.class_word}"
@@ -127,7 +132,11 @@ class Dataset(Record):
 
 @dataclass(frozen=True)
 class Lora(Record):
-    """An adapter file, and what it takes to use it."""
+    """What a training left, mostly an adapter file, and what it takes to use it.
+
+    `path` and `files` are relative to the stage's folder, `path` the first of the files. `rank` and `alpha` are 0 where
+    the `method` has no LoRA.
+    """
 
     path: Path
     base: str
@@ -136,6 +145,8 @@ class Lora(Record):
     token: str
     class_word: str
     step: int
+    method: str = "lora"
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadLora
 from headshotkit.families import load_family
+from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, known_person
 from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
@@ -50,8 +52,8 @@ def render_headshots(run: Run, config: RenderConfig, clock: Callable[[], float] 
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
     deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))
     person, family = known_person(run, config), load_family(config.base)
-    lora_file = run.path("lora") / lora.path
-    headshots = Session(family, lora_file, tasks, config, stage, person, deadline).run()
+    use = partial(use_trained, family, run.path("lora"), lora)
+    headshots = Session(family, use, tasks, config, stage, person, deadline).run()
     best = rank_headshots(choose_headshots(headshots, config.count), stage.folder)
     missing = sorted({task.id for task in tasks} - {h.prompt_id for h in headshots if h.accepted})
     stage.finish(

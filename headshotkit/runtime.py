@@ -192,6 +192,11 @@ def progress(items: Iterable, title: str, total: int | None = None):
     return tqdm(items, desc=title, total=total, disable=quiet, leave=False)
 
 
+def say(line: str) -> None:
+    """A line that is to be read before something slow begins; to standard error, as standard output may hold JSON."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def report() -> str:
     """What this machine is, for the first cell of a notebook and for bug reports."""
     device, why = choose_device()

@@ -7,8 +7,8 @@ settings and results alone, so an interrupted run goes on to the same pictures e
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -37,11 +37,14 @@ class Task:
 
 
 class Session:
-    """One rendering of a run's prompts, batch by batch; what an interrupted one has made is kept."""
+    """One rendering of a run's prompts, batch by batch; what an interrupted one has made is kept.
 
-    def __init__(self, family: Family, lora: Path, tasks: list[Task], config: RenderConfig, stage: Stage,
-                 person: Person, deadline: policy.Deadline) -> None:  # fmt: skip
-        self.family, self.lora, self.tasks, self.config = family, lora, tasks, config
+    `use` loads what was trained, at a strength.
+    """
+
+    def __init__(self, family: Family, use: Callable[[float], None], tasks: list[Task], config: RenderConfig,
+                 stage: Stage, person: Person, deadline: policy.Deadline) -> None:  # fmt: skip
+        self.family, self.use, self.tasks, self.config = family, use, tasks, config
         self.stage, self.person, self.deadline = stage, person, deadline
         self.headshots = [Headshot.from_dict(h) for h in stage.manifest.get("headshots", [])]
         self.scale: float | None = None
@@ -73,7 +76,7 @@ class Session:
 
     def _use_scale(self, scale: float) -> None:
         if scale != self.scale:
-            self.family.use_lora(self.lora, scale)
+            self.use(scale)
             self.scale = scale
 
     def _render(self, batch: list[policy.Try]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,14 +25,15 @@ from headshotkit.checkpoints import (
 from headshotkit.config import TrainConfig
 from headshotkit.errors import OutOfMemory
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
-from headshotkit.families import Condition, Family, load_family
+from headshotkit.families import Condition, load_family
+from headshotkit.families.methods import Method, load_method
+from headshotkit.method_costs import expect_cost
 from headshotkit.optimizers import learning_rate_at, make_optimizer
 from headshotkit.pacing import MAY_CHANGE, Controller, Pacing, changing
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, write_json
 from headshotkit.snapshots import Snapshots
 
-LORA_FILE = "person.safetensors"
 LOSSES_FILE = "losses.json"
 MAX_GRAD_NORM = 1.0
 STEP, EPOCH = 1, 2
@@ -39,16 +41,18 @@ STEP, EPOCH = 1, 2
 
 
 def train_lora(run: Run, config: TrainConfig, controller: Controller | None = None) -> Lora:
-    """Trains the person's LoRA on the run's dataset, or goes on where it was interrupted.
+    """Trains the person on the run's dataset by the config's method, or goes on where it was interrupted.
 
-    Writes `lora/`: person.safetensors (diffusers' naming, with metadata), losses.json, manifest.json. While it works,
-    `lora/` also holds checkpoints; Ctrl-C and SIGTERM take effect after the step's end, when it has been saved.
+    Writes `lora/`: person.safetensors (diffusers' naming, with metadata) or what else the method leaves, losses.json,
+    manifest.json. While it works, `lora/` also holds checkpoints; Ctrl-C and SIGTERM take effect after the step's end,
+    when it has been saved.
 
     Args:
         controller: may change how steps are made while they run, for time or memory; each change is in the manifest,
             and what was begun with one goes on exactly.
     Raises:
         StageMissing: the dataset has not been built.
+        BadConfig: the base's family can't do the method.
         BaseUnavailable: the base's weights can't be had.
         OutOfMemory, NotEnoughMemory: a step needs more memory than there is, and no controller or no plan can help.
         DiskFull, RunFolderError: a file can't be written; the last checkpoint stays.
@@ -64,24 +68,33 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
     if controller:
         stage.manifest["planned"] = list(MAY_CHANGE)
         stage.note_seconds()
+    method = load_method(family, config, dataset)
     sizes = pacing.sizes_px(controller)
-    examples = cached_examples(family, run.path("dataset"), dataset, stage.folder, sizes)
-    family.free_encoders()
-    loop = _Loop(family, pacing, stage, *examples)
+    person, class_pictures, cached = cached_examples(family, run.path("dataset"), dataset, stage.folder, sizes)
+    method.free_encoders()
+    loop = _Loop(method, pacing, stage, person, class_pictures, method.conditions(dataset.captions, cached))
     loop.run(controller)
     steps = len(loop.losses)
-    lora = Lora(Path(LORA_FILE), config.base, config.rank, config.alpha, dataset.token, dataset.class_word, steps)
-    loop.checkpoints.write(stage.folder / LORA_FILE, family.lora_file(_metadata(lora, stage, dataset)))
+    lora = _write_trained(method, loop.checkpoints, stage, dataset, steps)
     write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in loop.losses]})
     last = sum(loop.losses[-50:]) / len(loop.losses[-50:])
     stage.finish(
-        f"LoRA of rank {config.rank} after {steps} steps, loss {last:.3f}",
+        f"{method.title} after {steps} steps, loss {last:.3f}",
         lora=lora.to_dict(),
         optimizer=loop.optimizer_reason,
         dtype=family.dtype_reason,
     )
     _tidy(stage)  # only now: before, a kill would have cost the whole training
     return lora
+
+
+def _write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset, steps: int) -> Lora:
+    """Writes what the method leaves after so many steps, file by file, each with how it was made."""
+    lora, files = replace(method.record(), step=steps), []
+    for name, content in method.files(_metadata(lora, stage, dataset)):
+        checkpoints.write(stage.folder / name, content)
+        files.append(Path(name))
+    return replace(lora, path=files[0], files=tuple(files))
 
 
 def _tidy(stage: Stage) -> None:
@@ -93,30 +106,41 @@ def _tidy(stage: Stage) -> None:
 def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
     """How the LoRA was made, for the file's header: strings only, as safetensors wants."""
     made = stage.manifest
-    facts = {"base": lora.base, "token": lora.token, "class_word": lora.class_word, "steps": lora.step,
-             "rank": lora.rank, "alpha": lora.alpha, "captions": json.dumps([p.caption for p in dataset.photos]),
+    facts = {"base": lora.base, "method": lora.method, "token": lora.token, "class_word": lora.class_word,
+             "steps": lora.step, "rank": lora.rank, "alpha": lora.alpha,
+             "captions": json.dumps([p.caption for p in dataset.photos]),
              "config": json.dumps(made["config"]), "changes": json.dumps(made["changes"]),
              "fingerprint": made["fingerprint"], "version": made["headshotkit"]}  # fmt: skip
     return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
 
 
 class _Loop:
-    """The loop's state: LoRA, its average, optimizer, scaler, losses; what a checkpoint holds."""
+    """The loop's state: what is trained, its average, optimizer, scaler, losses; what a checkpoint holds."""
 
-    def __init__(self, family: Family, pacing: Pacing, stage: Stage, person: dict[int, Examples],
+    def __init__(self, method: Method, pacing: Pacing, stage: Stage, person: dict[int, Examples],
                  class_pictures: dict[int, Examples], conditions: Condition) -> None:  # fmt: skip
-        self.family, self.pacing, self.stage = family, pacing, stage
+        self.method, self.family, self.pacing, self.stage = method, method.family, pacing, stage
         self.config = config = pacing.begun
         self.person, self.class_pictures, self.conditions = person, class_pictures, conditions
-        self.parameters = family.add_lora(config.rank, config.alpha, config.targets, config.seed)
+        groups = method.add()
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
-        self.optimizer, self.optimizer_reason = make_optimizer(self.parameters, config, family.device)
-        self.scaler = torch.amp.GradScaler(family.device, enabled=family.dtype == torch.float16)
+        self.optimizer, self.optimizer_reason = make_optimizer(groups, config, self.family.device)
+        self._tell_cost(groups)
+        self.scaler = torch.amp.GradScaler(self.family.device, enabled=self.family.dtype == torch.float16)
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
-        self.snapshots = Snapshots(stage.folder, config, family, self.checkpoints.write)
+        self.snapshots = Snapshots(stage.folder, config, self.family, self.checkpoints.write)
         self.losses: list[float] = []
         self.saved_s = time.monotonic()
         self.updating = False
+
+    def _tell_cost(self, groups: list[dict]) -> None:
+        """Says what the training will take and leave, and notes it in the manifest."""
+        name, count = self.optimizer_reason.partition(":")[0], len(next(iter(self.class_pictures.values())).sizes)
+        cost = expect_cost(self.method, groups, name, runtime.choose_device()[1], count)
+        self.stage.manifest["cost"] = cost.to_dict()
+        self.stage.note_seconds()
+        runtime.say(cost.line())
 
     def run(self, controller: Controller | None = None) -> None:
         """All steps that are still to do; the family then holds the LoRA that is to be saved."""
@@ -212,7 +236,7 @@ class _Loop:
         """One optimizer update; returns the loss."""
         settings, px = self.pacing.at(step), self.pacing.px_at(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings)
+            group["lr"] = learning_rate_at(step, settings) * group.get("factor", 1.0)
         generator = torch.Generator().manual_seed(runtime.seed_for(self.config.seed, STEP, step))
         loss = self._loss(self.person[px], self._order(step), generator, self.config.caption_dropout)
         if count := len(self.class_pictures[px].sizes):
@@ -256,7 +280,7 @@ class _Loop:
     def _save(self) -> None:
         """A checkpoint of everything that a step changes; the steps done are the sampler's place."""
         state = {
-            "lora": self.family.lora_state(),
+            "lora": self.method.state(),
             "average": [tensor.cpu() for tensor in self.average],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -281,7 +305,7 @@ class _Loop:
             self.family.use_checkpointing()
         if state is None:
             return
-        self.family.load_lora_state(state["lora"])
+        self.method.load_state(state["lora"])
         for average, saved in zip(self.average, state["average"], strict=True):
             average.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -27,8 +27,9 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
-from headshotkit.families import Condition, Sampling, check_size, drawing, weights_place
+from headshotkit.families import Condition, Sampling, check_size, drawing, sdxl_methods, weights_place
 
+METHODS = sdxl_methods.METHODS
 ADAPTER = "person"
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
 TARGETS = {
@@ -59,16 +60,16 @@ class SdxlFamily:
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.forwards, self.decoding = 0, "whole"
         self.without_lora: dict[str, torch.Tensor] = {}
+        self.respell = str  # how a prompt is written to the encoders; new tokens change it
 
     def _load(self) -> StableDiffusionXLPipeline:
         """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
         place = weights_place(self.base)
-        options = _dtype_option(self.dtype)
+        options = self._options()
         try:
             with _quiet():
                 if self.base.vae:
                     options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **_dtype_option(self.dtype))}
-                    options |= {"variant": "fp16"} if self.dtype != torch.float32 else {}
                 return StableDiffusionXLPipeline.from_pretrained(place, add_watermarker=False, **options)
         except OSError as error:
             raise BaseUnavailable(
@@ -76,6 +77,17 @@ class SdxlFamily:
                 "They are downloaded from the hub once, about 7 GB, and there seems to be no network or no space.",
                 "Connect once and try again, or use the embedded base: --base mini",
             ) from error
+
+    def _options(self) -> dict:
+        """How weights are loaded: the hub's half-size files where half precision is wanted."""
+        half = self.base.vae and self.dtype != torch.float32
+        return _dtype_option(self.dtype) | ({"variant": "fp16"} if half else {})
+
+    def restore_unet(self) -> None:
+        """The base's own U-Net again, where training or a trained one has changed it."""
+        kind, place = type(self.pipeline.unet), weights_place(self.base)
+        with _quiet():
+            self.pipeline.unet = kind.from_pretrained(place, subfolder="unet", **self._options()).to(self.device)
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
@@ -94,13 +106,14 @@ class SdxlFamily:
     def encode_prompts(self, prompts: list[str]) -> Condition:
         for prompt in prompts:
             if prompt not in self.encoded:
-                self.encoded[prompt] = self._encode_prompt(prompt)
+                self.encoded[prompt] = self.encode_prompt(prompt)
         text, pooled = zip(*(self.encoded[prompt] for prompt in prompts), strict=True)
         return Condition(text=torch.cat(text), pooled=torch.cat(pooled))
 
-    def _encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text (1, 77, D) and pooled (1, P). The empty prompt is all zeros where the base was trained so."""
-        parts = self.pipeline.encode_prompt(prompt, device=self.device, do_classifier_free_guidance=False)
+    def encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text (1, 77, D) and pooled (1, P), differentiable. The empty prompt is all zeros where the base had it so."""
+        told = self.respell(prompt)
+        parts = self.pipeline.encode_prompt(told, device=self.device, do_classifier_free_guidance=False)
         zero = not prompt and self.pipeline.config.force_zeros_for_empty_prompt
         return tuple(part.float().cpu() * (0.0 if zero else 1.0) for part in (parts[0], parts[2]))
 

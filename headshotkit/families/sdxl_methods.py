@@ -1,0 +1,273 @@
+"""What SDXL can train besides a LoRA: the whole U-Net, new tokens in both text encoders, or tokens and LoRA together.
+
+Source: DreamBooth, Ruiz et al. 2022, arXiv:2208.12242; textual inversion, Gal et al. 2022, arXiv:2208.01618; tokens
+first, then weights around them: pivotal tuning, Roich et al. 2021, arXiv:2106.05744, and cloneofsimo/lora.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from headshotkit import runtime
+from headshotkit.errors import BadConfig, BadLora
+from headshotkit.families import Condition
+from headshotkit.families.methods import EMBEDDINGS_FILE, Method, names_token, word_of
+from headshotkit.records import Lora
+
+UNET_FOLDER = "unet"
+UNET_FILES = "diffusion_pytorch_model{suffix}.safetensors"
+SHARD = "2GB"
+"""Largest part of a U-Net's file: one of SDXL's becomes three, and a part's copy in memory stays small."""
+ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
+"""Key in the file of new tokens, as A1111, ComfyUI and diffusers' script name it -> the pipeline's parts."""
+
+
+class FullUnet(Method):
+    """DreamBooth: every weight of the U-Net, in float32 under autocast; the file is float16."""
+
+    title, bytes_each = "whole U-Net", 2
+
+    def add(self) -> list[dict]:
+        unet = self.family.pipeline.unet
+        unet.float().requires_grad_(True).train()
+        return [{"params": list(unet.parameters())}]
+
+    def state(self) -> dict:
+        return {name: tensor.cpu().clone() for name, tensor in self.family.pipeline.unet.state_dict().items()}
+
+    def load_state(self, state: dict) -> None:
+        self.family.pipeline.unet.load_state_dict(state)
+
+    def files(self, metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+        """A folder that `UNet2DConditionModel.from_pretrained` reads: config, and the weights in one part or more."""
+        unet = self.family.pipeline.unet
+        described = {
+            name: value for name, value in json.loads(unet.to_json_string()).items() if name != "_name_or_path"
+        }
+        yield f"{UNET_FOLDER}/config.json", json.dumps(described, indent=2).encode()
+        half = {name: tensor.detach().half().cpu().contiguous() for name, tensor in unet.state_dict().items()}
+        parts = split_torch_state_dict_into_shards(half, filename_pattern=UNET_FILES, max_shard_size=SHARD)
+        for name, keys in parts.filename_to_tensors.items():
+            yield f"{UNET_FOLDER}/{name}", save({key: half[key] for key in keys}, {"format": "pt"} | metadata)
+        if parts.is_sharded:
+            index = {"metadata": parts.metadata, "weight_map": parts.tensor_to_filename}
+            yield f"{UNET_FOLDER}/{UNET_FILES.format(suffix='')}.index.json", json.dumps(index, indent=2).encode()
+
+    @staticmethod
+    def use(family, folder: Path, lora: Lora, scale: float) -> None:
+        """Moves the base's U-Net so far towards the trained one; 1 is the trained one to the bit."""
+        if getattr(family.pipeline.unet, "moved", False):
+            family.restore_unet()
+        unet = family.pipeline.unet
+        weights, unet.moved = dict(unet.named_parameters()), scale != 0
+        try:
+            for file in [folder / f for f in lora.files if f.suffix == ".safetensors"] if scale else []:
+                for name, tensor in load_file(file).items():
+                    weights[name].data.lerp_(tensor.to(weights[name]), scale)
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise _does_not_fit(folder / lora.path, family, error) from error
+
+
+class NewTokens(torch.nn.Module):
+    """A table of embeddings with new rows behind the base's own: those stay as they are, whatever is trained.
+
+    Args:
+        old: the encoder's table, weight (V, D).
+        new: embeddings of the new tokens, float32, shape (N, D).
+        first: id of the first new token; the others follow. Ids below V are the base's own.
+    """
+
+    def __init__(self, old: torch.nn.Embedding, new: torch.Tensor, first: int) -> None:
+        super().__init__()
+        self.old, self.first = old, first
+        self.new = torch.nn.Embedding.from_pretrained(new.to(old.weight.device, torch.float32))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings of ids (..., ) in the table's dtype, shape (..., D)."""
+        place = ids - self.first
+        is_new = (place >= 0).unsqueeze(-1)
+        fresh = self.new(place.clamp(0, self.new.num_embeddings - 1)).to(self.old.weight.dtype)
+        return torch.where(is_new, fresh, self.old(ids.clamp(max=self.old.num_embeddings - 1)))
+
+
+def add_tokens(family, token: str, new: dict[str, torch.Tensor]) -> list[torch.nn.Parameter]:
+    """Teaches both encoders new tokens, which stand where a prompt has the person's token; returns their embeddings.
+
+    The token itself stays the prompts' word: it may be a word of the vocabulary, and is written to the encoders as new
+    tokens of which the base knows nothing.
+
+    Args:
+        new: "clip_l" and "clip_g" -> embeddings, shape (N, D) each.
+    """
+    remove_tokens(family)
+    pipeline, count = family.pipeline, len(new["clip_l"])
+    name = f"<person-{count}>"  # its number keeps it apart from tokens of another count that the tokenizers know
+    names = [name] + [f"{name}_{n}" for n in range(1, count)]  # as diffusers writes a token of several vectors
+    for key, (encoder, tokenizer) in ENCODERS.items():
+        getattr(pipeline, tokenizer).add_tokens(names)
+        first = getattr(pipeline, tokenizer).convert_tokens_to_ids(name)
+        network = getattr(pipeline, encoder)
+        network.set_input_embeddings(NewTokens(network.get_input_embeddings(), new[key], first))
+        heed_the_end(network, getattr(pipeline, tokenizer).eos_token_id)
+    family.respell = lambda prompt: word_of(token).sub(name, prompt)
+    family.encoded.clear()
+    return [getattr(pipeline, encoder).get_input_embeddings().new.weight for encoder, _ in ENCODERS.values()]
+
+
+def remove_tokens(family) -> None:
+    """Takes new tokens out of the encoders again, if there are any."""
+    for encoder, _ in ENCODERS.values():
+        network = getattr(family.pipeline, encoder)
+        if isinstance(network.get_input_embeddings(), NewTokens):
+            network.set_input_embeddings(network.get_input_embeddings().old)
+    family.respell = str
+    family.encoded.clear()
+
+
+def heed_the_end(encoder: torch.nn.Module, end: int) -> None:
+    """Makes the pooled text come from the end of the prompt, where SDXL's own config (eos_token_id 2) is outdated.
+
+    With it transformers takes the largest id for the end, which a new token's is. Where there is none, nothing changes.
+    """
+    for module in encoder.modules():
+        if hasattr(module, "eos_token_id"):
+            module.eos_token_id = end
+
+
+class LiveConditions(Condition):
+    """Conditions of captions with new tokens, encoded in each step anew and differentiable; the others as cached."""
+
+    def __init__(self, family, captions: list[str], cached: Condition, token: str) -> None:
+        super().__init__(cached)
+        self.family, self.captions, self.token = family, captions, token
+
+    def pick(self, places: list[int]) -> Condition:
+        rows = [self._row(place) for place in places]
+        return Condition({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
+
+    def _row(self, place: int) -> Condition:
+        if not names_token(self.captions[place], self.token):
+            return super().pick([place])
+        text, pooled = self.family.encode_prompt(self.captions[place])
+        return Condition(text=text, pooled=pooled)
+
+
+class TextualInversion(Method):
+    """New tokens' embeddings in both text encoders alone; they begin as the class word's."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.config.token_vectors} new tokens"
+
+    def free_encoders(self) -> None:
+        self.family.pipeline.vae = None
+        runtime.free_memory()
+
+    def conditions(self, captions: list[str], cached: Condition) -> Condition:
+        return LiveConditions(self.family, captions, cached, self.token)
+
+    def add(self) -> list[dict]:
+        pipeline = self.family.pipeline
+        for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
+            part.requires_grad_(False)
+        pipeline.unet.train()  # checkpointing asks for it; there is no dropout
+        parameters = add_tokens(self.family, self.token, self._beginning())
+        return [{"params": [parameter.requires_grad_(True) for parameter in parameters]}]
+
+    def _beginning(self) -> dict[str, torch.Tensor]:
+        """The class word's embeddings, again and again until all new tokens have one."""
+        begun = {}
+        for key, (encoder, tokenizer) in ENCODERS.items():
+            table = getattr(self.family.pipeline, encoder).get_input_embeddings().weight
+            pieces = getattr(self.family.pipeline, tokenizer)(self.class_word, add_special_tokens=False).input_ids
+            ids = [pieces[n % len(pieces)] for n in range(self.config.token_vectors)]
+            begun[key] = table[ids].detach().float().clone()
+        return begun
+
+    def state(self) -> dict:
+        return {f"emb.{key}": self._new(key).detach().cpu().clone() for key in ENCODERS}
+
+    def load_state(self, state: dict) -> None:
+        for key in ENCODERS:
+            self._new(key).data.copy_(state[f"emb.{key}"])
+
+    def _new(self, key: str) -> torch.nn.Parameter:
+        return getattr(self.family.pipeline, ENCODERS[key][0]).get_input_embeddings().new.weight
+
+    def files(self, metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+        """Keys clip_l and clip_g, shape (N, D), as A1111, ComfyUI and diffusers' pivotal script have them."""
+        tensors = {key: self._new(key).detach().cpu().contiguous() for key in ENCODERS}
+        yield EMBEDDINGS_FILE, save(tensors, {"format": "pt"} | metadata)
+
+    @staticmethod
+    def use(family, folder: Path, lora: Lora, scale: float) -> None:
+        if scale not in (0, 1):
+            raise BadConfig(
+                f"lora_scale is {scale}, the method {lora.method}.",
+                "New tokens are in a prompt or not; between the two there is nothing.",
+                "Set RenderConfig.lora_scale to 1, or 0 for the bare base.",
+            )
+        _use_embeddings(family, folder / EMBEDDINGS_FILE, lora, scale)
+
+
+class Pivotal(TextualInversion):
+    """New tokens and a LoRA together."""
+
+    @property
+    def title(self) -> str:
+        return f"{super().title} and LoRA of rank {self.config.rank}"
+
+    def add(self) -> list[dict]:
+        tokens = [group | {"factor": self.config.token_factor} for group in super().add()]
+        return [*Method.add(self), *tokens]
+
+    def state(self) -> dict:
+        return Method.state(self) | super().state()
+
+    def load_state(self, state: dict) -> None:
+        super().load_state(state)
+        Method.load_state(self, {name: tensor for name, tensor in state.items() if not name.startswith("emb.")})
+
+    def files(self, metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+        yield from Method.files(self, metadata)
+        yield from super().files(metadata)
+
+    @staticmethod
+    def use(family, folder: Path, lora: Lora, scale: float) -> None:
+        """The LoRA at a strength; the tokens are in the prompts wherever it isn't 0."""
+        family.use_lora(folder / lora.path, scale)
+        _use_embeddings(family, folder / EMBEDDINGS_FILE, lora, scale)
+
+
+def _use_embeddings(family, file: Path, lora: Lora, scale: float) -> None:
+    """Puts the new tokens of a file in, or takes them out where the scale is 0."""
+    remove_tokens(family)
+    if scale == 0:
+        return
+    try:
+        tensors = load_file(file)
+        for key, (encoder, _) in ENCODERS.items():
+            wanted = getattr(family.pipeline, encoder).get_input_embeddings().embedding_dim
+            if tensors[key].shape[-1] != wanted:
+                raise ValueError(f"{key} has embeddings of length {tensors[key].shape[-1]}, the base of {wanted}")
+        add_tokens(family, lora.token, tensors)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise _does_not_fit(file, family, error) from error
+
+
+def _does_not_fit(file: Path, family, error: Exception) -> BadLora:
+    return BadLora(
+        f"{file} can't be loaded on base {family.base.name!r}.",
+        f"It was trained on another base, or is damaged: {type(error).__name__} {str(error)[:200]}",
+        "Render with the base it was trained on, or train again.",
+    )
+
+
+METHODS = {"dreambooth": FullUnet, "textual-inversion": TextualInversion, "pivotal": Pivotal}

@@ -1,0 +1,126 @@
+"""What a training will take and leave, said before its first step: numbers trained, minutes, GiB, MiB on the disk.
+
+Bytes are exact: they follow from the number of trained parameters. Minutes come from measured steps of the embedded
+base, or from the planner's rates and counted FLOPs of SDXL; where neither is known, that is said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headshotkit.config import TrainConfig
+from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost
+from headshotkit.ladder import CONTEXT_GIB, SLACK
+from headshotkit.records import Record
+
+MIB = 2**20
+FLOAT_BYTES = 4
+ADAM_BYTES = {"adamw": 8, "adamw8bit": 2}
+"""Of an optimizer's state, for each trained parameter."""
+COUNTED_PX = 1024
+METHOD_KINDS = {"lora": "step", "dreambooth": "dreambooth", "textual-inversion": "textual-inversion",
+                "pivotal": "pivotal"}  # fmt: skip
+"""Method -> its step in `costs.KINDS`; all but lora's are counted with gradient checkpointing."""
+
+
+@dataclass(frozen=True)
+class MethodCost(Record):
+    """What a training takes.
+
+    `parameters`: trained numbers. `minutes`: None where no rate is known. `held_gib`: weights, gradients and
+    optimizer state, exact. `peak_gib`: the planner's peak with activations, None where it was not counted.
+    `left_mib`: on the disk in the end. `working_mib`: more of it while the training goes on, for checkpoints.
+    """
+
+    method: str
+    parameters: int
+    minutes: float | None
+    minutes_from: str
+    held_gib: float
+    peak_gib: float | None
+    left_mib: float
+    working_mib: float
+    advice: str = ""
+
+    def line(self) -> str:
+        """All of it in a sentence or two."""
+        minutes = f"about {self.minutes:.1f} minutes" if self.minutes is not None else "minutes not known"
+        memory = f"{self.held_gib:.2f} GiB of weights, gradients and optimizer"
+        memory += f", {self.peak_gib:.1f} GiB at the peak" if self.peak_gib is not None else ""
+        return (
+            f"{self.method} trains {self.parameters:,} numbers; {minutes} ({self.minutes_from}); {memory}; leaves "
+            f"{self.left_mib:.2f} MiB, and {self.working_mib:.0f} MiB more for checkpoints while it works"
+            + (f". {self.advice}" if self.advice else "")
+        )
+
+
+def expect_cost(method, groups: list[dict], optimizer: str, device_name: str, class_images: int) -> MethodCost:
+    """The cost of a training that is about to begin.
+
+    Args:
+        method: the `families.methods.Method`, with everything loaded that stays.
+        groups: its parameter groups.
+        optimizer: its name, of ADAM_BYTES.
+        device_name: what computes, as `runtime.choose_device` words it.
+        class_images: how many there are.
+    """
+    config: TrainConfig = method.config
+    count = sum(parameter.numel() for group in groups for parameter in group["params"])
+    state = ADAM_BYTES.get(optimizer, ADAM_BYTES["adamw"])
+    held = method.loaded_bytes() + count * (FLOAT_BYTES + state)
+    checkpoint = count * (FLOAT_BYTES * (2 if config.ema else 1) + state)
+    minutes, source = expect_minutes(config, device_name, bool(class_images))
+    return MethodCost(
+        config.method, count, minutes, source, round(held / GIB, 3), expect_peak_gib(config, count * state),
+        round(count * method.bytes_each / MIB, 3), round(checkpoint * (config.keep_checkpoints + 1) / MIB, 1),
+        _advice(config, class_images, rates_of(device_name), expect_peak_gib(config, count * state)),
+    )  # fmt: skip
+
+
+def _advice(config: TrainConfig, class_images: int, rates: Rates | None, peak_gib: float | None) -> str:
+    """What speaks against beginning like this; empty where nothing does."""
+    found = []
+    if config.method == "dreambooth" and not class_images:
+        found.append("Without class images the base forgets other faces: headshotkit prepare --class-images 50")
+    if rates and peak_gib and peak_gib > rates.memory_gib > 0:
+        found.append(f"More than the {rates.memory_gib:.1f} GiB of {rates.name}: choose --method lora or a larger GPU")
+    return ". ".join(found)
+
+
+def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) -> tuple[float | None, str]:
+    """Minutes of all steps, and where the rate is from; (None, why) where none is known."""
+    times = 2 if class_images else 1
+    if config.base == "mini":
+        if not device_name.startswith("no GPU"):
+            return None, "the embedded base was timed on a CPU alone"
+        seconds = MINI_METHOD_STEP_S[config.method]
+        source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core, 2026-11-20"
+        return round(config.steps * seconds * config.batch / MINI_STEP_PICTURES * times / 60, 1), source
+    rates = rates_of(device_name)
+    if rates is None or (config.method != "lora" and not config.checkpointing):
+        return None, "no rate is known for it here"
+    seconds = rates.seconds("train", cost(_kind(config), COUNTED_PX, config.batch).tflop)[0]
+    return round(config.steps * seconds * times / 60, 1), f"planned for {rates.name} at {COUNTED_PX} px"
+
+
+def expect_peak_gib(config: TrainConfig, optimizer_bytes: int) -> float | None:
+    """The GPU's peak at 1024 px with the planner's slack; None where the step was not counted."""
+    if config.base == "mini" or (config.method != "lora" and not config.checkpointing):
+        return None
+    peak = cost(_kind(config), COUNTED_PX, config.batch).peak_gib
+    return round((peak + optimizer_bytes / GIB) * SLACK + CONTEXT_GIB, 1)
+
+
+def _kind(config: TrainConfig) -> str:
+    kind = METHOD_KINDS[config.method]
+    return "step_checkpointed" if kind == "step" and config.checkpointing else kind
+
+
+def rates_of(device_name: str) -> Rates | None:
+    """The planner's rates of a GPU by its name; None where it has none.
+
+    >>> rates_of("CUDA is there: Tesla T4").name, rates_of("no GPU was found")
+    ('t4', None)
+    """
+    words = device_name.lower().replace("-", " ").split()
+    return next((rates for name, rates in GPUS.items() if name.removeprefix("rtx") in words), None)
