@@ -16,10 +16,15 @@ from headshotkit.bases import Base, find_base
 from headshotkit.errors import BadConfig, BaseUnavailable
 from headshotkit.runtime import data_path
 
-FAMILIES = {"sdxl": "SdxlFamily"}
-TOKENIZERS = {"sdxl": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"}}
-EMPTY_TOKENIZER = 100
-"""Tokens; transformers 5 makes a tokenizer of 2 special ones, without an error, where the files are missing."""
+FAMILIES = {"sdxl": "SdxlFamily", "flux": "FluxFamily", "flux2": "Flux2Family", "zimage": "ZImageFamily"}
+TOKENIZERS = {
+    "sdxl": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"},
+    "flux": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5TokenizerFast"},
+    "flux2": {"tokenizer": "Qwen2TokenizerFast"},
+    "zimage": {"tokenizer": "Qwen2TokenizerFast"},
+}
+EMPTY_TOKENIZER = 200
+"""Tokens; transformers 5 makes a tokenizer of its special ones, 2 to 104, without an error, where files are missing."""
 
 
 class Condition(dict):

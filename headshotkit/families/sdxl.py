@@ -9,24 +9,22 @@ import json
 import re
 import warnings
 from collections.abc import Iterable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file, save
-from transformers.utils import logging as transformers_logging
 
 from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
 from headshotkit.families import Condition, check_size, weights_place
+from headshotkit.families.loading import dtype_option, quiet
 
 ADAPTER = "person"
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
@@ -60,11 +58,11 @@ class SdxlFamily:
     def _load(self) -> StableDiffusionXLPipeline:
         """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
         place = weights_place(self.base)
-        options = _dtype_option(self.dtype)
+        options = dtype_option(self.dtype)
         try:
-            with _quiet():
+            with quiet():
                 if self.base.vae:
-                    options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **_dtype_option(self.dtype))}
+                    options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **dtype_option(self.dtype))}
                     options |= {"variant": "fp16"} if self.dtype != torch.float32 else {}
                 return StableDiffusionXLPipeline.from_pretrained(place, add_watermarker=False, **options)
         except OSError as error:
@@ -189,7 +187,7 @@ class SdxlFamily:
         if scale == 0:
             return
         try:
-            with _quiet(), warnings.catch_warnings():
+            with quiet(), warnings.catch_warnings():
                 warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
                 self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
         except (OSError, ValueError, RuntimeError, KeyError, RuntimeWarning) as error:
@@ -264,24 +262,3 @@ def _snr_weight(signal: torch.Tensor, kind: str, gamma: float) -> torch.Tensor:
         return torch.ones_like(signal)
     snr = signal / (1 - signal)
     return snr.clamp(max=gamma) / (snr if kind == "epsilon" else snr + 1)
-
-
-@contextmanager
-def _quiet():
-    """Keeps the libraries' loading bars and advice out of a stage's output; errors still show."""
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        diffusers_logging.set_verbosity(level)
-        diffusers_logging.enable_progress_bar()
-        transformers_logging.enable_progress_bar()
-
-
-def _dtype_option(dtype: torch.dtype) -> dict:
-    """The dtype argument of from_pretrained under the name that this diffusers has for it (renamed in 0.42)."""
-    modern = tuple(int(n) for n in diffusers.__version__.split(".")[:2]) >= (0, 42)
-    return {"dtype" if modern else "torch_dtype": dtype}
