@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from headshotkit import __version__, runtime
-from headshotkit.bases import BASES, choose_base
+from headshotkit.bases import BASES, choose_base, find_base
 from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, DatasetConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
@@ -160,6 +160,9 @@ def _do(arguments: argparse.Namespace) -> None:
         manifest = {stage: run.manifest(stage) for stage in STAGES}
     else:
         stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
+        base, _ = flow.run_base(run, options)
+        if caution := find_base(base).caution:
+            print(f"{'base':<10} {base}: {caution}", file=stream)
         manifest = flow.do_stage(stage, run, options)
         print(flow.line_of(manifest), file=stream)
     if arguments.json:

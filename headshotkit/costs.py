@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headshotkit.costs_flow import COUNTED_FLOW
+
 GIB = 2**30
 KINDS = ("forward", "step", "step_checkpointed", "step_half_norms", "decode", "encode", "text")
 """One pass of the U-Net; a LoRA step (rank 32, attention), the same with gradient checkpointing, the same with norms
@@ -48,18 +50,19 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
 }
 
 
-def cost(kind: str, px: int = 1024, batch: int = 1) -> Cost:
+def cost(kind: str, px: int = 1024, batch: int = 1, family: str = "sdxl") -> Cost:
     """A counted cost; FLOPs and the memory beyond the weights grow with the batch.
 
     Args:
-        kind: one of KINDS.
+        kind: one of KINDS, of the other families one of `costs_flow.FLOW_KINDS`.
         px: side of the square picture, one of SIZES_PX; "text" has 1024 alone.
         batch: pictures at once.
+        family: "sdxl", or a flow-matching one of `costs_flow`.
 
     >>> cost("forward", 1024, batch=2).tflop
     13.522
     """
-    tflop, peak, weights = COUNTED[kind, px]
+    tflop, peak, weights = COUNTED[kind, px] if family == "sdxl" else COUNTED_FLOW[family, kind, px]
     return Cost(tflop * batch, weights + (peak - weights) * batch, weights)
 
 

@@ -71,3 +71,15 @@ class BadPromptBank(HeadshotError):
 
 class BadLora(HeadshotError):
     """A LoRA file does not belong to the base it is loaded on."""
+
+
+class UnknownGpu(HeadshotError):
+    """The planner knows no rates of that GPU."""
+
+
+class TooFewMinutes(HeadshotError):
+    """Not even the cheapest plan fits into the minutes."""
+
+
+class NotEnoughMemory(HeadshotError):
+    """Not even the cheapest plan fits into the GPU's memory."""

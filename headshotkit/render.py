@@ -64,6 +64,7 @@ def render_headshots(run: Run, config: RenderConfig) -> list[Headshot]:
     known = known_faces(run, "arcface")
     mark = calibrate(known, config)
     family = load_family(config.base)
+    family.encode_prompts([text for task in tasks for text in (task.text, task.negative)])  # all before any is drawn
     family.use_lora(run.path("lora") / lora.path, config.lora_scale)
     headshots = _Session(family, tasks, config, stage, known.mean(0), mark).run()
     best = best_of_each(headshots)

@@ -262,6 +262,16 @@ def test_a_lora_of_another_family_is_refused(tmp_path, family):
             family.use_lora(file, 1.0)
 
 
+def test_a_flow_lora_is_refused_by_sdxl(tmp_path):
+    """Plumbing only; no tensor of it has a place in a U-Net, which diffusers would only log."""
+    other = families.load_family("flux2")
+    other.add_lora(2, 2, "attention", seed=0)
+    file = tmp_path / "other.safetensors"
+    file.write_bytes(other.lora_file({}))
+    with pytest.raises(BadLora, match="can't be loaded on base 'mini'"):
+        families.load_family("mini").use_lora(file, 1.0)
+
+
 def test_a_lora_that_fits_in_part_or_is_damaged_is_refused(tmp_path, family):
     """Plumbing only: one tensor too wide, one too many, and a file cut short."""
     one = families.load_family(family.base.name)

@@ -28,7 +28,7 @@ EMPTY_TOKENIZER = 200
 
 
 class Condition(dict):
-    """What a denoiser is told of N prompts: name -> tensor with N rows, float32 on the CPU."""
+    """What a denoiser is told of N prompts: name -> tensor with N rows, on the CPU, float32 (counts: int64)."""
 
     @property
     def count(self) -> int:
@@ -43,7 +43,9 @@ class Condition(dict):
 class Family(Protocol):
     """What a stage needs of a base. Images are RGB PIL pictures; tensors never leave the family but as opaque values.
 
-    The two halves are used one after the other: encode (then `free_encoders`), and train or render.
+    The two halves are used one after the other: encode (then `free_encoders`), and train or render. `render` encodes
+    prompts that are new to it, but a family may have to load its text encoders again for that, so a caller with several
+    batches gives all prompts to `encode_prompts` first.
     """
 
     base: Base

@@ -190,13 +190,13 @@ class SdxlFamily:
             with quiet(), warnings.catch_warnings():
                 warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
                 self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
+            self.pipeline.set_adapters([ADAPTER], [scale])
         except (OSError, ValueError, RuntimeError, KeyError, RuntimeWarning) as error:
             raise BadLora(
                 f"{path} can't be loaded on base {self.base.name!r} ({len(load_file(path))} tensors).",
                 f"It was trained on another base, or is damaged: {str(error).splitlines()[0][:200]}",
                 "Render with the base it was trained on, or train again.",
             ) from error
-        self.pipeline.set_adapters([ADAPTER], [scale])
 
     @torch.no_grad()
     def render(
