@@ -340,6 +340,21 @@ def test_a_missing_bitsandbytes_is_an_error_on_cuda(monkeypatch):
         loading.choose_precision("cuda")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_nf4_weights_train_and_render_on_cuda(tmp_path, monkeypatch, image, name):
+    """Plumbing only, of what no CPU can run: quantizing while loading, a LoRA over NF4, the file, rendering."""
+    monkeypatch.setattr(runtime, "choose_device", lambda: ("cuda", "a test"))
+    one = families.load_family(name)
+    before, after = train(one, image, steps=20)
+    assert one.precision.nf4 and one.transformer.is_loaded_in_4bit and after < before
+    file = tmp_path / "person.safetensors"
+    file.write_bytes(one.lora_file({}))
+    fresh = families.load_family(name)
+    fresh.use_lora(file, 1.0)
+    assert (draw(fresh) == draw(one)).all()
+
+
 def test_zimage_stays_finite_in_float16(monkeypatch, image):
     """Plumbing only, with weights made so large that the feed-forwards overflow, as the real ones are said to."""
     monkeypatch.setattr(runtime, "choose_dtype", lambda device: (torch.float16, "a test"))

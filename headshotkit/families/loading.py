@@ -75,7 +75,7 @@ def choose_precision(device: str) -> Precision:
 def nf4_option(library: str, dtype: torch.dtype) -> dict:
     """from_pretrained's argument for NF4 weights; library is "diffusers" or "transformers", dtype what they compute in.
 
-    >>> nf4_option("diffusers", torch.float16)["quantization_config"].bnb_4bit_quant_type
+    >>> nf4_option("transformers", torch.float16)["quantization_config"].bnb_4bit_quant_type
     'nf4'
     """
     kind = {"diffusers": diffusers, "transformers": transformers}[library].BitsAndBytesConfig
