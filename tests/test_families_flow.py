@@ -217,6 +217,28 @@ def test_a_denoiser_that_answers_noise_minus_latents_has_no_loss(family, image, 
     assert 0 < float(seen[0]) < 1
 
 
+def test_weights_say_where_in_the_picture_the_loss_counts(family, image, monkeypatch):
+    """Plumbing only: alike everywhere they change nothing, and where they are 0 nothing counts."""
+    latents, condition = family.encode_images([image]), family.encode_prompts([PROMPT])
+    monkeypatch.setattr(family, "_velocity", lambda noisy, levels, told: torch.zeros_like(noisy))
+    config, half = TrainConfig.for_base(family.base.name), torch.ones(1, 1, *latents.shape[2:])
+    half[..., : latents.shape[3] // 2] = 0
+
+    def loss(weights):
+        return float(family.loss(latents, condition, [()], config, torch.Generator().manual_seed(0), weights))
+
+    other_half = 1 - half
+    assert loss(None) == pytest.approx(loss(torch.ones_like(half)))
+    assert loss(None) == pytest.approx(loss(half) + loss(other_half)) and 0 < loss(half) < loss(None)
+
+
+def test_a_layers_weight_is_the_bases_own(family):
+    layer = {"flux": "transformer_blocks.0.attn.to_q", "flux2": "transformer_blocks.0.attn.to_q",
+             "zimage": "layers.0.attention.to_q"}[family.base.name]  # fmt: skip
+    saved = load_file(Path(family.place) / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert (family.layer_weight(layer) == saved[f"{layer}.weight"]).all()
+
+
 def test_larger_pictures_are_trained_at_higher_noise():
     """The shift is the scheduler's: of FLUX by size, up to exp(1.15) at 4096 tokens; of Z-Image a fixed 6."""
     for name, small, large in (("flux", 1.88, 3.16), ("flux2", 1.88, 3.16), ("zimage", 6.0, 6.0)):

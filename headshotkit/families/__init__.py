@@ -69,11 +69,13 @@ class Family(Protocol):
         """Trades time for memory: activations are computed again in the backward pass."""
 
     def loss(
-        self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any
-    ) -> Any:
+        self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any,
+        weights: Any = None,
+    ) -> Any:  # fmt: skip
         """Denoising loss for each picture, shape (N,), differentiable in the LoRA's parameters.
 
         `sizes`: (original height, original width, crop top, crop left, target height, target width) px a picture.
+        `weights`: how much each latent position counts, (N, 1, h, w), mean 1 a picture; None: all alike.
         """
 
     def lora_state(self) -> dict:
@@ -81,6 +83,9 @@ class Family(Protocol):
 
     def load_lora_state(self, state: dict) -> None:
         """Takes over tensors from `lora_state`."""
+
+    def layer_weight(self, layer: str) -> Any:
+        """The base's own weight of a layer that a LoRA is put on, float32 on the CPU; asked before there is a LoRA."""
 
     def lora_file(self, metadata: dict[str, str]) -> bytes:
         """The LoRA as a safetensors file that diffusers loads, with metadata."""

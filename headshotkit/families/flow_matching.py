@@ -20,6 +20,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.quantizers import PipelineQuantizationConfig
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.integrations import dequantize_module_weight
 from PIL import Image
 
 from headshotkit import runtime
@@ -176,6 +177,7 @@ class FlowFamily:
         sizes: list[tuple[int, ...]],
         config: TrainConfig,
         generator: torch.Generator,
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As `Family.loss`; `sizes` are not told to these denoisers. Without autocast, for each stock class decides by
         the dtype it is given where to clamp; peft computes the float32 LoRA in float32 and gives the base's dtype back.
@@ -197,7 +199,8 @@ class FlowFamily:
         noisy = (1 - sigma) * latents + sigma * noise
         told = Condition({name: self._to_device(tensor) for name, tensor in condition.items()})
         velocity = self._velocity(self._to_device(noisy), levels.to(self.device), told)
-        return (velocity.float() - (noise - latents).to(self.device)).pow(2).mean((1, 2, 3))
+        error = (velocity.float() - (noise - latents).to(self.device)).pow(2)
+        return (error if weights is None else error * weights.to(self.device)).mean((1, 2, 3))
 
     def noise_levels(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Noise levels to train at, in (0, 1), 1 is noise alone; shape (N,). A batch covers them evenly."""
@@ -220,6 +223,10 @@ class FlowFamily:
 
     def load_lora_state(self, state: dict[str, torch.Tensor]) -> None:
         set_peft_model_state_dict(self.transformer, state, adapter_name=ADAPTER)
+
+    def layer_weight(self, layer: str) -> torch.Tensor:
+        self._need_transformer()
+        return dequantize_module_weight(self.transformer.get_submodule(layer)).detach().float().cpu()
 
     def lora_file(self, metadata: dict[str, str]) -> bytes:
         return lora_bytes(self.transformer, ADAPTER, PREFIX, self.lora_state(), metadata)
