@@ -14,7 +14,9 @@ class Base:
 
     `brief_prompts`: the text encoders know few words, so prompts are given in the bank's brief form. `square_only`: it
     was trained on squares, so headshots of another aspect are drawn square. `presets`: the settings of each config, and
-    those that a training method has beside them ("TrainConfig.METHOD").
+    those that a training method has beside them ("TrainConfig.METHOD"). `experimental`: what was never tried with it;
+    whoever chooses the base is told. `download_gb`: size of its weights, GB. `gated`: the hub gives them only to who
+    accepted the licence there.
     """
 
     name: str
@@ -25,6 +27,14 @@ class Base:
     brief_prompts: bool = False
     square_only: bool = False
     presets: dict = None
+    experimental: str = ""
+    download_gb: float = 7.0
+    gated: bool = False
+
+    @property
+    def caution(self) -> str:
+        """What whoever chooses an experimental base is told; empty for the others."""
+        return f"experimental: {self.experimental}; licence {self.licence}" if self.experimental else ""
 
 
 # Not tried on a GPU (2026-11-20). dreambooth: the rate of diffusers' DreamBooth examples; textual-inversion: that of
@@ -37,6 +47,15 @@ _SDXL = {
     "TrainConfig.pivotal": {"checkpointing": True},
     "RenderConfig": {"guidance_share": 0.6},
 }
+_UNTRIED = "its real weights have never been run by this project, its code has, on small random ones"
+_FLOW_TRAINING = {"rank": 16, "alpha": 16, "min_snr_gamma": 0.0, "checkpointing": True}
+
+
+def _flow(**render) -> dict:
+    """Presets of the flow-matching bases: estimates after model cards and diffusers' scripts, still to be tried."""
+    return {"DatasetConfig": {}, "TrainConfig": _FLOW_TRAINING, "RenderConfig": render}
+
+
 BASES = {
     base.name: base
     for base in (
@@ -66,6 +85,19 @@ BASES = {
             "sdxl-base", "sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "openrail++",
             vae="madebyollin/sdxl-vae-fp16-fix", presets=_SDXL,
         ),
+        Base(
+            "flux", "flux", "black-forest-labs/FLUX.1-dev", "FLUX.1 [dev], non-commercial", gated=True,
+            presets=_flow(steps=28, guidance=3.5), experimental=_UNTRIED, download_gb=33.7,
+        ),
+        # Not the distilled klein and not Z-Image-Turbo: training undoes a distillation.
+        Base(
+            "flux2", "flux2", "black-forest-labs/FLUX.2-klein-base-4B", "Apache-2.0",
+            presets=_flow(steps=28, guidance=4.0), experimental=_UNTRIED, download_gb=16.0,
+        ),
+        Base(
+            "zimage", "zimage", "Tongyi-MAI/Z-Image", "Apache-2.0",
+            presets=_flow(steps=28, guidance=5.0), experimental=_UNTRIED, download_gb=20.5,
+        ),
     )
 }  # fmt: skip
 
@@ -93,7 +125,8 @@ def choose_base(name: str | None) -> tuple[str, str]:
         UnknownBase: the named one does not exist.
     """
     if name:
-        return find_base(name).name, "it was asked for"
+        base = find_base(name)
+        return base.name, "it was asked for" + (f"; {base.caution}" if base.caution else "")
     device, why = choose_device()
     if device == "cpu":
         return "mini", f"{why}, so the embedded base; --base sdxl would take hours a headshot run here"

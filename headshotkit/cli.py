@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from headshotkit import __version__, runtime
-from headshotkit.bases import BASES, choose_base
+from headshotkit.bases import BASES, choose_base, find_base
 from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
@@ -198,6 +198,9 @@ def _do(arguments: argparse.Namespace) -> None:
         manifest = {stage: run.manifest(stage) for stage in STAGES}
     else:
         stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
+        base, _ = flow.run_base(run, options)
+        if caution := find_base(base).caution:
+            tell(f"{'base':<10} {base}: {caution}")
         planned = stage == "lora"  # generate keeps its minutes itself
         controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
         manifest = flow.do_stage(stage, run, options, controller)

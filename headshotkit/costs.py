@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headshotkit.costs_flow import COUNTED_FLOW
 from headshotkit.errors import BadConfig
 
 GIB = 2**30
@@ -63,26 +64,28 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
 }
 
 
-def cost(kind: str, px: int = 1024, batch: int = 1) -> Cost:
+def cost(kind: str, px: int = 1024, batch: int = 1, family: str = "sdxl") -> Cost:
     """A counted cost; FLOPs and the memory beyond the weights grow with the batch.
 
     Args:
-        kind: one of KINDS.
+        kind: one of KINDS, of the other families one of `costs_flow.FLOW_KINDS`.
         px: side of the square picture, one of SIZES_PX, or of SIZES_OF for some kinds.
         batch: pictures at once.
+        family: "sdxl", or a flow-matching one of `costs_flow`.
     Raises:
         BadConfig: that size was not counted.
 
     >>> cost("forward", 1024, batch=2).tflop
     13.522
     """
-    if (kind, px) not in COUNTED:
+    counted = {(k, s): c for (f, k, s), c in COUNTED_FLOW.items() if f == family} if family != "sdxl" else COUNTED
+    if (kind, px) not in counted:
         raise BadConfig(
             f"the cost of {kind} at {px} px is not known.",
             f"It was counted at {', '.join(str(size) for size in SIZES_OF.get(kind, SIZES_PX))} px.",
             "Train at one of these sizes, or without a plan.",
         )
-    tflop, peak, weights = COUNTED[kind, px]
+    tflop, peak, weights = counted[kind, px]
     return Cost(tflop * batch, weights + (peak - weights) * batch, weights)
 
 

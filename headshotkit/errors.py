@@ -75,3 +75,15 @@ class BadLora(HeadshotError):
 
 class OutOfMemory(HeadshotError):
     """A training step needs more memory than the GPU has free; what was trained before is saved."""
+
+
+class UnknownGpu(HeadshotError):
+    """The planner knows no rates of that GPU."""
+
+
+class TooFewMinutes(HeadshotError):
+    """Not even the cheapest plan fits into the minutes."""
+
+
+class NotEnoughMemory(HeadshotError):
+    """Not even the cheapest plan fits into the GPU's memory."""

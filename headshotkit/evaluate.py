@@ -99,6 +99,7 @@ def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: 
     if not todo:
         return files
     family = load_family(config.base)
+    family.encode_prompts([text for h, _ in todo for text in (h.prompt, h.negative)])  # all before any is drawn
     batches = runtime.batches_of(todo, config.batch, kind=lambda pair: pair[0].size_px)
     for batch in runtime.progress(batches, "the bare base's headshots"):
         prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from headshotkit.bases import BASES
 from headshotkit.costs import MINI_HEADSHOT_S, MINI_STEP_S, Rates, cost
+from headshotkit.costs_flow import NF4_SLOWER, PASSES, TOGETHER
 from headshotkit.pacing import px_at
 
 
@@ -66,9 +68,18 @@ _MINI_400 = replace(_MINI_SPLIT, schedule=((96, 280), (128, 120)), gave_up="300 
 _MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
 _MINI_2 = replace(_MINI_12, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
 _MINI_96 = replace(_MINI_2, schedule=((96, 400),), batch=1, gave_up="batch 2, and 128 px in training")
+_F = Choice(((1024, 1000),), 1, 28, 1.0)
+_F_768 = replace(_F, schedule=((768, 1000),), gave_up="1024 px in training")
+_F_20 = replace(_F_768, sampler_steps=20, gave_up="8 of 28 sampler steps", stage="generate")
+_F_600 = replace(_F_20, schedule=((768, 600),), gave_up="400 of 1000 training steps", stage="train")
+_F_512 = replace(_F_600, schedule=((512, 600),), gave_up="768 px in training")
+_F_400 = replace(_F_512, schedule=((512, 400),), gave_up="200 more training steps, so 400 are left")
+_F_12 = replace(_F_400, sampler_steps=12, gave_up="8 more sampler steps, so 12 are left", stage="generate")
+_FLOW = (_F, _F_768, _F_20, _F_600, _F_512, _F_400, _F_12)
 LADDERS = {
     "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _800, _600, _16, _768, _400, _512),
     "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_2, _MINI_96),
+    **dict.fromkeys(PASSES, _FLOW),
 }
 """Best first. Their order and their end are estimates (2026-11-20): by what a headshot shows, still to be tried."""
 
@@ -79,13 +90,29 @@ FIXED = {
              "load": (0.5, 1.0), "restore": (1.0, 1.5), "evaluate": (1.3, 2.0)},
     "mini": {"check": (0.04, 0.1), "prepare": (0.01, 0.02), "evaluate": (0.4, 0.8)},
 }  # fmt: skip
+
+
+def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
+    """The same for a flow-matching base: bringing and loading weights takes as much longer as they are larger.
+
+    They are loaded for the training as well, which SDXL's "prepare" holds already. Estimates.
+    """
+    sdxl = FIXED["sdxl"]
+    larger = next(base.download_gb for base in BASES.values() if base.family == family) / BASES["sdxl"].download_gb
+    download, load = (tuple(minutes * larger for minutes in sdxl[stage]) for stage in ("download", "load"))
+    prepare = tuple(a + b for a, b in zip(sdxl["prepare"], load, strict=True))
+    return sdxl | {"download": download, "load": load, "prepare": prepare}
+
+
+FIXED |= {family: _fixed_flow(family) for family in PASSES}
 STAGES = ("install", "download", "check", "prepare", "train", "load", "generate", "restore", "evaluate")
-ATTEMPTS = {"sdxl": 1.2, "mini": 2.0}
-"""Rendered headshots for one that is kept: an estimate for SDXL, 47 for 24 on mini (README, 2026-11-20)."""
+ATTEMPTS = {"sdxl": 1.2, "mini": 2.0, **dict.fromkeys(PASSES, 1.2)}
+"""Rendered headshots for one that is kept: 47 for 24 on mini (README, 2026-11-20), estimates for the others."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
 """Fragmentation, and what CUDA itself takes; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
-OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02}
-"""8-bit Adam's two bytes for each of the LoRA's 46.4 M parameters; Adam's eight for each of mini's 2.6 M."""
+OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02, **dict.fromkeys(PASSES, 0.09)}
+"""8-bit Adam's two bytes for each of the LoRA's 46.4 M parameters; Adam's eight for each of mini's 2.6 M; the other
+families' have fewer than SDXL's."""
 MEASURED_SPREAD = 1.05
 """Pessimistic seconds of a step relative to measured ones; estimate."""
 
@@ -112,8 +139,22 @@ class Task:
 
     @property
     def kind(self) -> str:
-        """Which ladder: mini or sdxl."""
-        return "mini" if self.base == "mini" else "sdxl"
+        """Which ladder: mini, or the base's family."""
+        return "mini" if self.base == "mini" else BASES[self.base].family
+
+    @property
+    def slower_by(self) -> tuple[float, float]:
+        """Time of the denoiser relative to its FLOPs at SDXL's rates, central and pessimistic."""
+        return NF4_SLOWER if self.kind in PASSES else (1.0, 1.0)
+
+    def cost(self, kind: str, px: int = 1024, batch: int = 1):
+        """A counted cost of the base's family."""
+        return cost(kind, px, batch, BASES[self.base].family)
+
+    def seconds(self, stage: str, tflop: float) -> tuple[float, float]:
+        """Seconds that the denoiser takes for so much work, central and pessimistic."""
+        pairs = zip(self.rates.seconds(stage, tflop), self.slower_by, strict=True)
+        return tuple(seconds * factor for seconds, factor in pairs)
 
     def room_gib(self, stage: str) -> float:
         """What a stage may take on the GPU."""
@@ -144,12 +185,12 @@ def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, .
 
 def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tuple[float, float]:
     """Seconds of a training step, central and pessimistic; measured ones have the first word."""
-    counted = cost(_step_kind(task, checkpointing), px, choice.batch).tflop
+    counted = task.cost(_step_kind(task, checkpointing), px, choice.batch).tflop
     if task.kind == "mini":
         timed = cost("mini_step", px, LADDERS["mini"][0].batch).tflop
         pair = tuple(seconds * counted / timed for seconds in MINI_STEP_S[px])
     else:
-        pair = task.rates.seconds("train", counted)
+        pair = task.seconds("train", counted)
     return (pair[0] * task.slower, pair[0] * task.slower * MEASURED_SPREAD) if task.slower else pair
 
 
@@ -179,9 +220,12 @@ def _generate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[
             tries * seconds * choice.sampler_steps / LADDERS["mini"][0].sampler_steps / 60
             for seconds in MINI_HEADSHOT_S
         )
-    passes = choice.sampler_steps * (1 + choice.guidance_share)
-    seconds = task.rates.seconds("generate", passes * cost("forward").tflop)
-    return tuple(tries * (s + fixed) / 60 for s, fixed in zip(seconds, task.rates.fixed_s, strict=True))
+    passes = choice.sampler_steps * (PASSES.get(task.kind) or 1 + choice.guidance_share)
+    seconds, fixed = task.seconds("generate", passes * task.cost("forward").tflop), task.rates.fixed_s
+    if task.kind in PASSES:  # autoencoder and text encoders in float32
+        texts = task.rates.seconds("train", task.cost("text").tflop)
+        fixed = tuple(task.rates.fixed_fp32_s * factor + text for factor, text in zip((1, 2), texts, strict=True))
+    return tuple(tries * (a + b) / 60 for a, b in zip(seconds, fixed, strict=True))
 
 
 def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> float:
@@ -190,10 +234,22 @@ def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> flo
         return 0.0
     if name == "train":
         kind = _step_kind(task, checkpointing)
-        peak = max(cost(kind, px, choice.batch).peak_gib for px, _ in choice.schedule) + OPTIMIZER_GIB[task.kind]
+        peak = max(task.cost(kind, px, choice.batch).peak_gib for px, _ in choice.schedule) + OPTIMIZER_GIB[task.kind]
+    elif task.kind in PASSES:
+        peak = _flow_peak_gib(task, name)
     else:  # the whole pipeline is loaded, and its parts work one after the other
         unet, text = cost("forward", batch=2), cost("text")
         vae = cost("decode" if name == "generate" else "encode")
         working = [one.peak_gib - one.weights_gib for one in ((unet, vae) if name == "generate" else (vae,))]
         peak = unet.weights_gib + text.weights_gib + vae.weights_gib + max(working)
-    return peak * SLACK + (CONTEXT_GIB if task.kind == "sdxl" else 0.0)
+    return peak * SLACK + (0.0 if task.kind == "mini" else CONTEXT_GIB)
+
+
+def _flow_peak_gib(task: Task, name: str) -> float:
+    """Of preparing or generating: first the text encoders alone, then autoencoder and denoiser without them."""
+    text, vae = task.cost("text"), task.cost("decode" if name == "generate" else "encode")
+    if name == "prepare":
+        return max(text.peak_gib, vae.peak_gib) + vae.weights_gib
+    denoiser = task.cost("forward", batch=TOGETHER[task.kind])
+    working = max(one.peak_gib - one.weights_gib for one in (denoiser, vae))
+    return max(text.peak_gib, denoiser.weights_gib + vae.weights_gib + working)

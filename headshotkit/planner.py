@@ -11,23 +11,12 @@ from dataclasses import asdict, dataclass, replace
 
 from headshotkit.bases import find_base
 from headshotkit.costs import GPUS
-from headshotkit.errors import BadConfig, HeadshotError
+from headshotkit.errors import BadConfig, NotEnoughMemory, TooFewMinutes, UnknownGpu
 from headshotkit.ladder import ATTEMPTS, LADDERS, Choice, Stage, Task, stages_of
 
 RESERVE = 0.05
 """Share of the minutes left unplanned."""
-
-
-class UnknownGpu(HeadshotError):
-    """The planner knows no rates of that GPU."""
-
-
-class TooFewMinutes(HeadshotError):
-    """Not even the cheapest plan fits into the minutes."""
-
-
-class NotEnoughMemory(HeadshotError):
-    """Not even the cheapest plan fits into the GPU's memory."""
+UNMEASURED = "minutes and GiB: counted and estimated, nothing was measured with this base"
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,8 @@ class Plan:
 
     def explain(self) -> str:
         """The choice, what was given up and why; a line each."""
-        lines = []
+        caution = find_base(self.task.base).caution
+        lines = [f"{self.task.base}, {caution}", UNMEASURED] if caution else []
         if self.doing("train"):
             sizes = ", then ".join(f"{steps} at {px} px" for px, steps in self.choice.schedule)
             memory = f"checkpointing {'on' if self.checkpointing else 'off'}"
@@ -170,7 +160,7 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
     if cheapest is None:
         raise NotEnoughMemory(
             f"the cheapest plan needs {least_gib:.1f} GiB of the GPU, which is more than there is.",
-            "The base's weights and one step's activations have to be there together.",
+            f"The weights of {task.base} and one step's activations have to be there together.",
             f"Use a larger GPU; known are: {', '.join(GPUS)}.",
         )
     if must_fit:
@@ -205,8 +195,10 @@ def _with_room(task: Task, choice: Choice, given_up: tuple[str, ...]) -> tuple[P
 def _too_few_minutes(cheapest: Plan) -> TooFewMinutes:
     """The error, with the least minutes that would do."""
     task, least = cheapest.task, math.ceil(cheapest.pessimistic / (1 - RESERVE))
+    untried = find_base(task.base).experimental
     return TooFewMinutes(
         f"{task.count} headshots in {task.minutes:g} minutes can't be done on {task.rates.name}.",
-        f"The cheapest plan takes {cheapest.minutes:.0f} minutes, {cheapest.pessimistic:.0f} at worst.",
+        f"The cheapest plan takes {cheapest.minutes:.0f} minutes, {cheapest.pessimistic:.0f} at worst; it needs "
+        f"{cheapest.peak_gib:.1f} of {task.memory_gib:.1f} GiB" + (f"; {UNMEASURED}." if untried else "."),
         f"Give at least {least} minutes, ask for fewer headshots, or use a faster GPU.",
     )

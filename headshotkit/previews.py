@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from headshotkit import runtime
 from headshotkit.config import RenderConfig
 from headshotkit.errors import StageMissing
-from headshotkit.families import load_family
-from headshotkit.identity import calibrate, judge_headshot, known_faces
+from headshotkit.families import Sampling, load_family
+from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.records import Headshot, Lora, Record
-from headshotkit.render import png_with_origin
 from headshotkit.run import Run, write_atomic, write_json
+from headshotkit.session import png_with_origin
 from headshotkit.snapshots import PREVIEWS, snapshot_file, snapshot_steps
 
 FACTS = "previews.json"
@@ -60,9 +60,9 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
     missing = [step for step in steps if step not in {p.step for p in drawn}]
     if not missing:
         return drawn
-    known = known_faces(run, "arcface")
-    mark = calibrate(known, RenderConfig.for_base(lora.base))
-    session = _Session(load_family(lora.base), RenderConfig.for_base(lora.base), run, known.mean(0), mark.mark)
+    settings = RenderConfig.for_base(lora.base)
+    person = known_person(run, settings)
+    mark, session = person.mark, _Session(load_family(lora.base), settings, run, person)
     for step in runtime.progress(missing, "previews"):
         drawn += session.draw(step, text, [runtime.seed_for(config["seed"], n) for n in range(pictures)])
         facts = {"prompt": text, "pictures": pictures, "pass_mark": mark.mark, "own_median": mark.own_median}
@@ -87,21 +87,19 @@ class _Session:
     family: object
     config: RenderConfig
     run: Run
-    centre: np.ndarray
-    mark: float
+    person: Person
 
     def draw(self, step: int, prompt: str, seeds: list[int]) -> list[Preview]:
         """The pictures of one snapshot, one at a time, so that they take no more memory than a headshot."""
         folder, config, scale = self.run.path("lora"), self.config, 1.0 if step else 0.0
         self.family.use_lora(snapshot_file(folder, step), scale)
+        sampling = Sampling.of(config, (config.size_px, config.size_px))
         drawn = []
         for number, seed in enumerate(seeds):
-            (image,) = self.family.render([prompt], [""], [seed], config.size_px, config.steps, config.guidance)
-            judged = judge_headshot(np.asarray(image), self.centre, self.mark)
-            shot = Headshot(
-                f"{step:06d}_{number}.png", f"preview of step {step}", prompt, "", seed, 1, scale, judged.identity,
-                judged.accepted, judged.reasons,
-            )  # fmt: skip
+            (image,) = self.family.render([prompt], [""], [seed], sampling)
+            judged, file = judge_headshot(np.asarray(image), self.person, config), f"{step:06d}_{number}.png"
+            shot = Headshot(file, f"preview of step {step}", prompt, "", seed, 1, scale, size_px=image.size,
+                            **asdict(judged))  # fmt: skip
             write_atomic(folder / PREVIEWS / shot.file, png_with_origin(image, shot, config))
             drawn.append(Preview(step, seed, shot.file, shot.identity))
         return drawn

@@ -18,9 +18,10 @@ from functools import lru_cache
 import numpy as np
 
 from headshotkit import runtime
+from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
 from headshotkit.errors import BadConfig
-from headshotkit.families import Family, Sampling, load_family, load_tokenizers
+from headshotkit.families import TOKENIZERS, Family, Sampling, load_family, load_tokenizers
 from headshotkit.records import Record
 
 KNOWN = runtime.PACKAGE / "tokens.txt"
@@ -89,10 +90,17 @@ def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Se
     Raises:
         UnknownBase: no base has that name.
         BaseUnavailable: its weights can't be had.
-        BadConfig: `candidates` is below 1, or one of `also` is several pieces.
+        BadConfig: `candidates` is below 1, one of `also` is several pieces, or the base has other tokenizers than CLIP.
     """
     if candidates < 1:
         raise BadConfig(f"candidates is {candidates}.", "At least one token must be tried.", "Set it to 12.")
+    kinds = TOKENIZERS[find_base(base).family].values()
+    if set(kinds) != {"CLIPTokenizer"}:
+        raise BadConfig(
+            f"base {base!r} reads prompts with {' and '.join(kinds)}.",
+            "The search reads rarity from CLIP's vocabulary alone.",
+            f"Keep the default token {DatasetConfig.token!r}, or search for another base: --base sdxl",
+        )
     tokenizers = load_tokenizers(base)
     for word in also:
         _pieces_checked(word, tokenizers)

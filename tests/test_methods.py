@@ -17,7 +17,7 @@ from headshotkit.cli import main
 from headshotkit.config import METHODS, RenderConfig, TrainConfig
 from headshotkit.errors import BadConfig, BadLora
 from headshotkit.export import export_lora
-from headshotkit.families import load_family, sdxl, sdxl_methods, weights_place
+from headshotkit.families import Sampling, load_family, sdxl, sdxl_methods, weights_place
 from headshotkit.families.methods import load_method, names_token, use_trained
 from headshotkit.families.sdxl_methods import ENCODERS, NewTokens
 from headshotkit.method_costs import expect_cost, expect_minutes, rates_of
@@ -34,7 +34,7 @@ def settings(method):
 
 
 def picture(family, prompt=PROMPT):
-    return np.asarray(family.render([prompt], [""], [5], 128, 4, 1.5)[0], np.int16)
+    return np.asarray(family.render([prompt], [""], [5], Sampling((128, 128), 4, 1.5))[0], np.int16)
 
 
 def all_tensors(run):

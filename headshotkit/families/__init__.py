@@ -20,14 +20,19 @@ from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BaseUnavailable
 from headshotkit.runtime import data_path
 
-FAMILIES = {"sdxl": "SdxlFamily"}
-TOKENIZERS = {"sdxl": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"}}
-EMPTY_TOKENIZER = 100
-"""Tokens; transformers 5 makes a tokenizer of 2 special ones, without an error, where the files are missing."""
+FAMILIES = {"sdxl": "SdxlFamily", "flux": "FluxFamily", "flux2": "Flux2Family", "zimage": "ZImageFamily"}
+TOKENIZERS = {
+    "sdxl": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"},
+    "flux": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5TokenizerFast"},
+    "flux2": {"tokenizer": "Qwen2TokenizerFast"},
+    "zimage": {"tokenizer": "Qwen2TokenizerFast"},
+}
+EMPTY_TOKENIZER = 200
+"""Tokens; transformers 5 makes a tokenizer of its special ones, 2 to 104, without an error, where files are missing."""
 
 
 class Condition(dict):
-    """What a denoiser is told of N prompts: name -> tensor with N rows, float32 on the CPU."""
+    """What a denoiser is told of N prompts: name -> tensor with N rows, on the CPU, float32 (counts: int64)."""
 
     @property
     def count(self) -> int:
@@ -72,7 +77,9 @@ class Sampling:
 class Family(Protocol):
     """What a stage needs of a base. Images are RGB PIL pictures; tensors never leave the family but as opaque values.
 
-    The two halves are used one after the other: encode (then `free_encoders`), and train or render.
+    The two halves are used one after the other: encode (then `free_encoders`), and train or render. `render` encodes
+    prompts that are new to it, but a family may have to load its text encoders again for that, so a caller with several
+    batches gives all prompts to `encode_prompts` first.
     """
 
     base: Base

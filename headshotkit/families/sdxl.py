@@ -9,25 +9,23 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file, save
-from transformers.utils import logging as transformers_logging
 
 from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
 from headshotkit.families import Condition, Sampling, check_size, drawing, sdxl_methods, weights_place
+from headshotkit.families.loading import dtype_option, quiet
 
 METHODS = sdxl_methods.METHODS
 ADAPTER = "person"
@@ -67,9 +65,9 @@ class SdxlFamily:
         place = weights_place(self.base)
         options = self._options()
         try:
-            with _quiet():
+            with quiet():
                 if self.base.vae:
-                    options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **_dtype_option(self.dtype))}
+                    options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **dtype_option(self.dtype))}
                 return StableDiffusionXLPipeline.from_pretrained(place, add_watermarker=False, **options)
         except OSError as error:
             raise BaseUnavailable(
@@ -81,12 +79,12 @@ class SdxlFamily:
     def _options(self) -> dict:
         """How weights are loaded: the hub's half-size files where half precision is wanted."""
         half = self.base.vae and self.dtype != torch.float32
-        return _dtype_option(self.dtype) | ({"variant": "fp16"} if half else {})
+        return dtype_option(self.dtype) | ({"variant": "fp16"} if half else {})
 
     def restore_unet(self) -> None:
         """The base's own U-Net again, where training or a trained one has changed it."""
         kind, place = type(self.pipeline.unet), weights_place(self.base)
-        with _quiet():
+        with quiet():
             self.pipeline.unet = kind.from_pretrained(place, subfolder="unet", **self._options()).to(self.device)
 
     # --- encoding ------------------------------------------------------------------------------------------------
@@ -215,9 +213,10 @@ class SdxlFamily:
         if scale == 0:
             return
         try:
-            with _quiet(), warnings.catch_warnings():
+            with quiet(), warnings.catch_warnings():
                 warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
                 self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
+            self.pipeline.set_adapters([ADAPTER], [scale])
         except (OSError, ValueError, RuntimeError, KeyError, RuntimeWarning) as error:
             raise BadLora(
                 f"{path} can't be loaded on base {self.base.name!r} ({len(load_file(path))} tensors).",
@@ -325,24 +324,3 @@ def _snr_weight(signal: torch.Tensor, kind: str, gamma: float) -> torch.Tensor:
         return torch.ones_like(signal)
     snr = signal / (1 - signal)
     return snr.clamp(max=gamma) / (snr if kind == "epsilon" else snr + 1)
-
-
-@contextmanager
-def _quiet():
-    """Keeps the libraries' loading bars and advice out of a stage's output; errors still show."""
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        diffusers_logging.set_verbosity(level)
-        diffusers_logging.enable_progress_bar()
-        transformers_logging.enable_progress_bar()
-
-
-def _dtype_option(dtype: torch.dtype) -> dict:
-    """The dtype argument of from_pretrained under the name that this diffusers has for it (renamed in 0.42)."""
-    modern = tuple(int(n) for n in diffusers.__version__.split(".")[:2]) >= (0, 42)
-    return {"dtype" if modern else "torch_dtype": dtype}

@@ -29,7 +29,7 @@ from headshotkit import faces, pose, runtime
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
-from headshotkit.families import load_family
+from headshotkit.families import Sampling, load_family
 from headshotkit.gate import judge_photos
 from headshotkit.identity import known_faces
 from headshotkit.photos import png_bytes
@@ -89,7 +89,7 @@ def bare_files(root: Path, shots: list[Headshot], config: RenderConfig) -> list[
     todo = [(shot, file) for shot, file in zip(shots, files, strict=True) if not file.exists()]
     family = load_family("mini") if todo else None
     for shot, file in todo:
-        made = family.render([shot.prompt], [shot.negative], [shot.seed], config.size_px, config.steps, config.guidance)
+        made = family.render([shot.prompt], [shot.negative], [shot.seed], Sampling.of(config, shot.size_px))
         write_atomic(file, png_bytes(made[0]))
     return files
 

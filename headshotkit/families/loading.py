@@ -1,0 +1,97 @@
+"""What loading weights takes in every family: silence, argument names, NF4 and its reason, the error without them.
+
+NF4 is the 4-bit form of QLoRA, Dettmers et al. 2023, arXiv:2305.14314, as bitsandbytes has it, with the scales
+quantized as well.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import diffusers
+import torch
+import transformers
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from headshotkit import runtime
+from headshotkit.bases import Base
+from headshotkit.errors import BaseUnavailable
+
+
+@contextmanager
+def quiet():
+    """Keeps the libraries' loading bars and advice out of a stage's output; errors still show."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(level)
+        diffusers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
+
+
+def dtype_option(dtype: torch.dtype) -> dict:
+    """The dtype argument of from_pretrained under the name that this diffusers has for it (renamed in 0.42)."""
+    modern = tuple(int(n) for n in diffusers.__version__.split(".")[:2]) >= (0, 42)
+    return {"dtype" if modern else "torch_dtype": dtype}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a large base is held and computed.
+
+    `dtype`: of the denoiser. `side_dtype`: of the text encoders and the autoencoder; never float16, in which T5, Qwen3
+    and FLUX's autoencoder overflow. `nf4`: whether linear layers are held in 4 bits. `reason`: all of it in a line.
+    """
+
+    dtype: torch.dtype
+    side_dtype: torch.dtype
+    nf4: bool
+    reason: str
+
+
+def choose_precision(device: str) -> Precision:
+    """NF4 on CUDA; everywhere else the weights are as large as their dtype makes them, and the reason says so.
+
+    Raises:
+        MissingPackage: the device is CUDA, and bitsandbytes is not installed.
+    """
+    dtype, why = runtime.choose_dtype(device)
+    side = torch.float32 if dtype == torch.float16 else dtype
+    names = [str(one).removeprefix("torch.") for one in (dtype, side)]
+    if device != "cuda":
+        reason = f"{names[0]}, not NF4, for diffusers makes NF4 on CUDA alone and this is {device}: {why}"
+        return Precision(dtype, side, False, reason)
+    runtime.require("bitsandbytes", "train")
+    reason = f"NF4 weights by bitsandbytes, denoiser in {names[0]}, encoders in {names[1]}: {why}"
+    return Precision(dtype, side, True, reason)
+
+
+def nf4_option(library: str, dtype: torch.dtype) -> dict:
+    """from_pretrained's argument for NF4 weights; library is "diffusers" or "transformers", dtype what they compute in.
+
+    >>> nf4_option("transformers", torch.float16)["quantization_config"].bnb_4bit_quant_type
+    'nf4'
+    """
+    kind = {"diffusers": diffusers, "transformers": transformers}[library].BitsAndBytesConfig
+    config = kind(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": config}
+
+
+def unavailable(base: Base, place: str, error: OSError) -> BaseUnavailable:
+    """The error for weights that can't be loaded, to be raised from its cause."""
+    why = f"They are downloaded from the hub once, about {base.download_gb:.0f} GB, and there seems to be no network"
+    why += ", no space, or no permission." if base.gated else " or no space."
+    accept = f"Accept its licence on huggingface.co/{base.source}, log in (hf auth login) and try again"
+    return BaseUnavailable(
+        f"the weights of base {base.name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
+        why,
+        f"{accept if base.gated else 'Connect once and try again'}, or use the embedded base: --base mini",
+    )
