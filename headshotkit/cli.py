@@ -54,6 +54,9 @@ BANK_KNOBS: list[tuple[str, dict]] = [
     ("--pack", {"dest": "packs", "metavar": "NAME[,NAME]", "type": lambda text: tuple(text.replace(",", " ").split()),
                 "help": f"prompts of these packs alone: {', '.join(PACKS)}; default: all"}),
 ]  # fmt: skip
+MINUTES: tuple[str, dict] = ("--minutes", {
+    "type": float, "help": "what it may take from now on: a plan decides what you leave open and changes its mind when "
+    "steps take longer or memory runs out; tries are spent where they pass"})  # fmt: skip
 KNOBS: dict[str, list[tuple[str, dict]]] = {
     "check": [("--min-photos", {"type": int, "help": "fewest kept photos to go on with"})],
     "prepare": [
@@ -75,14 +78,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
                 "help": "sizes one after the other, such as 768:700,1024:300; default: the pictures' size throughout",
             },
         ),
-        (
-            "--minutes",
-            {
-                "type": float,
-                "help": "what it may take from now on; a plan decides what you leave open, and "
-                "changes its mind when steps take longer or memory runs out",
-            },
-        ),
+        MINUTES,
         ("--optimizer", {"choices": OPTIMIZERS, "help": "auto: adamw8bit on CUDA, else adamw"}),
         ("--face-weight", {"type": float, "help": "weight of the face in the loss, 1 is that of all else"}),
         ("--rank", {"type": int, "help": "rank of the LoRA"}),
@@ -91,7 +87,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     "generate": [
         ("--count", {"type": int, "help": "number of headshots"}),
         ("--max-attempts", {"type": int, "help": "most tries a prompt gets, without --minutes"}),
-        ("--minutes", {"type": float, "help": "end in time: tries are spent where they pass"}),
+        MINUTES,
         ("--sampler-steps", {"type": int, "help": "sampler steps of a headshot; for generate --steps does, too"}),
         ("--guidance", {"type": float, "help": "classifier-free guidance scale; 1 is none"}),
         ("--sampler", {"choices": SAMPLERS, "help": "which sampler draws"}),
@@ -161,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         for name, options in SHARED:
             default = {"default": Path("demo")} if (command, name) == ("demo", "--out") else {}
             one.add_argument(name, **options | default)
-        every = [knob for knobs in KNOBS.values() for knob in knobs]
+        every = {name: (name, options) for knobs in KNOBS.values() for name, options in knobs}.values()
         for name, options in every if command in ("run", "demo") else KNOBS[command]:
             alias = ["--steps"] if (command, name) == ("generate", "--sampler-steps") else []
             one.add_argument(name, *alias, **options)
