@@ -110,7 +110,7 @@ class _Loop:
         self.parameters = family.add_lora(config.rank, config.alpha, config.targets, config.seed)
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
         self.optimizer, self.optimizer_reason = make_optimizer(self.parameters, config, family.device)
-        self.scaler = torch.amp.GradScaler(family.device, enabled=family.dtype == torch.float16)
+        self.scaler = self._new_scaler()
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
         self.losses: list[float] = []
         self.saved_s = time.monotonic()
@@ -139,6 +139,10 @@ class _Loop:
                     interruption.pass_on()
         for parameter, average in zip(self.parameters, self.average, strict=False):
             parameter.data.copy_(average)
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        """Float16 gradients would underflow without it; in other dtypes it does nothing."""
+        return torch.amp.GradScaler(self.family.device, enabled=self.family.dtype == torch.float16)
 
     @property
     def settings(self) -> TrainConfig:
@@ -180,6 +184,7 @@ class _Loop:
                 "Give the same command with --minutes, such as --minutes 60: settings that fit are then found, "
                 "and the training goes on from its last checkpoint.",
             )
+        self.scaler = self._new_scaler()  # the old one may stand amid an update
         self._resume()
         plan = controller.out_of_memory("train", steps_done=len(self.losses))
         self._change(plan.training, controller.why)
