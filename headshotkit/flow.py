@@ -170,7 +170,7 @@ def planned_settings(stage: str, run: Run, base: str, options: Options, controll
         plan = controller.plan.training if stage == "lora" else controller.rendering
     names = begun.get("planned", plan)
     kept = {name: begun["config"].get(name) for name in names} if "config" in begun else {}
-    if kept.get("schedule"):
+    if "schedule" in kept:
         kept["schedule"] = tuple(tuple(part) for part in kept["schedule"])
     set_by_hand = {name: getattr(options, name) for name in CHOICES[kind] if name in kept}
     as_begun = all(value in (None, kept[name]) for name, value in set_by_hand.items())

@@ -127,7 +127,7 @@ class _Loop:
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
         self.optimizer, self.optimizer_reason = make_optimizer(groups, config, self.family.device)
         self._tell_cost(groups)
-        self.scaler = torch.amp.GradScaler(self.family.device, enabled=self.family.dtype == torch.float16)
+        self.scaler = self._new_scaler()
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
         self.snapshots = Snapshots(stage.folder, config, self.family, self.checkpoints.write)
         self.losses: list[float] = []
@@ -166,6 +166,10 @@ class _Loop:
                     interruption.pass_on()
         for parameter, average in zip(self.parameters, self.average, strict=False):
             parameter.data.copy_(average)
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        """Float16 gradients would underflow without it; in other dtypes it does nothing."""
+        return torch.amp.GradScaler(self.family.device, enabled=self.family.dtype == torch.float16)
 
     @property
     def settings(self) -> TrainConfig:
@@ -207,6 +211,7 @@ class _Loop:
                 "Give the same command with --minutes, such as --minutes 60: settings that fit are then found, "
                 "and the training goes on from its last checkpoint.",
             )
+        self.scaler = self._new_scaler()  # the old one may stand amid an update
         self._resume()
         plan = controller.out_of_memory("train", steps_done=len(self.losses))
         self._change(plan.training, controller.why)

@@ -111,6 +111,40 @@ def test_without_a_plan_out_of_memory_is_an_error_that_lost_nothing(prepared_run
     assert [change["step"] for change in prepared_run.manifest("lora")["changes"]] == [2]
 
 
+def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(prepared_run, prepared, tmp_path, monkeypatch):
+    """Half of the matrices are updated then; the LoRA must be that of a training whose update did not fail."""
+    loras, make, beside = [], train.make_optimizer, Run(tmp_path / "beside")
+    beside.folder.mkdir()
+    for stage in ("photos", "dataset"):
+        (beside.folder / stage).symlink_to(prepared / stage)
+    for run, fails in ((prepared_run, True), (beside, False)):
+        done = []
+
+        def made(parameters, config, device, fails=fails, done=done):
+            optimizer, reason = make(parameters, config, device)
+            update = optimizer.step
+
+            def step(*_):
+                done.append(1)
+                if len(done) == 4 and fails:
+                    parameters[0].data += 1
+                    raise torch.OutOfMemoryError(SAID)
+                return update()
+
+            optimizer.step = step
+            return optimizer, reason
+
+        monkeypatch.setattr(train, "make_optimizer", made)
+        controller = controller_of(5)
+        config = replace(config_of(controller), checkpoint_every_steps=2)
+        train_lora(run, config, controller)
+        loras.append(load_file(run.path("lora") / "person.safetensors"))
+        assert len(done) == (7 if fails else 5)
+    (change,) = prepared_run.manifest("lora")["changes"]
+    assert change["step"] == 2 and change["checkpointing"] is True and change["batch"] == 4
+    assert max(float((loras[0][name] - loras[1][name]).abs().max()) for name in loras[0]) < 1e-5
+
+
 def test_when_no_plan_fits_it_says_so_and_keeps_what_was_trained(prepared_run, small_gpu):
     small_gpu(batch=0, calls=1)
     controller = controller_of(4)
