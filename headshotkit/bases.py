@@ -43,7 +43,7 @@ _SDXL = {
     "DatasetConfig": {},
     "TrainConfig": {},
     "TrainConfig.dreambooth": {"learning_rate": 5e-6, "steps": 800, "checkpointing": True, "keep_checkpoints": 1},
-    "TrainConfig.textual-inversion": {"learning_rate": 2e-3, "checkpointing": True},
+    "TrainConfig.textual-inversion": {"learning_rate": 2e-3, "caption_dropout": 0.0, "checkpointing": True},
     "TrainConfig.pivotal": {"checkpointing": True},
     "RenderConfig": {"guidance_share": 0.6},
 }
@@ -69,7 +69,9 @@ BASES = {
                     "learning_rate": 2e-3, "checkpoint_every_steps": 50,
                 },
                 "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 250, "keep_checkpoints": 1},
-                "TrainConfig.textual-inversion": {"learning_rate": 3e-2, "steps": 250, "token_vectors": 8},
+                "TrainConfig.textual-inversion": {
+                    "learning_rate": 3e-2, "steps": 250, "token_vectors": 8, "caption_dropout": 0.0,
+                },
                 "TrainConfig.pivotal": {"steps": 350, "token_vectors": 4, "token_factor": 3.0},
                 "RenderConfig": {
                     "size_px": 128, "steps": 20, "guidance": 1.5, "batch": 8, "count": 24, "max_attempts": 2,

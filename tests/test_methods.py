@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,22 @@ def test_an_outdated_end_of_text_is_set_right(bare):
         assert not torch.equal(bare.encode_prompts([PROMPT])["pooled"], wanted)
         sdxl_methods.add_tokens(bare, "ohwx", new)
         assert torch.equal(bare.encode_prompts([PROMPT])["pooled"], wanted)
+    finally:
+        sdxl_methods.remove_tokens(bare)
+
+
+def test_a_step_without_the_person_has_a_gradient_of_zero(bare, prepared_run):
+    """Batch 1 and a dropped or edited caption: there is nothing to learn, and that is no error."""
+    dataset = Dataset.from_dict(prepared_run.manifest("dataset")["dataset"])
+    method = load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
+    captions, told = dataset.captions, method.conditions(dataset.captions, bare.encode_prompts(dataset.captions))
+    try:
+        new = [parameter for group in method.add() for parameter in group["params"]]
+        for places, learns in (([len(captions) - 1], False), ([0, len(captions) - 1], True)):
+            picked = told.pick(places)
+            assert picked["text"].shape[0] == len(places)
+            (picked["text"].sum() + picked["pooled"].pow(2).sum()).backward()
+            assert all((p.grad.abs().sum() > 0) == learns for p in new)
     finally:
         sdxl_methods.remove_tokens(bare)
 
@@ -332,12 +349,29 @@ def test_captions_without_the_token_can_teach_no_token(bare, prepared_run):
     assert names_token("OHWX? no; ohwx: yes", "ohwx") and not names_token("xohwx", "ohwx")
 
 
+def test_class_images_hold_nothing_steady_where_nothing_changes(bare, prepared_run):
+    known = prepared_run.manifest("dataset")["dataset"]
+    dataset = Dataset.from_dict(known | {"class_images": ["class/000.png"]})
+    with pytest.raises(BadConfig, match="method is 'textual-inversion', and there are 1 class images"):
+        load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
+    load_method(bare, TrainConfig.for_base("mini", method="pivotal"), dataset)
+
+
 def test_tokens_have_no_strength(trained, bare):
     method, run, _, _ = trained
     if method != "textual-inversion":
         pytest.skip("it has a strength")
     with pytest.raises(BadConfig, match=r"lora_scale is 0\.5, the method textual-inversion"):
         use_trained(bare, run.path("lora"), Lora.from_dict(run.manifest("lora")["lora"]), 0.5)
+
+
+def test_loading_another_takes_the_first_ones_place(trained, bare):
+    method, run, _, _ = trained
+    lora, plain = Lora.from_dict(run.manifest("lora")["lora"]), picture(bare)
+    use_trained(bare, run.path("lora"), lora, 1.0)
+    other = "lora" if method != "pivotal" else "dreambooth"
+    use_trained(bare, run.path("lora"), replace(lora, method=other), 0.0)
+    assert (picture(bare) == plain).all()
 
 
 def test_what_is_exported(trained, tmp_path):

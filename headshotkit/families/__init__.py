@@ -1,7 +1,7 @@
 """Model families: the only place that holds diffusion parts and [-1, 1] tensors.
 
 `train`, `render` and `evaluate` speak to a `Family` and never name one. A new family is one module here and one
-line in `FAMILIES`.
+line in `FAMILIES`. It can train LoRA by that alone; what else it can train it names in `METHODS` (see `methods`).
 """
 
 from __future__ import annotations

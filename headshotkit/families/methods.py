@@ -100,7 +100,8 @@ def load_method(family: Family, config: TrainConfig, dataset: Dataset) -> Method
     """The method of a config on a loaded base.
 
     Raises:
-        BadConfig: the base's family can't do it, or it learns a token that no caption holds.
+        BadConfig: the base's family can't do it, it learns a token that no caption holds, or it leaves the denoiser
+            alone, which class images are there to hold steady.
     """
     method = _kind(family, config.method)(family, config, dataset.token, dataset.class_word)
     holding = sum(names_token(photo.caption, dataset.token) for photo in dataset.photos)
@@ -110,12 +111,26 @@ def load_method(family: Family, config: TrainConfig, dataset: Dataset) -> Method
             "What a new token stands for is learnt from the captions that hold it.",
             f"Write {dataset.instance!r} into the captions (dataset/*.txt), or train with --method lora.",
         )
+    if config.method == "textual-inversion" and dataset.class_images:
+        raise BadConfig(
+            f"method is {config.method!r}, and there are {len(dataset.class_images)} class images.",
+            "They hold the denoiser steady, and this method changes nothing of it: they would only double the time.",
+            "Prepare without them (--class-images 0), or train with --method pivotal.",
+        )
     return method
 
 
 def use_trained(family: Family, folder: Path, lora: Lora, scale: float) -> None:
-    """Loads what a training left for rendering, whatever its method; see `Method.use`."""
-    _kind(family, lora.method).use(family, folder, lora, scale)
+    """Loads what a training left for rendering, whatever its method, in place of what was loaded before it.
+
+    Raises:
+        BadLora, BadConfig: as `Method.use`.
+    """
+    chosen = _kind(family, lora.method)
+    for kind in _kinds(family).values():
+        if kind is not chosen:
+            kind.use(family, folder, lora, 0)
+    chosen.use(family, folder, lora, scale)
 
 
 def names_token(text: str, token: str) -> bool:
@@ -138,8 +153,7 @@ def _kind(family: Family, method: str) -> type[Method]:
     Raises:
         BadConfig: the family can't do it.
     """
-    module = importlib.import_module(f"headshotkit.families.{family.base.family}")
-    kinds = {"lora": Method} | getattr(module, "METHODS", {})
+    kinds = _kinds(family)
     if method not in kinds:
         raise BadConfig(
             f"method is {method!r}, base is {family.base.name!r}.",
@@ -147,3 +161,9 @@ def _kind(family: Family, method: str) -> type[Method]:
             "Choose one of these, for example --method lora, or another base: --base sdxl",
         )
     return kinds[method]
+
+
+def _kinds(family: Family) -> dict[str, type[Method]]:
+    """The methods that a family can do, by name."""
+    module = importlib.import_module(f"headshotkit.families.{family.base.family}")
+    return {"lora": Method} | getattr(module, "METHODS", {})

@@ -118,7 +118,12 @@ def add_tokens(family, token: str, new: dict[str, torch.Tensor]) -> list[torch.n
         heed_the_end(network, getattr(pipeline, tokenizer).eos_token_id)
     family.respell = lambda prompt: word_of(token).sub(name, prompt)
     family.encoded.clear()
-    return [getattr(pipeline, encoder).get_input_embeddings().new.weight for encoder, _ in ENCODERS.values()]
+    return [new_weights(family, key) for key in ENCODERS]
+
+
+def new_weights(family, key: str) -> torch.nn.Parameter:
+    """The new tokens' embeddings of one encoder, "clip_l" or "clip_g", shape (N, D)."""
+    return getattr(family.pipeline, ENCODERS[key][0]).get_input_embeddings().new.weight
 
 
 def remove_tokens(family) -> None:
@@ -142,7 +147,10 @@ def heed_the_end(encoder: torch.nn.Module, end: int) -> None:
 
 
 class LiveConditions(Condition):
-    """Conditions of captions with new tokens, encoded in each step anew and differentiable; the others as cached."""
+    """Conditions of captions with new tokens, encoded in each step anew and differentiable; the others as cached.
+
+    Those have a gradient of zero, so that a step can do without any caption that names the person.
+    """
 
     def __init__(self, family, captions: list[str], cached: Condition, token: str) -> None:
         super().__init__(cached)
@@ -154,7 +162,8 @@ class LiveConditions(Condition):
 
     def _row(self, place: int) -> Condition:
         if not names_token(self.captions[place], self.token):
-            return super().pick([place])
+            nothing = 0.0 * sum(new_weights(self.family, key).sum().cpu() for key in ENCODERS)
+            return Condition({name: row + nothing for name, row in super().pick([place]).items()})
         text, pooled = self.family.encode_prompt(self.captions[place])
         return Condition(text=text, pooled=pooled)
 
@@ -192,18 +201,15 @@ class TextualInversion(Method):
         return begun
 
     def state(self) -> dict:
-        return {f"emb.{key}": self._new(key).detach().cpu().clone() for key in ENCODERS}
+        return {f"emb.{key}": new_weights(self.family, key).detach().cpu().clone() for key in ENCODERS}
 
     def load_state(self, state: dict) -> None:
         for key in ENCODERS:
-            self._new(key).data.copy_(state[f"emb.{key}"])
-
-    def _new(self, key: str) -> torch.nn.Parameter:
-        return getattr(self.family.pipeline, ENCODERS[key][0]).get_input_embeddings().new.weight
+            new_weights(self.family, key).data.copy_(state[f"emb.{key}"])
 
     def files(self, metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
         """Keys clip_l and clip_g, shape (N, D), as A1111, ComfyUI and diffusers' pivotal script have them."""
-        tensors = {key: self._new(key).detach().cpu().contiguous() for key in ENCODERS}
+        tensors = {key: new_weights(self.family, key).detach().cpu().contiguous() for key in ENCODERS}
         yield EMBEDDINGS_FILE, save(tensors, {"format": "pt"} | metadata)
 
     @staticmethod
