@@ -2,73 +2,93 @@
 
     python tests/benchmarks/kill_training.py [--kills 20] [--steps 60] [--seed 0] [--folder FOLDER]
 
-Each row is a training of its own on the embedded base, in a process that is killed once, anywhere from its start to
-its last step, and given again to its end. "killed" says after which step the kill came, and how much later; "from" is
-the step of the checkpoint that it went on from; "difference" is the largest of any number in the LoRA. On a CPU a
-difference above 1e-6 is a failure, and the exit code 1.
+Each row is a training of its own on the embedded base, in a forked process that is killed once, anywhere from its
+start to its last step, and given again to its end. "killed" says after which step the kill came, and how much later;
+"from" is the step of the checkpoint that it went on from; "difference" is the largest of any number in the LoRA. On a
+CPU a difference above 1e-6 is a failure, and the exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import math
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file
 
-from headshotkit import runtime
-from headshotkit.run import Run
+from headshotkit import DatasetConfig, Run, TrainConfig, build_dataset, judge_photos, runtime, train
+from headshotkit.families import load_family
 
 MAX_DIFFERENCE = 1e-6
 STARTING = -1
-"""The place before the first step: imports, loading, encoding."""
-PREPARE = """
-import sys
-from headshotkit import DatasetConfig, Run, build_dataset, judge_photos, runtime
-judge_photos(runtime.sample_person(), Run(sys.argv[1]))
-build_dataset(Run(sys.argv[1]), DatasetConfig.for_base("mini", class_word="man"))
-"""
-TRAIN = """
-import json, sys
-from headshotkit import Run, TrainConfig, train
-step_of = train._Loop._step
-train._Loop._step = lambda self, step: (step_of(self, step), print(step, flush=True))[0]
-train.train_lora(Run(sys.argv[1]), TrainConfig.for_base("mini", **json.loads(sys.argv[2])))
-"""
+"""The place before the first step: loading, encoding."""
 
 
-def train(folder: Path, settings: dict) -> subprocess.Popen:
-    """Starts a training, which prints each step that it has done."""
-    command = [sys.executable, "-c", TRAIN, str(folder), json.dumps(settings)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def prepare(folder: Path) -> None:
+    """Judges the sample person's photos and builds the dataset, once for all trainings."""
+    judge_photos(runtime.sample_person(), Run(folder))
+    build_dataset(Run(folder), DatasetConfig.for_base("mini", class_word="man"))
 
 
-def finish(process: subprocess.Popen) -> float:
-    """Waits for the end of a training, and returns how many seconds that took."""
-    begun = time.monotonic()
-    process.communicate()
-    if process.returncode:
-        sys.exit(f"a training ended with exit code {process.returncode}")
-    return time.monotonic() - begun
+def preload() -> None:
+    """Imports in this process what a training imports, so that the processes forked from it need not.
+
+    One thread: an OpenMP that has had more of them does not survive a fork.
+    """
+    torch.set_num_threads(1)
+    load_family("mini")
 
 
-def kill_after(process: subprocess.Popen, step: int, delay_s: float) -> bool:
-    """Kills the training so long after a step; False where it had ended by then."""
-    if step != STARTING:
-        while (line := process.stdout.readline()) and int(line) < step:
-            pass
-    time.sleep(delay_s)
-    running = process.poll() is None
-    process.kill()
-    process.communicate()
-    return running
+class Training:
+    """A training in a process of its own, forked from this one, which tells each step that it has done."""
+
+    def __init__(self, folder: Path, settings: dict) -> None:
+        forking = multiprocessing.get_context("fork")
+        self.heard, told = forking.Pipe(duplex=False)
+        self.process = forking.Process(target=self._train, args=(folder, settings, told))
+        self.begun_s = time.monotonic()
+        self.process.start()
+        told.close()
+
+    @staticmethod
+    def _train(folder: Path, settings: dict, told: Connection) -> None:
+        step_of = train._Loop._step
+        train._Loop._step = lambda self, step: (step_of(self, step), told.send(step))[0]
+        train.train_lora(Run(folder), TrainConfig.for_base("mini", **settings))
+
+    def wait_for(self, step: float) -> None:
+        """Returns when it has done the step, or has ended."""
+        with contextlib.suppress(EOFError):
+            while self.heard.recv() < step:
+                pass
+
+    def finish(self) -> float:
+        """Waits for its end, and returns how many seconds it took."""
+        self.wait_for(math.inf)
+        self.process.join()
+        if self.process.exitcode:
+            sys.exit(f"a training ended with exit code {self.process.exitcode}")
+        return time.monotonic() - self.begun_s
+
+    def kill_after(self, step: int, delay_s: float) -> bool:
+        """Kills it so long after a step; False where it had ended by then."""
+        if step != STARTING:
+            self.wait_for(step)
+        time.sleep(delay_s)
+        running = self.process.is_alive()
+        self.process.kill()
+        self.process.join()
+        return running
 
 
 def new_run(folder: Path, prepared: Path) -> Path:
@@ -101,9 +121,12 @@ def main() -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1"}
     root = Path(tempfile.mkdtemp(dir=given.folder)).resolve()  # links to it are made
     settings = {"steps": given.steps, "batch": 1, "checkpoint_every_steps": 7}
-    subprocess.run([sys.executable, "-c", PREPARE, str(root / "prepared")], check=True)
+    apart = multiprocessing.get_context("spawn").Process(target=prepare, args=(root / "prepared",))
+    apart.start()  # its face detector's threads would not survive a fork
+    apart.join()
+    preload()
     calm = new_run(root / "calm", root / "prepared")
-    taken_s = finish(train(calm, settings))
+    taken_s = Training(calm, settings).finish()
     seconds = Run(calm).manifest("lora")["seconds"]
     step_s, start_s = seconds / given.steps, max(0.5, taken_s - seconds)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {runtime.versions()['torch']}")
@@ -114,9 +137,9 @@ def main() -> int:
         folder = new_run(root / f"kill{number}", root / "prepared")
         step = int(rng.integers(STARTING, given.steps - 1))
         delay_s = float(rng.uniform(0, start_s if step == STARTING else step_s))
-        killed = kill_after(train(folder, settings), step, delay_s)
+        killed = Training(folder, settings).kill_after(step, delay_s)
         resumed_from = newest_checkpoint(folder)
-        rest_s = finish(train(folder, settings))
+        rest_s = Training(folder, settings).finish()
         apart = difference(calm, folder)
         failures += apart > MAX_DIFFERENCE
         where = "while starting" if step == STARTING else f"after step {step + 1}"
