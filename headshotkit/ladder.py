@@ -198,7 +198,9 @@ def _step_kind(task: Task, checkpointing: bool) -> str:
     """Which counted cost a training step has. SDXL's with checkpointing was counted with norms in float32, so less."""
     if task.kind == "mini":
         return "mini_step_checkpointed" if checkpointing else "mini_step"
-    return "step_checkpointed" if checkpointing else "step_half_norms"
+    if checkpointing:
+        return "step_checkpointed"
+    return "step" if task.kind in PASSES else "step_half_norms"
 
 
 def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
