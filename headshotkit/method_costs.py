@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headshotkit.bases import find_base
 from headshotkit.config import TrainConfig
 from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost
 from headshotkit.ladder import CONTEXT_GIB, SLACK
@@ -99,7 +100,7 @@ def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) ->
     rates = rates_of(device_name)
     if rates is None or (config.method != "lora" and not config.checkpointing):
         return None, "no rate is known for it here"
-    seconds = rates.seconds("train", cost(_kind(config), COUNTED_PX, config.batch).tflop)[0]
+    seconds = rates.seconds("train", _cost(config).tflop)[0]
     return round(config.steps * seconds * times / 60, 1), f"planned for {rates.name} at {COUNTED_PX} px"
 
 
@@ -107,8 +108,13 @@ def expect_peak_gib(config: TrainConfig, optimizer_bytes: int) -> float | None:
     """The GPU's peak at 1024 px with the planner's slack; None where the step was not counted."""
     if config.base == "mini" or (config.method != "lora" and not config.checkpointing):
         return None
-    peak = cost(_kind(config), COUNTED_PX, config.batch).peak_gib
+    peak = _cost(config).peak_gib
     return round((peak + optimizer_bytes / GIB) * SLACK + CONTEXT_GIB, 1)
+
+
+def _cost(config: TrainConfig):
+    """The counted cost of a step at 1024 px."""
+    return cost(_kind(config), COUNTED_PX, config.batch, find_base(config.base).family)
 
 
 def _kind(config: TrainConfig) -> str:

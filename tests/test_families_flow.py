@@ -52,8 +52,12 @@ def image():
     return Image.fromarray(np.stack([red, green, 128 + 0 * rows], -1).astype(np.uint8))
 
 
+def square(steps, guidance, share=1.0):
+    return Sampling((SIZE_PX, SIZE_PX), steps, guidance, share)
+
+
 def draw(family, seed=5, guidance=2.0):
-    return np.asarray(family.render([PROMPT], ["dark"], [seed], Sampling((SIZE_PX, SIZE_PX), 3, guidance))[0], np.int16)
+    return np.asarray(family.render([PROMPT], ["dark"], [seed], square(3, guidance))[0], np.int16)
 
 
 def loss_at(family, latents, condition, seed):
@@ -142,7 +146,7 @@ def test_encoders_and_denoiser_are_never_in_memory_together(image):
         one.add_lora(4, 4, "attention", seed=0)
         gc.collect()
         assert [ref() for ref in gone] == [None, None] and one.transformer is not None
-        one.render(["another prompt"], ["dark"], [0], Sampling((SIZE_PX, SIZE_PX), 1, 2.0))
+        one.render(["another prompt"], ["dark"], [0], square(1, 2.0))
         assert one.texts is None
 
 
@@ -182,7 +186,7 @@ def test_training_asks_the_denoiser_as_the_pipeline_does(family):
         for now, then in zip(sigmas, sigmas[1:], strict=False):
             latents = latents + (then - now) * family._velocity(latents, now[None], told)
         expected = _as_decodable(family, latents)
-        assert torch.allclose(family._decodable(made, SIZE_PX), expected, atol=1e-4)
+        assert torch.allclose(family._decodable(made, (SIZE_PX, SIZE_PX)), expected, atol=1e-4)
 
 
 def _as_decodable(family, latents):
@@ -253,22 +257,41 @@ def test_larger_pictures_are_trained_at_higher_noise():
 def test_a_picture_comes_from_its_own_seed_alone(family):
     """Plumbing only: pictures of a batch are those made alone, also where prompts differ in length."""
     prompts = [PROMPT, "a woman"]
-    together = family.render(prompts, ["", "dark"], [1, 2], Sampling((SIZE_PX, SIZE_PX), 2, 2.0))
+    together = family.render(prompts, ["", "dark"], [1, 2], square(2, 2.0))
     for place, prompt in enumerate(prompts):
-        alone = family.render([prompt], [["", "dark"][place]], [1 + place], Sampling((SIZE_PX, SIZE_PX), 2, 2.0))[0]
+        alone = family.render([prompt], [["", "dark"][place]], [1 + place], square(2, 2.0))[0]
         assert np.abs(np.asarray(alone, np.int16) - np.asarray(together[place], np.int16)).max() <= 2
     assert np.abs(np.asarray(together[0], np.int16) - np.asarray(together[1], np.int16)).mean() > 2
 
 
 def test_negative_prompts_count_where_guidance_is_not_distilled(family):
     """Plumbing only: FLUX.1 is told its guidance as a number; the others compare with the negative prompt."""
-    one, other = (
-        family.render([PROMPT], [text], [0], Sampling((SIZE_PX, SIZE_PX), 2, 4.0))[0]
-        for text in ("", "dark and blurred")
-    )
+    one, other = (family.render([PROMPT], [text], [0], square(2, 4.0))[0] for text in ("", "dark and blurred"))
     assert (np.asarray(one) == np.asarray(other)).all() == (not family.uses_negatives)
     off, on = draw(family, guidance=1.0), draw(family, guidance=4.0)
     assert (off != on).any()
+
+
+def test_guidance_ends_after_its_share_of_the_steps(family):
+    """Plumbing only: rows are counted, and a share of 0 is what guidance 1 draws."""
+    rows = []
+    for share in (1.0, 0.5, 0.0):
+        before = family.forwards
+        drawn = family.render([PROMPT], ["dark"], [3], square(4, 4.0, share))[0]
+        rows.append(family.forwards - before)
+    assert rows == ([8, 6, 4] if family.uses_negatives else [4, 4, 4])
+    if family.uses_negatives:
+        off = family.render([PROMPT], ["dark"], [3], square(4, 1.0))[0]
+        assert (np.asarray(drawn) == np.asarray(off)).all()
+
+
+def test_shapes_steps_and_samplers_are_told(family):
+    """Plumbing only: (width, height), a call after every step, and no sampler of another mathematics."""
+    calls = []
+    picture = family.render([PROMPT], [""], [0], Sampling((48, 32), 3, 2.0), on_step=lambda: calls.append(1))[0]
+    assert picture.size == (48, 32) and len(calls) == 3
+    with pytest.raises(BadConfig, match="draws by flow matching"):
+        family.render([PROMPT], [""], [0], Sampling((32, 32), 2, 2.0, sampler="dpmpp-2m-karras"))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -319,7 +342,7 @@ def test_a_lora_that_fits_in_part_or_is_damaged_is_refused(tmp_path, family):
 
 def test_sizes_and_settings_that_do_not_fit_are_refused(family):
     with pytest.raises(BadConfig, match=r"size_px is 30, base '\w+' needs a multiple of 4\."):
-        family.render([PROMPT], [""], [0], Sampling((30, 30), 2, 1.0))
+        family.render([PROMPT], [""], [0], Sampling((32, 30), 2, 1.0))
     config = TrainConfig.for_base(family.base.name, min_snr_gamma=5.0)
     with pytest.raises(BadConfig, match="min_snr_gamma is 5, base '.*' learns by flow matching"):
         family.loss(torch.zeros(1, 4, 8, 8), {}, [], config, torch.Generator())
