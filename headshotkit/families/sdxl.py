@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
 from headshotkit.families import Condition, check_size, weights_place
+from headshotkit.families.half import keep_norms_half
 
 ADAPTER = "person"
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
@@ -222,25 +223,6 @@ class SdxlFamily:
             guidance_scale=guidance,
         )
         return result.images
-
-
-def keep_norms_half(unet: torch.nn.Module, device: str) -> None:
-    """Lets the frozen norms of a half precision U-Net compute in half precision; autocast would take float32.
-
-    What they give is rounded to half precision right after them in any case, and their sums are float32 inside
-    torch's kernels; but float32 outputs, kept for the backward pass, take 1.1 of 12.3 GiB of a step at 1024 px.
-    """
-    for module in unet.modules():
-        if isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm)) and module.weight.dtype != torch.float32:
-            module.forward = _outside_autocast(module.forward, device, module.weight.dtype)
-
-
-def _outside_autocast(forward: Callable, device: str, dtype: torch.dtype) -> Callable:
-    def computed(states: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device, enabled=False):
-            return forward(states.to(dtype))
-
-    return computed
 
 
 def kohya_names(layers: Iterable[str]) -> dict[str, str]:
