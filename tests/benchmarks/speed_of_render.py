@@ -126,8 +126,8 @@ def report(ours: Side, stock: Side) -> str:
     faster = f"{rates[0] / rates[1]:.2f} times" if rates[1] else "some against none"
     return (
         f"{stock.line()}\n{ours.line()}\naccepted a minute: {faster} the loop's (mark 1.45); drawn a minute: "
-        f"{stock.process_s / ours.process_s:.2f} times; forwards a picture {ours.rows / len(ours.judged):.1f} (mark 40)\n"
-        f"identity against the loop's: {difference.median:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] over "
+        f"{stock.process_s / ours.process_s:.2f} times; forwards a picture {ours.rows / len(ours.judged):.1f} (mark 40)"
+        f"\nidentity against the loop's: {difference.median:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] over "
         f"{difference.pairs} pairs"
     )
 
