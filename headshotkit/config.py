@@ -381,6 +381,23 @@ class RenderConfig(Config):
             "It is a list of names.",
             f"Set RenderConfig.packs to {tuple(str(self.packs).split(','))}.",
         )
+        self._demand_how_to_draw()
+        counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
+        _demand(
+            all(v >= 1 for v in counts.values()),
+            "; ".join(f"{n} is {v}" for n, v in counts.items() if v < 1) + ".",
+            "Each is a count of at least 1.",
+            "Raise it in RenderConfig.",
+        )
+        _demand(
+            self.size_px % 8 == 0 and self.size_px > 0,
+            f"size_px is {self.size_px}.",
+            "The autoencoder halves the picture three times.",
+            "Set RenderConfig.size_px to a multiple of 8.",
+        )
+
+    def _demand_how_to_draw(self) -> None:
+        """Refuses times, strengths, shares and samplers that there are not."""
         _demand(
             self.minutes >= 0,
             f"minutes is {self.minutes}.",
@@ -404,19 +421,6 @@ class RenderConfig(Config):
             f"sampler is {self.sampler!r}.",
             f"Known are: {', '.join(SAMPLERS)}.",
             "Set RenderConfig.sampler to one of them.",
-        )
-        counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
-        _demand(
-            all(v >= 1 for v in counts.values()),
-            "; ".join(f"{n} is {v}" for n, v in counts.items() if v < 1) + ".",
-            "Each is a count of at least 1.",
-            "Raise it in RenderConfig.",
-        )
-        _demand(
-            self.size_px % 8 == 0 and self.size_px > 0,
-            f"size_px is {self.size_px}.",
-            "The autoencoder halves the picture three times.",
-            "Set RenderConfig.size_px to a multiple of 8.",
         )
 
     def size_for(self, aspect: str) -> tuple[int, int]:

@@ -108,6 +108,15 @@ def test_under_a_clock_it_ends_in_time_with_the_same_pictures_and_says_what_is_m
         assert (a == b).all()
 
 
+def test_other_strengths_are_tried_under_a_clock_each_with_an_attempt_of_its_own(brief_run):
+    config = RenderConfig.for_base("mini", **BRIEF | {"count": 2}, minutes=0.9, other_scales=(0.5,))
+    shots = render_headshots(brief_run, config, Ticking())
+    assert {s.lora_scale for s in shots} == {1.0, 0.5} and len({s.file for s in shots}) == len(shots) >= 6
+    for prompt in {s.prompt_id for s in shots}:
+        attempts = [s.attempt for s in shots if s.prompt_id == prompt]
+        assert attempts == list(range(1, len(attempts) + 1))
+
+
 def test_under_a_clock_an_interrupted_run_goes_on_alike(brief_run):
     config = RenderConfig.for_base("mini", **BRIEF, minutes=0.5)
     whole = render_headshots(brief_run, config, Ticking())
