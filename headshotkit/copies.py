@@ -25,6 +25,10 @@ COMPARED_PX = (0.6, 2.0)
 pose has, smaller ones get lost when a picture is made small."""
 LAID_PX = ((2.5, 8.0, 5), (1.2, 4.0, 3), (0.7, 2.5, 1))
 """Details by which a face is laid over a photo's, from coarse to fine, and how far each is smoothed, px, odd."""
+EDGE_PX = 9
+"""Width of the square that must lie inside the picture for its middle to be compared."""
+LEAST_SEEN = 0.3
+"""Least fraction of the oval that both pictures show; of less nothing is said."""
 CANDIDATES = 4
 """So many photos, the most alike before that, are laid over."""
 
@@ -32,10 +36,14 @@ CANDIDATES = 4
 def look_of(image: np.ndarray, face: faces.Face) -> np.ndarray:
     """What is compared of a face: its luma, upright, of one size; float32, shape (SIDE_PX, SIDE_PX).
 
+    NaN is what lies outside of the picture.
+
     Args:
         image: RGB, uint8, shape (H, W, 3).
     """
-    return faces.align_face(image, face.points, SIDE_PX, TEMPLATE).astype(np.float32) @ LUMA
+    look = faces.align_face(image, face.points, SIDE_PX, TEMPLATE).astype(np.float32) @ LUMA
+    inside = faces.align_face(np.full_like(image, 255), face.points, SIDE_PX, TEMPLATE)[..., 0] > 250
+    return np.where(inside, look, np.float32(np.nan))
 
 
 def copy_likeness(look: np.ndarray, photos: Sequence[np.ndarray]) -> float:
@@ -61,30 +69,42 @@ def copy_likeness(look: np.ndarray, photos: Sequence[np.ndarray]) -> float:
 
 
 def _structure(luma: np.ndarray, fine_px: float, coarse_px: float) -> np.ndarray:
-    """Luma between two sizes of detail, of about equal contrast everywhere, float32."""
+    """Luma between two sizes of detail, of about equal contrast everywhere, float32; NaN near and outside the edge."""
     import cv2
 
-    detail = cv2.GaussianBlur(luma, (0, 0), fine_px) - cv2.GaussianBlur(luma, (0, 0), coarse_px)
+    inside = np.isfinite(luma)
+    filled = np.where(inside, luma, luma[inside].mean() if inside.any() else 0).astype(np.float32)
+    detail = cv2.GaussianBlur(filled, (0, 0), fine_px) - cv2.GaussianBlur(filled, (0, 0), coarse_px)
     contrast = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), coarse_px))
-    return (detail / (contrast + 2)).astype(np.float32)
+    near = cv2.erode(inside.astype(np.uint8), np.ones((EDGE_PX, EDGE_PX), np.uint8), borderValue=0)
+    return np.where(near > 0, detail / (contrast + 2), np.nan).astype(np.float32)
 
 
 def _laid_over(look: np.ndarray, photo: np.ndarray) -> np.ndarray:
     """The look, shifted, turned and stretched to where the photo has the same structure; as it was where it hasn't."""
     import cv2
 
-    matrix, mask = np.eye(2, 3, dtype=np.float32), OVAL.astype(np.uint8)
-    ends = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-3)
+    matrix = np.eye(2, 3, dtype=np.float32)
+    ends = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
     for fine_px, coarse_px, smooth_px in LAID_PX:
         pair = (_structure(photo, fine_px, coarse_px), _structure(look, fine_px, coarse_px))
+        mask = (OVAL & np.isfinite(pair[0]) & np.isfinite(pair[1])).astype(np.uint8)
         try:
-            _, matrix = cv2.findTransformECC(*pair, matrix, cv2.MOTION_AFFINE, ends, mask, smooth_px)
+            _, matrix = cv2.findTransformECC(
+                *(np.nan_to_num(one) for one in pair), matrix, cv2.MOTION_AFFINE, ends, mask, smooth_px
+            )
         except cv2.error:  # nothing in common to go by
             break
-    return cv2.warpAffine(look, matrix, look.shape[::-1], flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    inside, how = np.isfinite(look), {"flags": cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP}
+    filled = np.where(inside, look, look[inside].mean() if inside.any() else 0).astype(np.float32)
+    laid = cv2.warpAffine(filled, matrix, look.shape[::-1], **how)
+    return np.where(cv2.warpAffine(inside.astype(np.float32), matrix, look.shape[::-1], **how) > 0.9, laid, np.nan)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's, within the oval of the face."""
-    a, b = (values[OVAL] - values[OVAL].mean() for values in (one, other))
+    """Pearson's, within the oval of the face, as far as both show it; -1 where that is too little."""
+    both = OVAL & np.isfinite(one) & np.isfinite(other)
+    if both.sum() < LEAST_SEEN * OVAL.sum():
+        return -1.0
+    a, b = (values[both] - values[both].mean() for values in (one, other))
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-9))

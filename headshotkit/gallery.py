@@ -102,7 +102,7 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
 def _card(shot: dict, file: Path) -> str:
     """One headshot with what it is; it links to the full-size file in the run folder."""
     name = html.escape(shot["prompt_id"].replace("-", " "))
-    if shot["identity"] is None:
+    if shot.get("likeness") is None:
         words = "no likeness to tell"
     else:
         words = f"{shot['likeness']:.0%} as much like you as your own photos are ({shot['identity']:.2f})"

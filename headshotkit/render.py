@@ -55,19 +55,25 @@ def render_headshots(run: Run, config: RenderConfig, clock: Callable[[], float] 
     use = partial(use_trained, family, run.path("lora"), lora)
     headshots = Session(family, use, tasks, config, stage, person, deadline).run()
     best = rank_headshots(choose_headshots(headshots, config.count), stage.folder)
-    missing = sorted({task.id for task in tasks} - {h.prompt_id for h in headshots if h.accepted})
     stage.finish(
         _outcome(headshots, best, person, config),
-        headshots=[h.to_dict() for h in headshots],
-        delivered=[h.file for h in best],
-        missing=missing,
+        **_facts(headshots, best, tasks),
         pass_mark=person.mark.to_dict(),
         shapes=_shapes(tasks, config),
-        refused=dict(Counter(h.reasons[0] for h in headshots if h.reasons).most_common()),
         decoding=family.decoding,
         forwards_per_headshot=round(stage.manifest.get("forwards", 0) / max(len(headshots), 1), 2),
     )
     return headshots
+
+
+def _facts(headshots: list[Headshot], best: list[Headshot], tasks: list[Task]) -> dict:
+    """Every attempt, what is delivered, prompts without an accepted headshot, and first reasons with their counts."""
+    return {
+        "headshots": [h.to_dict() for h in headshots],
+        "delivered": [h.file for h in best],
+        "missing": sorted({task.id for task in tasks} - {h.prompt_id for h in headshots if h.accepted}),
+        "refused": dict(Counter(h.reasons[0] for h in headshots if h.reasons).most_common()),
+    }
 
 
 def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, config: RenderConfig) -> str:

@@ -7,8 +7,9 @@ settings and results alone, so an interrupted run goes on to the same pictures e
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -72,7 +73,8 @@ class Session:
         if not tries:
             return []
         batch = runtime.batches_of(tries, config.batch, kind=lambda t: (self.tasks[t.number].size_px, t.scale))[0]
-        return batch[: self.deadline.room_for(len(batch))]
+        made = Counter(t.number for t in tried)
+        return [_numbered(one, made) for one in batch[: self.deadline.room_for(len(batch))]]
 
     def _use_scale(self, scale: float) -> None:
         if scale != self.scale:
@@ -104,6 +106,12 @@ class Session:
         self.stage.manifest["headshots"] = [h.to_dict() for h in self.headshots]
         self.stage.note_seconds()
         self.deadline.note(len(batch), self.deadline.clock() - start)
+
+
+def _numbered(one: policy.Try, made: Counter) -> policy.Try:
+    """The try as its prompt's next attempt, for those chosen between may have been left out of the batch."""
+    made[one.number] += 1
+    return replace(one, attempt=made[one.number])
 
 
 def png_with_origin(image: Image.Image, shot: Headshot, config: RenderConfig) -> bytes:

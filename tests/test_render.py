@@ -15,7 +15,7 @@ from headshotkit.errors import BadLora
 from headshotkit.prompts import SIZES_PX, load_prompts
 from headshotkit.records import Lora
 from headshotkit.render import _shapes, _tasks, render_headshots
-from headshotkit.run import Run
+from headshotkit.run import Run, write_json
 
 BRIEF = {"count": 4, "steps": 6, "max_attempts": 2, "batch": 2}
 COMMAND = """
@@ -106,6 +106,25 @@ def test_under_a_clock_it_ends_in_time_with_the_same_pictures_and_says_what_is_m
     for one in (s for s in shots if s.attempt == 1):
         a, b = (np.asarray(open_picture(run.path("headshots") / one.file)) for run in (brief_run, plain))
         assert (a == b).all()
+
+
+def test_other_strengths_are_tried_under_a_clock_each_with_an_attempt_of_its_own(brief_run):
+    config = RenderConfig.for_base("mini", **BRIEF | {"count": 2}, minutes=0.9, other_scales=(0.5,))
+    shots = render_headshots(brief_run, config, Ticking())
+    assert {s.lora_scale for s in shots} == {1.0, 0.5} and len({s.file for s in shots}) == len(shots) >= 6
+    for prompt in {s.prompt_id for s in shots}:
+        attempts = [s.attempt for s in shots if s.prompt_id == prompt]
+        assert attempts == list(range(1, len(attempts) + 1))
+
+
+def test_under_a_clock_an_interrupted_run_goes_on_alike(brief_run):
+    config = RenderConfig.for_base("mini", **BRIEF, minutes=0.5)
+    whole = render_headshots(brief_run, config, Ticking())
+    manifest = brief_run.peek("headshots")
+    interrupted = manifest | {"status": "started", "headshots": manifest["headshots"][:2], "seconds": 0.0}
+    write_json(brief_run.path("headshots") / "manifest.json", interrupted)
+    again = render_headshots(brief_run, config, Ticking())
+    assert [(s.file, s.seed, s.identity) for s in again[: len(whole)]] == [(s.file, s.seed, s.identity) for s in whole]
 
 
 def test_a_batch_that_would_be_late_is_broken_off(brief_run):

@@ -107,7 +107,7 @@ def trials(people: list[Known], runs: list[Path], strangers: list[Path], every: 
     for number, known in enumerate(people):
         for place, path in enumerate(known.paths):
             yield f"{known.name}/own/{path.name}", "own photo", lambda p=path: read_photo(p), (known, place)
-        for path in known.paths[:: 1 if every == 1 else every]:
+        for path in known.paths[::every]:
             for way in WAYS:
                 yield f"{known.name}/{way}/{path.name}", way, lambda p=path, w=way: cheat(p, w), (known, None)
         others = [p for other in people if other is not known for p in other.paths[::every]]
@@ -162,7 +162,8 @@ def main() -> None:
     rows = json.loads(args.out.read_text()) if args.out.exists() else {}
     people = [Known(folder, args.out) for folder in args.people]
     strangers = sorted(args.strangers.glob("*.jpg")) if args.strangers else []
-    left = [t for t in trials(people, args.runs, strangers, args.every) if t[0] not in rows]
+    every = list(trials(people, args.runs, strangers, args.every))
+    left = [trial for trial in every if trial[0] not in rows]
     for key, kind, picture, (known, without) in left:
         if args.seconds and time.process_time() > args.seconds:
             break
@@ -170,7 +171,7 @@ def main() -> None:
         rows[key] = {"kind": kind, **asdict(judged)}
     args.out.write_text(json.dumps(rows))
     print(report(rows))
-    print(f"{sum(key not in rows for key, *_ in left)} of {len(left) + len(rows)} are left to judge")
+    print(f"{sum(key not in rows for key, *_ in left)} of {len(every)} are left to judge")
 
 
 if __name__ == "__main__":

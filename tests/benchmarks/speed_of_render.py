@@ -115,16 +115,20 @@ def main() -> None:
         batch = tasks[place : place + args.batch]
         draw_ours(ours, family, batch, config, person)
         draw_stock(stock, pipeline, batch, config, person)
+        print(f"\n{report(ours, stock)}", flush=True)
+
+
+def report(ours: Side, stock: Side) -> str:
+    """Both sides so far, and how they compare."""
     identity = [[judged.identity for judged in side.judged] for side in (stock, ours)]
     difference = rise_of(*identity)
-    for side in (stock, ours):
-        print(side.line())
     rates = [sum(j.accepted for j in side.judged) / side.process_s for side in (ours, stock)]
     faster = f"{rates[0] / rates[1]:.2f} times" if rates[1] else "some against none"
-    print(
-        f"accepted a minute: {faster} the loop's (mark 1.45); drawn a minute: {stock.process_s / ours.process_s:.2f} "
-        f"times; forwards a picture {ours.rows / len(tasks):.1f} (mark 40)\nidentity against the loop's: "
-        f"{difference.median:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] over {difference.pairs} pairs"
+    return (
+        f"{stock.line()}\n{ours.line()}\naccepted a minute: {faster} the loop's (mark 1.45); drawn a minute: "
+        f"{stock.process_s / ours.process_s:.2f} times; forwards a picture {ours.rows / len(ours.judged):.1f} (mark 40)"
+        f"\nidentity against the loop's: {difference.median:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] over "
+        f"{difference.pairs} pairs"
     )
 
 
