@@ -68,11 +68,11 @@ BASES = {
                     "rank": 32, "alpha": 32, "targets": "all", "steps": 700, "batch": 4,
                     "learning_rate": 2e-3, "checkpoint_every_steps": 50,
                 },
-                "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 250, "keep_checkpoints": 1},
+                "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 600, "keep_checkpoints": 1},
                 "TrainConfig.textual-inversion": {
-                    "learning_rate": 3e-2, "steps": 250, "token_vectors": 8, "caption_dropout": 0.0,
+                    "learning_rate": 0.1, "steps": 700, "token_vectors": 8, "caption_dropout": 0.0,
                 },
-                "TrainConfig.pivotal": {"steps": 350, "token_vectors": 4, "token_factor": 3.0},
+                "TrainConfig.pivotal": {"steps": 600, "token_vectors": 4, "token_factor": 10.0},
                 "RenderConfig": {
                     "size_px": 128, "steps": 20, "guidance": 1.5, "batch": 8, "count": 24, "max_attempts": 2,
                     "guidance_share": 0.6,  # 24 of p1: median identity 0.53, all steps 0.49; as many pass (2026-11-20)

@@ -349,6 +349,20 @@ def test_captions_without_the_token_can_teach_no_token(bare, prepared_run):
     assert names_token("OHWX? no; ohwx: yes", "ohwx") and not names_token("xohwx", "ohwx")
 
 
+def test_new_tokens_have_a_learning_rate_of_their_own(prepared, tmp_path, bare):
+    """Adam's first step moves every number by its learning rate: B of the LoRA by 2e-3, embeddings by 10 times that."""
+    run = run_beside(tmp_path / "run", prepared)
+    config = TrainConfig.for_base("mini", method="pivotal", steps=1, batch=2, caption_dropout=0.0)
+    train.train_lora(run, config)
+    lora, new = (load_file(run.path("lora") / name) for name in ("person.safetensors", "person_emb.safetensors"))
+    man = bare.pipeline.tokenizer("man", add_special_tokens=False).input_ids[0]
+    begun = bare.pipeline.text_encoder.get_input_embeddings().weight[man].detach()
+    up = torch.cat([tensor.flatten() for name, tensor in lora.items() if "lora_B" in name])
+    assert float(up.abs().median()) == pytest.approx(config.learning_rate, rel=0.05)
+    moved = float((new["clip_l"] - begun).abs().median())
+    assert moved == pytest.approx(config.learning_rate * config.token_factor, rel=0.05)
+
+
 def test_class_images_hold_nothing_steady_where_nothing_changes(bare, prepared_run):
     known = prepared_run.manifest("dataset")["dataset"]
     dataset = Dataset.from_dict(known | {"class_images": ["class/000.png"]})
