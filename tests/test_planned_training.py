@@ -154,7 +154,7 @@ def test_when_no_plan_fits_it_says_so_and_keeps_what_was_trained(prepared_run, s
 
 
 def test_slow_steps_are_noticed_and_the_rest_is_cut(prepared_run, clock, small_gpu, monkeypatch):  # noqa: F811
-    """Each step takes 3 s by the clock instead of 0.3: after the timed ones 400 steps are left of 700."""
+    """Each step takes 3 s by the clock instead of 0.3: after the timed ones 400 steps are left of 1000."""
     told = []
     seen = small_gpu(batch=4, calls=0)
     monkeypatch.setattr(deadline, "TIMED_STEPS", 3)
