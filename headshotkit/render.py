@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections import Counter
@@ -50,8 +51,8 @@ def render_headshots(run: Run, config: RenderConfig, clock: Callable[[], float] 
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
     deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))
     person, family = known_person(run, config), load_family(config.base)
-    lora_file = run.path("lora") / lora.path
-    headshots = Session(family, lora_file, tasks, config, stage, person, deadline).run()
+    use_lora = functools.partial(family.use_lora, run.path("lora") / lora.path)
+    headshots = Session(family, use_lora, tasks, config, stage, person, deadline).run()
     best = rank_headshots(choose_headshots(headshots, config.count), stage.folder)
     stage.finish(
         _outcome(headshots, best, person, config),

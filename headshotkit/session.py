@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -38,11 +38,15 @@ class Task:
 
 
 class Session:
-    """One rendering of a run's prompts, batch by batch; what an interrupted one has made is kept."""
+    """One rendering of a run's prompts, batch by batch; what an interrupted one has made is kept.
 
-    def __init__(self, family: Family, lora: Path, tasks: list[Task], config: RenderConfig, stage: Stage,
-                 person: Person, deadline: policy.Deadline) -> None:  # fmt: skip
-        self.family, self.lora, self.tasks, self.config = family, lora, tasks, config
+    Args:
+        use_lora: has the family draw with the person's LoRA at a strength.
+    """
+
+    def __init__(self, family: Family, use_lora: Callable[[float], None], tasks: list[Task], config: RenderConfig,
+                 stage: Stage, person: Person, deadline: policy.Deadline) -> None:  # fmt: skip
+        self.family, self.use_lora, self.tasks, self.config = family, use_lora, tasks, config
         self.stage, self.person, self.deadline = stage, person, deadline
         self.headshots = [Headshot.from_dict(h) for h in stage.manifest.get("headshots", [])]
         self.scale: float | None = None
@@ -52,7 +56,9 @@ class Session:
         self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
         try:
             for batch in runtime.progress(iter(self._next_batch, []), "headshots"):
-                self._use_scale(batch[0].scale)
+                if batch[0].scale != self.scale:
+                    self.scale = batch[0].scale
+                    self.use_lora(self.scale)
                 self._render(batch)
         except policy.OutOfTime:
             pass  # the batch that was under way is lost; what it would have shown is missing, and said to be
@@ -72,11 +78,6 @@ class Session:
         batch = runtime.batches_of(tries, config.batch, kind=lambda t: (self.tasks[t.number].size_px, t.scale))[0]
         made = Counter(t.number for t in tried)
         return [_numbered(one, made) for one in batch[: self.deadline.room_for(len(batch))]]
-
-    def _use_scale(self, scale: float) -> None:
-        if scale != self.scale:
-            self.family.use_lora(self.lora, scale)
-            self.scale = scale
 
     def _render(self, batch: list[policy.Try]) -> None:
         """Makes and judges one batch, writes its pictures, then notes all of them at once.
