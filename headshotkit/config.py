@@ -443,7 +443,7 @@ class RenderConfig(Config):
     """Most tries a prompt gets, each with a new seed; without minutes."""
     minutes: float = 0.0
     """Most minutes that generating takes. Tries then are spent where they pass, more than max_attempts on a prompt
-    where that helps, until count headshots are accepted or the time is up; 0 is no limit."""
+    where that helps, until count are accepted, one of each prompt among them, or the time is up; 0 is no limit."""
     other_scales: tuple[float, ...] = ()
     """Other strengths of the LoRA to try beside lora_scale; with minutes alone."""
     pass_quantile: float = 0.1

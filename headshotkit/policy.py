@@ -60,7 +60,9 @@ def next_of_round(tried: Sequence[Tried], prompts: int, scale: float, max_attemp
 def next_by_chance(
     tried: Sequence[Tried], prompts: int, scales: Sequence[float], count: int, seed: int, picks: int
 ) -> list[Try]:
-    """The most promising tries; none when `count` headshots are accepted.
+    """The most promising tries; none when `count` headshots are accepted and every prompt has one of them.
+
+    When there are enough, only prompts without one are tried further, so that one takes the place of a repeat.
 
     First each prompt once, in order, at the first scale. Then each pick draws a chance to pass for every prompt and
     scale from what is believed of it, a Beta distribution, and takes the highest. What the average prompt reaches
@@ -75,19 +77,21 @@ def next_by_chance(
     >>> next_by_chance([], 3, (1.0,), count=3, seed=0, picks=2)
     [Try(number=0, attempt=1, scale=1.0), Try(number=1, attempt=1, scale=1.0)]
     """
-    if sum(t.accepted for t in tried) >= count:
-        return []
     made = Counter(t.number for t in tried)
     fresh = [n for n in range(prompts) if not made[n]][:picks]
     if fresh:
         return [Try(n, 1, scales[0]) for n in fresh]
     tries, passed = _tables(tried, prompts, scales)
+    enough = sum(t.accepted for t in tried) >= count
+    if enough and passed.any(1).all():
+        return []
     rng = np.random.default_rng([seed, len(tried)])
     expected, behind = passed.sum(1), _behind(tries, passed)
     chosen: list[Try] = []
     for _ in range(picks):
         chances = rng.beta(behind + passed, PRIOR_TRIES - behind + tries - passed)
         worth = 1 - (1 - REPEAT_WORTH) * np.minimum(expected, 1)[:, None]
+        worth = np.where(passed.any(1)[:, None], 0, worth) if enough else worth
         number, place = np.unravel_index(np.argmax(chances * worth), chances.shape)
         made[int(number)] += 1
         chosen.append(Try(int(number), made[int(number)], scales[place]))

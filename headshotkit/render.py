@@ -52,8 +52,8 @@ def render_headshots(run: Run, config: RenderConfig, clock: Callable[[], float] 
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
     deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))
     person, family = known_person(run, config), load_family(config.base)
-    use = partial(use_trained, family, run.path("lora"), lora)
-    headshots = Session(family, use, tasks, config, stage, person, deadline).run()
+    use_lora = partial(use_trained, family, run.path("lora"), lora)
+    headshots = Session(family, use_lora, tasks, config, stage, person, deadline).run()
     best = rank_headshots(choose_headshots(headshots, config.count), stage.folder)
     stage.finish(
         _outcome(headshots, best, person, config),

@@ -40,12 +40,13 @@ class Task:
 class Session:
     """One rendering of a run's prompts, batch by batch; what an interrupted one has made is kept.
 
-    `use` loads what was trained, at a strength.
+    Args:
+        use_lora: has the family draw with the person's LoRA at a strength.
     """
 
-    def __init__(self, family: Family, use: Callable[[float], None], tasks: list[Task], config: RenderConfig,
+    def __init__(self, family: Family, use_lora: Callable[[float], None], tasks: list[Task], config: RenderConfig,
                  stage: Stage, person: Person, deadline: policy.Deadline) -> None:  # fmt: skip
-        self.family, self.use, self.tasks, self.config = family, use, tasks, config
+        self.family, self.use_lora, self.tasks, self.config = family, use_lora, tasks, config
         self.stage, self.person, self.deadline = stage, person, deadline
         self.headshots = [Headshot.from_dict(h) for h in stage.manifest.get("headshots", [])]
         self.scale: float | None = None
@@ -55,7 +56,9 @@ class Session:
         self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
         try:
             for batch in runtime.progress(iter(self._next_batch, []), "headshots"):
-                self._use_scale(batch[0].scale)
+                if batch[0].scale != self.scale:
+                    self.scale = batch[0].scale
+                    self.use_lora(self.scale)
                 self._render(batch)
         except policy.OutOfTime:
             pass  # the batch that was under way is lost; what it would have shown is missing, and said to be
@@ -75,11 +78,6 @@ class Session:
         batch = runtime.batches_of(tries, config.batch, kind=lambda t: (self.tasks[t.number].size_px, t.scale))[0]
         made = Counter(t.number for t in tried)
         return [_numbered(one, made) for one in batch[: self.deadline.room_for(len(batch))]]
-
-    def _use_scale(self, scale: float) -> None:
-        if scale != self.scale:
-            self.use(scale)
-            self.scale = scale
 
     def _render(self, batch: list[policy.Try]) -> None:
         """Makes and judges one batch, writes its pictures, then notes all of them at once.

@@ -120,14 +120,14 @@ def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(prepare
     for run, fails in ((prepared_run, True), (beside, False)):
         done = []
 
-        def made(parameters, config, device, fails=fails, done=done):
-            optimizer, reason = make(parameters, config, device)
+        def made(groups, config, device, fails=fails, done=done):
+            optimizer, reason = make(groups, config, device)
             update = optimizer.step
 
             def step(*_):
                 done.append(1)
                 if len(done) == 4 and fails:
-                    parameters[0].data += 1
+                    groups[0]["params"][0].data += 1
                     raise torch.OutOfMemoryError(SAID)
                 return update()
 
@@ -224,5 +224,5 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     options = Options(base="mini", minutes=25, steps=300)
     make_headshots(P1, tmp_path, replace(options), tell=told.append)
     assert list(seen) == list(STAGES) and told[1].startswith("plan       ")
-    assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"steps": 20}
-    assert seen["headshots"].rendering == {"steps": 12} and seen["gallery"].stages == ()
+    assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"steps": 20, "guidance_share": 0.2}
+    assert seen["headshots"].rendering["steps"] == 12 and seen["gallery"].stages == ()

@@ -100,9 +100,14 @@ def test_every_prompt_is_tried_once_before_any_is_tried_again():
     assert len({t.number for t in tried[PROMPTS:]}) < PROMPTS
 
 
-def test_it_stops_when_enough_are_accepted():
+def test_with_enough_it_goes_on_with_prompts_that_have_none_alone():
     tried, seconds = by_chance(draws_of("all alike and good", 2), 15, lambda: 1.0, count=50)
-    assert 50 <= accepted(tried) < 50 + BATCH and seconds < 15 * 60 / 2
+    assert len({t.number for t in tried if t.accepted}) == PROMPTS and seconds < 0.75 * 15 * 60
+    draws = draws_of("a half passes", 2)
+    tried, _ = by_chance(draws, 15, lambda: 1.0, count=50)
+    enough = int(np.argmax(np.cumsum([t.accepted for t in tried]) >= 50)) + BATCH
+    done = {t.number for t in tried[:enough] if t.accepted}
+    assert enough < len(tried) and not done & {t.number for t in tried[enough:]}
 
 
 def test_it_goes_on_alike_from_any_place():
