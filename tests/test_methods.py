@@ -350,7 +350,7 @@ def test_captions_without_the_token_can_teach_no_token(bare, prepared_run):
 
 
 def test_new_tokens_have_a_learning_rate_of_their_own(prepared, tmp_path, bare):
-    """Adam's first step moves every number by its learning rate: B of the LoRA by the config's, embeddings by a multiple."""
+    """The first step of Adam moves every number by its learning rate: the embeddings by a multiple of the LoRA's."""
     run = run_beside(tmp_path / "run", prepared)
     config = TrainConfig.for_base("mini", method="pivotal", steps=1, batch=2, caption_dropout=0.0)
     train.train_lora(run, config)
