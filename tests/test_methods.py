@@ -355,7 +355,7 @@ def test_captions_without_the_token_can_teach_no_token(bare, prepared_run):
 
 
 def test_new_tokens_have_a_learning_rate_of_their_own(prepared, tmp_path, bare):
-    """Adam's first step moves every number by its learning rate: B of the LoRA by 2e-3, embeddings by 10 times that."""
+    """The first step of Adam moves every number by its learning rate: the embeddings by a multiple of the LoRA's."""
     run = run_beside(tmp_path / "run", prepared)
     config = TrainConfig.for_base("mini", method="pivotal", steps=1, batch=2, caption_dropout=0.0)
     train.train_lora(run, config)
@@ -436,6 +436,6 @@ def test_on_the_command_line(prepared_run, capsys):
     assert main(["train", "--method", "textual-inversion", *options]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["lora"]["method"] == "textual-inversion"
-    assert printed.err.startswith("textual-inversion trains 768 numbers; ")
+    assert printed.err.startswith("textual-inversion trains 384 numbers; ")
     assert main(["train", "--method", "dreambooth", "--rank", "8", *options]) == 2
     assert "rank is 8" in capsys.readouterr().err
