@@ -1,11 +1,8 @@
-"""What the flow-matching families share: loading in parts, caching, the loss, the LoRA, rendering.
+"""What the flow-matching families share: caching, the loss, the LoRA, rendering; `flow_parts` loads.
 
 The denoiser is a transformer that is asked for the velocity from picture to noise: noise - latents (rectified flow,
 Liu et al. 2022, arXiv:2209.03003). Which noise levels are trained follows Esser et al. 2024, arXiv:2403.03206: logit-
 normal, then shifted towards noise as the scheduler's config says, more for larger pictures.
-
-Text encoders are as large as the denoiser here, so each part is loaded when it is first needed, and the text encoders
-go as soon as the denoiser works. A caller that renders in batches gives all its prompts to `encode_prompts` first.
 """
 
 from __future__ import annotations
@@ -14,10 +11,7 @@ import math
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from diffusers.quantizers import PipelineQuantizationConfig
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.integrations import dequantize_module_weight
@@ -27,8 +21,9 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig
-from headshotkit.families import Condition, check_size, weights_place
-from headshotkit.families.loading import choose_precision, dtype_option, nf4_option, quiet, unavailable
+from headshotkit.families import Condition, check_size
+from headshotkit.families.flow_parts import FlowParts
+from headshotkit.families.loading import quiet
 from headshotkit.families.lora_files import check_fits, lora_bytes
 
 ADAPTER = "person"
@@ -38,92 +33,21 @@ EDGE = 1e-4
 """Noise levels keep so far from 0 and 1, where the logit-normal density vanishes."""
 
 
-class FlowFamily:
+class FlowFamily(FlowParts):
     """One loaded flow-matching base. See `Family` for what each method promises.
 
-    A family says what differs: the classes, the parts that read text and which of them NF4 pays for, the layers with a
-    LoRA as a regular expression over their full names, how many latents a side make one token, and five methods:
-    `_encode_prompt`, `_normalise`, `_velocity`, `_told` and `_decodable`.
+    A family also says the layers with a LoRA as a regular expression over their full names, how many latents a side
+    make one token, whether negative prompts count, and five methods: `_encode_prompt`, `_normalise`, `_velocity`,
+    `_told` and `_decodable`.
     """
 
-    pipeline_class: type
-    transformer_class: type
-    vae_class: type = AutoencoderKL
-    text_parts: tuple[str, ...]
-    large_text_parts: tuple[str, ...] = ("text_encoder",)
     layers: dict[str, str]
     patch = 2
     uses_negatives = True
 
     def __init__(self, base: Base) -> None:
-        self.base, self.place = base, weights_place(base)
-        self.device, _ = runtime.choose_device()
-        self.precision = choose_precision(self.device)
-        self.dtype, self.dtype_reason = self.precision.dtype, self.precision.reason
-        halvings = len(self._load(self.vae_class.load_config, subfolder="vae")["block_out_channels"]) - 1
-        self.size_factor = 2**halvings * 2
-        self.scheduler = self._load(FlowMatchEulerDiscreteScheduler.from_pretrained, subfolder="scheduler")
-        self.processor = VaeImageProcessor(vae_scale_factor=self.size_factor)
-        self.texts = self.vae = self.transformer = self.pipeline = None
+        super().__init__(base)
         self.encoded: dict[str, Condition] = {}
-
-    # --- loading -------------------------------------------------------------------------------------------------
-
-    def _load(self, load, **options):
-        """Loads one part, quietly.
-
-        Raises:
-            BaseUnavailable: it is not here and can't be downloaded.
-        """
-        try:
-            with quiet():
-                return load(self.place, **options)
-        except OSError as error:
-            raise unavailable(self.base, self.place, error) from error
-
-    def _need_texts(self) -> None:
-        """The text encoders, in a pipeline of their own."""
-        if self.texts is None:
-            options = dtype_option(self.precision.side_dtype) | {"transformer": None, "vae": None}
-            if self.precision.nf4:
-                config = nf4_option("transformers", self.precision.side_dtype)["quantization_config"]
-                mapping = {part: config for part in self.large_text_parts}
-                options["quantization_config"] = PipelineQuantizationConfig(quant_mapping=mapping)
-            self.texts = self._load(self.pipeline_class.from_pretrained, **options).to(self.device)
-
-    def _need_vae(self) -> None:
-        if self.vae is None:
-            options = dtype_option(self.precision.side_dtype)
-            self.vae = self._load(self.vae_class.from_pretrained, subfolder="vae", **options).to(self.device).eval()
-
-    def _need_transformer(self) -> None:
-        """The denoiser; the text encoders make room for it."""
-        self._free_texts()
-        if self.transformer is None:
-            options = dtype_option(self.dtype)
-            if self.precision.nf4:
-                options |= nf4_option("diffusers", self.dtype)
-            loaded = self._load(self.transformer_class.from_pretrained, subfolder="transformer", **options)
-            self.transformer = self._made_safe(loaded.to(self.device).eval().requires_grad_(False))
-
-    def _need_pipeline(self) -> None:
-        """The stock pipeline around denoiser and autoencoder, without text encoders."""
-        self._need_transformer()
-        self._need_vae()
-        if self.pipeline is None:
-            absent = dict.fromkeys(self.text_parts)
-            parts = {"transformer": self.transformer, "vae": self.vae, "scheduler": self.scheduler}
-            self.pipeline = self._load(self.pipeline_class.from_pretrained, **absent, **parts)
-            self.pipeline.set_progress_bar_config(disable=True)
-
-    def _made_safe(self, transformer: torch.nn.Module) -> torch.nn.Module:
-        """The denoiser with what it needs to stay finite in its dtype; diffusers' FLUX classes clamp by themselves."""
-        return transformer
-
-    def _free_texts(self) -> None:
-        if self.texts is not None:
-            self.texts = None
-            runtime.free_memory()
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
