@@ -23,7 +23,7 @@ MOST_CELLS = 256
 
 
 def table_plan(plan: Plan) -> Table:
-    """A row a stage: minutes, central and at worst, and GiB of the GPU; then the sums."""
+    """A row a stage: minutes, central and at worst, and GiB of the GPU, without one the host's; then the sums."""
     rows = [(s.name, f"{s.minutes:.1f}", f"{s.pessimistic:.1f}", _gib(s.peak_gib)) for s in plan.stages]
     rows.append(("all", f"{plan.minutes:.1f}", f"{plan.pessimistic:.1f}", _gib(plan.peak_gib)))
     return Table(("stage", "minutes", "at worst", "GiB"), rows)

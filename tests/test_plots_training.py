@@ -39,7 +39,8 @@ def test_the_table_of_the_plan_has_its_sums():
     table = plots_training.table_plan(plan)
     names = [row[0] for row in table.rows]
     assert names == [*(stage.name for stage in plan.stages), "all"]
-    assert table.rows[-1][1:] == (f"{plan.minutes:.1f}", f"{plan.pessimistic:.1f}", "-")
+    assert table.rows[-1][1:] == (f"{plan.minutes:.1f}", f"{plan.pessimistic:.1f}", f"{plan.peak_gib:.1f}")
+    assert table.rows[0][-1] == "-"
 
 
 @pytest.fixture

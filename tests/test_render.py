@@ -33,8 +33,8 @@ def test_the_manifest_has_the_names_that_others_build_on(brief_run):
         assert {"file", "prompt_id", "seed", "attempt", "identity", "accepted"} <= set(shot)
         assert open_picture(brief_run.path("headshots") / shot["file"]).size == (128, 128)
     assert len(manifest["delivered"]) == 4
-    assert manifest["forwards"] == 10 * len(manifest["headshots"])  # 4 guided steps and 2 others
-    assert manifest["forwards_per_headshot"] == 10 and manifest["decoding"] == "whole"
+    assert manifest["forwards"] == 8 * len(manifest["headshots"])  # 2 guided steps and 4 others
+    assert manifest["forwards_per_headshot"] == 8 and manifest["decoding"] == "whole"
     assert manifest["pass_mark"]["own_median"] == pytest.approx(0.762, abs=0.02)
 
 
