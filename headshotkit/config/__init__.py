@@ -1,0 +1,16 @@
+"""Every setting, with its unit, its range and what it does.
+
+A config is frozen. Relations between settings are checked when it is made, and the error names both.
+`for_base` gives the settings that suit a base; any of them can be overridden by name.
+"""
+
+from headshotkit.config.base import Config
+from headshotkit.config.dataset import ASPECTS, AUGMENTS, CAPTIONERS, SDXL_SIZES_PX, DatasetConfig
+from headshotkit.config.gate import GateConfig
+from headshotkit.config.render import SAMPLERS, RenderConfig, RestoreConfig
+from headshotkit.config.train import METHODS, OPTIMIZERS, UNUSED, TrainConfig
+
+__all__ = [
+    "ASPECTS", "AUGMENTS", "CAPTIONERS", "METHODS", "OPTIMIZERS", "SAMPLERS", "SDXL_SIZES_PX", "UNUSED", "Config",
+    "DatasetConfig", "GateConfig", "RenderConfig", "RestoreConfig", "TrainConfig",
+]  # fmt: skip

@@ -1,0 +1,98 @@
+"""How photos become training pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headshotkit.bases import BASES
+from headshotkit.config.base import Config, demand
+
+SDXL_SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "2:3": (832, 1216), "16:9": (1344, 768)}
+"""Aspect, width to height -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is
+0.78, 832 x 1152 is 0.72, 832 x 1216 is 0.68, 1344 x 768 is 1.75. Source: SDXL, Podell et al. 2023, arXiv:2307.01952,
+appendix I."""
+ASPECTS = ("1:1", "4:5", "3:4", "2:3")
+"""Shapes of training pictures and crops."""
+AUGMENTS = ("off", "safe", "full")
+CAPTIONERS = ("template", "blip", "florence")
+
+
+@dataclass(frozen=True)
+class DatasetConfig(Config):
+    """How photos become training pictures."""
+
+    base: str = "sdxl"
+    """The base that the pictures are for; decides their size."""
+    token: str = "ohwx"
+    """The rare token that names the person in captions."""
+    class_word: str = "person"
+    """What the person is: man, woman or person."""
+    size_px: int = 1024
+    """Side of the square training picture, px; a multiple of 8. Other aspects have about as many pixels."""
+    aspect: str = "1:1"
+    """Shape of the training pictures, one of ASPECTS; one for all of them, for a batch holds one shape."""
+    face_fractions: tuple[float, ...] = (0.45, 0.62)
+    """Height of the face relative to the picture's, one crop for each; as far as the photo allows.
+    0.45 shows head and shoulders, 0.62 the face."""
+    augment: str = "off"
+    """off, safe (each crop once more, turned and scaled a little) or full (mirrored once more as well). Off, for no
+    face is symmetric, so mirrored pictures harm identity (arXiv:2505.03557), and turned ones are a little softer."""
+    captioner: str = "template"
+    """Who writes the captions: template (words for what was measured, offline), blip or florence (they see scene and
+    clothes; their words on the face are taken out)."""
+    captioner_weights: str = ""
+    """Folder or hub id of the captioner's weights; empty: the hub's usual ones."""
+    class_images: int = 0
+    """Number of class images for prior preservation, generated from the base; 0 is none."""
+    seed: int = 0
+    """Seed of the class images and of the augmentation."""
+
+    def __post_init__(self) -> None:
+        demand(
+            self.size_px % 8 == 0 and self.size_px > 0,
+            f"size_px is {self.size_px}.",
+            "The autoencoder halves the picture three times.",
+            f"Set DatasetConfig.size_px to a multiple of 8, such as {max(8, round(self.size_px / 8) * 8)}.",
+        )
+        demand(
+            bool(self.token) and not self.token.isspace() and bool(self.class_word.strip()),
+            f"token {self.token!r} or class_word {self.class_word!r} is empty.",
+            "Captions name the person by both.",
+            "Set DatasetConfig.token and DatasetConfig.class_word.",
+        )
+        demand(
+            bool(self.face_fractions) and all(0.1 <= f <= 1 for f in self.face_fractions),
+            f"face_fractions are {self.face_fractions}.",
+            "Each is a face's height relative to the picture's height, in [0.1, 1].",
+            "Set DatasetConfig.face_fractions, for example (0.45, 0.62).",
+        )
+        for name, known in (("aspect", ASPECTS), ("augment", AUGMENTS), ("captioner", CAPTIONERS)):
+            demand(
+                getattr(self, name) in known,
+                f"{name} is {getattr(self, name)!r}.",
+                f"Known are: {', '.join(known)}.",
+                f"Set DatasetConfig.{name} to one of them.",
+            )
+        self._demand_what_the_base_can_do()
+
+    def _demand_what_the_base_can_do(self) -> None:
+        """Shapes and words that the base was not trained on, and shapes that class images don't have, are refused."""
+        small = self.base in BASES and BASES[self.base].brief_prompts
+        demand(
+            self.aspect == "1:1" or not small,
+            f"aspect is {self.aspect}, base is {self.base!r}.",
+            "This base was trained on square pictures only.",
+            "Set DatasetConfig.aspect to 1:1, or choose another base: --base sdxl",
+        )
+        demand(
+            self.aspect == "1:1" or not self.class_images,
+            f"aspect is {self.aspect}, class_images is {self.class_images}.",
+            "Class images are square, and a training batch holds pictures of one shape.",
+            "Set DatasetConfig.aspect to 1:1 or DatasetConfig.class_images to 0.",
+        )
+        demand(
+            self.captioner == "template" or not small,
+            f"captioner is {self.captioner!r}, base is {self.base!r}.",
+            "This base knows only the few words that the templates use.",
+            "Set DatasetConfig.captioner to template, or choose another base: --base sdxl",
+        )

@@ -1,0 +1,92 @@
+"""Limits of the photo check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headshotkit.config.base import Config, demand
+
+
+@dataclass(frozen=True)
+class GateConfig(Config):
+    """Limits of the photo check."""
+
+    min_photos: int = 10
+    """Fewest kept photos that training starts with; below 10 a LoRA learns the photos, not the person."""
+    max_photos: int = 20
+    """Most photos to train on; of more good ones the best and most varied are chosen."""
+    min_faces: int = 1
+    """Fewest faces in a photo."""
+    max_faces: int = 5
+    """Most faces, passers-by and posters counted; more is a crowd, in which the person can't be told for sure."""
+    max_other_face: float = 0.35
+    """Largest height of a second face relative to the main one; smaller ones count as passers-by."""
+    min_face_px: int = 90
+    """Smallest width of the main face, px; ArcFace looks at 112 px, so below about 90 it guesses."""
+    min_face_inside: float = 0.7
+    """Least fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
+    min_brightness: float = 30.0
+    """Least median luma of the face, 0 to 255."""
+    max_clipped: float = 0.4
+    """Largest fraction of the face's pixels that are pure white (luma above 250)."""
+    max_roll_deg: float = 45.0
+    """Largest lean of the head to a side, degrees; beyond it the landmarks go astray."""
+    min_contrast: float = 5.0
+    """Least standard deviation of the face's luma, grey levels."""
+    max_noise: float = 5.0
+    """Largest noise on the face, aligned to 128 px, grey levels."""
+    min_sharpness: float = 5.0
+    """Least sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
+    min_steadiness: float = 5.5
+    """Least detail in the direction that has least of it; a moved camera takes it from one direction only."""
+    max_blockiness: float = 3.0
+    """Largest ratio of the steps between a JPEG's blocks to all other steps."""
+    min_colourfulness: float = 3.0
+    """Least colourfulness (Hasler and Suesstrunk); 0 is greyscale."""
+    min_eye_contrast: float = 0.35
+    """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
+    max_eye_contrast: float = 1.3
+    """Largest luma of the eye band relative to the cheeks; a light bar, or a beard that isn't one, rise above."""
+    min_skin_share: float = 0.55
+    """Least fraction of the face's oval that has the colour of its cheeks and forehead."""
+    max_disagreement: float = 0.18
+    """Largest distance between two landmark models' points, eye distances; 0.05 on a clear face."""
+    max_yaw_deg: float = 50.0
+    """Largest turn of the head to a side, degrees."""
+    max_pitch_deg: float = 35.0
+    """Largest rise or fall of the head, degrees; wide, for an average head is fitted."""
+    min_eye_openness: float = 0.12
+    """Least height of the eye opening relative to its width; about 0.3 is open, below 0.12 closed."""
+    max_mouth_open: float = 0.45
+    """Largest gap between the lips relative to the mouth's width."""
+    max_wink: float = 0.2
+    """Largest difference of the two eyes' openness."""
+    min_recognisable: float = 16.0
+    """Least length of ArcFace's embedding before it is normed, which falls with whatever spoils a face
+    (arXiv:2103.06627); used only with the recogniser that it was measured on."""
+    min_same_person: float = 0.35
+    """Least cosine to the mean of the person's photos, itself counted; of strangers 99 % stay below 0.33."""
+    max_hash_distance: int = 6
+    """Two photos whose difference hashes differ in at most so many of 64 bits are candidates for duplicates."""
+    min_duplicate_identity: float = 0.9
+    """Candidates whose faces are at least so alike (cosine) are duplicates."""
+
+    def __post_init__(self) -> None:
+        demand(
+            self.min_photos >= 1,
+            f"min_photos is {self.min_photos}.",
+            "Training needs at least one photo.",
+            "Set GateConfig.min_photos to 10 or more.",
+        )
+        demand(
+            self.min_photos <= self.max_photos,
+            f"min_photos {self.min_photos} is above max_photos {self.max_photos}.",
+            "Of more good photos than max_photos only the best are chosen, so there would never be enough.",
+            "Lower GateConfig.min_photos or raise GateConfig.max_photos.",
+        )
+        demand(
+            1 <= self.min_faces <= self.max_faces,
+            f"min_faces is {self.min_faces}, max_faces {self.max_faces}.",
+            "A photo without a face can't be cropped around it.",
+            "Set GateConfig.min_faces to 1.",
+        )

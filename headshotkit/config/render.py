@@ -1,0 +1,158 @@
+"""How headshots are generated and restored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headshotkit.bases import BASES
+from headshotkit.config.base import Config, demand
+from headshotkit.config.dataset import SDXL_SIZES_PX
+
+SAMPLERS = ("base", "dpmpp-2m-karras")
+"""base: the sampler that the base comes with, Euler for SDXL; or DPM++ 2M on Karras' noise levels (arXiv:2211.01095,
+arXiv:2206.00364)."""
+
+
+@dataclass(frozen=True)
+class RenderConfig(Config):
+    """How headshots are generated."""
+
+    base: str = "sdxl"
+    """The base to render with; the LoRA must have been trained on it."""
+    count: int = 50
+    """Number of prompts, so of headshots to deliver; a bank that is too short is gone through again."""
+    size_px: int = 1024
+    """Side of the square headshot, px; a multiple of 8. Other aspects have about as many pixels."""
+    steps: int = 25
+    """Sampler steps."""
+    guidance: float = 5.0
+    """Classifier-free guidance scale; 1 is off."""
+    guidance_share: float = 1.0
+    """Fraction of the steps that are guided, the first ones, in [0, 1]; each of the others takes half the time."""
+    sampler: str = "base"
+    """Which sampler draws, one of SAMPLERS; a base that it does not suit refuses it."""
+    lora_scale: float = 1.0
+    """Strength of the LoRA; 0 is the bare base."""
+    batch: int = 1
+    """Headshots rendered at once."""
+    max_attempts: int = 3
+    """Most tries a prompt gets, each with a new seed; without minutes."""
+    minutes: float = 0.0
+    """Most minutes that generating takes. Tries then are spent where they pass, more than max_attempts on a prompt
+    where that helps, until count are accepted, one of each prompt among them, or the time is up; 0 is no limit."""
+    other_scales: tuple[float, ...] = ()
+    """Other strengths of the LoRA to try beside lora_scale; with minutes alone."""
+    pass_quantile: float = 0.1
+    """Quantile of the person's own leave-one-out identities that the pass mark is taken from."""
+    pass_floor: float = 0.28
+    """Least pass mark; ArcFace's 0.1 % false accepts on LFW lie at 0.28."""
+    pass_ceiling: float = 0.55
+    """Largest pass mark, for near-equal own photos must not demand more than people vary."""
+    min_face: float = 0.2
+    """Least height of the face relative to the picture's shorter side; 41 headshots of the embedded base: 0.74 to 0.98,
+    a head and shoulders is about 0.45, below 0.2 it is no headshot (2026-11-20)."""
+    min_sharpness: float = 5.0
+    """Least sharpness of the face, as GateConfig's; the embedded base's 128 px need less, see its preset."""
+    min_eye_openness: float = 0.12
+    """Least height of the eye opening relative to its width, as GateConfig's; 21 good headshots: at least 0.27."""
+    max_disagreement: float = 0.18
+    """Largest distance between two landmark models' eyes, nose and mouth, eye distances; beyond it they see no clear
+    face. 21 good headshots: at most 0.11; blurred by 2.5 of 128 px: up to 0.33 (2026-11-20)."""
+    max_copy: float = 0.95
+    """Largest likeness of the face's fine structure to that of one photo. Any two of 54 photos of three sample people:
+    at most 0.942; 72 headshots of theirs: 0.72 to 0.80 in the median, at most 0.918; 162 photos shrunk, cut, mirrored,
+    recoloured, turned, spoilt or pasted: 160 at least 0.963, two noisy ones 0.89 and 0.93 (2026-11-20)."""
+    prompts: str = ""
+    """Path of an own prompt bank (TOML); empty: the bank that comes with headshotkit."""
+    packs: tuple[str, ...] = ()
+    """Packs of the bank to take prompts from, such as ("linkedin",); empty: the whole bank. No prompt need be given."""
+    seed: int = 0
+    """Seed that all headshots' seeds come from."""
+
+    def __post_init__(self) -> None:
+        demand(
+            self.pass_floor <= self.pass_ceiling,
+            f"pass_floor {self.pass_floor} is above pass_ceiling {self.pass_ceiling}.",
+            "The pass mark lies between them.",
+            "Lower RenderConfig.pass_floor or raise RenderConfig.pass_ceiling.",
+        )
+        demand(
+            not isinstance(self.packs, str),
+            f"packs is the text {self.packs!r}.",
+            "It is a list of names.",
+            f"Set RenderConfig.packs to {tuple(str(self.packs).split(','))}.",
+        )
+        self._demand_how_to_draw()
+        counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
+        demand(
+            all(v >= 1 for v in counts.values()),
+            "; ".join(f"{n} is {v}" for n, v in counts.items() if v < 1) + ".",
+            "Each is a count of at least 1.",
+            "Raise it in RenderConfig.",
+        )
+        demand(
+            self.size_px % 8 == 0 and self.size_px > 0,
+            f"size_px is {self.size_px}.",
+            "The autoencoder halves the picture three times.",
+            "Set RenderConfig.size_px to a multiple of 8.",
+        )
+
+    def _demand_how_to_draw(self) -> None:
+        """Refuses times, strengths, shares and samplers that there are not."""
+        demand(
+            self.minutes >= 0,
+            f"minutes is {self.minutes}.",
+            "It is a time, and 0 stands for no limit.",
+            "Set RenderConfig.minutes, for example 20.",
+        )
+        demand(
+            bool(self.minutes) or not self.other_scales,
+            f"other_scales are {self.other_scales}, minutes is 0.",
+            "Strengths are compared while there is time to try; without minutes every try has lora_scale.",
+            "Set RenderConfig.minutes as well, or no other_scales.",
+        )
+        demand(
+            0 <= self.guidance_share <= 1,
+            f"guidance_share is {self.guidance_share}.",
+            "It is the fraction of the sampler's steps that are guided.",
+            "Set RenderConfig.guidance_share in [0, 1]; 0.6 guides the first 60 %.",
+        )
+        demand(
+            self.sampler in SAMPLERS,
+            f"sampler is {self.sampler!r}.",
+            f"Known are: {', '.join(SAMPLERS)}.",
+            "Set RenderConfig.sampler to one of them.",
+        )
+
+    def size_for(self, aspect: str) -> tuple[int, int]:
+        """The size (width, height) px of a headshot that is meant to have that aspect, one of SDXL_SIZES_PX.
+
+        SDXL's own size for it, scaled with size_px to multiples of 64, as all of SDXL's are; size_px x size_px on a
+        base that was trained on squares alone.
+
+        >>> RenderConfig().size_for("4:5"), RenderConfig(base="mini", size_px=128).size_for("4:5")
+        ((896, 1152), (128, 128))
+        """
+        if aspect == "1:1" or (self.base in BASES and BASES[self.base].square_only):
+            return self.size_px, self.size_px
+        return tuple(max(64, round(side * self.size_px / 1024 / 64) * 64) for side in SDXL_SIZES_PX[aspect])
+
+
+@dataclass(frozen=True)
+class RestoreConfig(Config):
+    """How faces are restored."""
+
+    fidelity: float = 0.7
+    """CodeFormer's weight in [0, 1]: 0 = better looking, 1 = truer to the input."""
+    weights: str = ""
+    """Path of codeformer.pth; empty: the cache folder's `codeformer/codeformer.pth`."""
+    max_identity_loss: float = 0.02
+    """Most identity a restored face may lose; where it loses more, the unrestored headshot is kept."""
+
+    def __post_init__(self) -> None:
+        demand(
+            0 <= self.fidelity <= 1,
+            f"fidelity is {self.fidelity}.",
+            "It mixes CodeFormer's codebook (0) with the input's own features (1).",
+            "Set RestoreConfig.fidelity in [0, 1].",
+        )
