@@ -22,7 +22,8 @@ from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig, BadLora, StageMissing
 from headshotkit.export import export_lora, header_of
 from headshotkit.families import Sampling, load_family
-from headshotkit.families.sdxl import TARGETS, kohya_names
+from headshotkit.families.sdxl import TARGETS
+from headshotkit.families.sdxl_kohya import kohya_names
 from headshotkit.run import Run
 from headshotkit.train import train_lora
 

@@ -6,9 +6,8 @@ The scheduler's config decides what the U-Net predicts (epsilon or v), never thi
 from __future__ import annotations
 
 import json
-import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
-from headshotkit.families import Condition, Sampling, check_size, drawing, sdxl_methods, weights_place
+from headshotkit.families import Condition, Sampling, check_size, drawing, sdxl_kohya, sdxl_methods, weights_place
 from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import dtype_option, quiet
 
@@ -38,12 +37,7 @@ TARGETS = {
         "conv1", "conv2", "conv_shortcut", "time_emb_proj",
     ],
 }  # fmt: skip
-
-KOHYA_VERSION = "sdxl_base_v1-0"
-"""How kohya's trainer names SDXL in a file's header; A1111 takes a file that has a header without it for SD 1."""
-KOHYA_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1",
-                "conv_shortcut": "skip_connection"}  # fmt: skip
-LAYER = re.compile(r"(down_blocks|mid_block|up_blocks)\.(?:(\d+)\.)?(resnets|attentions)\.(\d+)\.(.+)")
+KOHYA_VERSION, kohya_names = sdxl_kohya.KOHYA_VERSION, sdxl_kohya.kohya_names
 
 
 class SdxlFamily:
@@ -260,44 +254,6 @@ class SdxlFamily:
 
     def _count_rows(self, unet: torch.nn.Module, inputs: tuple) -> None:
         self.forwards += len(inputs[0])
-
-
-def kohya_names(layers: Iterable[str]) -> dict[str, str]:
-    """The U-Net's layers as kohya's trainer names them, so as A1111 and ComfyUI look for them: layer -> name.
-
-    Stability's own code, which kohya follows, counts the blocks through: `input_blocks` are conv_in, then each down
-    block's layers and its downsampler; `output_blocks` are the up blocks' layers. How many layers a block has is read
-    off the down blocks.
-
-    Raises:
-        BadLora: a layer is none that headshotkit trains.
-
-    >>> names = kohya_names(["down_blocks.1.attentions.0.proj_in", "down_blocks.0.resnets.1.conv1"])
-    >>> list(names.values())
-    ['lora_unet_input_blocks_4_1_proj_in', 'lora_unet_input_blocks_2_0_in_layers_2']
-    """
-    found = {layer: LAYER.fullmatch(layer) for layer in layers}
-    strange = [layer for layer, m in found.items() if not m or (m[3] == "resnets" and m[5] not in KOHYA_RESNET)]
-    depths = [int(match[4]) + 1 for match in found.values() if match and match[1] == "down_blocks"]
-    if strange or not depths:
-        raise BadLora(
-            f"{len(strange)} of {len(found)} layers have no name in kohya's naming: {', '.join(strange[:3])}.",
-            "The file holds other layers than the attentions and resnets of an SDXL U-Net's blocks.",
-            "Give a LoRA that headshotkit trained.",
-        )
-    return {layer: _kohya_name(match, max(depths)) for layer, match in found.items()}
-
-
-def _kohya_name(match: re.Match, depth: int) -> str:
-    """One layer's name, where a down block has `depth` layers."""
-    place, block, kind, number, inner = match.groups()
-    attention = kind == "attentions"
-    if place == "mid_block":
-        where = f"middle_block.{2 * int(number) + attention}"
-    else:
-        first, name = (1, "input_blocks") if place == "down_blocks" else (0, "output_blocks")
-        where = f"{name}.{first + int(block) * (depth + 1) + int(number)}.{int(attention)}"
-    return "lora_unet_" + f"{where}.{inner if attention else KOHYA_RESNET[inner]}".replace(".", "_")
 
 
 def _snr_weight(signal: torch.Tensor, kind: str, gamma: float) -> torch.Tensor:
