@@ -199,7 +199,7 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
         case "headshots":
             options = replace(options, minutes=None) if controller else options  # they are the whole run's
             planned = planned_settings(stage, run, base, options, controller)
-            render_headshots(run, config_for(RenderConfig, base, options, planned))
+            render_headshots(run, config_for(RenderConfig, base, options, planned), planned=tuple(planned))
         case "restored":
             chosen = {"fidelity": options.fidelity, "weights": options.codeformer_weights}
             restore_headshots(run, RestoreConfig.with_options(**chosen))

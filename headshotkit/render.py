@@ -23,7 +23,9 @@ from headshotkit.run import Run, sha256_of
 from headshotkit.session import Session, Task
 
 
-def render_headshots(run: Run, config: RenderConfig, clock: Callable[[], float] = time.monotonic) -> list[Headshot]:
+def render_headshots(
+    run: Run, config: RenderConfig, clock: Callable[[], float] = time.monotonic, planned: tuple[str, ...] = ()
+) -> list[Headshot]:
     """Renders the headshots of a run and judges each; refused ones are tried again from new noise.
 
     With `RenderConfig.minutes` it ends in time by the clock (seconds), loading included, and says what is missing.
@@ -32,6 +34,9 @@ def render_headshots(run: Run, config: RenderConfig, clock: Callable[[], float] 
     best `count` in `delivered`, best first, prompts without an accepted one in `missing`, and rows that the denoiser
     computed for a picture in `forwards_per_headshot`.
 
+    Args:
+        clock: seconds that never go back.
+        planned: names of the settings that a plan decided; noted, so that the run goes on with them.
     Raises:
         StageMissing: the LoRA has not been trained.
         BadLora: it was trained on another base.
@@ -50,6 +55,8 @@ def render_headshots(run: Run, config: RenderConfig, clock: Callable[[], float] 
     stage = run.begin("headshots", config, inputs, seed=config.seed)
     if stage.done:
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
+    if planned:
+        stage.manifest["planned"] = list(planned)
     deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))
     person, family = known_person(run, config), load_family(config.base)
     use_lora = partial(use_trained, family, run.path("lora"), lora)

@@ -13,7 +13,7 @@ from test_deadline import clock  # noqa: F401
 from headshotkit import deadline, flow, train
 from headshotkit.checkpoints import Checkpoints
 from headshotkit.cli import main
-from headshotkit.config import TrainConfig
+from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.deadline import DeadlineController
 from headshotkit.errors import OutOfMemory
 from headshotkit.families import load_family
@@ -207,6 +207,18 @@ def test_a_training_that_was_begun_goes_on_as_it_was_planned(prepared_run):
         assert planned_settings("lora", prepared_run, "mini", Options(), controller) == plan_run("cpu", 24, 60).training
     assert planned_settings("lora", prepared_run, "mini", Options(rank=4), late) == late.plan.training
     assert planned_settings("lora", prepared_run, "mini", Options(rank=4), None) == {}
+
+
+def test_headshots_that_were_begun_go_on_as_they_were_planned(prepared_run):
+    """Without minutes, or with fewer: the tries that were made belong to these settings."""
+    planned = {"steps": 12, "guidance_share": 0.2, "minutes": 3.5}
+    begun = prepared_run.begin("headshots", RenderConfig.for_base("mini", **planned), {}, seed=0)
+    begun.manifest["planned"] = list(planned)
+    begun.note_seconds()
+    late = DeadlineController(plan_run("cpu", 24, 2.9), tell=lambda line: None)
+    for controller in (late, None):
+        assert planned_settings("headshots", prepared_run, "mini", Options(), controller) == planned
+    assert planned_settings("headshots", prepared_run, "mini", Options(count=3), None) == {}
 
 
 def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch):  # noqa: F811

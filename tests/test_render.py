@@ -48,7 +48,8 @@ def test_refused_headshots_are_tried_again_from_another_seed(brief_run):
 
 def test_accepted_headshots_are_not_tried_again(brief_run):
     config = RenderConfig.for_base("mini", **BRIEF, pass_floor=-1.0, pass_ceiling=-0.9)
-    shots = render_headshots(brief_run, config)
+    shots = render_headshots(brief_run, config, planned=("steps",))
+    assert brief_run.manifest("headshots")["planned"] == ["steps"]
     with_face = [s for s in shots if s.identity is not None]
     assert all(s.accepted and s.attempt == 1 for s in with_face if s.attempt == 1)
     once = {s.prompt_id for s in shots if s.attempt == 1 and s.accepted}
