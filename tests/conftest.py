@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # each miss of the hub costs about 47 s of r
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,14 @@ def briefly_trained(prepared, tmp_path_factory) -> Path:
 def brief_run(briefly_trained, tmp_path) -> Run:
     """A run of one's own with a brief LoRA and four headshots."""
     return Run(shutil.copytree(briefly_trained, tmp_path / "run"))
+
+
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal():
+    """A shell starts what runs in its background with Ctrl-C ignored; here it is heard, as in front of a person."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -292,17 +292,13 @@ def test_an_interrupted_training_goes_on_to_the_same_result(trained, prepared, t
     method, undisturbed, _, _ = trained
     run, follow = run_beside(tmp_path / "run", prepared), train._Loop._follow
     monkeypatch.setattr("headshotkit.runtime.say", lambda line: None)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(
-                train._Loop,
-                "_follow",
-                lambda self, step: (follow(self, step), step == 2 and signal.raise_signal(signal.SIGINT)),
-            )
-            train.train_lora(run, settings(method))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            train._Loop,
+            "_follow",
+            lambda self, step: (follow(self, step), step == 2 and signal.raise_signal(signal.SIGINT)),
+        )
+        train.train_lora(run, settings(method))
     assert checkpoints_of(run)[-1].name == "000003.pt"
     train.train_lora(run, settings(method))
     mine, wanted = all_tensors(run), all_tensors(undisturbed)

@@ -37,17 +37,6 @@ train._Loop._follow = lambda self, step: (follow(self, step), print(step, flush=
 """
 
 
-@pytest.fixture(autouse=True)
-def signals_as_in_a_terminal():
-    """A shell starts what runs in its background with Ctrl-C ignored; here it is heard, as in front of a person."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def tensors(run):
     return load_file(run.path("lora") / "person.safetensors")
 
