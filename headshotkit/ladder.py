@@ -106,8 +106,8 @@ def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
 
 FIXED |= {family: _fixed_flow(family) for family in PASSES}
 STAGES = ("install", "download", "check", "prepare", "train", "load", "generate", "restore", "evaluate")
-ATTEMPTS = {"sdxl": 1.2, "mini": 2.0, **dict.fromkeys(PASSES, 1.2)}
-"""Rendered headshots for one that is kept: 47 for 24 on mini (README, 2026-11-20), estimates for the others."""
+ATTEMPTS = {"sdxl": 1.2, "mini": 1.5, **dict.fromkeys(PASSES, 1.2)}
+"""Rendered headshots for one that is kept: 36 for 24 on mini (README, 2026-11-20), estimates for the others."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
 """Fragmentation, and what CUDA itself takes; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
 OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02, **dict.fromkeys(PASSES, 0.09)}
