@@ -180,7 +180,8 @@ def gpu_named(name: str) -> tuple[str, str]:
 
 MINI_STEP_S = {128: (0.26, 0.40), 96: (0.17, 0.26)}
 """Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. README, 2026-11-20 (257 s for
-1,000 at 128 px); at 96 px a step takes 0.66 of that by process time (0.162 and 0.246 s, one core, four each, interleaved)."""
+1,000 at 128 px); at 96 px a step takes 0.66 of that by process time (0.162 and 0.246 s, one core, four each, in
+turns)."""
 MINI_METHOD_STEP_S = {"lora": 0.26, "dreambooth": 0.32, "textual-inversion": 0.21, "pivotal": 0.31}
 """Method -> seconds of a step there, batch 4. Processor time of one thread, median of 8 steps, 2026-11-20: 0.263,
 0.322, 0.213, 0.308; the LoRA's is that of MINI_STEP_S, which was measured by the clock on free cores."""
