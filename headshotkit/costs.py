@@ -78,14 +78,14 @@ def cost(kind: str, px: int = 1024, batch: int = 1, family: str = "sdxl") -> Cos
     >>> cost("forward", 1024, batch=2).tflop
     13.522
     """
-    counted = {(k, s): c for (f, k, s), c in COUNTED_FLOW.items() if f == family} if family != "sdxl" else COUNTED
-    if (kind, px) not in counted:
+    counted = COUNTED.get((kind, px)) if family == "sdxl" else COUNTED_FLOW.get((family, kind, px))
+    if counted is None:
         raise BadConfig(
             f"the cost of {kind} at {px} px is not known.",
             f"It was counted at {', '.join(str(size) for size in SIZES_OF.get(kind, SIZES_PX))} px.",
             "Train at one of these sizes, or without a plan.",
         )
-    tflop, peak, weights = counted[kind, px]
+    tflop, peak, weights = counted
     return Cost(tflop * batch, weights + (peak - weights) * batch, weights)
 
 
@@ -169,13 +169,22 @@ def gpu_named(name: str) -> tuple[str, str]:
     >>> gpu_named("NVIDIA L4")
     ('t4', "no rates of NVIDIA L4 are known, so a T4's until steps have been timed")
     """
-    plain = name.lower().replace(" ", "")
-    for known in ("a100", "rtx3090", "rtx4090"):
-        if known in plain:
-            return known, f"the GPU is a {name}"
-    if plain.split("-")[0].endswith("t4"):
-        return "t4", f"the GPU is a {name}"
-    return "t4", f"no rates of {name} are known, so a T4's until steps have been timed"
+    rates = rates_of(name)
+    if rates is None:
+        return "t4", f"no rates of {name} are known, so a T4's until steps have been timed"
+    return rates.name, f"the GPU is a {name}"
+
+
+def rates_of(name: str) -> Rates | None:
+    """The rates of a GPU by the name that CUDA gives it, which may stand in a sentence; None where there are none.
+
+    >>> rates_of("CUDA is there: Tesla T4").name, rates_of("no GPU was found")
+    ('t4', None)
+    """
+    words = name.lower().replace("-", " ").split()
+    plain = "".join(words)  # a short name counts as a word alone, for it may be in another
+    fits = {known: known.removeprefix("rtx") in words or (len(known) > 3 and known in plain) for known in GPUS}
+    return next((GPUS[known] for known, is_it in fits.items() if is_it), None)
 
 
 MINI_STEP_S = {128: (0.26, 0.40), 96: (0.17, 0.26)}

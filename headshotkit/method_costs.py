@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from headshotkit.bases import find_base
 from headshotkit.config import TrainConfig
-from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost
+from headshotkit.costs import GIB, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost, rates_of
 from headshotkit.ladder import CONTEXT_GIB, SLACK
 from headshotkit.records import Record
 
@@ -120,13 +120,3 @@ def _cost(config: TrainConfig):
 def _kind(config: TrainConfig) -> str:
     kind = METHOD_KINDS[config.method]
     return "step_checkpointed" if kind == "step" and config.checkpointing else kind
-
-
-def rates_of(device_name: str) -> Rates | None:
-    """The planner's rates of a GPU by its name; None where it has none.
-
-    >>> rates_of("CUDA is there: Tesla T4").name, rates_of("no GPU was found")
-    ('t4', None)
-    """
-    words = device_name.lower().replace("-", " ").split()
-    return next((rates for name, rates in GPUS.items() if name.removeprefix("rtx") in words), None)

@@ -12,6 +12,18 @@ def demand(holds: bool, happened: str, why: str, next_step: str) -> None:
         raise BadConfig(happened, why, next_step)
 
 
+def demand_known(config: Config, **known: tuple[str, ...]) -> None:
+    """Raises BadConfig unless each of the named settings is one of those that are known."""
+    for name, choices in known.items():
+        value = getattr(config, name)
+        demand(
+            value in choices,
+            f"{name} is {value!r}.",
+            f"Known are: {', '.join(choices)}.",
+            f"Set {type(config).__name__}.{name} to one of them.",
+        )
+
+
 class Config:
     """What all configs share."""
 

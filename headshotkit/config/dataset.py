@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headshotkit.bases import BASES
-from headshotkit.config.base import Config, demand
+from headshotkit.config.base import Config, demand, demand_known
 
 SDXL_SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "2:3": (832, 1216), "16:9": (1344, 768)}
 """Aspect, width to height -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is
@@ -66,13 +66,7 @@ class DatasetConfig(Config):
             "Each is a face's height relative to the picture's height, in [0.1, 1].",
             "Set DatasetConfig.face_fractions, for example (0.45, 0.62).",
         )
-        for name, known in (("aspect", ASPECTS), ("augment", AUGMENTS), ("captioner", CAPTIONERS)):
-            demand(
-                getattr(self, name) in known,
-                f"{name} is {getattr(self, name)!r}.",
-                f"Known are: {', '.join(known)}.",
-                f"Set DatasetConfig.{name} to one of them.",
-            )
+        demand_known(self, aspect=ASPECTS, augment=AUGMENTS, captioner=CAPTIONERS)
         self._demand_what_the_base_can_do()
 
     def _demand_what_the_base_can_do(self) -> None:

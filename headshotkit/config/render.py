@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headshotkit.bases import BASES
-from headshotkit.config.base import Config, demand
+from headshotkit.config.base import Config, demand, demand_known
 from headshotkit.config.dataset import SDXL_SIZES_PX
 
 SAMPLERS = ("base", "dpmpp-2m-karras")
@@ -117,12 +117,7 @@ class RenderConfig(Config):
             "It is the fraction of the sampler's steps that are guided.",
             "Set RenderConfig.guidance_share in [0, 1]; 0.6 guides the first 60 %.",
         )
-        demand(
-            self.sampler in SAMPLERS,
-            f"sampler is {self.sampler!r}.",
-            f"Known are: {', '.join(SAMPLERS)}.",
-            "Set RenderConfig.sampler to one of them.",
-        )
+        demand_known(self, sampler=SAMPLERS)
 
     def size_for(self, aspect: str) -> tuple[int, int]:
         """The size (width, height) px of a headshot that is meant to have that aspect, one of SDXL_SIZES_PX.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headshotkit.bases import find_base
-from headshotkit.config.base import Config, demand
+from headshotkit.config.base import Config, demand, demand_known
 
 OPTIMIZERS = ("auto", "adamw", "adamw8bit", "prodigy")
+TARGETS = ("attention", "all")
 METHODS = ("lora", "dreambooth", "textual-inversion", "pivotal")
 UNUSED = {
     "lora": ("token_vectors", "token_factor"),
@@ -96,12 +97,16 @@ class TrainConfig(Config):
         return super().for_base(base, **find_base(base).presets.get(f"{cls.__name__}.{method}", {}) | given)
 
     def __post_init__(self) -> None:
-        demand(
-            self.method in METHODS,
-            f"method is {self.method!r}.",
-            f"Known are: {', '.join(METHODS)}.",
-            "Set TrainConfig.method to one of them.",
-        )
+        demand_known(self, method=METHODS, targets=TARGETS, optimizer=OPTIMIZERS)
+        self._demand_sound_tokens()
+        self._demand_a_sound_optimizer()
+        self._demand_counts()
+        self._demand_a_sound_schedule()
+        self._demand_sound_snapshots()
+        self._demand_shares()
+
+    def _demand_sound_tokens(self) -> None:
+        """A number that a prompt has room for, and a rate at which they are learnt."""
         demand(
             1 <= self.token_vectors <= 32,
             f"token_vectors is {self.token_vectors}.",
@@ -114,17 +119,14 @@ class TrainConfig(Config):
             "Without a learning rate the new tokens would stay the class word.",
             "Set TrainConfig.token_factor above 0, for example 3.",
         )
+
+    def _demand_a_sound_optimizer(self) -> None:
+        """Rates that the optimizer can learn with."""
         demand(
-            self.targets in ("attention", "all"),
-            f"targets is {self.targets!r}.",
-            "Known are: attention, all.",
-            "Set TrainConfig.targets to one of them.",
-        )
-        demand(
-            self.optimizer in OPTIMIZERS,
-            f"optimizer is {self.optimizer!r}.",
-            f"Known are: {', '.join(OPTIMIZERS)}.",
-            "Set TrainConfig.optimizer to one of them.",
+            self.optimizer == "prodigy" or 0 < self.learning_rate < 1,
+            f"learning_rate is {self.learning_rate}.",
+            "LoRAs are trained with 1e-5 to 5e-3, a whole U-Net with less, embeddings with more.",
+            "Set TrainConfig.learning_rate, for example 1e-4.",
         )
         demand(
             self.optimizer != "prodigy" or 0.1 <= self.learning_rate <= 2,
@@ -138,6 +140,9 @@ class TrainConfig(Config):
             "Prodigy wants one learning rate for all that is trained.",
             "Set TrainConfig.token_factor to 1, or TrainConfig.optimizer to adamw.",
         )
+
+    def _demand_counts(self) -> None:
+        """At least 1 of everything that is counted."""
         counts = ("rank", "alpha", "steps", "batch", "checkpoint_every_steps", "keep_checkpoints")
         positive = {n: getattr(self, n) for n in counts}
         demand(
@@ -146,7 +151,9 @@ class TrainConfig(Config):
             "Each is a count of at least 1.",
             "Raise it in TrainConfig.",
         )
-        self._demand_a_sound_schedule()
+
+    def _demand_sound_snapshots(self) -> None:
+        """Snapshots of a LoRA, and no more than steps."""
         demand(
             not self.snapshots or self.method == "lora",
             f"snapshots is {self.snapshots}, method is {self.method!r}.",
@@ -159,12 +166,9 @@ class TrainConfig(Config):
             "A snapshot is taken after a step, so there are at most as many.",
             "Lower TrainConfig.snapshots or raise TrainConfig.steps.",
         )
-        demand(
-            self.optimizer == "prodigy" or 0 < self.learning_rate < 1,
-            f"learning_rate is {self.learning_rate}.",
-            "LoRAs are trained with 1e-5 to 5e-3, a whole U-Net with less, embeddings with more.",
-            "Set TrainConfig.learning_rate, for example 1e-4.",
-        )
+
+    def _demand_shares(self) -> None:
+        """Weights, shares and times within their ranges."""
         demand(
             1 <= self.face_weight <= 20,
             f"face_weight is {self.face_weight}.",

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.integrations import dequantize_module_weight
 from PIL import Image
 
@@ -25,9 +24,15 @@ from headshotkit.errors import BadConfig
 from headshotkit.families import Condition, Sampling, check_size
 from headshotkit.families.flow_parts import FlowParts
 from headshotkit.families.loading import quiet
-from headshotkit.families.lora_files import check_fits, lora_bytes
+from headshotkit.families.lora_files import (
+    ADAPTER,
+    check_fits,
+    load_lora_tensors,
+    lora_bytes,
+    lora_tensors,
+    put_lora,
+)
 
-ADAPTER = "person"
 PREFIX = "transformer."
 """Of the LoRA's names in its file, as diffusers has it."""
 EDGE = 1e-4
@@ -82,13 +87,8 @@ class FlowFamily(FlowParts):
 
     def add_lora(self, rank: int, alpha: int, targets: str, seed: int) -> list[torch.nn.Parameter]:
         self._need_transformer()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=self.layers[targets])
-            self.transformer.add_adapter(config, ADAPTER)
-        parameters = [p for p in self.transformer.parameters() if p.requires_grad]
-        for parameter in parameters:
-            parameter.data = parameter.data.float()
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=self.layers[targets])
+        parameters = put_lora(self.transformer, config, seed)
         self.transformer.train()
         return parameters
 
@@ -144,18 +144,17 @@ class FlowFamily(FlowParts):
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
     def lora_state(self) -> dict[str, torch.Tensor]:
-        state = get_peft_model_state_dict(self.transformer, adapter_name=ADAPTER)
-        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        return lora_tensors(self.transformer)
 
     def load_lora_state(self, state: dict[str, torch.Tensor]) -> None:
-        set_peft_model_state_dict(self.transformer, state, adapter_name=ADAPTER)
+        load_lora_tensors(self.transformer, state)
 
     def layer_weight(self, layer: str) -> torch.Tensor:
         self._need_transformer()
         return dequantize_module_weight(self.transformer.get_submodule(layer)).detach().float().cpu()
 
     def lora_file(self, metadata: dict[str, str]) -> bytes:
-        return lora_bytes(self.transformer, ADAPTER, PREFIX, self.lora_state(), metadata)
+        return lora_bytes(self.transformer, PREFIX, metadata)
 
     # --- rendering -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""LoRA files as diffusers reads and writes them: what goes in, and whether all of one has a place in a network."""
+"""A LoRA in a network, and in files as diffusers reads and writes them; whether all of one has a place."""
 
 from __future__ import annotations
 
@@ -6,28 +6,52 @@ import json
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from headshotkit.bases import Base
 from headshotkit.errors import BadLora
 
+ADAPTER = "person"
+"""Peft's name of the LoRA."""
 
-def lora_bytes(
-    network: torch.nn.Module, adapter: str, prefix: str, state: dict[str, torch.Tensor], metadata: dict[str, str]
-) -> bytes:
+
+def put_lora(network: torch.nn.Module, config: LoraConfig, seed: int) -> list[torch.nn.Parameter]:
+    """Puts a new LoRA, drawn from the seed, into a network; returns its parameters, float32."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network.add_adapter(config, ADAPTER)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    return parameters
+
+
+def lora_tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The LoRA's tensors by their names in the network, as they are now, on the CPU."""
+    state = get_peft_model_state_dict(network, adapter_name=ADAPTER)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def load_lora_tensors(network: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Takes over tensors from `lora_tensors`."""
+    set_peft_model_state_dict(network, state, adapter_name=ADAPTER)
+
+
+def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) -> bytes:
     """A LoRA as a safetensors file; its header also holds peft's own config, so that rank and alpha come back.
 
     Args:
         network: the one that the LoRA is in.
-        adapter: peft's name of it.
         prefix: what diffusers puts before the names, such as "transformer.".
-        state: the LoRA's tensors by their names in the network.
+        metadata: more for the header.
     """
-    config = network.peft_config[adapter].to_dict()
+    config = network.peft_config[ADAPTER].to_dict()
     known = {f"{prefix}{name}": sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(known, default=str, sort_keys=True)}
-    tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in state.items()}
+    tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in lora_tensors(network).items()}
     return save(tensors, metadata=header | metadata)
 
 

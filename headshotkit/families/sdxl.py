@@ -5,7 +5,6 @@ The scheduler's config decides what the U-Net predicts (epsilon or v), never thi
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,20 +14,19 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
-from headshotkit.errors import BadLora, BaseUnavailable
+from headshotkit.errors import BadLora
 from headshotkit.families import Condition, Sampling, check_size, drawing, sdxl_kohya, sdxl_methods, weights_place
 from headshotkit.families.half import keep_norms_half
-from headshotkit.families.loading import dtype_option, quiet
+from headshotkit.families.loading import dtype_option, quiet, unavailable
+from headshotkit.families.lora_files import ADAPTER, load_lora_tensors, lora_bytes, lora_tensors, put_lora
 
 METHODS = sdxl_methods.METHODS
-ADAPTER = "person"
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
 TARGETS = {
     "attention": ["to_q", "to_k", "to_v", "to_out.0"],
@@ -65,11 +63,7 @@ class SdxlFamily:
                     options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **dtype_option(self.dtype))}
                 return StableDiffusionXLPipeline.from_pretrained(place, add_watermarker=False, **options)
         except OSError as error:
-            raise BaseUnavailable(
-                f"the weights of base {self.base.name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
-                "They are downloaded from the hub once, about 7 GB, and there seems to be no network or no space.",
-                "Connect once and try again, or use the embedded base: --base mini",
-            ) from error
+            raise unavailable(self.base, place, error) from error
 
     def _options(self) -> dict:
         """How weights are loaded: the hub's half-size files where half precision is wanted."""
@@ -124,12 +118,7 @@ class SdxlFamily:
     def add_lora(self, rank: int, alpha: int, targets: str, seed: int) -> list[torch.nn.Parameter]:
         unet = self.pipeline.unet
         unet.requires_grad_(False)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS[targets]), ADAPTER)
-        parameters = [p for p in unet.parameters() if p.requires_grad]
-        for parameter in parameters:
-            parameter.data = parameter.data.float()
+        parameters = put_lora(unet, LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS[targets]), seed)
         if self.dtype != torch.float32:
             keep_norms_half(unet, self.device)
         unet.train()
@@ -182,21 +171,16 @@ class SdxlFamily:
             ).sample
 
     def lora_state(self) -> dict[str, torch.Tensor]:
-        state = get_peft_model_state_dict(self.pipeline.unet, adapter_name=ADAPTER)
-        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        return lora_tensors(self.pipeline.unet)
 
     def load_lora_state(self, state: dict[str, torch.Tensor]) -> None:
-        set_peft_model_state_dict(self.pipeline.unet, state, adapter_name=ADAPTER)
+        load_lora_tensors(self.pipeline.unet, state)
 
     def layer_weight(self, layer: str) -> torch.Tensor:
         return self.pipeline.unet.get_submodule(layer).weight.detach().float().cpu()
 
     def lora_file(self, metadata: dict[str, str]) -> bytes:
-        config = self.pipeline.unet.peft_config[ADAPTER].to_dict()
-        adapter = {f"unet.{k}": sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-        known = {"format": "pt", "lora_adapter_metadata": json.dumps(adapter, default=str, sort_keys=True)}
-        tensors = {f"unet.{name}": tensor.contiguous() for name, tensor in self.lora_state().items()}
-        return save(tensors, metadata=known | metadata)
+        return lora_bytes(self.pipeline.unet, "unet.", metadata)
 
     # --- rendering -----------------------------------------------------------------------------------------------
 
