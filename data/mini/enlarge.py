@@ -4,8 +4,9 @@
     python enlarge.py --export                  # writes HOME/base_256 from HOME/base or --base, and the new autoencoder
 
 The new encoder is solved, not trained: it gives the old one's latents of the picture at half its size (0.25 % of their
-variance off). The new decoder learns to draw 256 px from those. Nothing that was trained on the latents has to be trained again: a latent picture is 16 x 16 as before. The
-U-Net was told one target size in all of its training, so telling it another one is exactly a shift of one bias.
+variance off). The new decoder learns to draw 256 px from those. Nothing that was trained on the latents has to be
+trained again: a latent picture is 16 x 16 as before. The U-Net was told one target size in all of its training, so
+telling it another one is exactly a shift of one bias.
 """
 
 import argparse
@@ -58,7 +59,9 @@ def begin_encoder(old: AutoencoderTiny, model: AutoencoderTiny, pictures: torch.
     rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
     inner = rows.T @ rows + 1e-4 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype)
     solved = torch.linalg.solve(inner, rows.T @ goal).float()
-    print(f"halving inside the encoder: {100 * ((rows.float() @ solved - goal).std() / goal.std()):.1f} % off", flush=True)
+    print(
+        f"halving inside the encoder: {100 * ((rows.float() @ solved - goal).std() / goal.std()):.1f} % off", flush=True
+    )
     first.weight.zero_()
     first.bias.zero_()
     second.weight.zero_()
@@ -79,7 +82,7 @@ def begin_encoder(old: AutoencoderTiny, model: AutoencoderTiny, pictures: torch.
 
 @torch.no_grad()
 def begin_decoder(old: AutoencoderTiny, model: AutoencoderTiny) -> None:
-    """Sets the new decoder to the old one's levels; the new level begins as drawn, its picture as the old one's, doubled."""
+    """Sets the new decoder to the old one's levels; the new level begins at random."""
     mine, theirs = list(model.decoder.layers), list(old.decoder.layers)
     for own, known in zip(mine, theirs[:-1], strict=False):
         own.load_state_dict(known.state_dict())

@@ -38,11 +38,13 @@ def options_of(name: str, steps: int | None) -> Options:
     return Options(photos, base="mini", class_word=CLASS_WORD[name], steps=steps, max_attempts=1)
 
 
-def personalise(name: str, steps: int | None, guidance: float | None) -> Run:
+def personalise(name: str, steps: int | None, guidance: float | None, keep_lora: bool) -> Run:
     """A new run of one person, from photos to report; `guidance` None is the preset's."""
     run, options = Run(HOME / "personalise" / name), options_of(name, steps)
-    shutil.rmtree(run.folder, ignore_errors=True)
-    for stage in ("photos", "dataset", "lora"):
+    keep_lora = keep_lora and run.has("lora")
+    for stage in ("headshots", "restored", "report", "gallery") if keep_lora else ("",):
+        shutil.rmtree(run.folder / stage, ignore_errors=True)
+    for stage in () if keep_lora else ("photos", "dataset", "lora"):
         do_stage(stage, run, options)
     config = config_for(RenderConfig, "mini", options)
     render_headshots(run, replace(config, guidance=guidance or config.guidance))
@@ -60,8 +62,6 @@ def first_attempts(run: Run) -> tuple[list[Path], list[Path]]:
 
 def show_obedience(run: Run, images: int, judge) -> None:
     """Prints how often the person's headshots show what was asked, drawn by the preset of mini."""
-    from obedience import judge_obedience  # wants the faces in HOME
-
     config, lora = RenderConfig.for_base("mini"), Lora.from_dict(run.manifest("lora")["lora"])
     family, size = load_family("mini"), (config.size_px, config.size_px)
     use_trained(family, run.path("lora"), lora, 1.0)
@@ -77,9 +77,10 @@ def show_obedience(run: Run, images: int, judge) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--people", nargs="+", default=["p1"], choices=sorted(CLASS_WORD))
-    parser.add_argument("--base", type=Path, default=HOME / "base")
+    parser.add_argument("--base", type=Path, default=HOME / "base_256")
     parser.add_argument("--steps", type=int, help="of training; default: as the preset of mini says")
     parser.add_argument("--guidance", type=float, help="default: as the preset of mini says")
+    parser.add_argument("--keep-lora", action="store_true", help="draw again with a LoRA that is there already")
     parser.add_argument("--obedience", type=int, default=0, help="images of the prompt grid, judged by obedience.py")
     args = parser.parse_args()
     bases = headshotkit.bases.BASES
@@ -92,7 +93,7 @@ def main() -> None:
         do_stage("photos", judged, options_of(name, None))
         known[name] = {recogniser: known_faces(judged, recogniser) for recogniser in RECOGNISERS}
     for name in args.people:
-        run = personalise(name, args.steps, args.guidance)
+        run = personalise(name, args.steps, args.guidance, args.keep_lora)
         print(f"{name}: trained in {run.manifest('lora')['seconds']:.0f} s", flush=True)
         metrics = run.manifest("report")["metrics"]["identity"]
         for recogniser in RECOGNISERS:

@@ -78,9 +78,9 @@ def guidance_options(sampling: Sampling, on_step: Callable[[], None] | None = No
 class WordGuidance:
     """While it is entered, adds to what a U-Net predicts what the bare base makes of the prompts' words.
 
-    prediction + (strength - 1) * (bare(words) - bare(plain)), the difference from every n-th step. A LoRA that was trained on a dozen
-    photos draws the person's usual expression and background whatever it is told; the bare base still knows the words.
-    The difference of its two predictions holds nothing of a person, so identity stays.
+    prediction + (strength - 1) * (bare(words) - bare(plain)), the difference computed in every n-th step. A LoRA that
+    was trained on a dozen photos draws the person's usual expression and background whatever it is told; the bare base
+    still knows the words. The difference of its two predictions holds nothing of a person, so identity stays.
 
     Args:
         unet: the U-Net that draws.
