@@ -154,7 +154,8 @@ class Headshot(Record):
     """One generated picture; `size_px` is (width, height). `identity` is None when no single face was found in it.
 
     likeness: identity relative to the own photos' median, so 0.87 is 87 % as much like you as your own photos are ·
-    quality: of the face, in [0, 1], higher is better · copy: how much of the face's structure is one photo's.
+    quality: of the face, in [0, 1], higher is better · copy: how much of the face's structure is one photo's ·
+    obeyed: share of what the prompt asks that is shown, in [0, 1], of what can be told; None where nothing can.
     """
 
     file: str
@@ -171,6 +172,7 @@ class Headshot(Record):
     likeness: float | None = None
     quality: float | None = None
     copy: float | None = None
+    obeyed: float | None = None
 
 
 @dataclass(frozen=True)

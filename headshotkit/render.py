@@ -15,6 +15,7 @@ from headshotkit.errors import BadLora
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, known_person
+from headshotkit.obedience import asked_of
 from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
 from headshotkit.ranking import choose_headshots, rank_headshots
@@ -108,7 +109,7 @@ def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
     return [
         Task(
             number, name, prompt.for_person(instance, brief), "" if brief else prompt.negative, prompt.aspect,
-            config.size_for(prompt.aspect),
+            config.size_for(prompt.aspect), asked_of(prompt.brief),
         )
         for number, (name, prompt) in enumerate(choose_prompts(bank, config.count, config.packs, config.seed))
     ]  # fmt: skip
