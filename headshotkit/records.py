@@ -176,6 +176,29 @@ class Headshot(Record):
 
 
 @dataclass(frozen=True)
+class Pick(Record):
+    """A checkpoint of the LoRA at a strength, and what its `pictures` of a few prompts say of it, each in [0, 1].
+
+    `file` is relative to the LoRA's stage. likeness: mean, relative to the own photos' median and at most 1 · obeyed:
+    mean share of what was asked that is shown · passed: share of the pictures that the gate accepts.
+    """
+
+    step: int
+    scale: float
+    file: str
+    pictures: int
+    likeness: float
+    obeyed: float
+    passed: float
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step} at {self.scale:g} ({self.likeness:.0%} as much like you as a photo, {self.obeyed:.0%} "
+            f"of what was asked, {round(self.passed * self.pictures)} of {self.pictures} pass)"
+        )
+
+
+@dataclass(frozen=True)
 class Score(Record):
     """What evaluation says of one headshot: identity by each recogniser, and sharpness of the face."""
 
