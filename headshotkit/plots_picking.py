@@ -11,7 +11,7 @@ from headshotkit.run import Run
 
 
 def plot_pick(run: Run) -> Plot:
-    """Likeness against the prompt, a dot a candidate: checkpoints, then the best one's strengths; the chosen are marked.
+    """Likeness against the prompt, a dot a candidate: checkpoints, then the best's strengths; the chosen marked.
 
     Raises:
         StageMissing: nothing was picked for this LoRA.

@@ -124,8 +124,9 @@ def main() -> None:
     steps = tuple(int(step) for step in args.steps.split(","))
     rows = measure(Run(args.run), args.count, steps, args.batch, args.out)
     draw, look_s = (1000 * float(np.mean([row[name] for row in rows])) for name in ("draw_s", "look_s"))
-    print(f"{len(rows)} headshots, {sum(row['accepted'] for row in rows)} accepted; {draw:.0f} ms to draw, {look_s:.0f} "
-          "ms a look\nstep  correl.  threshold  refused stopped  accepted lost  time saved")  # fmt: skip
+    accepted = sum(row["accepted"] for row in rows)
+    print(f"{len(rows)} headshots, {accepted} accepted; {draw:.0f} ms to draw, {look_s:.0f} ms a look")
+    print("step  correl.  threshold  refused stopped  accepted lost  time saved")
     for step in steps:
         print(line_of(rows, str(step), RenderConfig.for_base("mini").steps))
 
