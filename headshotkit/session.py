@@ -74,7 +74,9 @@ class Session:
         tried = [policy.Tried(numbers[h.prompt_id], h.lora_scale, h.accepted) for h in self.headshots]
         if config.minutes:
             scales = (config.lora_scale, *config.other_scales)
-            tries = policy.next_by_chance(tried, len(self.tasks), scales, config.count, config.seed, 2 * config.batch)
+            tries = policy.next_by_chance(
+                tried, len(self.tasks), scales, config.count, config.seed, 2 * config.batch, self.deadline.tries_left
+            )
         else:
             tries = policy.next_of_round(tried, len(self.tasks), config.lora_scale, config.max_attempts)
         if not tries:
