@@ -26,6 +26,7 @@ ABOUT = {
     "check": "judge the photos, keep the good ones, say why not the others",
     "prepare": "crop, resize and caption the kept photos",
     "train": "train the person's LoRA, or go on where it was interrupted",
+    "pick": "choose the checkpoint and the LoRA's strength by pictures; generate then uses them",
     "generate": "generate headshots, try again where identity is below the pass mark",
     "restore": "restore faces with CodeFormer, where it is installed",
     "evaluate": "measure identity and sharpness, draw the plots",
@@ -49,11 +50,23 @@ def _schedule(text: str) -> tuple[tuple[int, int], ...]:
     return tuple((int(px), int(steps)) for px, steps in (part.split(":") for part in text.split(",")))
 
 
+def _scales(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
 BANK_KNOBS: list[tuple[str, dict]] = [
     ("--prompts", {"help": "an own prompt bank, TOML"}),
-    ("--pack", {"dest": "packs", "metavar": "NAME[,NAME]", "type": lambda text: tuple(text.replace(",", " ").split()),
+    ("--pack", {"dest": "packs", "metavar": "NAME,...", "type": lambda text: tuple(text.replace(",", " ").split()),
                 "help": f"prompts of these packs alone: {', '.join(PACKS)}; default: all"}),
 ]  # fmt: skip
+DRAWING_KNOBS: list[tuple[str, dict]] = [
+    ("--sampler-steps", {"type": int, "help": "sampler steps of a headshot; for generate --steps does, too"}),
+    ("--guidance", {"type": float, "help": "classifier-free guidance scale; 1 is none"}),
+    ("--sampler", {"choices": SAMPLERS, "help": "which sampler draws"}),
+]
+SCHEDULE: tuple[str, dict] = ("--schedule", {
+    "type": _schedule, "metavar": "PX:STEPS,...",
+    "help": "sizes one after the other, such as 768:700,1024:300; default: the pictures' size throughout"})  # fmt: skip
 MINUTES: tuple[str, dict] = ("--minutes", {
     "type": float, "help": "what it may take from now on: a plan decides what you leave open and changes its mind when "
     "steps take longer or memory runs out; tries are spent where they pass"})  # fmt: skip
@@ -70,27 +83,25 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     "train": [
         ("--method", {"choices": METHODS, "help": "a LoRA (default), the whole U-Net, new tokens, or tokens and LoRA"}),
         ("--steps", {"type": int, "help": "optimizer updates"}),
-        (
-            "--schedule",
-            {
-                "type": _schedule,
-                "metavar": "PX:STEPS,...",
-                "help": "sizes one after the other, such as 768:700,1024:300; default: the pictures' size throughout",
-            },
-        ),
+        SCHEDULE,
         MINUTES,
         ("--optimizer", {"choices": OPTIMIZERS, "help": "auto: adamw8bit on CUDA, else adamw"}),
         ("--face-weight", {"type": float, "help": "weight of the face in the loss, 1 is that of all else"}),
         ("--rank", {"type": int, "help": "rank of the LoRA"}),
         ("--snapshots", {"type": int, "help": "LoRA files to leave along the way, in lora/previews/"}),
     ],
+    "pick": [
+        ("--scales", {"type": _scales, "metavar": "SCALE,...", "help": "strengths to choose from; 0.6,0.8,1.0,1.2"}),
+        ("--pick-prompts", {"type": int, "help": "prompts that each candidate draws; 6"}),
+        *DRAWING_KNOBS,
+        BANK_KNOBS[0],
+    ],
     "generate": [
+        ("--lora-scale", {"type": float, "help": "strength of the last checkpoint, whatever was picked"}),
         ("--count", {"type": int, "help": "number of headshots"}),
         ("--max-attempts", {"type": int, "help": "most tries a prompt gets, without --minutes"}),
         MINUTES,
-        ("--sampler-steps", {"type": int, "help": "sampler steps of a headshot; for generate --steps does, too"}),
-        ("--guidance", {"type": float, "help": "classifier-free guidance scale; 1 is none"}),
-        ("--sampler", {"choices": SAMPLERS, "help": "which sampler draws"}),
+        *DRAWING_KNOBS,
         *BANK_KNOBS,
     ],
     "restore": [
@@ -157,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
         for name, options in SHARED:
             default = {"default": Path("demo")} if (command, name) == ("demo", "--out") else {}
             one.add_argument(name, **options | default)
-        every = {name: (name, options) for knobs in KNOBS.values() for name, options in knobs}.values()
+        every = {name: (name, options) for part in {**KNOBS, "pick": []}.values() for name, options in part}.values()
         for name, options in every if command in ("run", "demo") else KNOBS[command]:
             alias = ["--steps"] if (command, name) == ("generate", "--sampler-steps") else []
             one.add_argument(name, *alias, **options)

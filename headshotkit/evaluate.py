@@ -104,7 +104,7 @@ def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: 
     for batch in runtime.progress(batches, "the bare base's headshots"):
         prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]
         seeds = [h.seed for h, _ in batch]
-        sampling = Sampling.of(config, batch[0][0].size_px, lora.token, lora.class_word)
+        sampling = Sampling.of(config, batch[0][0].size_px, lora.names)
         images = family.render(prompts, negatives, seeds, sampling)
         for (_, file), image in zip(batch, images, strict=True):
             write_atomic(file, png_bytes(image))

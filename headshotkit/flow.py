@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headshotkit.bases import choose_base
-from headshotkit.config import Config, DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig
+from headshotkit.config import Config, DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.errors import BadConfig, NoPhotos
@@ -15,6 +15,7 @@ from headshotkit.evaluate import evaluate_run
 from headshotkit.gallery import build_gallery
 from headshotkit.gate import judge_photos
 from headshotkit.ladder import STAGES as PLANNED
+from headshotkit.picking import pick_lora
 from headshotkit.records import Verdict, kept_photos
 from headshotkit.render import render_headshots
 from headshotkit.restore import restore_headshots
@@ -42,6 +43,9 @@ class Options:
     face_weight: float | None = None
     rank: int | None = None
     snapshots: int | None = None
+    scales: tuple[float, ...] | None = None
+    pick_prompts: int | None = None
+    lora_scale: float | None = None
     count: int | None = None
     max_attempts: int | None = None
     minutes: float | None = None
@@ -58,7 +62,7 @@ class Options:
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("method", "steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
-    RenderConfig: ("count", "max_attempts", "minutes", "guidance", "sampler", "prompts", "packs", "seed"),
+    RenderConfig: ("lora_scale", "count", "max_attempts", "minutes", "guidance", "sampler", "prompts", "packs", "seed"),
 }
 """Which of the options each stage's config takes."""
 
@@ -154,6 +158,7 @@ def config_for(kind: type[Config], base: str, options: Options, planned: dict | 
             chosen["steps"] = sum(steps for _, steps in options.schedule)
     if kind is RenderConfig:
         chosen["steps"] = options.sampler_steps
+        chosen["use_pick"] = None if options.lora_scale is None else False
     return kind.for_base(base, **(planned or {}) | {name: value for name, value in chosen.items() if value is not None})
 
 
@@ -196,6 +201,9 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
         case "lora":
             planned = planned_settings(stage, run, base, options, controller)
             train_lora(run, config_for(TrainConfig, base, options, planned), controller)
+        case "picked":
+            chosen = {"scales": options.scales, "prompts": options.pick_prompts, "seed": options.seed}
+            pick_lora(run, PickConfig.with_options(**chosen), config_for(RenderConfig, base, options))
         case "headshots":
             options = replace(options, minutes=None) if controller else options  # they are the whole run's
             planned = planned_settings(stage, run, base, options, controller)

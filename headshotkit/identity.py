@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit import assess, copies, faces, measures, pose, runtime
+from headshotkit import assess, copies, faces, measures, obedience, pose, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.photos import read_photo
 from headshotkit.records import Record, Verdict
@@ -50,6 +50,7 @@ class Judgement:
     likeness: float | None = None
     quality: float | None = None
     copy: float | None = None
+    obeyed: float | None = None
 
 
 def known_faces(run: Run, recogniser: str) -> np.ndarray:
@@ -107,7 +108,9 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
     return PassMark(round(mark, 4), round(float(np.median(own)), 4), round(quantile, 4), source)
 
 
-def judge_headshot(image: np.ndarray, person: Person, config: RenderConfig) -> Judgement:
+def judge_headshot(
+    image: np.ndarray, person: Person, config: RenderConfig, asked: dict[str, str] | None = None
+) -> Judgement:
     """Whether a picture is a headshot that is surely the person, and no copy of a photo.
 
     The reasons against it: no_face, many_faces, small_face, unclear_face (two landmark models see different faces),
@@ -115,12 +118,13 @@ def judge_headshot(image: np.ndarray, person: Person, config: RenderConfig) -> J
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
+        asked: what its prompt asks for, by `obedience.asked_of`; how much of it is shown decides nothing here.
     """
     found = faces.detect_faces(image)
     if len(found) != 1:
         return Judgement(None, False, ("no_face" if not found else "many_faces",))
-    face = found[0]
-    known = _measures_of(image, face)
+    face, marks = found[0], faces.landmarks_106(image, found[0])
+    known = _measures_of(image, face, marks)
     identity = identity_of(image, face, person.centre, "arcface")
     copy = copies.copy_likeness(copies.look_of(image, face), person.looks)
     broken = {
@@ -133,13 +137,13 @@ def judge_headshot(image: np.ndarray, person: Person, config: RenderConfig) -> J
     }
     reasons = tuple(code for code, is_broken in broken.items() if is_broken)
     likeness = round(max(identity, 0.0) / max(person.mark.own_median, 0.01), 4)
-    return Judgement(identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy)
+    obeyed = obedience.share_obeyed(asked or {}, obedience.shown_by(image, marks))
+    return Judgement(identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, obeyed)
 
 
-def _measures_of(image: np.ndarray, face: faces.Face) -> dict[str, float]:
-    """What is measured of a headshot's face."""
+def _measures_of(image: np.ndarray, face: faces.Face, marks: np.ndarray) -> dict[str, float]:
+    """What is measured of a headshot's face; marks: its 106 landmarks, px."""
     aligned = faces.align_face(image, face.points, measures.FACE_PX)
-    marks = faces.landmarks_106(image, face)
     names = ("sharpness", "steadiness", "contrast", "brightness", "clipped")
     return {name: getattr(measures, name)(aligned) for name in names} | {
         "face_px": face.width_px,

@@ -2,6 +2,7 @@
 
 Without a clock every prompt gets a first attempt, then the refused ones a second, and so on. Under a clock every prompt
 gets one attempt, and from then on attempts are spent where they pass: Thompson sampling over prompts and LoRA scales.
+Where not even two tries a prompt fit, nothing can be learnt of each: then a prompt that passed is tried again at once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ to 7 % fewer (tests/test_policy.py has such, 2026-11-20)."""
 REPEAT_WORTH = 0.9
 """What another headshot of a prompt that has one is worth, so that prompts without are tried where the chances are
 about equal."""
+SHORT = 2.0
+"""With fewer tries than so many a prompt the time is short."""
+SHORT_WORTH, SHORT_MOST = 0.8, 5
+"""What another headshot of a prompt is worth when the time is short, and how many accepted ones of it at most."""
+DOUBT = 2.0
+"""So many expected headshots must come or fail to come before it is believed that prompts are all alike after all."""
 MARGIN = 1.25
 """So much longer than at the slowest rate so far the next batch may take."""
 RESERVE = 0.02
@@ -58,20 +65,23 @@ def next_of_round(tried: Sequence[Tried], prompts: int, scale: float, max_attemp
 
 
 def next_by_chance(
-    tried: Sequence[Tried], prompts: int, scales: Sequence[float], count: int, seed: int, picks: int
-) -> list[Try]:
+    tried: Sequence[Tried], prompts: int, scales: Sequence[float], count: int, seed: int, picks: int,
+    left: float = math.inf,
+) -> list[Try]:  # fmt: skip
     """The most promising tries; none when `count` headshots are accepted and every prompt has one of them.
 
     When there are enough, only prompts without one are tried further, so that one takes the place of a repeat.
 
     First each prompt once, in order, at the first scale. Then each pick draws a chance to pass for every prompt and
     scale from what is believed of it, a Beta distribution, and takes the highest. What the average prompt reaches
-    stands behind each belief, and a scale's success with all prompts behind its success with one.
+    stands behind each belief, and a scale's success with all prompts behind its success with one. Where the time is
+    short it goes by `_next_when_short`.
 
     Args:
         tried: everything so far, in order.
         scales: strengths of the LoRA to choose from; the first is the usual one.
         picks: how many to choose.
+        left: how many tries still fit, about.
     Source: Thompson 1933; Chapelle and Li 2011, An empirical evaluation of Thompson sampling.
 
     >>> next_by_chance([], 3, (1.0,), count=3, seed=0, picks=2)
@@ -79,6 +89,8 @@ def next_by_chance(
     """
     made = Counter(t.number for t in tried)
     fresh = [n for n in range(prompts) if not made[n]][:picks]
+    if len(tried) + left < SHORT * prompts and sum(t.accepted for t in tried) < count:
+        return _next_when_short(tried, prompts, scales[0], picks)
     if fresh:
         return [Try(n, 1, scales[0]) for n in fresh]
     tries, passed = _tables(tried, prompts, scales)
@@ -96,6 +108,36 @@ def next_by_chance(
         made[int(number)] += 1
         chosen.append(Try(int(number), made[int(number)], scales[place]))
         expected = expected + np.eye(prompts)[number] * chances[number, place]
+    return chosen
+
+
+def _next_when_short(tried: Sequence[Tried], prompts: int, scale: float, picks: int) -> list[Try]:
+    """The tries most likely to pass, one after the other: nothing is tried in order to learn of it.
+
+    A prompt that passed most likely passes again: it is worth more than an unknown one, where prompts differ. Whether
+    they do is seen in these very repeats: as they come less often than expected, they are believed less.
+
+    Source: with many arms and few pulls greedy choice is enough, Bayati et al. 2020, arXiv:2002.10121.
+    """
+    tries, passed = np.zeros((2, prompts))
+    expected = came = 0.0
+
+    def belief() -> np.ndarray:
+        average = (passed.sum() + 0.5) / (tries.sum() + 1)
+        return (passed + PRIOR_TRIES * average) / (tries + PRIOR_TRIES)
+
+    for one in tried:
+        if passed[one.number]:
+            expected, came = expected + belief()[one.number], came + one.accepted
+        tries[one.number] += 1
+        passed[one.number] += one.accepted
+    repeat_worth = SHORT_WORTH * (came + DOUBT) / (expected + DOUBT)
+    chosen: list[Try] = []
+    for _ in range(picks):
+        worth = np.where(passed > 0, repeat_worth, 1.0) * belief() * (passed < SHORT_MOST)
+        number = int(np.argmax(worth + 1e-9 * (tries == 0)))
+        tries[number] += 1
+        chosen.append(Try(number, int(tries[number]), scale))
     return chosen
 
 
@@ -149,6 +191,11 @@ class Deadline:
     def note(self, pictures: int, seconds: float) -> None:
         """So many pictures took so long."""
         self.slowest_s = max(self.slowest_s, seconds / pictures)
+
+    @property
+    def tries_left(self) -> float:
+        """How many tries about still fit, at the slowest rate so far; without end where none was timed yet."""
+        return max(self.end - self.last, 0.0) / self.slowest_s if self.slowest_s else math.inf
 
     def room_for(self, pictures: int) -> int:
         """How many of the next pictures fit, at the slowest rate so far with a margin; all where none was timed yet."""

@@ -94,7 +94,7 @@ class _Session:
         """The pictures of one snapshot, one at a time, so that they take no more memory than a headshot."""
         folder, config, scale = self.run.path("lora"), self.config, 1.0 if step else 0.0
         self.family.use_lora(snapshot_file(folder, step), scale)
-        sampling = Sampling.of(config, (config.size_px, config.size_px), self.lora.token, self.lora.class_word)
+        sampling = Sampling.of(config, (config.size_px, config.size_px), self.lora.names)
         drawn = []
         for number, seed in enumerate(seeds):
             (image,) = self.family.render([prompt], [""], [seed], sampling)

@@ -1,4 +1,4 @@
-"""Which headshots are delivered, and in which order: identity first, then the face's quality, and no twins in front."""
+"""Which headshots are delivered, and in which order: identity first, then quality and the prompt; no twins in front."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ TWINS = 0.95
 embedded base, of one person each, had at most 0.948 (2026-11-20)."""
 QUALITY_WEIGHT = 0.25
 """What the face's quality counts beside its likeness, both about 0 to 1."""
+OBEYED_WEIGHT = 0.15
+"""What the share of the prompt that is shown counts beside them; what asks nothing that can be told has all of it."""
 
 
 def best_of_each(headshots: Sequence[Headshot]) -> list[Headshot]:
@@ -43,14 +45,15 @@ def choose_headshots(headshots: Sequence[Headshot], count: int) -> list[Headshot
 
 
 def merit(shot: Headshot) -> tuple[bool, float]:
-    """By what headshots are ordered: accepted ones before others, then likeness with a little of the face's quality.
+    """By what headshots are ordered: accepted ones before others, then likeness, a little of quality and of obedience.
 
     Likeness beyond that of the own photos' median counts no more: it is then as alike as a photo.
     """
     if shot.identity is None:
         return shot.accepted, -2.0
     likeness = shot.identity if shot.likeness is None else min(shot.likeness, 1.0)
-    return shot.accepted, likeness + QUALITY_WEIGHT * (shot.quality or 0.0)
+    obeyed = 1.0 if shot.obeyed is None else shot.obeyed
+    return shot.accepted, likeness + QUALITY_WEIGHT * (shot.quality or 0.0) + OBEYED_WEIGHT * obeyed
 
 
 def rank_headshots(headshots: Sequence[Headshot], folder: Path) -> list[Headshot]:

@@ -148,13 +148,23 @@ class Lora(Record):
     method: str = "lora"
     files: tuple[Path, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """How prompts name the person, and what they say of anybody.
+
+        >>> Lora(Path("person.safetensors"), "mini", 32, 32, "ohwx", "woman", 1000).names
+        ('ohwx woman', 'a woman')
+        """
+        return f"{self.token} {self.class_word}", f"a {self.class_word}"
+
 
 @dataclass(frozen=True)
 class Headshot(Record):
     """One generated picture; `size_px` is (width, height). `identity` is None when no single face was found in it.
 
     likeness: identity relative to the own photos' median, so 0.87 is 87 % as much like you as your own photos are ·
-    quality: of the face, in [0, 1], higher is better · copy: how much of the face's structure is one photo's.
+    quality: of the face, in [0, 1], higher is better · copy: how much of the face's structure is one photo's ·
+    obeyed: share of what the prompt asks that is shown, in [0, 1], of what can be told; None where nothing can.
     """
 
     file: str
@@ -171,6 +181,30 @@ class Headshot(Record):
     likeness: float | None = None
     quality: float | None = None
     copy: float | None = None
+    obeyed: float | None = None
+
+
+@dataclass(frozen=True)
+class Pick(Record):
+    """A checkpoint of the LoRA at a strength, and what its `pictures` of a few prompts say of it, each in [0, 1].
+
+    `file` is relative to the LoRA's stage. likeness: mean, relative to the own photos' median and at most 1 · obeyed:
+    mean share of what was asked that is shown · passed: share of the pictures that the gate accepts.
+    """
+
+    step: int
+    scale: float
+    file: str
+    pictures: int
+    likeness: float
+    obeyed: float
+    passed: float
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step} at {self.scale:g} ({self.likeness:.0%} as much like you as a photo, {self.obeyed:.0%} "
+            f"of what was asked, {round(self.passed * self.pictures)} of {self.pictures} pass)"
+        )
 
 
 @dataclass(frozen=True)

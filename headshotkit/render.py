@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from headshotkit.errors import BadLora
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, known_person
+from headshotkit.obedience import asked_of
 from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
 from headshotkit.ranking import choose_headshots, rank_headshots
-from headshotkit.records import Headshot, Lora
+from headshotkit.records import Headshot, Lora, Pick
 from headshotkit.run import Run, sha256_of
 from headshotkit.session import Session, Task
 
@@ -31,8 +33,8 @@ def render_headshots(
     With `RenderConfig.minutes` it ends in time by the clock (seconds), loading included, and says what is missing.
 
     Writes `headshots/`: a PNG an attempt (it says how it was made) and manifest.json: every attempt in `headshots`, the
-    best `count` in `delivered`, best first, prompts without an accepted one in `missing`, and rows that the denoiser
-    computed for a picture in `forwards_per_headshot`.
+    best `count` in `delivered`, best first, prompts without an accepted one in `missing`, rows that the denoiser
+    computed for a picture in `forwards_per_headshot`, and in `lora` which checkpoint drew them at which strength.
 
     Args:
         clock: seconds that never go back.
@@ -43,6 +45,7 @@ def render_headshots(
         BadPromptBank: the prompt bank can't be used, or has no prompt in one of the packs.
     """
     lora = Lora.from_dict(run.manifest("lora")["lora"])
+    pick, picked = _picked(run, config)
     if lora.base != config.base:
         raise BadLora(
             f"the LoRA was trained on base {lora.base!r}, the headshots are asked of {config.base!r}.",
@@ -51,7 +54,7 @@ def render_headshots(
         )
     bank = Path(config.prompts) if config.prompts else BANK
     tasks = _tasks(load_prompts(bank), lora, config)
-    inputs = run.inputs_from("photos", "lora") | {"prompts": sha256_of(bank)}
+    inputs = run.inputs_from("photos", "lora", *(("picked",) if pick else ())) | {"prompts": sha256_of(bank)}
     stage = run.begin("headshots", config, inputs, seed=config.seed)
     if stage.done:
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
@@ -59,18 +62,31 @@ def render_headshots(
         stage.manifest["planned"] = list(planned)
     deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))
     person, family = known_person(run, config), load_family(config.base)
-    use_lora = partial(use_trained, family, run.path("lora"), lora)
-    headshots = Session(family, use_lora, tasks, config, stage, person, deadline).run()
+    used = replace(lora, path=Path(pick.file), step=pick.step) if pick else lora
+    use_lora = partial(use_trained, family, run.path("lora"), used)
+    drawing = replace(config, lora_scale=pick.scale) if pick else config
+    headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
     best = rank_headshots(choose_headshots(headshots, config.count), stage.folder)
     stage.finish(
-        _outcome(headshots, best, person, config),
+        _outcome(headshots, best, person, config) + picked,
         **_facts(headshots, best, tasks),
         pass_mark=person.mark.to_dict(),
+        lora={"step": used.step, "scale": drawing.lora_scale, "picked": bool(pick)},
         shapes=_shapes(tasks, config),
         decoding=family.decoding,
         forwards_per_headshot=round(stage.manifest.get("forwards", 0) / max(len(headshots), 1), 2),
     )
     return headshots
+
+
+def _picked(run: Run, config: RenderConfig) -> tuple[Pick | None, str]:
+    """The checkpoint and strength that were picked for this LoRA, if any, and words for the outcome."""
+    if not config.use_pick or not run.peek("picked"):
+        return None, ""
+    if not run.has("picked"):
+        return None, "; the LoRA as trained: picked/ was not finished, or made from another LoRA or other photos"
+    pick = Pick.from_dict(run.manifest("picked")["chosen"])
+    return pick, f"; LoRA of step {pick.step} at strength {pick.scale:g}, as picked"
 
 
 def _facts(headshots: list[Headshot], best: list[Headshot], tasks: list[Task]) -> dict:
@@ -108,7 +124,7 @@ def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
     return [
         Task(
             number, name, prompt.for_person(instance, brief), "" if brief else prompt.negative, prompt.aspect,
-            config.size_for(prompt.aspect), lora.token, lora.class_word,
+            config.size_for(prompt.aspect), lora.names, asked_of(prompt.brief),
         )
         for number, (name, prompt) in enumerate(choose_prompts(bank, config.count, config.packs, config.seed))
     ]  # fmt: skip

@@ -22,6 +22,7 @@ from headshotkit.errors import DiskFull, RunFolderError, StageMissing
 
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
 COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))
+COMMANDS["picked"] = "pick"  # a stage that a run can do without
 
 
 def sha256_of(path: Path) -> str:

@@ -44,7 +44,10 @@ def by_chance(draws, minutes, slower, seed=0, count=COUNT):
     clock, tried = Clock(), []
     deadline = Deadline(minutes, clock)
     try:
-        while batch := next_by_chance(tried, PROMPTS, (1.0,), count, seed, BATCH)[: deadline.room_for(BATCH)]:
+        while batch := next_by_chance(tried, PROMPTS, (1.0,), count, seed, BATCH, deadline.tries_left):
+            batch = batch[: deadline.room_for(BATCH)]
+            if not batch:
+                break
             draw(batch, deadline, clock, slower)
             tried += [Tried(t.number, t.scale, bool(draws[t.number, t.attempt - 1])) for t in batch]
     except OutOfTime:
@@ -80,24 +83,39 @@ def test_it_ends_in_time_however_slow_the_sampler_is(slower):
 @pytest.mark.parametrize("slower", [0.5, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize("kind", CHANCES)
 def test_it_accepts_no_fewer_than_a_plain_loop_of_as_many_tries(kind, slower):
-    """In the mean of 12 draws. Of one draw each may be luckier, where all prompts are alike."""
+    """In the mean of 24 draws, and 1.3 times as many where prompts differ, at any speed: 37 to 300 tries of 50 prompts.
+
+    Of one draw each may be luckier, where all prompts are alike or the tries are few.
+    """
     pairs = []
-    for seed in range(12):
+    for seed in range(24):
         draws = draws_of(kind, seed)
         tried, _ = by_chance(draws, 15, lambda: slower, seed)
         pairs.append((accepted(tried), plain_loop(draws, len(tried))))
     ours, plain = np.mean(pairs, axis=0)
     print(f"{kind}, {slower} times slower: {ours:.1f} accepted, {plain:.1f} by a plain loop")
     assert ours >= 0.98 * plain
-    if kind in ("a half passes", "few pass") and slower <= 1:
+    if kind in ("a half passes", "few pass"):
         assert ours >= 1.3 * plain
-        assert all(a >= b for a, b in pairs)
+        assert slower > 1 or all(a >= b for a, b in pairs)
 
 
 def test_every_prompt_is_tried_once_before_any_is_tried_again():
     tried, _ = by_chance(draws_of("few pass", 1), 15, lambda: 1.0)
     assert [t.number for t in tried[:PROMPTS]] == list(range(PROMPTS))
     assert len({t.number for t in tried[PROMPTS:]}) < PROMPTS
+
+
+def test_when_time_is_short_no_prompt_is_repeated_without_end_and_alike_ones_are_hardly_repeated():
+    """At a quarter of the speed 37 tries fit. Without repeats 8, 11 and 28 different prompts would be accepted."""
+    for kind, different, most in (("few pass", 4.5, 5), ("all alike", 7, 5), ("all alike and good", 18, 5)):
+        prompts = []
+        for seed in range(24):
+            tried, _ = by_chance(draws_of(kind, seed), 15, lambda: 4.0, seed)
+            passed = [t.number for t in tried if t.accepted]
+            prompts.append(len(set(passed)))
+            assert max(map(passed.count, passed), default=0) <= most + BATCH - 1
+        assert np.mean(prompts) >= different
 
 
 def test_with_enough_it_goes_on_with_prompts_that_have_none_alone():

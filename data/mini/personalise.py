@@ -68,7 +68,7 @@ def show_obedience(run: Run, images: int, judge) -> None:
 
     def draw(prompts: list[str], seed: int) -> np.ndarray:
         seeds = [seed + number for number in range(len(prompts))]
-        sampling = Sampling.of(config, size, lora.token, lora.class_word)
+        sampling = Sampling.of(config, size, lora.names)
         return np.stack([np.asarray(made) for made in family.render(prompts, [""] * len(prompts), seeds, sampling)])
 
     judge_obedience(draw, judge, images, f"{lora.token} {lora.class_word}")

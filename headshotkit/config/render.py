@@ -38,6 +38,9 @@ class RenderConfig(Config):
     """Which sampler draws, one of SAMPLERS; a base that it does not suit refuses it."""
     lora_scale: float = 1.0
     """Strength of the LoRA; 0 is the bare base."""
+    use_pick: bool = True
+    """Whether checkpoint and strength are those that were picked, in place of the last one and lora_scale, where the
+    run has such a choice; without one it changes nothing."""
     batch: int = 1
     """Headshots rendered at once."""
     max_attempts: int = 3

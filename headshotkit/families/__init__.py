@@ -64,9 +64,8 @@ class Sampling:
     person: tuple[str, str] = ("", "")
 
     @classmethod
-    def of(cls, config: RenderConfig, size_px: tuple[int, int], token: str = "", class_word: str = "") -> Sampling:
-        """As a RenderConfig says, in the size (width, height) px; the last two name the person in the prompts."""
-        person = (f"{token} {class_word}", f"a {class_word}") if token else ("", "")
+    def of(cls, config: RenderConfig, size_px: tuple[int, int], person: tuple[str, str] = ("", "")) -> Sampling:
+        """As a RenderConfig says, in the size (width, height) px; person as `Lora.names`."""
         drawn = (config.steps, config.guidance, config.guidance_share, config.sampler)
         return cls(size_px, *drawn, config.word_guidance, config.word_every, person)
 

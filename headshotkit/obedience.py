@@ -1,0 +1,76 @@
+"""Whether a headshot shows what its prompt asks for, as far as landmarks and the background's colour tell it.
+
+What is asked is read from the few words of the bank's brief form: where the face looks, whether it smiles, and a plain
+background. What can't be told (a blurred office, clothes, light) is not counted, neither for a picture nor against it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headshotkit import measures, pose
+
+TURNED_DEG = 7.0
+"""Yaw from which a face looks to a side; the same mark as the embedded base's own benchmark has."""
+SMILING = 0.5
+"""`pose.smile` from which a mouth smiles."""
+DARK_L, WHITE_L = 28.0, 72.0
+"""Lightness (CIELAB) of the upper corners below which a background is dark, and above which it is white. Of 16 pictures
+of the bare embedded base dark ones had 6, grey ones 50 to 52, white ones 79 to 96 (2026-11-21)."""
+COLOURLESS = 12.0
+"""Distance of the upper corners' colour from grey in CIELAB beyond which they are neither grey nor white; those of 16
+pictures had at most 4, blurred rooms and parks 10 to 28 (2026-11-21)."""
+WORDS = {
+    "looking left": ("direction", "left"),
+    "looking right": ("direction", "right"),
+    "looking at the camera": ("direction", "camera"),
+    "smiling": ("expression", "smile"),
+    "neutral expression": ("expression", "neutral"),
+    "plain white background": ("background", "white"),
+    "grey studio background": ("background", "grey"),
+    "dark background": ("background", "dark"),
+}
+"""Words of a prompt -> (axis, what is asked there). Left and right are the viewer's."""
+
+
+def asked_of(prompt: str) -> dict[str, str]:
+    """What a prompt asks for that can be told: axis -> value; empty where nothing can.
+
+    >>> asked_of("photo of ohwx man, smiling, looking left, blurred office background, soft light")
+    {'direction': 'left', 'expression': 'smile'}
+    """
+    return {axis: value for words, (axis, value) in WORDS.items() if words in prompt}
+
+
+def shown_by(image: np.ndarray, landmarks: np.ndarray) -> dict[str, str]:
+    """What a headshot shows, axis -> value, of all axes that can be told.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+        landmarks: insightface's 106 of its face, px, shape (106, 2).
+    """
+    yaw, _, _ = pose.head_pose(landmarks)
+    return {
+        "direction": "camera" if abs(yaw) < TURNED_DEG else "right" if yaw > 0 else "left",
+        "expression": "smile" if pose.smile(landmarks) >= SMILING else "neutral",
+        "background": _background(image),
+    }
+
+
+def _background(image: np.ndarray) -> str:
+    """white, grey, dark, or other, by the colour of the upper corners."""
+    light, a, b = measures.backdrop_lab(image)
+    if light < DARK_L:
+        return "dark"
+    if np.hypot(a, b) > COLOURLESS:
+        return "other"
+    return "white" if light > WHITE_L else "grey"
+
+
+def share_obeyed(asked: dict[str, str], shown: dict[str, str]) -> float | None:
+    """Share of what is asked that is shown, in [0, 1]; None where nothing is asked that can be told.
+
+    >>> share_obeyed({"direction": "left", "expression": "smile"}, {"direction": "left", "expression": "neutral"})
+    0.5
+    """
+    return sum(shown.get(axis) == value for axis, value in asked.items()) / len(asked) if asked else None

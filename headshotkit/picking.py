@@ -1,0 +1,220 @@
+"""Picks the checkpoint and the LoRA's strength: identity against the prompt, on a few fixed prompts.
+
+A LoRA comes to know the person as it is trained, and forgets how to do what it is told; its strength moves along the
+same curve. Likeness comes and goes and the loss does not say so, so pictures decide. First the snapshots of the
+training are compared at the usual strength, then the strengths with the chosen snapshot.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from headshotkit import runtime
+from headshotkit.bases import find_base
+from headshotkit.config import PickConfig, RenderConfig
+from headshotkit.errors import BadConfig, BadPromptBank
+from headshotkit.families import Family, Sampling, load_family
+from headshotkit.families.methods import use_trained
+from headshotkit.identity import Person, judge_headshot, known_person
+from headshotkit.obedience import asked_of
+from headshotkit.prompts import BANK, Prompt, load_prompts
+from headshotkit.records import Headshot, Lora, Pick
+from headshotkit.run import Run, Stage, settings_of, sha256_of, write_atomic
+from headshotkit.session import Task, png_with_origin
+from headshotkit.snapshots import snapshot_file, snapshot_steps
+
+OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "lora_scale", "use_pick", "seed")
+"""Settings of RenderConfig that say nothing of how one picture is drawn or judged."""
+
+
+def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = None) -> Pick:
+    """Chooses checkpoint and strength, which `render_headshots` then uses.
+
+    Writes `picked/`: a PNG a picture, and manifest.json: `candidates` with their likeness and the share of what was
+    asked, `chosen`, and every picture. What an interrupted call drew is kept.
+
+    Args:
+        rendering: how pictures are drawn and judged; None: as the base's preset says.
+    Raises:
+        StageMissing: the LoRA has not been trained.
+        BadConfig: another method than a LoRA was trained, which has neither snapshots nor strengths.
+        BadPromptBank: the bank has too few prompts that ask for something that can be told.
+    """
+    trained = run.manifest("lora")
+    lora = Lora.from_dict(trained["lora"])
+    if lora.method != "lora":
+        raise BadConfig(
+            f"the run was trained with method {lora.method!r}.",
+            "Only a LoRA has snapshots and strengths to choose from.",
+            f"Generate without: headshotkit generate --out {run.folder}",
+        )
+    rendering = rendering or RenderConfig.for_base(lora.base)
+    bank = Path(rendering.prompts) if rendering.prompts else BANK
+    tasks = _tasks(prompts_that_differ(load_prompts(bank), config.prompts), lora, rendering)
+    inputs = run.inputs_from("photos", "lora") | {"prompts": sha256_of(bank)}
+    drawn_as = {name: value for name, value in settings_of(rendering).items() if name not in OF_ONE_PICTURE}
+    stage = run.begin("picked", settings_of(config) | {"rendering": drawn_as}, inputs, seed=config.seed)
+    if stage.done:
+        return Pick.from_dict(stage.manifest["chosen"])
+    person = known_person(run, rendering)
+    session = _Session(load_family(lora.base), rendering, run.path("lora"), lora, tasks, stage, person, config.seed)
+    steps = sorted({*snapshot_steps(trained["config"]["steps"], trained["config"]["snapshots"]), lora.step})
+    chosen, tried = session.compare(steps, config)
+    stage.finish(
+        _outcome(chosen, tried, lora, config),
+        chosen=chosen.to_dict(),
+        candidates=[one.to_dict() for one in tried],
+        pass_mark=person.mark.to_dict(),
+    )
+    return chosen
+
+
+def _outcome(chosen: Pick, tried: list[Pick], lora: Lora, config: PickConfig) -> str:
+    """What was chosen, and what the LoRA as trained would have been."""
+    usual = next(one for one in tried if (one.step, one.scale) == (lora.step, config.usual_scale))
+    words = f"of {len({p.step for p in tried})} checkpoints and {len({p.scale for p in tried})} strengths: {chosen}"
+    return words if chosen == usual else f"{words}; as trained: {usual}"
+
+
+# --- the choice ---------------------------------------------------------------------------------------------------
+
+
+def choose_pick(tried: Sequence[Pick]) -> Pick:
+    """The knee of the curve, among those that pass the gate about as often as any.
+
+    A candidate whose share of accepted pictures lies further below the best one's than that share's own standard error
+    is left out: obeying is worth nothing in a picture of somebody else. Of the others it is the knee, see `knee_of`;
+    where no picture passes, the most alike.
+    """
+    best = max(one.passed for one in tried)
+    if not best:
+        return max(tried, key=lambda one: (one.likeness, one.obeyed))
+    pictures = tried[0].pictures
+    smooth = (best * pictures + 1) / (pictures + 2)
+    enough = best - (smooth * (1 - smooth) / pictures) ** 0.5
+    able = [one for one in tried if one.passed >= enough]
+    return able[knee_of([(one.obeyed, one.likeness) for one in able])]
+
+
+def knee_of(points: Sequence[tuple[float, float]]) -> int:
+    """Which of the points (prompt obeyed, likeness) is the knee of their curve.
+
+    It is where the tangent falls as steeply as it goes on: beyond it a step wins less of the one than it gives up of
+    the other. Both are shares of all that could be had, so they are not scaled to each other's range, which would make
+    much of little where all candidates are about as alike. Of equal ones the more alike.
+
+    >>> knee_of([(1.0, 0.3), (0.95, 0.7), (0.6, 0.75), (0.5, 0.2)])
+    1
+    """
+    return max(range(len(points)), key=lambda n: (round(sum(points[n]), 9), points[n][1]))
+
+
+# --- the pictures -------------------------------------------------------------------------------------------------
+
+
+def prompts_that_differ(bank: Sequence[Prompt], count: int) -> list[Prompt]:
+    """So many prompts that together ask for each direction, expression and background about as often.
+
+    Raises:
+        BadPromptBank: fewer ask for anything that can be told.
+    """
+    left = [prompt for prompt in bank if asked_of(prompt.brief)]
+    if len(left) < count:
+        raise BadPromptBank(
+            f"{len(left)} prompts of the bank ask for something that can be told in a picture, {count} are wanted.",
+            "Told are: looking left, right or at the camera, a smile or none, a white, grey or dark background.",
+            "Say such things in the prompts' brief form, or ask for fewer: --pick-prompts 2",
+        )
+    chosen: list[Prompt] = []
+    used: Counter[tuple[str, str]] = Counter()
+    while len(chosen) < count:
+        one = min(left, key=lambda p: (-len(asked_of(p.brief)), sum(used[pair] for pair in asked_of(p.brief).items())))
+        used.update(asked_of(one.brief).items())
+        chosen.append(one)
+        left.remove(one)
+    return chosen
+
+
+def _tasks(prompts: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
+    """The prompts with the person named, each in its own size."""
+    brief, instance = find_base(config.base).brief_prompts, f"{lora.token} {lora.class_word}"
+    return [
+        Task(
+            number, prompt.id, prompt.for_person(instance, brief), "" if brief else prompt.negative, prompt.aspect,
+            config.size_for(prompt.aspect), lora.names, asked_of(prompt.brief),
+        )
+        for number, prompt in enumerate(prompts)
+    ]  # fmt: skip
+
+
+@dataclass
+class _Session:
+    """What drawing the candidates takes; `stage` keeps what was drawn."""
+
+    family: Family
+    config: RenderConfig
+    folder: Path
+    lora: Lora
+    tasks: list[Task]
+    stage: Stage
+    person: Person
+    seed: int
+
+    def compare(self, steps: Sequence[int], config: PickConfig) -> tuple[Pick, list[Pick]]:
+        """The choice, and every candidate: the checkpoints at the usual strength, then the best one's strengths."""
+        first = [self.draw(step, config.usual_scale) for step in runtime.progress(steps, "checkpoints")]
+        best = choose_pick(first)
+        others = [scale for scale in config.scales if scale != config.usual_scale]
+        second = [self.draw(best.step, scale) for scale in runtime.progress(others, "strengths")]
+        return choose_pick([best, *second]), first + second
+
+    def draw(self, step: int, scale: float) -> Pick:
+        """One candidate: its pictures, those that are there already included."""
+        pictures = self.stage.manifest.setdefault("pictures", [])
+        there = {shot["file"] for shot in pictures}
+        batches = runtime.batches_of(self.tasks, self.config.batch, kind=lambda task: task.size_px)
+        missing = [batch for batch in batches if _file(batch[0], step, scale) not in there]  # noted as a whole
+        file = snapshot_file(Path(), step) if step != self.lora.step else self.lora.path
+        if missing:
+            use_trained(self.family, self.folder, replace(self.lora, path=file), scale)
+            self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
+        for batch in missing:
+            pictures += [shot.to_dict() for shot in self._drawn(batch, step, scale)]
+            self.stage.note_seconds()
+        names = {_file(task, step, scale) for task in self.tasks}
+        own = [Headshot.from_dict(shot) for shot in pictures if shot["file"] in names]
+        return _candidate(own, step, scale, file.as_posix())
+
+    def _drawn(self, batch: list[Task], step: int, scale: float) -> list[Headshot]:
+        """A batch of pictures, judged and written."""
+        sampling = Sampling.of(self.config, batch[0].size_px, self.lora.names)
+        seeds = [runtime.seed_for(self.seed, task.number, 0) for task in batch]
+        images = self.family.render([t.text for t in batch], [t.negative for t in batch], seeds, sampling)
+        shots = []
+        for task, seed, image in zip(batch, seeds, images, strict=True):
+            judged = judge_headshot(np.asarray(image), self.person, self.config, task.asked)
+            shot = Headshot(_file(task, step, scale), task.id, task.text, task.negative, seed, 1, scale,
+                            size_px=image.size, **asdict(judged))  # fmt: skip
+            write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, self.config))
+            shots.append(shot)
+        return shots
+
+
+def _file(task: Task, step: int, scale: float) -> str:
+    return f"{step:06d}_{scale:g}_{task.id}.png"
+
+
+def _candidate(shots: list[Headshot], step: int, scale: float, file: str) -> Pick:
+    """What a candidate's pictures say of it; likeness beyond a photo's counts as a photo's, no face as nothing."""
+    likeness = [min(shot.likeness or 0.0, 1.0) for shot in shots]
+    return Pick(
+        step, scale, file, len(shots), round(statistics.fmean(likeness), 4),
+        round(statistics.fmean(shot.obeyed or 0.0 for shot in shots), 4),
+        round(statistics.fmean(shot.accepted for shot in shots), 4),
+    )  # fmt: skip

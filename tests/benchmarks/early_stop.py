@@ -1,0 +1,135 @@
+"""Whether a look at a headshot half-way tells that it will be refused, and what stopping there would save.
+
+    python tests/benchmarks/early_stop.py RUN [--count 24] [--steps 4,6,8,10,13,16] [--batch 4] [--out FILE]
+
+RUN has a LoRA of the embedded base. Each first attempt is drawn to its end; on the way, after each of the steps, what
+the sampler then takes for the clean latents is decoded and its face compared with the person. For each such step:
+the correlation with the identity in the end; at the threshold that loses at most 2 % of those that are accepted in the
+end (none, where there are fewer than 50), how many of the refused it stops; and the share of the time that saves, looks
+at all of them included. Seconds are the process's own. Rows are kept in --out, and the next call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from headshotkit import faces, runtime
+from headshotkit.config import RenderConfig
+from headshotkit.families import Sampling, load_family
+from headshotkit.families.drawing import clean_latents
+from headshotkit.identity import identity_of, judge_headshot, known_person
+from headshotkit.prompts import load_prompts
+from headshotkit.records import Lora
+from headshotkit.render import _tasks
+from headshotkit.run import Run
+
+LOST = 0.02
+
+
+def look(pictures: list, person) -> list[float | None]:
+    """Identity of each, None without exactly one face."""
+    seen = []
+    for picture in pictures:
+        image = np.asarray(picture)
+        found = faces.detect_faces(image)
+        seen.append(identity_of(image, found[0], person.centre, "arcface") if len(found) == 1 else None)
+    return seen
+
+
+class Looks:
+    """Follows a drawing, and looks after some of its steps."""
+
+    def __init__(self, pipeline, person, steps: tuple[int, ...]) -> None:
+        self.pipeline, self.person, self.steps = pipeline, person, steps
+        self.before, self.done, self.seen, self.seconds = None, 0, {}, 0.0
+        self.own_step = pipeline.scheduler.step
+
+    def step(self, output, when, sample, **options):
+        """The scheduler's own step; the latents before and after it tell what it takes for the clean ones."""
+        result = self.own_step(output, when, sample, **options)
+        self.done += 1
+        if self.done in self.steps:
+            start = time.process_time()
+            sigmas = self.pipeline.scheduler.sigmas[self.done - 1 : self.done + 1]
+            latents = clean_latents(sample, result[0], *sigmas.tolist())
+            decoded = self.pipeline.vae.decode(latents / self.pipeline.vae.config.scaling_factor).sample
+            pictures = self.pipeline.image_processor.postprocess(decoded, output_type="pil")
+            self.seen[self.done] = look(pictures, self.person)
+            self.seconds += time.process_time() - start
+        return result
+
+
+@torch.no_grad()
+def measure(run: Run, count: int, steps: tuple[int, ...], batch: int, out: Path) -> list[dict]:
+    """A row a headshot: identity in the end and on the way, accepted or not, and what drawing and looking took."""
+    rows = json.loads(out.read_text()) if out.exists() else []
+    config = RenderConfig.for_base("mini", count=count)
+    lora, person = Lora.from_dict(run.peek("lora")["lora"]), known_person(run, config)
+    tasks, family = _tasks(load_prompts(), lora, config)[len(rows) :], load_family("mini")
+    family.use_lora(run.path("lora") / lora.path, config.lora_scale)
+    family.encode_prompts([task.text for task in tasks])
+    for part in runtime.batches_of(tasks, batch, kind=lambda task: task.size_px):
+        looks = Looks(family.pipeline, person, steps)
+        family.pipeline.scheduler.step = looks.step
+        start = time.process_time()
+        seeds = [runtime.seed_for(config.seed, task.number, 1) for task in part]
+        made = family.render([t.text for t in part], [""] * len(part), seeds, Sampling.of(config, part[0].size_px))
+        drawn = time.process_time() - start - looks.seconds
+        family.pipeline.scheduler.step = looks.own_step
+        for place, (task, picture) in enumerate(zip(part, made, strict=True)):
+            judged = judge_headshot(np.asarray(picture), person, config, task.asked)
+            on_the_way = {step: values[place] for step, values in looks.seen.items()}
+            rows.append({"prompt": task.id, "identity": judged.identity, "accepted": judged.accepted,
+                         "way": on_the_way, "draw_s": drawn / len(part),
+                         "look_s": looks.seconds / len(part) / len(steps)})  # fmt: skip
+        out.write_text(json.dumps(rows))
+        rows = json.loads(out.read_text())
+    return rows
+
+
+def line_of(rows: list[dict], step: str, steps: int) -> str:
+    """What stopping after a step would do."""
+    way = np.array([-1.0 if row["way"][step] is None else row["way"][step] for row in rows])
+    end = np.array([-1.0 if row["identity"] is None else row["identity"] for row in rows])
+    accepted = np.array([row["accepted"] for row in rows])
+    both = (way > -1) & (end > -1)
+    likeness = np.corrcoef(way[both], end[both])[0, 1] if both.sum() > 2 else float("nan")
+    if not accepted.any():
+        return f"{step:>4}  {likeness:6.2f}  none is accepted, so no threshold can be set"
+    threshold = np.sort(way[accepted])[int(LOST * accepted.sum())]
+    stopped = way < threshold
+    draw, look_s = (float(np.mean([row[name] for row in rows])) for name in ("draw_s", "look_s"))
+    saved = stopped.mean() * draw * (1 - int(step) / steps) - look_s  # the guided first steps cost more: a bound above
+    return (
+        f"{step:>4}  {likeness:6.2f}  {threshold:9.2f}  {(stopped & ~accepted).sum():>3} of {(~accepted).sum():<3}"
+        f"     {(stopped & accepted).sum():>2} of {accepted.sum():<3}   {saved / draw:+6.1%}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--steps", default="4,6,8,10,13,16")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=Path("/tmp/early_stop.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    steps = tuple(int(step) for step in args.steps.split(","))
+    rows = measure(Run(args.run), args.count, steps, args.batch, args.out)
+    draw, look_s = (1000 * float(np.mean([row[name] for row in rows])) for name in ("draw_s", "look_s"))
+    accepted = sum(row["accepted"] for row in rows)
+    print(f"{len(rows)} headshots, {accepted} accepted; {draw:.0f} ms to draw, {look_s:.0f} ms a look")
+    print("step  correl.  threshold  refused stopped  accepted lost  time saved")
+    for step in steps:
+        print(line_of(rows, str(step), RenderConfig.for_base("mini").steps))
+
+
+if __name__ == "__main__":
+    main()

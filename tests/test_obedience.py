@@ -1,0 +1,62 @@
+"""What a prompt asks and a picture shows, on photos of the sample person whose names say what they show, and paint."""
+
+import numpy as np
+import pytest
+from conftest import P1, open_picture
+
+from headshotkit import faces, obedience
+from headshotkit.config import RenderConfig
+from headshotkit.identity import Person, calibrate, judge_headshot
+from headshotkit.obedience import asked_of, share_obeyed, shown_by
+from headshotkit.prompts import load_prompts
+
+
+@pytest.fixture(scope="module")
+def seen(good_photo):
+    """The sample photo with the landmarks of its face."""
+    return good_photo, faces.landmarks_106(good_photo, faces.detect_faces(good_photo)[0])
+
+
+def test_every_prompt_of_the_bank_asks_for_a_direction_and_an_expression():
+    asked = [asked_of(prompt.brief) for prompt in load_prompts()]
+    assert all({"direction", "expression"} <= set(one) for one in asked)
+    assert {one.get("background") for one in asked} == {None, "white", "grey", "dark"}
+
+
+@pytest.mark.parametrize(
+    "paint, word",
+    [((250, 250, 250), "white"), ((120, 120, 122), "grey"), ((12, 12, 14), "dark"), ((60, 140, 70), "other")],
+)
+def test_the_background_is_told_by_the_upper_corners(seen, paint, word):
+    image, marks = seen[0].copy(), seen[1]
+    image[: len(image) // 3, : image.shape[1] // 8] = paint
+    image[: len(image) // 3, -image.shape[1] // 8 :] = paint
+    assert shown_by(image, marks)["background"] == word
+
+
+def test_a_face_that_smiles_to_the_right_smiles_to_the_left_when_mirrored():
+    image = np.asarray(open_picture(P1 / "p1_06.jpg"))
+    for picture, side in ((image, "right"), (image[:, ::-1].copy(), "left")):
+        shown = shown_by(picture, faces.landmarks_106(picture, faces.detect_faces(picture)[0]))
+        assert (shown["direction"], shown["expression"]) == (side, "smile")
+
+
+def test_shares_count_what_is_asked_alone():
+    shown = {"direction": "left", "expression": "smile", "background": "grey"}
+    assert share_obeyed({}, shown) is None
+    assert share_obeyed({"direction": "right"}, shown) == 0
+    assert share_obeyed({"direction": "left", "background": "white"}, shown) == 0.5
+
+
+def test_the_gate_reports_it_and_decides_nothing_by_it(seen):
+    image = seen[0]
+    embedding = faces.load_recogniser("arcface").embed(image, faces.detect_faces(image)[0])
+    config = RenderConfig.for_base("mini", max_copy=1.0)
+    person = Person(embedding, calibrate(np.stack([embedding] * 3), config), ())
+    shown = shown_by(image, seen[1])
+    told = [judge_headshot(image, person, config, asked) for asked in (None, shown, {axis: "not it" for axis in shown})]
+    assert [one.obeyed for one in told] == [None, 1.0, 0.0] and len({one.accepted for one in told}) == 1
+
+
+def test_the_marks_lie_between_what_was_measured():
+    assert 6 < obedience.DARK_L < 50 and 52 < obedience.WHITE_L < 79 and 4 < obedience.COLOURLESS < 28
