@@ -76,7 +76,7 @@ BASES = {
                 "RenderConfig": {
                     "size_px": 256, "steps": 20, "batch": 8, "count": 24, "max_attempts": 2,
                     "guidance": 1.0, "guidance_share": 0.2,  # words alone guide; a guidance above 1 would act early
-                    "word_guidance": 3.0,  # p2: smile obeyed 60 -> 97 %, background 63 -> 97 % (2026-11-21)
+                    "word_guidance": 2.5,  # p2: smile obeyed 60 -> 90 %, background 63 -> 90 % (2026-11-21)
                     "min_sharpness": 3.6,  # 21 headshots 4.0 to 5.9, blurred by 1.5 px at most 3.4 (2026-11-20)
                 },
             },

@@ -43,6 +43,7 @@ SMILING = 0.5
 ASKED = {"looking left": "left", "looking right": "right", "looking at the camera": "camera",
          "smiling": "smile", "neutral expression": "neutral"}  # fmt: skip
 CPU_FILE = "processor.json"
+NAMES = ("ohwx man", "a man")
 
 
 def shown_by(image: np.ndarray) -> set[str] | None:
@@ -89,7 +90,7 @@ def bare_files(root: Path, shots: list[Headshot], config: RenderConfig) -> list[
     todo = [(shot, file) for shot, file in zip(shots, files, strict=True) if not file.exists()]
     family = load_family("mini") if todo else None
     for shot, file in todo:
-        made = family.render([shot.prompt], [shot.negative], [shot.seed], Sampling.of(config, shot.size_px))
+        made = family.render([shot.prompt], [shot.negative], [shot.seed], Sampling.of(config, shot.size_px, NAMES))
         write_atomic(file, png_bytes(made[0]))
     return files
 
