@@ -19,6 +19,8 @@ _HOMES = {
     "train_lora": "train",
     "export_lora": "export",
     "render_headshots": "render",
+    "render_pictures": "pictures",
+    "PictureRequest": "pictures",
     "restore_headshots": "restore",
     "evaluate_run": "evaluate",
     "build_gallery": "gallery",
