@@ -164,6 +164,13 @@ def plot_pictures(run: Run, pictures: list, titles: list[str] | None = None, col
     return _grid(tiles, columns)
 
 
+def plot_class_images(run: Run, most: int = 6) -> Plot:
+    """The first class images of a run's dataset, and what was asked for."""
+    dataset = run.manifest("dataset")["dataset"]
+    words = _wrapped(dataset["class_prompt"] or f"photo of a {dataset['class_word']}")
+    return _grid([(run.path("dataset") / f, words, None) for f in dataset["class_images"][:most]], most)
+
+
 def plot_restored(run: Run, pairs: int = 6) -> Plot:
     """The first delivered headshots before (above) and after (below) the faces were restored."""
     rows = run.manifest("restored")["restored"][:pairs]

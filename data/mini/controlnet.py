@@ -126,7 +126,7 @@ class Pictures:
 class Trained:
     """What both trainings share: noise, loss, checkpoints. `levels`: how many noise levels, from the lowest up."""
 
-    name, levels, rate = "", 1000, 1e-3
+    name, levels, rate = "", 1000, 1.5e-3
 
     def __init__(self) -> None:
         torch.manual_seed(SEED)

@@ -181,7 +181,7 @@ class SdxlControls:
         try:
             with quiet():
                 yield
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: neither a folder nor a hub id
             raise BaseUnavailable(
                 f"the {part} of base {self.family.base.name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
                 "It is downloaded from the hub once, and there seems to be no network or no space.",
