@@ -86,27 +86,29 @@ class Pictures:
             self.words = [Attributes(**json.loads(text)) for text in file["words"]]
         self.pipe, self.told = pipe, {}
 
-    def batch(self, step: int, levels: int) -> dict[str, torch.Tensor]:
+    def batch(self, step: int, levels: int, skew: float) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((SEED, step))
-        return self._rows(rng.integers(0, len(self.latents) - self.tests, BATCH), rng, levels)
+        return self._rows(rng.integers(0, len(self.latents) - self.tests, BATCH), rng, levels, skew)
 
-    def test(self, levels: int) -> dict[str, torch.Tensor]:
+    def test(self, levels: int, skew: float) -> dict[str, torch.Tensor]:
         first = len(self.latents) - self.tests
-        return self._rows(np.arange(first, len(self.latents)), np.random.default_rng(SEED), levels)
+        return self._rows(np.arange(first, len(self.latents)), np.random.default_rng(SEED), levels, skew)
 
-    def _rows(self, chosen: np.ndarray, rng: np.random.Generator, levels: int) -> dict[str, torch.Tensor]:
-        """What a step is told: clean latents, noise, noise levels in [0, levels), edges, text, pooled text."""
+    def _rows(self, chosen: np.ndarray, rng: np.random.Generator, levels: int, skew: float) -> dict[str, torch.Tensor]:
+        """What a step is told: clean latents, noise, noise levels in [0, levels), edges, text, pooled text.
+
+        skew: 1 for all noise levels alike; below it the high ones come more often.
+        """
         clean = self.latents[chosen]
         texts = [None if rng.random() < UNWORDED else caption(self.words[k], rng) for k in chosen]
         text, pooled = zip(*(self._encoded(t) for t in texts))
+        spread = (np.arange(len(chosen)) + rng.random(len(chosen))) / len(chosen)
         side = int(round((self.edges.shape[1] * 8) ** 0.5))
         edges = np.unpackbits(self.edges[chosen], axis=1).reshape(len(chosen), 1, side, side)
         return {
             "clean": clean,
             "noise": torch.from_numpy(rng.standard_normal(clean.shape, dtype="float32")),
-            "t": torch.from_numpy(
-                ((np.arange(len(chosen)) + rng.random(len(chosen))) / len(chosen) * levels).astype("int64")
-            ),
+            "t": torch.from_numpy((spread**skew * levels).astype("int64")),
             "edges": torch.from_numpy(edges.astype("float32")).expand(-1, 3, -1, -1),
             "text": torch.cat(text),
             "pooled": torch.cat(pooled),
@@ -126,7 +128,7 @@ class Pictures:
 class Trained:
     """What both trainings share: noise, loss, checkpoints. `levels`: how many noise levels, from the lowest up."""
 
-    name, levels, rate = "", 1000, 1.5e-3
+    name, levels, rate, skew = "", 1000, 2e-3, 1.0
 
     def __init__(self) -> None:
         torch.manual_seed(SEED)
@@ -135,13 +137,17 @@ class Trained:
         self.signal = self.pipe.scheduler.alphas_cumprod.float()
         self.pictures, self.step = Pictures(self.pipe), 0
         self.parameters = self.put()
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.rate, weight_decay=1e-3, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(self.groups(), lr=self.rate, weight_decay=1e-3, betas=(0.9, 0.99))
         if self.path.exists():
             saved = torch.load(self.path)
             self.step = saved["step"]
             for own, kept in zip(self.parameters, saved["weights"]):
                 own.data.copy_(kept)
             self.optimizer.load_state_dict(saved["optimizer"])
+
+    def groups(self) -> list[dict]:
+        """The parameters, each group with how many times the rate it learns at."""
+        return [{"params": self.parameters, "factor": 1.0}]
 
     def save(self) -> None:
         weights = [p.detach().clone() for p in self.parameters]
@@ -162,7 +168,7 @@ class Trained:
 
     @torch.no_grad()
     def test_loss(self, with_it: bool = True) -> float:
-        return float(self.loss(self.pictures.test(self.levels), with_it))
+        return float(self.loss(self.pictures.test(self.levels, self.skew), with_it))
 
     def train(self, steps: int) -> None:
         count = sum(p.numel() for p in self.parameters) / 1e6
@@ -173,16 +179,16 @@ class Trained:
         while self.step < steps:
             warm, left = min(1.0, (self.step + 1) / 50), (steps - self.step) / (0.3 * steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * warm * min(1.0, max(left, 0.02))
-            loss = self.loss(self.pictures.batch(self.step, self.levels))
+                group["lr"] = self.rate * group["factor"] * warm * min(1.0, max(left, 0.02))
+            loss = self.loss(self.pictures.batch(self.step, self.levels, self.skew))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step, mean = self.step + 1, loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
-            if self.step % 50 == 0:
+            if self.step % 25 == 0:
                 self.save()
-                each = (time.time() - mark) / 50
+                each = (time.time() - mark) / 25
                 print(
                     f"{time.strftime('%H:%M:%S')} step {self.step} loss {mean:.4f} test {self.test_loss():.4f} {each:.3f} s/step",
                     flush=True,
@@ -193,7 +199,7 @@ class Trained:
 
 
 class Control(Trained):
-    name = "control"
+    name, skew = "control", 0.5  # mostly where there is much noise, for there a picture gets its outline
 
     def put(self) -> list[torch.nn.Parameter]:
         """A ControlNet without attention, begun from the base's own convolutions, in a part that adds nothing yet."""
@@ -207,8 +213,15 @@ class Control(Trained):
         known, own = self.unet.state_dict(), self.net.state_dict()
         taken = {k: v for k, v in known.items() if k in own and own[k].shape == v.shape}
         self.net.load_state_dict(taken, strict=False)
-        print(f"{len(taken)} of {len(own)} tensors begin as the base's")
+        # Its last layers alone begin at zero. Diffusers has the edges' at zero too, which then learn very late.
+        torch.nn.init.kaiming_normal_(self.net.controlnet_cond_embedding.conv_out.weight)
+        self.taken = {name for name, _ in self.net.named_parameters() if name in taken}
         return list(self.net.parameters())
+
+    def groups(self) -> list[dict]:
+        named = list(self.net.named_parameters())
+        old = {"params": [p for name, p in named if name in self.taken], "factor": 0.25}
+        return [old, {"params": [p for name, p in named if name not in self.taken], "factor": 1.0}]
 
     def predict(self, noisy, told, facts, with_it) -> torch.Tensor:
         down, middle = None, None
