@@ -1,8 +1,8 @@
 """Trains the embedded base's ControlNet for edges, and its refiner, on the store's faces; goes on where it was stopped.
 
     OMP_NUM_THREADS=1 nice -n 19 python controlnet.py pictures                 # 0.05 s a picture
-    OMP_NUM_THREADS=1 nice -n 19 python controlnet.py control --steps 1500
-    OMP_NUM_THREADS=1 nice -n 19 python controlnet.py refiner --steps 500
+    OMP_NUM_THREADS=1 nice -n 19 python controlnet.py control --steps 500
+    OMP_NUM_THREADS=1 nice -n 19 python controlnet.py refiner --steps 200
 
 Wants headshotkit in the environment, for its edges. The base's own weights don't change. `control` leaves a
 ControlNetModel beside the base, in fp16: without attention, as diffusers' small one for SDXL is, begun from the base's
@@ -38,7 +38,7 @@ SEED, CONTROL_FACTOR, SNR_CAP = 4301, 8, 5.0
 UNWORDED = 0.15  # without words, so that the edges have to say it
 EDGE_CHANNELS = (16, 32, 64, 96)  # three halvings: the edges have 8 px a latent
 REFINED = 200  # of 1,000 noise levels, the lowest
-BATCH, TEST = 8, 48  # pictures a step; pictures that are never trained on
+TEST = 48  # pictures that are never trained on
 RANK = 16
 
 
@@ -86,9 +86,9 @@ class Pictures:
             self.words = [Attributes(**json.loads(text)) for text in file["words"]]
         self.pipe, self.told = pipe, {}
 
-    def batch(self, step: int, levels: int, skew: float) -> dict[str, torch.Tensor]:
+    def batch(self, step: int, size: int, levels: int, skew: float) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((SEED, step))
-        return self._rows(rng.integers(0, len(self.latents) - self.tests, BATCH), rng, levels, skew)
+        return self._rows(rng.integers(0, len(self.latents) - self.tests, size), rng, levels, skew)
 
     def test(self, levels: int, skew: float) -> dict[str, torch.Tensor]:
         first = len(self.latents) - self.tests
@@ -128,7 +128,7 @@ class Pictures:
 class Trained:
     """What both trainings share: noise, loss, checkpoints. `levels`: how many noise levels, from the lowest up."""
 
-    name, levels, rate, skew = "", 1000, 2e-3, 1.0
+    name, levels, rate, skew, batch = "", 1000, 2e-3, 1.0, 8
 
     def __init__(self) -> None:
         torch.manual_seed(SEED)
@@ -180,7 +180,7 @@ class Trained:
             warm, left = min(1.0, (self.step + 1) / 50), (steps - self.step) / (0.3 * steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * group["factor"] * warm * min(1.0, max(left, 0.02))
-            loss = self.loss(self.pictures.batch(self.step, self.levels, self.skew))
+            loss = self.loss(self.pictures.batch(self.step, self.batch, self.levels, self.skew))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
@@ -246,7 +246,7 @@ class Control(Trained):
 
 
 class Refiner(Trained):
-    name, levels, rate = "refiner", REFINED, 5e-4
+    name, levels, rate, batch = "refiner", REFINED, 5e-4, 4
 
     def put(self) -> list[torch.nn.Parameter]:
         return put_lora(self.unet, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS["all"]), SEED)
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("what", choices=("pictures", "control", "refiner"))
     parser.add_argument("--faces", type=int, default=1100, help="as many of the store's, each adult and surely found")
     parser.add_argument("--variants", type=int, default=2, help="pictures of each face")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "pictures":
