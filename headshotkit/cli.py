@@ -76,6 +76,10 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--token", {"help": "rare token that names the person"}),
         ("--class-word", {"help": "man, woman or person"}),
         ("--class-images", {"type": int, "help": "class images for prior preservation; 0 is none"}),
+        (
+            "--class-prompt",
+            {"help": 'what they show, such as "oil painting of a woman"; default: a photo'},
+        ),
         ("--aspect", {"choices": ASPECTS, "help": "shape of the training pictures, width to height"}),
         ("--augment", {"choices": AUGMENTS, "help": "safe: turned and scaled a little; full: mirrored as well"}),
         ("--captioner", {"choices": CAPTIONERS, "help": "who writes the captions; template is offline"}),

@@ -32,6 +32,7 @@ class Options:
     token: str | None = None
     class_word: str | None = None
     class_images: int | None = None
+    class_prompt: str | None = None
     aspect: str | None = None
     augment: str | None = None
     captioner: str | None = None
@@ -60,7 +61,7 @@ class Options:
 
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
-    DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
+    DatasetConfig: ("token", "class_word", "class_images", "class_prompt", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("method", "steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
     RenderConfig: ("lora_scale", "count", "max_attempts", "minutes", "guidance", "sampler", "prompts", "packs", "seed"),
 }
