@@ -143,6 +143,8 @@ PLAN_KNOBS: list[tuple[str, dict]] = [
     ("--count", {"type": int, "default": 50, "help": "number of headshots (default: %(default)s)"}),
     ("--minutes", {"type": float, "default": 60.0, "help": "what the run may take at worst (default: %(default)g)"}),
     ("--base", {"help": f"{', '.join(BASES)}; default: mini on cpu, else sdxl"}),
+    ("--method", {"choices": METHODS, "default": METHODS[0], "help": "how it is trained (default: %(default)s)"}),
+    ("--class-images", {"type": int, "default": 0, "help": "class images to train beside; drawing them isn't planned"}),
     ("--json", {"action": "store_true", "help": "print the plan as JSON"}),
 ]
 PROMPT_KNOBS = [*BANK_KNOBS, ("--json", {"action": "store_true", "help": "print the prompts as JSON"})]
@@ -272,7 +274,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     """Plans a run: a table, then the choices and why; loads neither torch nor weights."""
     from headshotkit import planner
 
-    plan = planner.plan_run(arguments.gpu, arguments.count, arguments.minutes, arguments.base)
+    training = {"method": arguments.method, "prior": arguments.class_images > 0}
+    plan = planner.plan_run(arguments.gpu, arguments.count, arguments.minutes, arguments.base, **training)
     print(f"{planner.plan_table(plan)}\n\n{plan.explain()}", file=sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(json.dumps(plan.to_dict(), indent=1))
