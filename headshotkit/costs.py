@@ -18,7 +18,7 @@ in float16; one picture through the autoencoder; one prompt through both text en
 base (rank 32, all layers, float32), the same with gradient checkpointing; a step of each of the other methods with
 gradient checkpointing, encoders included where they stay."""
 SIZES_PX = (512, 768, 1024)
-SIZES_OF = {"text": (1024,), "mini_step": (96, 128), "mini_step_checkpointed": (96, 128), "dreambooth": (1024,),
+SIZES_OF = {"text": (1024,), "mini_step": (192, 256), "mini_step_checkpointed": (192, 256), "dreambooth": (1024,),
             "textual-inversion": (1024,), "pivotal": (1024,)}  # fmt: skip
 """Sizes that a kind was counted at, where they aren't SIZES_PX."""
 
@@ -54,10 +54,10 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("encode", 768): (2.609, 0.859, 0.156),
     ("encode", 1024): (4.879, 1.406, 0.156),
     ("text", 1024): (0.111, 1.531, 1.523),
-    ("mini_step", 96): (0.003739, 0.07946, 0.06914),
-    ("mini_step", 128): (0.006617, 0.08453, 0.06914),
-    ("mini_step_checkpointed", 96): (0.005169, 0.07918, 0.06914),
-    ("mini_step_checkpointed", 128): (0.00913, 0.08049, 0.06914),
+    ("mini_step", 192): (0.003739, 0.07946, 0.06914),
+    ("mini_step", 256): (0.006617, 0.08453, 0.06914),
+    ("mini_step_checkpointed", 192): (0.005169, 0.07918, 0.06914),
+    ("mini_step_checkpointed", 256): (0.00913, 0.08049, 0.06914),
     ("dreambooth", 1024): (25.835, 19.390, 9.565),
     ("textual-inversion", 1024): (20.103, 7.130, 6.305),
     ("pivotal", 1024): (20.434, 7.303, 6.479),
@@ -187,7 +187,7 @@ def rates_of(name: str) -> Rates | None:
     return next((GPUS[known] for known, is_it in fits.items() if is_it), None)
 
 
-MINI_STEP_S = {128: (0.26, 0.40), 96: (0.17, 0.26)}
+MINI_STEP_S = {256: (0.26, 0.40), 192: (0.17, 0.26)}
 """Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. README, 2026-11-20 (257 s for
 1,000 at 128 px); at 96 px a step takes 0.66 of that by process time (0.162 and 0.246 s, one core, four each, in
 turns)."""

@@ -19,7 +19,7 @@ from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
 from headshotkit.photos import png_bytes
 from headshotkit.plots import plot_identity, plot_losses
-from headshotkit.records import Headshot, Score
+from headshotkit.records import Headshot, Lora, Score
 from headshotkit.run import STAGES, Run, write_atomic, write_json
 
 RECOGNISERS = ("arcface", "dlib")
@@ -88,13 +88,14 @@ def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: 
     todo = [(h, f) for h, f in zip(first, files, strict=True) if not f.exists()]
     if not todo:
         return files
-    family = load_family(config.base)
+    family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
     family.encode_prompts([text for h, _ in todo for text in (h.prompt, h.negative)])  # all before any is drawn
     batches = runtime.batches_of(todo, config.batch, kind=lambda pair: pair[0].size_px)
     for batch in runtime.progress(batches, "the bare base's headshots"):
         prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]
         seeds = [h.seed for h, _ in batch]
-        images = family.render(prompts, negatives, seeds, Sampling.of(config, batch[0][0].size_px))
+        sampling = Sampling.of(config, batch[0][0].size_px, lora.names)
+        images = family.render(prompts, negatives, seeds, sampling)
         for (_, file), image in zip(batch, images, strict=True):
             write_atomic(file, png_bytes(image))
     return files

@@ -44,9 +44,11 @@ most steps, for that keeps most. Not one was drawn with here, for none could be 
 
 
 def drawn_in_few(config: RenderConfig) -> RenderConfig:
-    """The settings with steps, sampler and guidance of the few-step LoRA that they name."""
+    """The settings with steps, sampler and guidance of the few-step LoRA that they name, and no guidance by words."""
     few = FEW_STEPS[config.few_steps]
-    return replace(config, steps=few.steps, sampler=few.sampler, guidance=few.guidance, guidance_share=1.0)
+    return replace(
+        config, steps=few.steps, sampler=few.sampler, guidance=few.guidance, guidance_share=1.0, word_guidance=1.0
+    )
 
 
 def compare_few(

@@ -61,13 +61,13 @@ _16 = replace(_600, sampler_steps=16, guidance_share=0.4, stage="generate",
 _768 = replace(_16, schedule=((768, 600),), stage="train", gave_up="1024 px in training")
 _400 = replace(_768, schedule=((768, 400),), gave_up="200 more training steps, so 400 are left")
 _512 = replace(_400, schedule=((512, 400),), gave_up="768 px in training")
-_MINI = Choice(((128, 1000),), 4, 20, 0.2)
-_MINI_SPLIT = replace(_MINI, schedule=((96, 700), (128, 300)),
-                      gave_up="128 px in the first 70 % of the training; the rest has it")  # fmt: skip
-_MINI_400 = replace(_MINI_SPLIT, schedule=((96, 280), (128, 120)), gave_up="600 of 1000 training steps")
+_MINI = Choice(((256, 1000),), 4, 20, 0.2)
+_MINI_SPLIT = replace(_MINI, schedule=((192, 700), (256, 300)),
+                      gave_up="256 px in the first 70 % of the training; the rest has it")  # fmt: skip
+_MINI_400 = replace(_MINI_SPLIT, schedule=((192, 280), (256, 120)), gave_up="600 of 1000 training steps")
 _MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
 _MINI_2 = replace(_MINI_12, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
-_MINI_96 = replace(_MINI_2, schedule=((96, 400),), batch=1, gave_up="batch 2, and 128 px in training")
+_MINI_192 = replace(_MINI_2, schedule=((192, 400),), batch=1, gave_up="batch 2, and 256 px in training")
 _F = Choice(((1024, 1000),), 1, 28, 1.0)
 _F_768 = replace(_F, schedule=((768, 1000),), gave_up="1024 px in training")
 _F_20 = replace(_F_768, sampler_steps=20, gave_up="8 of 28 sampler steps", stage="generate")
@@ -78,7 +78,7 @@ _F_12 = replace(_F_400, sampler_steps=12, gave_up="8 more sampler steps, so 12 a
 _FLOW = (_F, _F_768, _F_20, _F_600, _F_512, _F_400, _F_12)
 LADDERS = {
     "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _800, _600, _16, _768, _400, _512),
-    "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_2, _MINI_96),
+    "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_2, _MINI_192),
     **dict.fromkeys(PASSES, _FLOW),
 }
 """Best first. Their order and their end are estimates (2026-11-20): by what a headshot shows, still to be tried."""

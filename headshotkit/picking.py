@@ -147,7 +147,7 @@ def _tasks(prompts: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task
     return [
         Task(
             number, prompt.id, prompt.for_person(instance, brief), "" if brief else prompt.negative, prompt.aspect,
-            config.size_for(prompt.aspect), asked_of(prompt.brief),
+            config.size_for(prompt.aspect), lora.names, asked_of(prompt.brief),
         )
         for number, prompt in enumerate(prompts)
     ]  # fmt: skip
@@ -193,7 +193,7 @@ class _Session:
 
     def _drawn(self, batch: list[Task], step: int, scale: float) -> list[Headshot]:
         """A batch of pictures, judged and written."""
-        sampling = Sampling.of(self.config, batch[0].size_px)
+        sampling = Sampling.of(self.config, batch[0].size_px, self.lora.names)
         seeds = [runtime.seed_for(self.seed, task.number, 0) for task in batch]
         images = self.family.render([t.text for t in batch], [t.negative for t in batch], seeds, sampling)
         shots = []

@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from headshotkit.bases import find_base
+from headshotkit.config import RenderConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import BadConfig, NotEnoughMemory, TooFewMinutes, UnknownGpu
 from headshotkit.ladder import ATTEMPTS, LADDERS, Choice, Stage, Task, stages_of
@@ -71,9 +72,11 @@ class Plan:
             memory = f"checkpointing {'on' if self.checkpointing else 'off'}"
             lines.append(f"train {sizes}; batch {self.choice.batch}; {memory}")
         if self.doing("generate"):
+            guided = RenderConfig.for_base(self.task.base).guidance > 1
             lines.append(
                 f"generate {self.task.count} headshots, {ATTEMPTS[self.task.kind]:g} tries each; "
-                f"{self.choice.sampler_steps} sampler steps, guidance in the first {self.choice.guidance_share:.0%}"
+                f"{self.choice.sampler_steps} sampler steps"
+                + (f", guidance in the first {self.choice.guidance_share:.0%}" if guided else "")
             )
         lines.append(f"rates of {self.task.rates.name}: {self.task.rates.source}")
         if self.peak_gib and self.task.memory_gib:

@@ -62,7 +62,7 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
         return drawn
     settings = RenderConfig.for_base(lora.base)
     person = known_person(run, settings)
-    mark, session = person.mark, _Session(load_family(lora.base), settings, run, person)
+    mark, session = person.mark, _Session(load_family(lora.base), settings, run, person, lora)
     for step in runtime.progress(missing, "previews"):
         drawn += session.draw(step, text, [runtime.seed_for(config["seed"], n) for n in range(pictures)])
         facts = {"prompt": text, "pictures": pictures, "pass_mark": mark.mark, "own_median": mark.own_median}
@@ -88,12 +88,13 @@ class _Session:
     config: RenderConfig
     run: Run
     person: Person
+    lora: Lora
 
     def draw(self, step: int, prompt: str, seeds: list[int]) -> list[Preview]:
         """The pictures of one snapshot, one at a time, so that they take no more memory than a headshot."""
         folder, config, scale = self.run.path("lora"), self.config, 1.0 if step else 0.0
         self.family.use_lora(snapshot_file(folder, step), scale)
-        sampling = Sampling.of(config, (config.size_px, config.size_px))
+        sampling = Sampling.of(config, (config.size_px, config.size_px), self.lora.names)
         drawn = []
         for number, seed in enumerate(seeds):
             (image,) = self.family.render([prompt], [""], [seed], sampling)

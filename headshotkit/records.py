@@ -148,6 +148,15 @@ class Lora(Record):
     method: str = "lora"
     files: tuple[Path, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """How prompts name the person, and what they say of anybody.
+
+        >>> Lora(Path("person.safetensors"), "mini", 32, 32, "ohwx", "woman", 1000).names
+        ('ohwx woman', 'a woman')
+        """
+        return f"{self.token} {self.class_word}", f"a {self.class_word}"
+
 
 @dataclass(frozen=True)
 class Headshot(Record):

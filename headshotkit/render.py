@@ -128,7 +128,7 @@ def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
     return [
         Task(
             number, name, prompt.for_person(instance, brief), "" if brief else prompt.negative, prompt.aspect,
-            config.size_for(prompt.aspect), asked_of(prompt.brief),
+            config.size_for(prompt.aspect), lora.names, asked_of(prompt.brief),
         )
         for number, (name, prompt) in enumerate(choose_prompts(bank, config.count, config.packs, config.seed))
     ]  # fmt: skip

@@ -50,7 +50,7 @@ def test_the_dataset_holds_square_pictures_with_captions(small_run):
     folder = small_run.path("dataset")
     assert {p.photo for p in made.photos} == {p.name for p in (small_run.path("photos") / "kept").iterdir()}
     for photo in made.photos:
-        assert open_picture(folder / photo.file).size == (128, 128)
+        assert open_picture(folder / photo.file).size == (256, 256)
         assert photo.caption.startswith("photo of ohwx man")
         assert (folder / photo.file).with_suffix(".txt").read_text().strip() == photo.caption
         x0, y0, x1, y1 = photo.face_box_px
@@ -83,8 +83,8 @@ def test_a_photo_on_its_side_is_turned_upright(tmp_path, good_photo):
     made = build_dataset(run, DatasetConfig.for_base("mini"))
     picture = np.asarray(open_picture(run.path("dataset") / made.photos[0].file), np.int16)
     upright = Image.fromarray(good_photo)
-    left, top, side, _ = face_window(768, 768, np.array(_box(run)), 0.55, (128, 128))
-    expected = np.asarray(upright.crop((left, top, left + side, top + side)).resize((128, 128), 1), np.int16)
+    left, top, side, _ = face_window(768, 768, np.array(_box(run)), 0.55, (256, 256))
+    expected = np.asarray(upright.crop((left, top, left + side, top + side)).resize((256, 256), 1), np.int16)
     assert np.abs(picture - expected).mean() < 2
 
 
@@ -349,13 +349,13 @@ def assert_facts(text):
     """What made a class image stands in it."""
     assert text["base"] == "mini" and text["prompt"] == "photo of a man" and text["class_word"] == "man"
     assert text["weights"] == weights_version("mini") and len(text["weights"]) == 64
-    assert text["size_px"] == "128" and text["seed"] == "0" and text["noise"] and text["steps"] and text["guidance"]
+    assert text["size_px"] == "256" and text["seed"] == "0" and text["noise"] and text["steps"] and text["guidance"]
 
 
-@pytest.mark.parametrize("change", [{"class_word": "woman"}, {"seed": 1}, {"size_px": 64}, {"base": "sdxl"}])
+@pytest.mark.parametrize("change", [{"class_word": "woman"}, {"seed": 1}, {"size_px": 128}, {"base": "sdxl"}])
 def test_another_recipe_is_another_shelf(own_cache, change):
     """Other settings never take these pictures; the number of pictures, and what is done to photos, does not count."""
-    options = {"base": "mini", "class_word": "man", "size_px": 128}
+    options = {"base": "mini", "class_word": "man", "size_px": 256}
     shelf = class_shelf(DatasetConfig(**options, class_images=2))
     assert own_cache in shelf.parents
     assert class_shelf(DatasetConfig(**options | change, class_images=2)) != shelf

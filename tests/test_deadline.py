@@ -87,7 +87,7 @@ def test_out_of_memory_on_the_embedded_base_first_costs_time_then_sizes(clock):
     with pytest.raises(NotEnoughMemory):
         for _ in range(20):
             training = controller.out_of_memory("train", steps_done=5).training
-            assert {px for px, _ in training["schedule"]} <= controller.sizes_px == {96, 128}
+            assert {px for px, _ in training["schedule"]} <= controller.sizes_px == {192, 256}
             seen.append((training["checkpointing"], training["batch"]))
     assert seen[:2] == [(False, 4), (True, 4)] and seen[-1][1] == 1 and controller.why.startswith("out of memory")
 

@@ -29,18 +29,18 @@ def test_all_sizes_are_encoded_once_and_told_the_truth(prepared_run, family, mon
     monkeypatch.setattr(family, "encode_images", lambda images: (encoded.extend(images), encode(images))[1])
     dataset = Dataset.from_dict(prepared_run.manifest("dataset")["dataset"])
     count = len(dataset.photos)
-    person, _, _ = cached_examples(family, folder, dataset, prepared_run.folder, {96, 128})
-    assert sorted(image.size for image in encoded) == [(96, 96)] * count + [(128, 128)] * count
-    again, _, _ = cached_examples(family, folder, dataset, prepared_run.folder, {64, 96})
-    assert sorted(image.size for image in encoded[2 * count :]) == [(64, 64)] * count, "96 px were encoded twice"
-    assert torch.equal(again[96].latents, person[96].latents) and again[64].latents.shape[-2:] == (8, 8)
-    small = open_picture(folder / dataset.photos[3].file).resize((96, 96), Image.Resampling.LANCZOS)
-    assert torch.allclose(person[96].latents[3:4], encode([small]), atol=1e-5)
-    for photo, at_96, at_128 in zip(dataset.photos, person[96].sizes, person[128].sizes, strict=True):
+    person, _, _ = cached_examples(family, folder, dataset, prepared_run.folder, {192, 256})
+    assert sorted(image.size for image in encoded) == [(192, 192)] * count + [(256, 256)] * count
+    again, _, _ = cached_examples(family, folder, dataset, prepared_run.folder, {128, 192})
+    assert sorted(image.size for image in encoded[2 * count :]) == [(128, 128)] * count, "192 px were encoded twice"
+    assert torch.equal(again[192].latents, person[192].latents) and again[128].latents.shape[-2:] == (8, 8)
+    small = open_picture(folder / dataset.photos[3].file).resize((192, 192), Image.Resampling.LANCZOS)
+    assert torch.allclose(person[192].latents[3:4], encode([small]), atol=1e-5)
+    for photo, at_192, at_256 in zip(dataset.photos, person[192].sizes, person[256].sizes, strict=True):
         corner = photo.crop_top_left_px
-        assert at_128 == (*photo.original_size_px[::-1], *corner, 128, 128)
-        assert at_96 == (*photo.original_size_px[::-1], *(round(c * 0.75) for c in corner), 96, 96)
-    assert np.allclose(person[96].boxes, person[128].boxes)
+        assert at_256 == (*photo.original_size_px[::-1], *corner, 256, 256)
+        assert at_192 == (*photo.original_size_px[::-1], *(round(c * 0.75) for c in corner), 192, 192)
+    assert np.allclose(person[192].boxes, person[256].boxes)
 
 
 def test_another_shape_keeps_the_face_where_it_is():
@@ -82,7 +82,7 @@ def test_a_picture_without_a_face_and_weight_one_are_left_alone():
 def test_the_loss_is_the_weighted_mean(family, monkeypatch):
     """A U-Net that answers nothing leaves the target as the error: its weighted square is the loss."""
     latents = torch.randn(2, 12, 16, 16, generator=torch.Generator().manual_seed(3))
-    condition, sizes = family.encode_prompts(["photo of a man", ""]), [(128, 128, 0, 0, 128, 128)] * 2
+    condition, sizes = family.encode_prompts(["photo of a man", ""]), [(256, 256, 0, 0, 256, 256)] * 2
     monkeypatch.setattr(family, "_predict", lambda noisy, *_: torch.zeros_like(noisy))
     config = TrainConfig.for_base("mini", min_snr_gamma=0.0)
 
@@ -101,7 +101,7 @@ def test_where_the_face_is_survives_mirroring_and_turning(prepared_run, family):
     run = prepared_run
     build_dataset(run, DatasetConfig.for_base("mini", class_word="man", augment="full"))
     dataset = Dataset.from_dict(run.manifest("dataset")["dataset"])
-    person = cached_examples(family, run.path("dataset"), dataset, run.folder, {128})[0][128]
+    person = cached_examples(family, run.path("dataset"), dataset, run.folder, {256})[0][256]
     names = [photo.file for photo in dataset.photos]
     weights = person.weights(list(range(len(names))), 3.0)[:, 0] - 1
     places = torch.arange(16) + 0.5

@@ -46,7 +46,7 @@ def shaken_run(request, prepared, tmp_path_factory):
 
 
 def picture(family):
-    return np.asarray(family.render(["photo of a man"], [""], [5], Sampling((128, 128), 4, 3.0))[0], np.int16)
+    return np.asarray(family.render(["photo of a man"], [""], [5], Sampling((256, 256), 4, 3.0))[0], np.int16)
 
 
 def test_kohyas_file_gives_equal_pixels_by_diffusers_own_converter(shaken_run, family, tmp_path):

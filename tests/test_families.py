@@ -13,7 +13,7 @@ from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
 from headshotkit.families import Condition, Sampling, drawing, load_family, weights_place
 
 PROMPT = "photo of a man"
-SIX_STEPS = Sampling((128, 128), 6, 3.0)
+SIX_STEPS = Sampling((256, 256), 6, 3.0)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def stock_pipeline(family):
 
 def stock_picture(pipeline):
     """What `picture` draws, by the pipeline's own call."""
-    made = pipeline(PROMPT, width=128, height=128, num_inference_steps=6, guidance_scale=3.0,
+    made = pipeline(PROMPT, width=256, height=256, num_inference_steps=6, guidance_scale=3.0,
                     generator=torch.Generator().manual_seed(5))  # fmt: skip
     return np.asarray(made.images[0], np.int16)
 
@@ -158,7 +158,7 @@ def test_guidance_in_a_share_of_the_steps_saves_rows_and_is_guided_before_alone(
 
 
 def test_the_autoencoder_gives_a_picture_back(family, good_photo):
-    image = Image.fromarray(good_photo).resize((128, 128), Image.Resampling.LANCZOS)
+    image = Image.fromarray(good_photo).resize((256, 256), Image.Resampling.LANCZOS)
     latents = family.encode_images([image])
     with torch.no_grad():
         decoded = family.pipeline.vae.decode(latents / family.pipeline.vae.config.scaling_factor).sample[0]
@@ -173,7 +173,7 @@ def test_the_loss_asks_for_what_the_scheduler_says(family):
         2, family.pipeline.unet.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(3)
     )
     condition = family.encode_prompts([PROMPT, ""])
-    sizes = [(128, 128, 0, 0, 128, 128)] * 2
+    sizes = [(256, 256, 0, 0, 256, 256)] * 2
     scheduler = family.pipeline.scheduler
     kept = scheduler.config.prediction_type
     try:
@@ -200,14 +200,14 @@ def test_the_loss_asks_for_what_the_scheduler_says(family):
 
 def test_sizes_that_the_base_cannot_make_are_refused(family):
     halvings = len(family.pipeline.unet.config.block_out_channels) - 1
-    factor = 8 * 2**halvings  # the autoencoder's three halvings, and the U-Net's
-    with pytest.raises(BadConfig, match=rf"size_px is 100, base 'mini' needs a multiple of {factor}\."):
-        family.render([PROMPT], [""], [0], Sampling((128, 100), 2, 1.0))
+    factor = 16 * 2**halvings  # the autoencoder's four halvings, and the U-Net's
+    with pytest.raises(BadConfig, match=rf"size_px is 200, base 'mini' needs a multiple of {factor}\."):
+        family.render([PROMPT], [""], [0], Sampling((256, 200), 2, 1.0))
 
 
 def test_headshots_need_not_be_square(family):
-    wide = family.render([PROMPT], [""], [0], replace(SIX_STEPS, size_px=(192, 128)))[0]
-    assert wide.size == (192, 128)
+    wide = family.render([PROMPT], [""], [0], replace(SIX_STEPS, size_px=(384, 256)))[0]
+    assert wide.size == (384, 256)
 
 
 def test_the_empty_prompt_is_what_the_base_was_trained_with(family):
@@ -236,3 +236,64 @@ def test_loading_is_quiet(capfd):
         load_family("mini")
     out = capfd.readouterr()
     assert out.out == "" and out.err == ""
+
+
+# --- word guidance ------------------------------------------------------------------------------------------------
+
+WORDED = replace(SIX_STEPS, guidance=1.0, word_guidance=3.0, word_every=2, person=("ohwx man", "a man"))
+ASKED = "photo of ohwx man, looking left, dark background"
+
+
+def drawn_by_hand(family, unet, bare, seed):
+    """The same mathematics in a plain loop over the stock scheduler, with the difference of every second step."""
+    pipeline, ids = family.pipeline, torch.tensor([[256.0, 256, 0, 0, 256, 256]])
+    told = family.encode_prompts([ASKED, "photo of a man, looking left, dark background", "photo of a man"])
+
+    def predict(net, latents, time, row):
+        facts = {"text_embeds": told["pooled"][row : row + 1], "time_ids": ids}
+        return net(latents, time, told["text"][row : row + 1], added_cond_kwargs=facts).sample
+
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(6)
+    latents = torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(seed)) * scheduler.init_noise_sigma
+    for step, time in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(latents, time)
+        if step % 2 == 0:
+            push = 2 * (predict(bare, scaled, time, 1) - predict(bare, scaled, time, 2))
+        latents = scheduler.step(predict(unet, scaled, time, 0) + push, time, latents).prev_sample
+    return pipeline.image_processor.postprocess(pipeline.vae.decode(latents).sample, output_type="np")[0] * 255
+
+
+@torch.no_grad()
+def test_word_guidance_adds_what_the_bare_base_makes_of_the_words(tmp_path, family):
+    file = tmp_path / "person.safetensors"
+    file.write_bytes(shaken(load_family("mini")).lora_file({}))
+    family.use_lora(file, 1.0)
+    try:
+        before = family.forwards
+        (made,) = family.render([ASKED], [""], [5], WORDED)
+        assert family.forwards - before == 6 + 3 * 2
+        by_hand = drawn_by_hand(family, family.pipeline.unet, load_family("mini").pipeline.unet, 5)
+        assert np.abs(np.asarray(made, np.float32) - by_hand).max() <= 1
+        (off,) = family.render([ASKED], [""], [5], replace(WORDED, word_guidance=1.0))
+        assert np.abs(np.asarray(made, np.int16) - np.asarray(off)).mean() > 2, "the words' part changed nothing"
+        assert not family.pipeline.unet._forward_hooks
+    finally:
+        family.use_lora(file, 0.0)
+
+
+def test_word_guidance_goes_with_guidance_and_batches(family):
+    """The same part is added to the negative prompts' rows and to the prompts', so guidance keeps its meaning."""
+    both = replace(WORDED, guidance=3.0, guidance_share=0.5)
+    before = family.forwards
+    pair = family.render([ASKED, PROMPT], ["", ""], [5, 6], both)
+    assert family.forwards - before == 2 * (6 + 3 + 3 * 2)
+    (alone,) = family.render([PROMPT], [""], [6], both)
+    assert np.abs(np.asarray(pair[1], np.int16) - np.asarray(alone)).max() <= 2
+
+
+def test_word_guidance_needs_to_know_how_the_person_is_named(family):
+    unknown = replace(WORDED, person=("", ""))
+    assert not unknown.worded
+    (plain,) = family.render([PROMPT], [""], [5], replace(WORDED, word_guidance=1.0))
+    assert (np.asarray(family.render([PROMPT], [""], [5], unknown)[0]) == np.asarray(plain)).all()

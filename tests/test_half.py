@@ -20,7 +20,7 @@ from headshotkit.config import TrainConfig
 from headshotkit.families import load_family
 
 NORMS = (functional.layer_norm, functional.group_norm)
-SIZES = [(128, 128, 0, 0, 128, 128)]
+SIZES = [(256, 256, 0, 0, 256, 256)]
 
 
 class NormsInFloat32(TorchFunctionMode):

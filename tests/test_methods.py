@@ -35,7 +35,7 @@ def settings(method):
 
 
 def picture(family, prompt=PROMPT):
-    return np.asarray(family.render([prompt], [""], [5], Sampling((128, 128), 4, 1.5))[0], np.int16)
+    return np.asarray(family.render([prompt], [""], [5], Sampling((256, 256), 4, 1.5))[0], np.int16)
 
 
 def all_tensors(run):
@@ -202,7 +202,7 @@ def test_stock_diffusers_loads_them(trained, bare):
     if method == "pivotal":
         stock.load_lora_weights(folder, weight_name="person.safetensors")
     noise = torch.Generator().manual_seed(5)
-    options = {"height": 128, "width": 128, "num_inference_steps": 4, "guidance_scale": 1.5}
+    options = {"height": 256, "width": 256, "num_inference_steps": 4, "guidance_scale": 1.5}
     made = stock(prompt, generator=noise, **options).images[0]  # without a negative one: zeros, as the family has it
     use_trained(bare, folder, lora, 1.0)
     wanted = picture(bare)
@@ -252,7 +252,7 @@ def test_headshots_are_rendered_with_it(trained, prepared, tmp_path):
     other = type(run)(tmp_path / "run")
     shots = render_headshots(other, RenderConfig.for_base("mini", count=1, steps=2, max_attempts=1))
     assert "ohwx man" in shots[0].prompt
-    assert open_picture(other.path("headshots") / shots[0].file).size == (128, 128)
+    assert open_picture(other.path("headshots") / shots[0].file).size == (256, 256)
 
 
 def test_a_large_unet_is_written_in_parts(trained, bare, monkeypatch, tmp_path):

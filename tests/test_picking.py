@@ -21,6 +21,7 @@ from headshotkit.run import Run, write_json
 
 SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))
 RENDERING = {"steps": 3, "batch": 2}
+NAMES = ("ohwx man", "a man")
 
 
 def pick(likeness, obeyed, passed, scale=1.0, pictures=8):
@@ -93,7 +94,7 @@ def test_a_picture_is_what_its_snapshot_draws_at_that_strength(picked):
     one = next(p for p in picked.manifest("picked")["pictures"] if p["file"].startswith("000003_1_"))
     family, config = load_family("mini"), RenderConfig.for_base("mini", **RENDERING)
     family.use_lora(picked.path("lora") / "previews" / "000003.safetensors", 1.0)
-    (image,) = family.render([one["prompt"]], [""], [one["seed"]], Sampling.of(config, (config.size_px,) * 2))
+    (image,) = family.render([one["prompt"]], [""], [one["seed"]], Sampling.of(config, (config.size_px,) * 2, NAMES))
     saved = open_picture(picked.path("picked") / one["file"])
     assert np.abs(np.asarray(saved, int) - np.asarray(image, int)).max() <= 1
     assert json.loads(saved.text["headshotkit"])["lora_scale"] == 1.0
@@ -122,7 +123,7 @@ def test_headshots_are_drawn_as_picked_unless_a_strength_is_given(picked_run):
     assert made["outcome"].endswith("LoRA of step 3 at strength 0.5, as picked")
     family = load_family("mini")
     family.use_lora(picked_run.path("lora") / chosen["file"], 0.5)
-    (image,) = family.render([shot.prompt], [""], [shot.seed], Sampling.of(config, (config.size_px,) * 2))
+    (image,) = family.render([shot.prompt], [""], [shot.seed], Sampling.of(config, (config.size_px,) * 2, NAMES))
     assert (np.asarray(image) == np.asarray(open_picture(picked_run.path("headshots") / shot.file))).all()
     command = ["generate", "--out", str(picked_run.folder), "--count", "1", "--max-attempts", "1", "--steps", "3"]
     assert main([*command, "--lora-scale", "0.9"]) == 0

@@ -102,7 +102,7 @@ def losses(run):
 def test_without_a_plan_out_of_memory_is_an_error_that_lost_nothing(prepared_run, small_gpu):
     small_gpu(batch=3, calls=2)
     config = TrainConfig.for_base("mini", steps=4)
-    with pytest.raises(OutOfMemory, match="step 3 at 128 px, batch 4, ran out of memory") as caught:
+    with pytest.raises(OutOfMemory, match="step 3 at 256 px, batch 4, ran out of memory") as caught:
         train_lora(prepared_run, config)
     assert caught.value.why == SAID and "--minutes 60" in caught.value.next_step
     assert [file.name for file in Checkpoints(prepared_run.path("lora"), 3).files()] == ["000002.pt"]
@@ -164,7 +164,7 @@ def test_slow_steps_are_noticed_and_the_rest_is_cut(prepared_run, clock, small_g
     with pytest.raises(KeyboardInterrupt):
         train_lora(prepared_run, config_of(controller), controller)
     (change,) = prepared_run.peek("lora")["changes"]
-    assert (change["step"], change["steps"]) == (4, 400) and change["schedule"] == [[96, 280], [128, 120]]
+    assert (change["step"], change["steps"]) == (4, 400) and change["schedule"] == [[192, 280], [256, 120]]
     assert change["why"].startswith("a step takes 3.00 s, planned 0.2")
     assert "planned again, a step takes 3.00 s" in told[0]
     assert controller.plan.task.steps_done == 6
@@ -177,7 +177,7 @@ def test_the_command_plans_its_training_and_stays_with_that(prepared_run, capsys
     arguments = ["train", "--steps", "3", "--out", str(prepared_run.folder)]
     assert main([*arguments, "--minutes", "0.5"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("plan ") and "train 3 at 128 px" in out and "train      LoRA of rank 32 after 3 steps" in out
+    assert out.startswith("plan ") and "train 3 at 256 px" in out and "train      LoRA of rank 32 after 3 steps" in out
     assert prepared_run.manifest("lora")["planned"] == ["schedule", "steps", "batch", "checkpointing"]
     before = losses(prepared_run), prepared_run.manifest("lora")["finished"]
     for more in ([], ["--minutes", "50"]):
@@ -190,8 +190,8 @@ def test_the_command_plans_its_training_and_stays_with_that(prepared_run, capsys
 def test_minutes_that_do_not_suffice_or_contradict_a_schedule_are_errors(prepared_run, capsys):
     assert main(["train", "--minutes", "0.01", "--out", str(prepared_run.folder)]) == 2
     assert capsys.readouterr().err.startswith("TooFewMinutes: ")
-    assert main(["train", "--minutes", "9", "--schedule", "96:5", "--out", str(prepared_run.folder)]) == 2
-    assert "schedule is ((96, 5),), minutes is 9." in capsys.readouterr().err
+    assert main(["train", "--minutes", "9", "--schedule", "192:5", "--out", str(prepared_run.folder)]) == 2
+    assert "schedule is ((192, 5),), minutes is 9." in capsys.readouterr().err
     assert not prepared_run.path("lora").exists()
 
 

@@ -37,8 +37,8 @@ def test_the_networks_have_the_published_sizes():
         ("step_checkpointed", 1024),
         ("decode", 1024),
         ("text", 1024),
-        ("mini_step", 128),
-        ("mini_step_checkpointed", 96),
+        ("mini_step", 256),
+        ("mini_step_checkpointed", 192),
     ],
 )
 def test_the_kept_figures_are_what_is_counted(kind, px):

@@ -31,7 +31,7 @@ def test_the_manifest_has_the_names_that_others_build_on(brief_run):
     manifest = brief_run.manifest("headshots")
     for shot in manifest["headshots"]:
         assert {"file", "prompt_id", "seed", "attempt", "identity", "accepted"} <= set(shot)
-        assert open_picture(brief_run.path("headshots") / shot["file"]).size == (128, 128)
+        assert open_picture(brief_run.path("headshots") / shot["file"]).size == (256, 256)
     assert len(manifest["delivered"]) == 4
     assert manifest["forwards"] == 8 * len(manifest["headshots"])  # 2 guided steps and 4 others
     assert manifest["forwards_per_headshot"] == 8 and manifest["decoding"] == "whole"
@@ -147,5 +147,5 @@ def test_every_aspect_has_its_size_where_the_base_can_draw_it():
     assert _shapes(tasks, config).count(" of ") == 4 and "square" not in _shapes(tasks, config)
     small = RenderConfig.for_base("mini", count=50)
     squares = _tasks(load_prompts(), lora, small)
-    assert {t.size_px for t in squares} == {(128, 128)}
+    assert {t.size_px for t in squares} == {(256, 256)}
     assert _shapes(squares, small).startswith("all square, for base 'mini' was trained on squares alone")

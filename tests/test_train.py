@@ -262,7 +262,7 @@ def test_the_generators_go_on_where_they_were(tmp_path):
 
 def test_two_sizes_one_after_the_other_go_on_exactly(prepared_run, prepared, tmp_path, monkeypatch):
     """Stopped after step 7, in the midst of the second size; and what the U-Net saw, step by step."""
-    settings, seen = BRIEF | {"schedule": ((96, 5), (128, 7)), "face_weight": 3.0}, []
+    settings, seen = BRIEF | {"schedule": ((192, 5), (256, 7)), "face_weight": 3.0}, []
     halfway(prepared_run, monkeypatch, settings)
     train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
     loss = SdxlFamily.loss
@@ -275,16 +275,16 @@ def test_two_sizes_one_after_the_other_go_on_exactly(prepared_run, prepared, tmp
     undisturbed = run_beside(tmp_path / "undisturbed", prepared)
     train_lora(undisturbed, TrainConfig.for_base("mini", **settings))
     assert_equal_tensors(tensors(prepared_run), tensors(undisturbed))
-    small, full = ((12, 12), {(96, 96)}, (2, 1, 12, 12)), ((16, 16), {(128, 128)}, (2, 1, 16, 16))
+    small, full = ((12, 12), {(192, 192)}, (2, 1, 12, 12)), ((16, 16), {(256, 256)}, (2, 1, 16, 16))
     assert seen == [small] * 5 + [full] * 7
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"schedule": ((96, 5), (128, 6))}, "schedule has 11 steps, steps is 12"),
+        ({"schedule": ((192, 5), (256, 6))}, "schedule has 11 steps, steps is 12"),
         ({"schedule": ((100, 12),)}, "schedule has 12 steps at 100 px"),
-        ({"schedule": ((96, 12), (128, 0))}, "schedule has 0 steps at 128 px"),
+        ({"schedule": ((192, 12), (256, 0))}, "schedule has 0 steps at 256 px"),
     ],
 )
 def test_a_schedule_that_contradicts_itself_is_named(settings, said):
@@ -293,8 +293,8 @@ def test_a_schedule_that_contradicts_itself_is_named(settings, said):
 
 
 def test_a_size_beyond_the_dataset_is_refused(prepared_run):
-    with pytest.raises(BadConfig, match="schedule has 256 px, the dataset's pictures have 128"):
-        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF | {"schedule": ((128, 6), (256, 6))}))
+    with pytest.raises(BadConfig, match="schedule has 512 px, the dataset's pictures have 256"):
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF | {"schedule": ((256, 6), (512, 6))}))
 
 
 # --- the average of the LoRA --------------------------------------------------------------------------------------

@@ -79,14 +79,14 @@ def judge_diversity(draw, detect, recognise, seeds: int = 16) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--base", type=Path, default=HOME / "base")
+    parser.add_argument("--base", type=Path, default=HOME / "base_256")
     parser.add_argument("--vae", type=Path, help="an autoencoder that is not in a base yet: HOME/autoencoder")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--share", type=float, default=1.0, help="of the sampler steps that are guided, the first ones")
     parser.add_argument("--lora", type=Path, help="a person's LoRA: are prompts obeyed with it?")
     parser.add_argument("--person", default="", help="how prompts name that person, such as 'ohwx woman'")
-    parser.add_argument("--px", type=int, default=128)
+    parser.add_argument("--px", type=int, default=256, help="128 for a base as unet.py writes it")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     args = parser.parse_args()
     detect, recognise = Detector(), Recogniser()

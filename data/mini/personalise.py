@@ -12,14 +12,20 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from obedience import Judge, judge_obedience
 from store import HOME, SHARED
+from training import Faces
 
 import headshotkit.bases
 from headshotkit.config import RenderConfig
 from headshotkit.evaluate import rise_of, score_files
+from headshotkit.families import Sampling, load_family
+from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, config_for, do_stage
 from headshotkit.gallery import build_gallery
 from headshotkit.identity import known_faces
+from headshotkit.records import Lora
 from headshotkit.render import render_headshots
 from headshotkit.run import Run
 
@@ -32,11 +38,13 @@ def options_of(name: str, steps: int | None) -> Options:
     return Options(photos, base="mini", class_word=CLASS_WORD[name], steps=steps, max_attempts=1)
 
 
-def personalise(name: str, steps: int | None, guidance: float | None) -> Run:
+def personalise(name: str, steps: int | None, guidance: float | None, keep_lora: bool) -> Run:
     """A new run of one person, from photos to report; `guidance` None is the preset's."""
     run, options = Run(HOME / "personalise" / name), options_of(name, steps)
-    shutil.rmtree(run.folder, ignore_errors=True)
-    for stage in ("photos", "dataset", "lora"):
+    keep_lora = keep_lora and run.has("lora")
+    for stage in ("headshots", "restored", "report", "gallery") if keep_lora else ("",):
+        shutil.rmtree(run.folder / stage, ignore_errors=True)
+    for stage in () if keep_lora else ("photos", "dataset", "lora"):
         do_stage(stage, run, options)
     config = config_for(RenderConfig, "mini", options)
     render_headshots(run, replace(config, guidance=guidance or config.guidance))
@@ -52,23 +60,40 @@ def first_attempts(run: Run) -> tuple[list[Path], list[Path]]:
     return [run.path("report") / "base" / f for f in files], [run.path("headshots") / f for f in files]
 
 
+def show_obedience(run: Run, images: int, judge) -> None:
+    """Prints how often the person's headshots show what was asked, drawn by the preset of mini."""
+    config, lora = RenderConfig.for_base("mini"), Lora.from_dict(run.manifest("lora")["lora"])
+    family, size = load_family("mini"), (config.size_px, config.size_px)
+    use_trained(family, run.path("lora"), lora, 1.0)
+
+    def draw(prompts: list[str], seed: int) -> np.ndarray:
+        seeds = [seed + number for number in range(len(prompts))]
+        sampling = Sampling.of(config, size, lora.names)
+        return np.stack([np.asarray(made) for made in family.render(prompts, [""] * len(prompts), seeds, sampling)])
+
+    judge_obedience(draw, judge, images, f"{lora.token} {lora.class_word}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--people", nargs="+", default=["p1"], choices=sorted(CLASS_WORD))
-    parser.add_argument("--base", type=Path, default=HOME / "base")
+    parser.add_argument("--base", type=Path, default=HOME / "base_256")
     parser.add_argument("--steps", type=int, help="of training; default: as the preset of mini says")
     parser.add_argument("--guidance", type=float, help="default: as the preset of mini says")
+    parser.add_argument("--keep-lora", action="store_true", help="draw again with a LoRA that is there already")
+    parser.add_argument("--obedience", type=int, default=0, help="images of the prompt grid, judged by obedience.py")
     args = parser.parse_args()
     bases = headshotkit.bases.BASES
     bases["mini"] = replace(bases["mini"], source=str(args.base.resolve()))
 
+    judge = Judge(Faces(), RenderConfig.for_base("mini").size_px) if args.obedience else None
     known = {}
     for name in CLASS_WORD:
         judged = Run(HOME / "personalise" / f"photos_of_{name}")
         do_stage("photos", judged, options_of(name, None))
         known[name] = {recogniser: known_faces(judged, recogniser) for recogniser in RECOGNISERS}
     for name in args.people:
-        run = personalise(name, args.steps, args.guidance)
+        run = personalise(name, args.steps, args.guidance, args.keep_lora)
         print(f"{name}: trained in {run.manifest('lora')['seconds']:.0f} s", flush=True)
         metrics = run.manifest("report")["metrics"]["identity"]
         for recogniser in RECOGNISERS:
@@ -83,6 +108,8 @@ def main() -> None:
             for recogniser in RECOGNISERS:
                 rise = rise_of(*([getattr(score, recogniser) for score in scores] for scores in (base, lora)))
                 print(f"  towards {other}, {recogniser}: {rise}", flush=True)
+        if judge:
+            show_obedience(run, args.obedience, judge)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ class Sampling:
 
     size_px: (width, height) · steps: of the sampler · guidance: classifier-free guidance scale, 1 is none ·
     guidance_share: fraction of the steps that are guided, the first ones, in [0, 1] · sampler: one of
-    `config.SAMPLERS`.
+    `config.SAMPLERS` · word_guidance, word_every: as RenderConfig's · person: how prompts name the person and what the
+    bare base is told instead, such as ("ohwx woman", "a woman"); word guidance needs it.
     """
 
     size_px: tuple[int, int]
@@ -58,20 +59,29 @@ class Sampling:
     guidance: float
     guidance_share: float = 1.0
     sampler: str = "base"
+    word_guidance: float = 1.0
+    word_every: int = 3
+    person: tuple[str, str] = ("", "")
 
     @classmethod
-    def of(cls, config: RenderConfig, size_px: tuple[int, int]) -> Sampling:
-        """As a RenderConfig says, in the size (width, height) px."""
-        return cls(size_px, config.steps, config.guidance, config.guidance_share, config.sampler)
+    def of(cls, config: RenderConfig, size_px: tuple[int, int], person: tuple[str, str] = ("", "")) -> Sampling:
+        """As a RenderConfig says, in the size (width, height) px; person as `Lora.names`."""
+        drawn = (config.steps, config.guidance, config.guidance_share, config.sampler)
+        return cls(size_px, *drawn, config.word_guidance, config.word_every, person)
 
     @property
     def guided_steps(self) -> int:
         """So many steps compute the prompt and the negative prompt; the others the prompt alone.
 
-        >>> Sampling((128, 128), 25, 5.0, 0.6).guided_steps
+        >>> Sampling((256, 256), 25, 5.0, 0.6).guided_steps
         15
         """
         return math.ceil(round(self.steps * self.guidance_share, 6)) if self.guidance > 1 else 0
+
+    @property
+    def worded(self) -> bool:
+        """Whether the bare base's sense of the words is added; only where it is known how prompts name the person."""
+        return self.word_guidance > 1 and bool(self.person[0])
 
 
 class Family(Protocol):

@@ -179,7 +179,7 @@ class FlowFamily(FlowParts):
     ) -> list[Image.Image]:
         for side_px in sampling.size_px:
             check_size(self.base, side_px, self.size_factor)
-        self._check_sampler(sampling.sampler)
+        self._check_sampling(sampling)
         wanted = self.encode_prompts(prompts)
         avoided = self.encode_prompts(negatives) if self.uses_negatives else None
         self._need_pipeline()
@@ -212,11 +212,17 @@ class FlowFamily(FlowParts):
 
         return after_step
 
-    def _check_sampler(self, sampler: str) -> None:
-        """Raises BadConfig for samplers of noise levels that flow matching does not have."""
-        if sampler != "base":
+    def _check_sampling(self, sampling: Sampling) -> None:
+        """Raises BadConfig for samplers of noise levels that flow matching does not have, and for word guidance."""
+        if sampling.word_guidance > 1:
             raise BadConfig(
-                f"sampler is {sampler!r}, base {self.base.name!r} draws by flow matching.",
+                f"word_guidance is {sampling.word_guidance}, base {self.base.name!r} draws by flow matching.",
+                "Word guidance has been built and measured for U-Nets alone.",
+                "Set RenderConfig.word_guidance to 1.",
+            )
+        if sampling.sampler != "base":
+            raise BadConfig(
+                f"sampler is {sampling.sampler!r}, base {self.base.name!r} draws by flow matching.",
                 "Its scheduler's Euler steps follow the velocity that it was trained to tell.",
                 "Set RenderConfig.sampler to base.",
             )

@@ -52,6 +52,7 @@ class SdxlFamily:
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.forwards, self.decoding = 0, "whole"
         self.without_lora: dict[str, torch.Tensor] = {}
+        self.bare: torch.nn.Module | None = None
         self.respell = str  # how a prompt is written to the encoders; new tokens change it
 
     def _load(self) -> StableDiffusionXLPipeline:
@@ -73,9 +74,12 @@ class SdxlFamily:
 
     def restore_unet(self) -> None:
         """The base's own U-Net again, where training or a trained one has changed it."""
+        self.pipeline.unet = self._own_unet()
+
+    def _own_unet(self) -> torch.nn.Module:
         kind, place = type(self.pipeline.unet), weights_place(self.base)
         with quiet():
-            self.pipeline.unet = kind.from_pretrained(place, subfolder="unet", **self._options()).to(self.device)
+            return kind.from_pretrained(place, subfolder="unet", **self._options()).to(self.device)
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
@@ -250,11 +254,21 @@ class SdxlFamily:
             check_size(self.base, side, self._size_factor())
         wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
         self.decoding = drawing.fit_decoding(self.pipeline.vae, sampling.size_px, len(seeds))
-        counting = self.pipeline.unet.register_forward_pre_hook(self._count_rows)
+        words = self._word_guidance(prompts, sampling) if sampling.worded else None
+        unets = [self.pipeline.unet] + ([self.bare] if words else [])
+        counting = [unet.register_forward_pre_hook(self._count_rows) for unet in unets]
         try:
-            return drawing.draw(self.pipeline, self.base.name, (wanted, avoided), seeds, sampling, on_step)
+            return drawing.draw(self.pipeline, self.base.name, (wanted, avoided), seeds, sampling, on_step, words)
         finally:
-            counting.remove()
+            for hook in counting:
+                hook.remove()
+
+    def _word_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:
+        """What the bare base adds, told a class word where the prompts name the person."""
+        self.bare = self.bare or self._own_unet()
+        words = self.encode_prompts([prompt.replace(*sampling.person) for prompt in prompts])
+        plain = self.encode_prompts([f"photo of {sampling.person[1]}"] * len(prompts))
+        return drawing.WordGuidance(self.pipeline.unet, self.bare, words, plain, sampling)
 
     def _count_rows(self, unet: torch.nn.Module, inputs: tuple) -> None:
         self.forwards += len(inputs[0])

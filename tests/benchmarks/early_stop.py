@@ -83,7 +83,8 @@ def measure(run: Run, count: int, steps: tuple[int, ...], batch: int, out: Path)
         family.pipeline.scheduler.step = looks.step
         start = time.process_time()
         seeds = [runtime.seed_for(config.seed, task.number, 1) for task in part]
-        made = family.render([t.text for t in part], [""] * len(part), seeds, Sampling.of(config, part[0].size_px))
+        sampling = Sampling.of(config, part[0].size_px, part[0].names)
+        made = family.render([t.text for t in part], [""] * len(part), seeds, sampling)
         drawn = time.process_time() - start - looks.seconds
         family.pipeline.scheduler.step = looks.own_step
         for place, (task, picture) in enumerate(zip(part, made, strict=True)):

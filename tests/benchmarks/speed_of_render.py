@@ -76,7 +76,7 @@ def draw_ours(side: Side, family, tasks: list[Task], config: RenderConfig, perso
     start, before = now(), family.forwards
     seeds = [runtime.seed_for(config.seed, task.number, 1) for task in tasks]
     prompts, negatives = [t.text for t in tasks], [t.negative for t in tasks]
-    made = family.render(prompts, negatives, seeds, Sampling.of(config, tasks[0].size_px))
+    made = family.render(prompts, negatives, seeds, Sampling.of(config, tasks[0].size_px, tasks[0].names))
     side.judged += [judge_headshot(np.asarray(image), person, config) for image in made]
     side.add(start)
     side.rows += family.forwards - before
