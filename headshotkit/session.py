@@ -137,13 +137,14 @@ def in_few_steps(session: Session) -> RenderConfig:
             seen += [judge_headshot(np.asarray(image), session.person, settings).identity for image in made]
         return seen
 
+    before = manifest.get("few_steps")
     try:
-        known = manifest.get("few_steps") or compare_few(draw, lambda: family.use_few_steps(few), config)
+        known = before or compare_few(draw, lambda: family.use_few_steps(few), config)
     except policy.OutOfTime:
         known = {"held": False, "words": f"{config.few_steps}: no time to compare, so not used"}
-    if "few_steps" in manifest and known["held"]:
+    if before and known["held"]:
         family.use_few_steps(few)
-    elif not known["held"]:
+    if not before and not known["held"]:
         family.drop_few_steps()
     manifest["few_steps"] = known
     return drawn_in_few(config) if known["held"] else config
