@@ -15,6 +15,7 @@ from headshotkit.bases import BASES, choose_base, find_base
 from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
+from headshotkit.few_steps import FEW_STEPS
 from headshotkit.prompts import PACKS
 from headshotkit.run import COMMANDS, STAGES, Run
 
@@ -102,6 +103,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     ],
     "generate": [
         ("--lora-scale", {"type": float, "help": "strength of the last checkpoint, whatever was picked"}),
+        ("--few-steps", {"choices": FEW_STEPS, "help": "a LoRA to draw in 8 steps with, used where identity holds"}),
         ("--count", {"type": int, "help": "number of headshots"}),
         ("--max-attempts", {"type": int, "help": "most tries a prompt gets, without --minutes"}),
         MINUTES,

@@ -6,7 +6,7 @@ the best attempts can't flatter it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,13 @@ from headshotkit import faces, measures, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.families import Sampling, load_family
 from headshotkit.identity import identity_of, known_faces
+from headshotkit.intervals import rise_of
 from headshotkit.photos import png_bytes
 from headshotkit.plots import plot_identity, plot_losses
 from headshotkit.records import Headshot, Lora, Score
 from headshotkit.run import STAGES, Run, write_atomic, write_json
 
 RECOGNISERS = ("arcface", "dlib")
-BOOTSTRAPS = 2000
-
-
-@dataclass(frozen=True)
-class Rise:
-    """Median rise of identity from base to LoRA, unitless, with its 95 % bootstrap interval over `pairs` pairs."""
-
-    median: float
-    low: float
-    high: float
-    pairs: int
 
 
 def evaluate_run(run: Run) -> dict:
@@ -142,24 +132,6 @@ def _identity(name: str, known: np.ndarray, scores: dict[str, list[Score]]) -> d
         "restored_median": _median(values["restored"]),
         "rise": asdict(rise_of(values["base"], values["lora"])),
     }
-
-
-def rise_of(before: list[float | None], after: list[float | None], seed: int = 0) -> Rise:
-    """Median of the paired differences with a 95 % percentile-bootstrap interval; pairs without a face don't count.
-
-    Source: Efron 1979.
-
-    >>> rise_of([0.0, 0.1, None, 0.2], [0.5, 0.6, 0.9, 0.7])
-    Rise(median=0.5, low=0.5, high=0.5, pairs=3)
-    """
-    pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
-    if not pairs:
-        return Rise(0.0, -1.0, 1.0, 0)
-    rises = np.array([a - b for b, a in pairs])
-    draws = np.random.default_rng(seed).integers(0, len(rises), (BOOTSTRAPS, len(rises)))
-    medians = np.median(rises[draws], axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return Rise(round(float(np.median(rises)), 4), round(float(low), 4), round(float(high), 4), len(pairs))
 
 
 def _median(values: list[float | None]) -> float | None:

@@ -47,6 +47,7 @@ class Options:
     scales: tuple[float, ...] | None = None
     pick_prompts: int | None = None
     lora_scale: float | None = None
+    few_steps: str | None = None
     count: int | None = None
     max_attempts: int | None = None
     minutes: float | None = None
@@ -63,7 +64,18 @@ class Options:
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "class_prompt", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("method", "steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
-    RenderConfig: ("lora_scale", "count", "max_attempts", "minutes", "guidance", "sampler", "prompts", "packs", "seed"),
+    RenderConfig: (
+        "lora_scale",
+        "few_steps",
+        "count",
+        "max_attempts",
+        "minutes",
+        "guidance",
+        "sampler",
+        "prompts",
+        "packs",
+        "seed",
+    ),
 }
 """Which of the options each stage's config takes."""
 

@@ -68,7 +68,7 @@ def render_headshots(
     headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
     best = rank_headshots(choose_headshots(headshots, config.count), stage.folder)
     stage.finish(
-        _outcome(headshots, best, person, config) + picked,
+        _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest),
         **_facts(headshots, best, tasks),
         pass_mark=person.mark.to_dict(),
         lora={"step": used.step, "scale": drawing.lora_scale, "picked": bool(pick)},
@@ -87,6 +87,10 @@ def _picked(run: Run, config: RenderConfig) -> tuple[Pick | None, str]:
         return None, "; the LoRA as trained: picked/ was not finished, or made from another LoRA or other photos"
     pick = Pick.from_dict(run.manifest("picked")["chosen"])
     return pick, f"; LoRA of step {pick.step} at strength {pick.scale:g}, as picked"
+
+
+def _hastened(manifest: dict) -> str:
+    return f"; {manifest['few_steps']['words']}" if "few_steps" in manifest else ""
 
 
 def _facts(headshots: list[Headshot], best: list[Headshot], tasks: list[Task]) -> dict:

@@ -17,6 +17,7 @@ from PIL import Image
 from headshotkit import policy, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.families import Family, Sampling
+from headshotkit.few_steps import FEW_STEPS, PAIRS, compare_few, drawn_in_few
 from headshotkit.identity import Person, judge_headshot
 from headshotkit.photos import png_bytes
 from headshotkit.records import Headshot
@@ -60,6 +61,8 @@ class Session:
     def run(self) -> list[Headshot]:
         """Every attempt, until all is done or the time is up."""
         self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
+        if self.config.few_steps:
+            self.config = in_few_steps(self)
         try:
             for batch in runtime.progress(iter(self._next_batch, []), "headshots"):
                 if batch[0].scale != self.scale:
@@ -112,6 +115,39 @@ class Session:
         self.stage.manifest["headshots"] = [h.to_dict() for h in self.headshots]
         self.stage.note_seconds()
         self.deadline.note(len(batch), self.deadline.clock() - start)
+
+
+def in_few_steps(session: Session) -> RenderConfig:
+    """The settings that a session draws by, where they name a few-step LoRA: with it if identity holds, else without.
+
+    The manifest's `few_steps` says which and why; an interrupted run goes on as it began.
+    """
+    config, family, manifest = session.config, session.family, session.stage.manifest
+    tasks, few = session.tasks[:PAIRS], FEW_STEPS[session.config.few_steps]
+
+    def draw(settings: RenderConfig) -> list[float | None]:
+        session.use_lora(settings.lora_scale)
+        seen = []
+        for batch in runtime.batches_of(tasks, settings.batch, kind=lambda task: task.size_px):
+            seeds = [runtime.seed_for(settings.seed, task.number, 1) for task in batch]
+            told = [t.text for t in batch], [t.negative for t in batch]
+            made = family.render(
+                *told, seeds, Sampling.of(settings, batch[0].size_px, batch[0].names), session.deadline.check
+            )
+            seen += [judge_headshot(np.asarray(image), session.person, settings).identity for image in made]
+        return seen
+
+    before = manifest.get("few_steps")
+    try:
+        known = before or compare_few(draw, lambda: family.use_few_steps(few), config)
+    except policy.OutOfTime:
+        known = {"held": False, "words": f"{config.few_steps}: no time to compare, so not used"}
+    if before and known["held"]:
+        family.use_few_steps(few)
+    if not before and not known["held"]:
+        family.drop_few_steps()
+    manifest["few_steps"] = known
+    return drawn_in_few(config) if known["held"] else config
 
 
 def _numbered(one: policy.Try, made: Counter) -> policy.Try:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from headshotkit.bases import BASES
 from headshotkit.config.base import Config, demand, demand_known
 from headshotkit.config.dataset import SDXL_SIZES_PX
+from headshotkit.few_steps import FEW_STEPS
 
-SAMPLERS = ("base", "dpmpp-2m-karras")
+SAMPLERS = ("base", "dpmpp-2m-karras", "euler-trailing", "ddim-trailing", "lcm")
 """base: the sampler that the base comes with, Euler for SDXL; or DPM++ 2M on Karras' noise levels (arXiv:2211.01095,
-arXiv:2206.00364)."""
+arXiv:2206.00364); the last three are those of few-step LoRAs."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class RenderConfig(Config):
     """word_guidance is computed in every so manyth step, which takes three times as long, and used until the next."""
     sampler: str = "base"
     """Which sampler draws, one of SAMPLERS; a base that it does not suit refuses it."""
+    few_steps: str = ""
+    """A LoRA to draw in a few steps with, one of FEW_STEPS; empty: none. It is used where identity holds on first
+    attempts drawn both ways, in place of steps, sampler and guidance; where it doesn't, the manifest says so."""
     lora_scale: float = 1.0
     """Strength of the LoRA; 0 is the bare base."""
     use_pick: bool = True
@@ -131,7 +135,13 @@ class RenderConfig(Config):
             "The first is a strength from 1, which is off; the second a number of sampler steps.",
             "Set both to 1 or more in RenderConfig.",
         )
-        demand_known(self, sampler=SAMPLERS)
+        demand_known(self, sampler=SAMPLERS, few_steps=("", *FEW_STEPS))
+        demand(
+            not self.few_steps or self.base in FEW_STEPS[self.few_steps].bases,
+            f"few_steps is {self.few_steps!r}, base is {self.base!r}.",
+            "A few-step LoRA only fits the base it was distilled from, and its relatives.",
+            "Set RenderConfig.few_steps to nothing, or another base: --base sdxl",
+        )
 
     def size_for(self, aspect: str) -> tuple[int, int]:
         """The size (width, height) px of a headshot that is meant to have that aspect, one of SDXL_SIZES_PX.

@@ -141,6 +141,12 @@ class Family(Protocol):
     def use_lora(self, path: Path, scale: float) -> None:
         """Loads a LoRA file for rendering, at a strength; loading another takes the first one's place."""
 
+    def use_few_steps(self, few: Any) -> None:
+        """Puts a LoRA for drawing in a few steps, a `FewSteps` of its bases, into the base; asked of those alone."""
+
+    def drop_few_steps(self) -> None:
+        """The base as it was; what LoRA it draws with is to be said again."""
+
     def render(
         self,
         prompts: list[str],

@@ -8,7 +8,10 @@ from contextlib import contextmanager, nullcontext
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
     SchedulerMixin,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -137,11 +140,31 @@ def sampling_by(pipeline: StableDiffusionXLPipeline, sampler: str, base: str) ->
         BadConfig: the sampler does not suit what the base predicts.
     """
     usual = pipeline.scheduler
-    pipeline.scheduler = usual if sampler == "base" else karras_dpm(usual, base)
+    pipeline.scheduler = scheduler_for(usual, sampler, base)
     try:
         yield
     finally:
         pipeline.scheduler = usual
+
+
+def scheduler_for(usual: SchedulerMixin, sampler: str, base: str) -> SchedulerMixin:
+    """The scheduler of a sampler, one of `config.SAMPLERS`, for a base with that usual one.
+
+    Raises:
+        BadConfig: the sampler does not suit what the base predicts.
+    """
+    match sampler:
+        case "base":
+            return usual
+        case "dpmpp-2m-karras":
+            return karras_dpm(usual, base)
+        case "euler-trailing":
+            return EulerDiscreteScheduler.from_config(usual.config, timestep_spacing="trailing")
+        case "ddim-trailing":
+            return DDIMScheduler.from_config(usual.config, timestep_spacing="trailing", clip_sample=False)
+        case "lcm":
+            return LCMScheduler.from_config(usual.config, clip_sample=False)
+    raise AssertionError(sampler)
 
 
 def karras_dpm(usual: SchedulerMixin, base: str) -> DPMSolverMultistepScheduler:

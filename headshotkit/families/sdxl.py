@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
-from headshotkit.errors import BadLora
+from headshotkit.errors import BadLora, BaseUnavailable
 from headshotkit.families import (
     Condition,
     Sampling,
@@ -34,6 +34,7 @@ from headshotkit.families import (
 from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import dtype_option, quiet, unavailable
 from headshotkit.families.lora_files import ADAPTER, load_lora_tensors, lora_bytes, lora_tensors, put_lora
+from headshotkit.few_steps import FewSteps
 
 METHODS = sdxl_methods.METHODS
 CONTROLS = sdxl_controls.SdxlControls
@@ -197,6 +198,25 @@ class SdxlFamily:
         return lora_bytes(self.pipeline.unet, "unet.", metadata)
 
     # --- rendering -----------------------------------------------------------------------------------------------
+
+    def use_few_steps(self, few: FewSteps) -> None:
+        """Puts a few-step LoRA into the base, for good; the person's is put beside it after that."""
+        self.use_lora(Path(), 0)
+        try:
+            with quiet():
+                self.pipeline.load_lora_weights(few.source, weight_name=few.file, adapter_name="few_steps")
+        except (OSError, ValueError) as error:
+            raise BaseUnavailable(
+                f"the few-step LoRA {few.file} of {few.source} can't be loaded: {str(error).splitlines()[0]}.",
+                "It is downloaded from the hub once, 0.4 to 0.8 GB, and there seems to be no network or no space.",
+                "Connect once and try again, or leave out --few-steps.",
+            ) from error
+        self.pipeline.fuse_lora(components=["unet"])
+        self.pipeline.unload_lora_weights()
+
+    def drop_few_steps(self) -> None:
+        self.use_lora(Path(), 0)
+        self.restore_unet()
 
     def use_lora(self, path: Path, scale: float) -> None:
         self.pipeline.unload_lora_weights()

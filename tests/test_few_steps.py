@@ -1,0 +1,94 @@
+"""LoRAs for drawing in a few steps. The real ones can't be had here: a small random one of the same file format, from a
+folder instead of the hub, proves that it is loaded, fused, compared, used or refused; not that few steps suffice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import open_picture
+
+from headshotkit import few_steps
+from headshotkit.config import RenderConfig
+from headshotkit.errors import BadConfig, BaseUnavailable
+from headshotkit.families import load_family
+from headshotkit.families.drawing import scheduler_for
+from headshotkit.few_steps import FEW_STEPS, FewSteps, compare_few, drawn_in_few
+from headshotkit.render import render_headshots
+
+BRIEF = {"count": 2, "steps": 6, "max_attempts": 1, "batch": 2, "few_steps": "tiny"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a LoRA of rank 1 on the embedded base, all but nothing."""
+    folder, family = tmp_path_factory.mktemp("few"), load_family("mini")
+    family.add_lora(1, 1, "attention", seed=0)
+    family.load_lora_state({name: 0.01 * torch.ones_like(value) for name, value in family.lora_state().items()})
+    (folder / "few.safetensors").write_bytes(family.lora_file({}))
+    return folder
+
+
+@pytest.fixture
+def tiny(made, monkeypatch):
+    monkeypatch.setitem(FEW_STEPS, "tiny", FewSteps(str(made), "few.safetensors", 2, "lcm", bases=("mini",)))
+
+
+def test_the_samplers_are_those_of_the_model_cards():
+    usual = load_family("mini").pipeline.scheduler
+    names = {few.sampler: type(scheduler_for(usual, few.sampler, "mini")).__name__ for few in FEW_STEPS.values()}
+    assert names == {
+        "euler-trailing": "EulerDiscreteScheduler",
+        "ddim-trailing": "DDIMScheduler",
+        "lcm": "LCMScheduler",
+    }
+    assert scheduler_for(usual, "ddim-trailing", "mini").config.timestep_spacing == "trailing"
+
+
+def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
+    with pytest.raises(BadConfig, match="few_steps is 'lightning', base is 'mini'"):
+        RenderConfig.for_base("mini", few_steps="lightning")
+    with pytest.raises(BadConfig, match="few_steps is 'turbo'"):
+        RenderConfig.for_base("sdxl", few_steps="turbo")
+    fast = drawn_in_few(RenderConfig.for_base("sdxl", few_steps="lightning"))
+    assert (fast.steps, fast.sampler, fast.guidance) == (8, "euler-trailing", 1.0)
+
+
+@pytest.mark.parametrize(
+    "after, held", [([0.5, 0.6, 0.55], True), ([0.35, 0.45, 0.4], False), ([0.5, None, 0.6], False)]
+)
+def test_it_holds_where_identity_and_faces_do(tiny, after, held):
+    config = RenderConfig.for_base("mini", few_steps="tiny")
+    drawn = {config.steps: [0.5, 0.6, 0.56], 2: after}
+    known = compare_few(lambda settings: drawn[settings.steps], lambda: None, config)
+    assert known["held"] is held and ("so not used" in known["words"]) is not held
+    assert known["pairs"] == sum(value is not None for value in after)
+
+
+def test_where_identity_holds_it_draws_and_goes_on_alike(tiny, brief_run, monkeypatch):
+    monkeypatch.setattr(few_steps, "MOST_LOST", 2.0)  # the brief LoRA knows nobody, so that nothing can be lost
+    config = RenderConfig.for_base("mini", **BRIEF)
+    monkeypatch.setattr(few_steps, "PAIRS", 2)
+    shots = render_headshots(brief_run, config)
+    manifest = brief_run.manifest("headshots")
+    if not manifest["few_steps"]["held"]:  # a face may have been lost in two steps
+        pytest.skip(manifest["few_steps"]["words"])
+    how = json.loads(open_picture(brief_run.path("headshots") / shots[0].file).text["headshotkit"])
+    assert (how["steps"], how["sampler"], manifest["config"]["steps"]) == (2, "lcm", 6)
+
+
+def test_where_it_does_not_hold_the_pictures_are_those_without(tiny, brief_run, monkeypatch):
+    monkeypatch.setattr(few_steps, "MOST_LOST", -2.0)
+    before = [
+        open_picture(brief_run.path("headshots") / s["file"]) for s in brief_run.manifest("headshots")["headshots"]
+    ]
+    shots = render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
+    manifest = brief_run.manifest("headshots")
+    assert manifest["few_steps"]["held"] is False and "so not used" in manifest["outcome"]
+    for shot, picture in zip(shots, before, strict=False):
+        assert (np.asarray(open_picture(brief_run.path("headshots") / shot.file)) == np.asarray(picture)).all()
+
+
+def test_one_that_can_not_be_had_says_so(tiny, made):
+    with pytest.raises(BaseUnavailable, match=r"none.safetensors(.|\n)*leave out --few-steps"):
+        load_family("mini").use_few_steps(FewSteps(str(made), "none.safetensors", 2, "lcm"))
