@@ -145,7 +145,7 @@ class SdxlControls:
             place = self._place("controlnet", "config.json")
             with self._loading("controlnet", place):
                 net = ControlNetModel.from_pretrained(place, **self._options())
-            self.net = net.to(self.family.device, self.family.pipeline.unet.dtype).eval()
+            self.net = net.to(self.family.device).eval()
         return self.net
 
     def _options(self) -> dict:
