@@ -24,7 +24,7 @@ from headshotkit.errors import BadLora
 from headshotkit.families import Condition, Sampling, check_size, drawing, sdxl_kohya, sdxl_methods, weights_place
 from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import dtype_option, quiet, unavailable
-from headshotkit.families.lora_files import ADAPTER, load_lora_tensors, lora_bytes, lora_tensors, put_lora
+from headshotkit.families.lora_files import ADAPTER, load_lora_tensors, lora_bytes, lora_tensors, make_lean, put_lora
 
 METHODS = sdxl_methods.METHODS
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
@@ -119,6 +119,7 @@ class SdxlFamily:
         unet = self.pipeline.unet
         unet.requires_grad_(False)
         parameters = put_lora(unet, LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS[targets]), seed)
+        make_lean(unet)
         if self.dtype != torch.float32:
             keep_norms_half(unet, self.device)
         unet.train()
