@@ -20,6 +20,8 @@ _HOMES = {
     "export_lora": "export",
     "pick_lora": "picking",
     "render_headshots": "render",
+    "render_pictures": "pictures",
+    "PictureRequest": "pictures",
     "restore_headshots": "restore",
     "evaluate_run": "evaluate",
     "build_gallery": "gallery",

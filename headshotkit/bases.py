@@ -16,7 +16,8 @@ class Base:
     was trained on squares, so headshots of another aspect are drawn square. `presets`: the settings of each config, and
     those that a training method has beside them ("TrainConfig.METHOD"). `experimental`: what was never tried with it;
     whoever chooses the base is told. `download_gb`: size of its weights, GB. `gated`: the hub gives them only to who
-    accepted the licence there.
+    accepted the licence there. `controlnet`, `refiner`: where its ControlNet for edges and its refiner are, a hub id or
+    a folder of the project's data; empty: it has none.
     """
 
     name: str
@@ -30,6 +31,8 @@ class Base:
     experimental: str = ""
     download_gb: float = 7.0
     gated: bool = False
+    controlnet: str = ""
+    refiner: str = ""
 
     @property
     def caution(self) -> str:
@@ -47,6 +50,10 @@ _SDXL = {
     "TrainConfig.pivotal": {"checkpointing": True},
     "RenderConfig": {"guidance_share": 0.6},
 }
+# Their weights have never been run by this project; the embedded base's, of the same classes, have (2026-11-21).
+_SDXL_CONTROLS = {
+    "controlnet": "diffusers/controlnet-canny-sdxl-1.0-small", "refiner": "stabilityai/stable-diffusion-xl-refiner-1.0",
+}  # fmt: skip
 _UNTRIED = "its real weights have never been run by this project, its code has, on small random ones"
 _FLOW_TRAINING = {"rank": 16, "alpha": 16, "min_snr_gamma": 0.0, "checkpointing": True}
 
@@ -61,7 +68,7 @@ BASES = {
     for base in (
         Base(
             "mini", "sdxl", "data:mini/base", "made for this project; demo and test only", brief_prompts=True,
-            square_only=True,
+            square_only=True, controlnet="data:mini/controlnet", refiner="data:mini/refiner",
             presets={
                 "DatasetConfig": {"size_px": 256, "face_fractions": (0.55, 0.65)},
                 "TrainConfig": {
@@ -76,17 +83,19 @@ BASES = {
                 "RenderConfig": {
                     "size_px": 256, "steps": 20, "batch": 8, "count": 24, "max_attempts": 2,
                     "guidance": 1.0, "guidance_share": 0.2,  # words alone guide; a guidance above 1 would act early
-                    "word_guidance": 3.0,  # p2: smile obeyed 60 -> 97 %, background 63 -> 97 % (2026-11-21)
+                    "word_guidance": 2.5,  # p2: smile obeyed 60 -> 90 %, background 63 -> 90 % (2026-11-21)
                     "min_sharpness": 3.6,  # 21 headshots 4.0 to 5.9, blurred by 1.5 px at most 3.4 (2026-11-20)
                 },
             },
         ),
         Base(
             "sdxl", "sdxl", "SG161222/RealVisXL_V5.0", "openrail++", vae="madebyollin/sdxl-vae-fp16-fix", presets=_SDXL,
+            **_SDXL_CONTROLS,
         ),
         Base(
             "sdxl-base", "sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "openrail++",
             vae="madebyollin/sdxl-vae-fp16-fix", presets=_SDXL,
+            **_SDXL_CONTROLS,
         ),
         Base(
             "flux", "flux", "black-forest-labs/FLUX.1-dev", "FLUX.1 [dev], non-commercial", gated=True,

@@ -81,7 +81,7 @@ def class_recipe(config: DatasetConfig) -> dict[str, str]:
         "base": config.base,
         "weights": weights_version(config.base),
         "class_word": config.class_word,
-        "prompt": f"photo of a {config.class_word}",
+        "prompt": config.class_prompt or f"photo of a {config.class_word}",
         "seed": config.seed,
         "size_px": config.size_px,
         "steps": render.steps,

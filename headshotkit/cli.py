@@ -77,6 +77,10 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--token", {"help": "rare token that names the person"}),
         ("--class-word", {"help": "man, woman or person"}),
         ("--class-images", {"type": int, "help": "class images for prior preservation; 0 is none"}),
+        (
+            "--class-prompt",
+            {"help": 'what they show, such as "oil painting of a woman"; default: a photo'},
+        ),
         ("--aspect", {"choices": ASPECTS, "help": "shape of the training pictures, width to height"}),
         ("--augment", {"choices": AUGMENTS, "help": "safe: turned and scaled a little; full: mirrored as well"}),
         ("--captioner", {"choices": CAPTIONERS, "help": "who writes the captions; template is offline"}),
@@ -141,6 +145,8 @@ PLAN_KNOBS: list[tuple[str, dict]] = [
     ("--count", {"type": int, "default": 50, "help": "number of headshots (default: %(default)s)"}),
     ("--minutes", {"type": float, "default": 60.0, "help": "what the run may take at worst (default: %(default)g)"}),
     ("--base", {"help": f"{', '.join(BASES)}; default: mini on cpu, else sdxl"}),
+    ("--method", {"choices": METHODS, "default": METHODS[0], "help": "how it is trained (default: %(default)s)"}),
+    ("--class-images", {"type": int, "default": 0, "help": "class images to train beside; drawing them isn't planned"}),
     ("--json", {"action": "store_true", "help": "print the plan as JSON"}),
 ]
 PROMPT_KNOBS = [*BANK_KNOBS, ("--json", {"action": "store_true", "help": "print the prompts as JSON"})]
@@ -270,7 +276,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     """Plans a run: a table, then the choices and why; loads neither torch nor weights."""
     from headshotkit import planner
 
-    plan = planner.plan_run(arguments.gpu, arguments.count, arguments.minutes, arguments.base)
+    training = {"method": arguments.method, "prior": arguments.class_images > 0}
+    plan = planner.plan_run(arguments.gpu, arguments.count, arguments.minutes, arguments.base, **training)
     print(f"{planner.plan_table(plan)}\n\n{plan.explain()}", file=sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(json.dumps(plan.to_dict(), indent=1))

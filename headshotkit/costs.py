@@ -7,20 +7,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headshotkit.config import METHODS
 from headshotkit.costs_flow import COUNTED_FLOW
 from headshotkit.errors import BadConfig
 
 GIB = 2**30
-KINDS = ("forward", "step", "step_checkpointed", "step_half_norms", "decode", "encode", "text", "mini_step",
-         "mini_step_checkpointed", "dreambooth", "textual-inversion", "pivotal")  # fmt: skip
-"""One pass of the U-Net; a LoRA step (rank 32, attention), the same with gradient checkpointing, the same with norms
-in float16; one picture through the autoencoder; one prompt through both text encoders; a LoRA step of the embedded
-base (rank 32, all layers, float32), the same with gradient checkpointing; a step of each of the other methods with
-gradient checkpointing, encoders included where they stay."""
+STEPS = tuple(f"{step}{how}" for step in ("step", *METHODS[1:]) for how in ("", "_checkpointed"))
+"""A step of each method: "step" is a LoRA's (rank 32); with gradient checkpointing, or without. Text encoders are
+counted where new tokens need them."""
+KINDS = ("forward", "decode", "encode", "text", "step_half_norms", *STEPS, *(f"mini_{step}" for step in STEPS))
+"""One pass of the U-Net; one picture through the autoencoder; one prompt through both text encoders; SDXL's training
+steps (LoRA: attention), a LoRA's also with norms in float16; those of the embedded base (LoRA: all layers, float32)."""
 SIZES_PX = (512, 768, 1024)
-SIZES_OF = {"text": (1024,), "mini_step": (192, 256), "mini_step_checkpointed": (192, 256), "dreambooth": (1024,),
-            "textual-inversion": (1024,), "pivotal": (1024,)}  # fmt: skip
+SIZES_OF = {"text": (1024,), **{f"mini_{step}": (192, 256) for step in STEPS}}
 """Sizes that a kind was counted at, where they aren't SIZES_PX."""
+
+
+def step_kind(method: str, checkpointing: bool, mini: bool = False) -> str:
+    """Which of KINDS a training step of SDXL or of the embedded base is, as `families` makes it.
+
+    Checkpointed ones were counted with norms in float32, so take a little less.
+
+    >>> step_kind("lora", False), step_kind("pivotal", True, mini=True)
+    ('step_half_norms', 'mini_pivotal_checkpointed')
+    """
+    name = ("mini_" if mini else "") + ("step" if method == "lora" else method)
+    if checkpointing:
+        return f"{name}_checkpointed"
+    return "step_half_norms" if name == "step" else name
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Cost:
     weights_gib: float
 
 
-# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.counting`, 2026-11-20, torch 2.13.0,
+# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.counting`, 2026-11-20 and 21, torch 2.13.0,
 # diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/test_planner.py counts them again.
 COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("forward", 512): (1.589, 4.821, 4.782),
@@ -58,9 +72,36 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("mini_step", 256): (0.006617, 0.08453, 0.06914),
     ("mini_step_checkpointed", 192): (0.005169, 0.07918, 0.06914),
     ("mini_step_checkpointed", 256): (0.00913, 0.08049, 0.06914),
-    ("dreambooth", 1024): (25.835, 19.390, 9.565),
-    ("textual-inversion", 1024): (20.103, 7.130, 6.305),
-    ("pivotal", 1024): (20.434, 7.303, 6.479),
+    ("mini_dreambooth", 192): (0.004497, 0.119, 0.05948),
+    ("mini_dreambooth", 256): (0.007967, 0.119, 0.05948),
+    ("mini_dreambooth_checkpointed", 192): (0.005489, 0.119, 0.05948),
+    ("mini_dreambooth_checkpointed", 256): (0.009713, 0.119, 0.05948),
+    ("mini_textual-inversion", 192): (0.003061, 0.08112, 0.07326),
+    ("mini_textual-inversion", 256): (0.005364, 0.08617, 0.07326),
+    ("mini_textual-inversion_checkpointed", 192): (0.004054, 0.07629, 0.07326),
+    ("mini_textual-inversion_checkpointed", 256): (0.00711, 0.07799, 0.07326),
+    ("mini_pivotal", 192): (0.003844, 0.09393, 0.08292),
+    ("mini_pivotal", 256): (0.006722, 0.09898, 0.08292),
+    ("mini_pivotal_checkpointed", 192): (0.005274, 0.09363, 0.08292),
+    ("mini_pivotal_checkpointed", 256): (0.009235, 0.09496, 0.08292),
+    ("dreambooth", 512): (4.741, 19.26, 9.565),
+    ("dreambooth", 768): (11, 19.6, 9.565),
+    ("dreambooth", 1024): (20.62, 22.43, 9.565),
+    ("dreambooth_checkpointed", 512): (5.943, 19.14, 9.565),
+    ("dreambooth_checkpointed", 768): (13.77, 19.24, 9.565),
+    ("dreambooth_checkpointed", 1024): (25.83, 19.39, 9.565),
+    ("textual-inversion", 512): (3.475, 7.974, 6.305),
+    ("textual-inversion", 768): (7.872, 9.905, 6.305),
+    ("textual-inversion", 1024): (14.89, 12.61, 6.305),
+    ("textual-inversion_checkpointed", 512): (4.677, 6.581, 6.305),
+    ("textual-inversion_checkpointed", 768): (10.64, 6.81, 6.305),
+    ("textual-inversion_checkpointed", 1024): (20.1, 7.13, 6.305),
+    ("pivotal", 512): (3.543, 8.249, 6.479),
+    ("pivotal", 768): (8.015, 10.18, 6.479),
+    ("pivotal", 1024): (15.14, 12.87, 6.479),
+    ("pivotal_checkpointed", 512): (4.766, 6.829, 6.479),
+    ("pivotal_checkpointed", 768): (10.83, 6.993, 6.479),
+    ("pivotal_checkpointed", 1024): (20.43, 7.303, 6.479),
 }
 
 

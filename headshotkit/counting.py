@@ -63,6 +63,8 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 MINI_TARGETS = (*TARGETS, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut",
                 "time_emb_proj")  # fmt: skip
 """Layers with a LoRA, as "all" has them; the embedded base's preset."""
+WITH_TOKENS = ("textual-inversion", "pivotal")
+"""Methods that learn new tokens, so that the text encoders are part of a step."""
 TOKENS, TEXT_WIDTH, POOLED_WIDTH, TIME_IDS = 77, 2048, 1280, 6
 RANK = 32
 BLOCK = 512
@@ -78,8 +80,6 @@ def count(kind: str, px: int = 1024, batch: int = 1) -> Cost:
         batch: pictures, or prompts for "text".
     """
     with torch.device("meta"):
-        if kind.startswith("mini"):
-            return _count_mini(px, batch, kind == "mini_step_checkpointed")
         if kind == "text":
             return _run(TextEncoders().half(), (torch.empty(batch, TOKENS, dtype=torch.long),))
         if kind in ("decode", "encode"):
@@ -87,29 +87,37 @@ def count(kind: str, px: int = 1024, batch: int = 1) -> Cost:
             vae.forward = vae.decode if kind == "decode" else vae.encode
             channels, side = (4, px // 8) if kind == "decode" else (3, px)
             return _run(vae, (torch.empty(batch, channels, side, side, dtype=torch.float16),))
-        unet = UNet2DConditionModel(**UNET).half().requires_grad_(False)
         if kind == "forward":
-            return _run(unet, _unet_inputs(px, batch))
-        if kind == "dreambooth":
-            unet.float().requires_grad_(True)
-        elif kind != "textual-inversion":
-            add_lora(unet)
-        full = () if kind == "step_half_norms" else NORMS
-        if kind not in ("step", "step_half_norms"):
-            unet.enable_gradient_checkpointing(partial(_checkpoint, full, None))
-        if kind in ("textual-inversion", "pivotal"):
-            return _run(WithEncoders(unet.train()), _unet_inputs(px, batch), full, learn=True)
-        return _run(unet.train(), _unet_inputs(px, batch), full, learn=True)
+            return _run(UNet2DConditionModel(**UNET).half().requires_grad_(False), _unet_inputs(px, batch))
+        step, checkpointing = kind.removeprefix("mini_").removesuffix("_checkpointed"), kind.endswith("_checkpointed")
+        return (_count_mini if kind.startswith("mini_") else _count_step)(step, px, batch, checkpointing)
 
 
-def _count_mini(px: int, batch: int, checkpointing: bool) -> Cost:
+def _count_step(step: str, px: int, batch: int, checkpointing: bool) -> Cost:
+    """A training step of SDXL: float16, what is trained float32."""
+    unet = UNet2DConditionModel(**UNET).half().requires_grad_(False)
+    if step == "dreambooth":
+        unet.float().requires_grad_(True)
+    elif step != "textual-inversion":
+        add_lora(unet)
+    full = () if step == "step_half_norms" or (step == "pivotal" and not checkpointing) else NORMS
+    if checkpointing:
+        unet.enable_gradient_checkpointing(partial(_checkpoint, full, None))
+    network = WithEncoders(unet.train(), TextEncoders().half()) if step in WITH_TOKENS else unet.train()
+    return _run(network, _unet_inputs(px, batch), full, learn=True)
+
+
+def _count_mini(step: str, px: int, batch: int, checkpointing: bool) -> Cost:
     """A step of the embedded base: float32 throughout, a LoRA of rank 32 in all layers that can have one.
 
     Its autoencoder makes 1/16 of the side.
     """
     place = data_path("mini", "base", "unet")
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(place)).requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(MINI_TARGETS)), "person")
+    if step == "dreambooth":
+        unet.requires_grad_(True)
+    elif step != "textual-inversion":
+        unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(MINI_TARGETS)), "person")
     if checkpointing:
         unet.enable_gradient_checkpointing(partial(_checkpoint, (), ()))
     side, told = px // 16, torch.empty(batch, TIME_IDS)
@@ -118,7 +126,13 @@ def _count_mini(px: int, batch: int, checkpointing: bool) -> Cost:
     conditions = {"text_embeds": torch.empty(batch, pooled), "time_ids": told}
     latents = torch.empty(batch, unet.config.in_channels, side, side)
     inputs = (latents, torch.empty(batch), text, None, None, None, None, conditions)
-    return _run(unet.train(), inputs, learn=True, half=())
+    network = WithEncoders(unet.train(), _mini_encoders()) if step in WITH_TOKENS else unet.train()
+    return _run(network, inputs, learn=True, half=())
+
+
+def _mini_encoders() -> TextEncoders:
+    folders = [data_path("mini", "base", name) for name in ("text_encoder", "text_encoder_2")]
+    return TextEncoders([CLIPTextConfig.from_pretrained(folder) for folder in folders])
 
 
 def count_parameters(network: str = "unet") -> int:
@@ -129,12 +143,12 @@ def count_parameters(network: str = "unet") -> int:
 
 
 class TextEncoders(torch.nn.Module):
-    """Both encoders as one network from token ids to the states that the U-Net reads."""
+    """Both encoders as one network from token ids to the states that the U-Net reads; SDXL's own by default."""
 
-    def __init__(self) -> None:
+    def __init__(self, configs: list[CLIPTextConfig] | None = None) -> None:
         super().__init__()
-        self.first = CLIPTextModel(CLIPTextConfig(**TEXT[0]))
-        self.second = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT[1]))
+        first, second = configs or [CLIPTextConfig(**text) for text in TEXT]
+        self.first, self.second = CLIPTextModel(first), CLIPTextModelWithProjection(second)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return torch.cat([e(ids, output_hidden_states=True).hidden_states[-2] for e in self.children()], -1)
@@ -143,9 +157,9 @@ class TextEncoders(torch.nn.Module):
 class WithEncoders(torch.nn.Module):
     """The U-Net told by both text encoders, which have four new tokens, of which one is in the prompt."""
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, text: TextEncoders) -> None:
         super().__init__()
-        self.unet, self.text = unet, TextEncoders().half().requires_grad_(False)
+        self.unet, self.text = unet, text.requires_grad_(False)
         for encoder in self.text.children():
             table = encoder.get_input_embeddings()
             new = NewTokens(table, torch.empty(4, table.embedding_dim), table.num_embeddings)

@@ -51,7 +51,13 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     photos, upscaled = _prepare(run, verdicts, config, edited)
     class_images = build_class_images(config, stage.folder) if config.class_images else ()
     dataset = Dataset(
-        Path("."), config.token, config.class_word, config.size_px, tuple(photos), tuple(class_images)
+        Path("."),
+        config.token,
+        config.class_word,
+        config.size_px,
+        tuple(photos),
+        tuple(class_images),
+        config.class_prompt,
     )  # the folder is the manifest's own, so a run can be moved
     stage.finish(_outcome(dataset, len(verdicts), len(upscaled)), dataset=dataset.to_dict(), upscaled=upscaled)
     return dataset

@@ -10,7 +10,7 @@ from dataclasses import replace
 from headshotkit import runtime
 from headshotkit.costs import gpu_named
 from headshotkit.errors import BadConfig
-from headshotkit.ladder import LADDERS, STAGES, stages_of, step_seconds
+from headshotkit.ladder import STAGES, stages_of, step_seconds
 from headshotkit.planner import Plan, plan_rest, plan_run
 
 TIMED_STEPS = 20
@@ -21,18 +21,21 @@ LESS_MEMORY = 0.99
 """So much, at most, the next plan takes of the memory of one that ran out of it."""
 
 
-def plan_here(base: str, count: int, minutes: float, steps: int = 0, stages: tuple[str, ...] = STAGES) -> Plan:
+def plan_here(
+    base: str, count: int, minutes: float, steps: int = 0, stages: tuple[str, ...] = STAGES, **training
+) -> Plan:
     """Plans a run on the machine that this is.
 
     Args:
         base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs.
         steps: of the training, where a person has set them; 0: the plan decides.
         stages: those that are to be done, of `ladder.STAGES`.
+        **training: `method` and `prior`, as `Task` has them.
     Raises:
-        BadConfig: no rate is known for that base here.
+        BadConfig: no rate is known for that base here, or it can't be trained by that method.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
-    known = {"steps": steps, "done": tuple(name for name in STAGES if name not in stages)}
+    known = training | {"steps": steps, "done": tuple(name for name in STAGES if name not in stages)}
     gpu = runtime.gpu_memory()
     if gpu is None or base == "mini":
         return plan_run("cpu", count, minutes, base, **known)
@@ -59,7 +62,7 @@ class DeadlineController:
     @property
     def sizes_px(self) -> set[int]:
         """Sides of all training pictures that a plan may come to want, px."""
-        return {px for choice in LADDERS[self.plan.task.kind] for px, _ in choice.schedule}
+        return {px for choice in self.plan.task.ladder for px, _ in choice.schedule}
 
     @property
     def minutes_left(self) -> float:

@@ -32,6 +32,7 @@ class Options:
     token: str | None = None
     class_word: str | None = None
     class_images: int | None = None
+    class_prompt: str | None = None
     aspect: str | None = None
     augment: str | None = None
     captioner: str | None = None
@@ -61,7 +62,7 @@ class Options:
 
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
-    DatasetConfig: ("token", "class_word", "class_images", "aspect", "augment", "captioner", "seed"),
+    DatasetConfig: ("token", "class_word", "class_images", "class_prompt", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("method", "steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
     RenderConfig: (
         "lora_scale",
@@ -112,7 +113,8 @@ def begin_deadline(
     Args:
         stages: those to be done, as `ladder.STAGES` names them; what is installed is no matter of a run.
     Raises:
-        BadConfig: a schedule or another method is given as well, or no rate is known for the base on this machine.
+        BadConfig: a schedule is given as well, no rate is known for the base on this machine, or it can't be trained
+            by that method.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
     if options.minutes is None:
@@ -123,18 +125,19 @@ def begin_deadline(
             "With minutes given a plan decides at which sizes the training's steps are made.",
             "Leave out --schedule, or --minutes.",
         )
-    if options.method not in (None, "lora"):
-        raise BadConfig(
-            f"method is {options.method!r}, minutes is {options.minutes:g}.",
-            "The planner reckons with the steps of a LoRA alone.",
-            "Leave out --minutes; what the training takes is said before its first step.",
-        )
     base, _ = run_base(run, options)
     count = config_for(RenderConfig, base, options).count
-    plan = plan_here(base, count, options.minutes, options.steps or 0, stages)
+    training = {"method": options.method or TrainConfig.method, "prior": bool(_class_images(run, options))}
+    plan = plan_here(base, count, options.minutes, options.steps or 0, stages, **training)
     lines = f"{plan.minutes:.0f} minutes, at worst {plan.pessimistic:.0f}\n{plan.explain()}"
     tell("plan       " + lines.replace("\n", f"\n{'':<11}"))
     return DeadlineController(plan, tell=tell)
+
+
+def _class_images(run: Run, options: Options) -> int:
+    """How many class images the training will have: as asked for, else as the dataset was prepared."""
+    begun = run.peek("dataset").get("config", {}).get("class_images", 0)
+    return begun if options.class_images is None else options.class_images
 
 
 def run_base(run: Run, options: Options) -> tuple[str, str]:

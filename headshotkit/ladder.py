@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from headshotkit.bases import BASES
-from headshotkit.costs import MINI_HEADSHOT_S, MINI_STEP_S, Rates, cost
+from headshotkit.config import METHODS, TrainConfig
+from headshotkit.costs import MINI_HEADSHOT_S, MINI_METHOD_STEP_S, MINI_STEP_S, Cost, Rates, cost, step_kind
 from headshotkit.costs_flow import NF4_SLOWER, PASSES, TOGETHER
 from headshotkit.pacing import px_at
 
@@ -54,34 +55,58 @@ _SHARE = replace(_ONE, guidance_share=0.6, stage="generate",
 _SPLIT = replace(_SHARE, schedule=((768, 700), (1024, 300)), stage="train",
                  gave_up="1024 px in the first 70 % of the training; the rest has it")  # fmt: skip
 _20 = replace(_SPLIT, sampler_steps=20, stage="generate", gave_up="5 of 25 sampler steps")
-_800 = replace(_20, schedule=((768, 560), (1024, 240)), stage="train", gave_up="200 of 1000 training steps")
-_600 = replace(_800, schedule=((768, 420), (1024, 180)), gave_up="200 more training steps")
+_800 = replace(_20, schedule=((768, 560), (1024, 240)), stage="train", gave_up="{lost} of {first} training steps")
+_600 = replace(_800, schedule=((768, 420), (1024, 180)), gave_up="{lost} more training steps")
 _16 = replace(_600, sampler_steps=16, guidance_share=0.4, stage="generate",
               gave_up="4 more sampler steps, and guidance in 20 % more of them")  # fmt: skip
 _768 = replace(_16, schedule=((768, 600),), stage="train", gave_up="1024 px in training")
-_400 = replace(_768, schedule=((768, 400),), gave_up="200 more training steps, so 400 are left")
+_400 = replace(_768, schedule=((768, 400),), gave_up="{lost} more training steps, so {left} are left")
 _512 = replace(_400, schedule=((512, 400),), gave_up="768 px in training")
 _MINI = Choice(((256, 1000),), 4, 20, 0.2)
 _MINI_SPLIT = replace(_MINI, schedule=((192, 700), (256, 300)),
                       gave_up="256 px in the first 70 % of the training; the rest has it")  # fmt: skip
-_MINI_400 = replace(_MINI_SPLIT, schedule=((192, 280), (256, 120)), gave_up="600 of 1000 training steps")
+_MINI_400 = replace(_MINI_SPLIT, schedule=((192, 280), (256, 120)), gave_up="{lost} of {first} training steps")
 _MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
 _MINI_2 = replace(_MINI_12, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
 _MINI_192 = replace(_MINI_2, schedule=((192, 400),), batch=1, gave_up="batch 2, and 256 px in training")
 _F = Choice(((1024, 1000),), 1, 28, 1.0)
 _F_768 = replace(_F, schedule=((768, 1000),), gave_up="1024 px in training")
 _F_20 = replace(_F_768, sampler_steps=20, gave_up="8 of 28 sampler steps", stage="generate")
-_F_600 = replace(_F_20, schedule=((768, 600),), gave_up="400 of 1000 training steps", stage="train")
+_F_600 = replace(_F_20, schedule=((768, 600),), gave_up="{lost} of {first} training steps", stage="train")
 _F_512 = replace(_F_600, schedule=((512, 600),), gave_up="768 px in training")
-_F_400 = replace(_F_512, schedule=((512, 400),), gave_up="200 more training steps, so 400 are left")
+_F_400 = replace(_F_512, schedule=((512, 400),), gave_up="{lost} more training steps, so {left} are left")
 _F_12 = replace(_F_400, sampler_steps=12, gave_up="8 more sampler steps, so 12 are left", stage="generate")
 _FLOW = (_F, _F_768, _F_20, _F_600, _F_512, _F_400, _F_12)
-LADDERS = {
+
+
+def _ladder(rungs: tuple[Choice, ...], steps: int) -> tuple[Choice, ...]:
+    """The rungs for a training of so many steps at best, with the numbers of what each gives up."""
+    made: list[Choice] = []
+    for rung in rungs:
+        one = rung.with_steps(round(rung.steps * steps / rungs[0].steps))
+        before = made[-1].steps if made else steps
+        text = rung.gave_up.format(lost=before - one.steps, first=steps, left=one.steps)
+        made.append(replace(one, gave_up=text))
+    return tuple(made)
+
+
+def _best_steps(base: str, method: str) -> int:
+    """As many training steps as a base's preset for a method has."""
+    settings = BASES[base].presets
+    known = settings["TrainConfig"] | settings.get(f"TrainConfig.{method}", {})
+    return known.get("steps", TrainConfig.steps)
+
+
+_RUNGS = {
     "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _800, _600, _16, _768, _400, _512),
     "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_2, _MINI_192),
     **dict.fromkeys(PASSES, _FLOW),
 }
-"""Best first. Their order and their end are estimates (2026-11-20): by what a headshot shows, still to be tried."""
+LADDERS = {kind: _ladder(rungs, rungs[0].steps) for kind, rungs in _RUNGS.items()}
+"""Best first, for a LoRA. Their order and their end are estimates (2026-11-20): by what a headshot shows, not tried."""
+METHOD_LADDERS = {(kind, method): _ladder(_RUNGS[kind], _best_steps(kind, method))
+                  for kind in ("sdxl", "mini") for method in METHODS if method != "lora"}  # fmt: skip
+"""The same for the other methods: the steps of their presets in the LoRA's proportions."""
 
 # Minutes, central and pessimistic, of what doesn't depend on a choice. SDXL's are estimates for a free T4 (2026-11-20:
 # 5 minutes of set-up, cache, load, identity, restore and evaluate together); mini's are README's, two cores.
@@ -124,6 +149,7 @@ class Task:
     `memory_gib`: what a stage may take on the GPU, 0 is not checked; `train_gib`: what the training may take, where
     that is less. `done`: finished stages. `steps_done`: of the training. `slower`: measured seconds of a step
     relative to the central ones, 0 where nothing was measured. `steps`: of the training, where a person has set them.
+    `method`: of the training. `prior`: whether class images are trained beside the person, as many as photos a step.
     """
 
     rates: Rates
@@ -136,6 +162,13 @@ class Task:
     steps_done: int = 0
     slower: float = 0.0
     steps: int = 0
+    method: str = "lora"
+    prior: bool = False
+
+    @property
+    def ladder(self) -> tuple[Choice, ...]:
+        """What can be chosen from, best first."""
+        return METHOD_LADDERS.get((self.kind, self.method), LADDERS[self.kind])
 
     @property
     def kind(self) -> str:
@@ -150,6 +183,14 @@ class Task:
     def cost(self, kind: str, px: int = 1024, batch: int = 1):
         """A counted cost of the base's family."""
         return cost(kind, px, batch, BASES[self.base].family)
+
+    def step_cost(self, choice: Choice, px: int, checkpointing: bool) -> Cost:
+        """A training step's counted cost; with class images two losses, of as many pictures each, are held at once."""
+        if self.kind in PASSES:
+            kind = "step_checkpointed" if checkpointing else "step"
+        else:
+            kind = step_kind(self.method, checkpointing, mini=self.kind == "mini")
+        return self.cost(kind, px, choice.batch * (2 if self.prior else 1))
 
     def seconds(self, stage: str, tflop: float) -> tuple[float, float]:
         """Seconds that the denoiser takes for so much work, central and pessimistic."""
@@ -185,22 +226,24 @@ def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, .
 
 def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tuple[float, float]:
     """Seconds of a training step, central and pessimistic; measured ones have the first word."""
-    counted = task.cost(_step_kind(task, checkpointing), px, choice.batch).tflop
+    counted = task.step_cost(choice, px, checkpointing).tflop
     if task.kind == "mini":
-        timed = cost("mini_step", px, LADDERS["mini"][0].batch).tflop
-        pair = tuple(seconds * counted / timed for seconds in MINI_STEP_S[px])
+        timed = cost(step_kind(task.method, False, mini=True), px, LADDERS["mini"][0].batch).tflop
+        factor = MINI_METHOD_STEP_S[task.method] / MINI_METHOD_STEP_S["lora"] * counted / timed
+        pair = tuple(seconds * factor for seconds in MINI_STEP_S[px])
     else:
         pair = task.seconds("train", counted)
     return (pair[0] * task.slower, pair[0] * task.slower * MEASURED_SPREAD) if task.slower else pair
 
 
-def _step_kind(task: Task, checkpointing: bool) -> str:
-    """Which counted cost a training step has. SDXL's with checkpointing was counted with norms in float32, so less."""
-    if task.kind == "mini":
-        return "mini_step_checkpointed" if checkpointing else "mini_step"
-    if checkpointing:
-        return "step_checkpointed"
-    return "step" if task.kind in PASSES else "step_half_norms"
+def optimizer_gib(task: Task, weights_gib: float) -> float:
+    """Adam's state: of a LoRA, of a whole U-Net whose weights take so much in float32, or of a few tokens.
+
+    For each trained number of four bytes it has two on a GPU, where it is 8-bit Adam's, and eight on a CPU.
+    """
+    if task.method == "dreambooth":
+        return weights_gib * (8 if task.kind == "mini" else 2) / 4
+    return 0.0 if task.method == "textual-inversion" else OPTIMIZER_GIB[task.kind]
 
 
 def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
@@ -235,8 +278,8 @@ def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> flo
     if name not in (("train",) if task.kind == "mini" else ("prepare", "train", "generate")):
         return 0.0
     if name == "train":
-        kind = _step_kind(task, checkpointing)
-        peak = max(task.cost(kind, px, choice.batch).peak_gib for px, _ in choice.schedule) + OPTIMIZER_GIB[task.kind]
+        steps = [task.step_cost(choice, px, checkpointing) for px, _ in choice.schedule]
+        peak = max(step.peak_gib for step in steps) + optimizer_gib(task, steps[0].weights_gib)
     elif task.kind in PASSES:
         peak = _flow_peak_gib(task, name)
     else:  # the whole pipeline is loaded, and its parts work one after the other

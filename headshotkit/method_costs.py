@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from headshotkit.bases import find_base
 from headshotkit.config import TrainConfig
-from headshotkit.costs import GIB, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost, rates_of
+from headshotkit.costs import GIB, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost, rates_of, step_kind
 from headshotkit.ladder import CONTEXT_GIB, SLACK
 from headshotkit.records import Record
 
@@ -19,9 +19,6 @@ FLOAT_BYTES = 4
 ADAM_BYTES = {"adamw": 8, "adamw8bit": 2}
 """Of an optimizer's state, for each trained parameter."""
 COUNTED_PX = 1024
-METHOD_KINDS = {"lora": "step", "dreambooth": "dreambooth", "textual-inversion": "textual-inversion",
-                "pivotal": "pivotal"}  # fmt: skip
-"""Method -> its step in `costs.KINDS`; all but lora's are counted with gradient checkpointing."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class MethodCost(Record):
     """What a training takes.
 
     `parameters`: trained numbers. `minutes`: None where no rate is known. `held_gib`: weights, gradients and
-    optimizer state, exact. `peak_gib`: the planner's peak with activations, None where it was not counted.
+    optimizer state, exact. `peak_gib`: the planner's peak with activations, None on the embedded base.
     `left_mib`: on the disk in the end. `working_mib`: more of it while the training goes on, for checkpoints.
     """
 
@@ -98,15 +95,15 @@ def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) ->
         source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core, 2026-11-20"
         return round(config.steps * seconds * config.batch / MINI_STEP_PICTURES * times / 60, 1), source
     rates = rates_of(device_name)
-    if rates is None or (config.method != "lora" and not config.checkpointing):
+    if rates is None:
         return None, "no rate is known for it here"
     seconds = rates.seconds("train", _cost(config).tflop)[0]
     return round(config.steps * seconds * times / 60, 1), f"planned for {rates.name} at {COUNTED_PX} px"
 
 
 def expect_peak_gib(config: TrainConfig, optimizer_bytes: int) -> float | None:
-    """The GPU's peak at 1024 px with the planner's slack; None where the step was not counted."""
-    if config.base == "mini" or (config.method != "lora" and not config.checkpointing):
+    """The GPU's peak at 1024 px with the planner's slack; None on the embedded base, which is trained on a CPU."""
+    if config.base == "mini":
         return None
     peak = _cost(config).peak_gib
     return round((peak + optimizer_bytes / GIB) * SLACK + CONTEXT_GIB, 1)
@@ -114,9 +111,9 @@ def expect_peak_gib(config: TrainConfig, optimizer_bytes: int) -> float | None:
 
 def _cost(config: TrainConfig):
     """The counted cost of a step at 1024 px."""
-    return cost(_kind(config), COUNTED_PX, config.batch, find_base(config.base).family)
-
-
-def _kind(config: TrainConfig) -> str:
-    kind = METHOD_KINDS[config.method]
-    return "step_checkpointed" if kind == "step" and config.checkpointing else kind
+    family = find_base(config.base).family
+    if family == "sdxl":
+        kind = step_kind(config.method, config.checkpointing)
+    else:
+        kind = "step_checkpointed" if config.checkpointing else "step"
+    return cost(kind, COUNTED_PX, config.batch, family)

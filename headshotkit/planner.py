@@ -13,7 +13,7 @@ from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
 from headshotkit.costs import GPUS
 from headshotkit.errors import BadConfig, NotEnoughMemory, TooFewMinutes, UnknownGpu
-from headshotkit.ladder import ATTEMPTS, LADDERS, Choice, Stage, Task, stages_of
+from headshotkit.ladder import ATTEMPTS, METHOD_LADDERS, Choice, Stage, Task, stages_of
 
 RESERVE = 0.05
 """Share of the minutes left unplanned."""
@@ -70,7 +70,9 @@ class Plan:
         if self.doing("train"):
             sizes = ", then ".join(f"{steps} at {px} px" for px, steps in self.choice.schedule)
             memory = f"checkpointing {'on' if self.checkpointing else 'off'}"
-            lines.append(f"train {sizes}; batch {self.choice.batch}; {memory}")
+            how = "" if self.task.method == "lora" else f"by {self.task.method}: "
+            beside = ", and as many class images" if self.task.prior else ""
+            lines.append(f"train {how}{sizes}; batch {self.choice.batch}{beside}; {memory}")
         if self.doing("generate"):
             guided = RenderConfig.for_base(self.task.base).guidance > 1
             lines.append(
@@ -88,7 +90,7 @@ class Plan:
         """For JSON: settings, stages, sums, reasons."""
         choice = {name: value for name, value in asdict(self.choice).items() if name not in ("gave_up", "stage")}
         return {
-            "gpu": self.task.rates.name, "base": self.task.base, "count": self.task.count,
+            "gpu": self.task.rates.name, "base": self.task.base, "method": self.task.method, "count": self.task.count,
             "minutes_given": self.task.minutes, "fits": self.fits, **choice, "checkpointing": self.checkpointing,
             "stages": [asdict(stage) for stage in self.stages], "minutes": self.minutes,
             "pessimistic": self.pessimistic, "peak_gib": self.peak_gib, "memory_gib": self.task.memory_gib,
@@ -117,7 +119,8 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         known: other fields of `Task`, such as `memory_gib`, `done`, `steps`.
     Raises:
         UnknownGpu, UnknownBase: no rates of that GPU; no such base.
-        BadConfig: count or minutes are too small, or no rate is known for that base on that GPU.
+        BadConfig: count or minutes are too small, no rate is known for that base on that GPU, or the base can't be
+            trained by that method.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits; the error says the least possible.
 
     >>> plan = plan_run("t4", count=50, minutes=60)
@@ -136,8 +139,26 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         raise BadConfig(
             f"base is {base!r}, gpu is {gpu!r}.", why, "Plan --gpu cpu --base mini or --gpu t4 --base sdxl."
         )
-    task = Task(GPUS[gpu], base, count, float(minutes), GPUS[gpu].memory_gib)
-    return plan_rest(replace(task, **known))
+    task = replace(Task(GPUS[gpu], base, count, float(minutes), GPUS[gpu].memory_gib), **known)
+    _demand_a_known_method(task)
+    return plan_rest(task)
+
+
+def _demand_a_known_method(task: Task) -> None:
+    """Flow-matching bases learn a LoRA alone, and class images hold a denoiser steady that is trained."""
+    if task.method != "lora" and (task.kind, task.method) not in METHOD_LADDERS:
+        can = [name for kind, name in METHOD_LADDERS if kind == task.kind]
+        raise BadConfig(
+            f"method is {task.method!r}, base is {task.base!r}.",
+            f"It can be trained by: {', '.join(['lora', *can])}.",
+            "Choose one of these, for example --method lora, or another base: --base sdxl",
+        )
+    if task.method == "textual-inversion" and task.prior:
+        raise BadConfig(
+            "method is 'textual-inversion', and there are class images.",
+            "They hold the denoiser steady, and this method changes nothing of it.",
+            "Plan without them (--class-images 0), or with --method pivotal.",
+        )
 
 
 def plan_rest(task: Task, must_fit: bool = True) -> Plan:
@@ -154,18 +175,14 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
             given_up.append(f"{choice.gave_up}: {refused}")
         plan, too_large = _with_room(task, choice, tuple(given_up))
         if plan is None:
-            refused, least_gib = too_large
+            refused, least_gib = too_large[0], min(least_gib or math.inf, too_large[1])
             continue
         if plan.fits:
             return plan
         refused = f"with it {plan.pessimistic:.0f} minutes at worst, of {task.minutes:.0f} less {RESERVE:.0%}"
         cheapest = min(cheapest or plan, plan, key=lambda p: p.pessimistic)
     if cheapest is None:
-        raise NotEnoughMemory(
-            f"the cheapest plan needs {least_gib:.1f} GiB of the GPU, which is more than there is.",
-            f"The weights of {task.base} and one step's activations have to be there together.",
-            f"Use a larger GPU; known are: {', '.join(GPUS)}.",
-        )
+        raise _not_enough_memory(task, least_gib)
     if must_fit:
         raise _too_few_minutes(cheapest)
     return cheapest
@@ -174,7 +191,7 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
 def rungs_of(task: Task) -> list[Choice]:
     """The ladder of a task with the training steps that a person has set; rungs that then are the same come once."""
     rungs: list[Choice] = []
-    for choice in LADDERS[task.kind]:
+    for choice in task.ladder:
         made = choice.with_steps(task.steps)
         if not rungs or replace(made, gave_up="", stage="") != replace(rungs[-1], gave_up="", stage=""):
             rungs.append(made)
@@ -193,6 +210,21 @@ def _with_room(task: Task, choice: Choice, given_up: tuple[str, ...]) -> tuple[P
         room = task.room_gib(over[0].name)
         too_large = (f"{over[0].name} needs {over[0].peak_gib:.1f} GiB of {room:.1f}", over[0].peak_gib)
     return None, too_large
+
+
+def _not_enough_memory(task: Task, least_gib: float) -> NotEnoughMemory:
+    """The error, with what would be needed and what else would do."""
+    held, by = "The weights", ""
+    if task.method != "lora":
+        by, held = f" by {task.method}", "What is trained, its gradients and the optimizer's state, the other weights"
+    room = min(task.room_gib("train"), task.memory_gib or math.inf)
+    other = "Train with --method lora, or use" if by else "Use"
+    return NotEnoughMemory(
+        f"the cheapest plan{by} needs {least_gib:.1f} GiB of the GPU, which is more than there is: {room:.1f}.",
+        f"{held} of {task.base} and one step's activations have to be there together.",
+        f"{other} a larger GPU; known are: "
+        + ", ".join(f"{name} ({gpu.memory_gib:.0f} GiB)" for name, gpu in GPUS.items() if gpu.memory_gib) + ".",
+    )  # fmt: skip
 
 
 def _too_few_minutes(cheapest: Plan) -> TooFewMinutes:

@@ -154,6 +154,23 @@ def plot_headshots(run: Run, stage: str = "headshots", columns: int = 6) -> Plot
     return _grid(tiles, columns)
 
 
+def plot_pictures(run: Run, pictures: list, titles: list[str] | None = None, columns: int = 6) -> Plot:
+    """Pictures of `pictures.render_pictures`, each with its title, its identity, and how it obeys the edges."""
+    tiles = []
+    for picture, title in zip(pictures, titles or [f"seed {p.seed}" for p in pictures], strict=True):
+        words = "no single face" if picture.identity is None else f"identity {picture.identity:.2f}"
+        words += "" if picture.agreement is None else f", edges {picture.agreement:.2f}"
+        tiles.append((run.path("pictures") / picture.file, f"{_wrapped(title)}\n{words}", None))
+    return _grid(tiles, columns)
+
+
+def plot_class_images(run: Run, most: int = 6) -> Plot:
+    """The first class images of a run's dataset, and what was asked for."""
+    dataset = run.manifest("dataset")["dataset"]
+    words = _wrapped(dataset["class_prompt"] or f"photo of a {dataset['class_word']}")
+    return _grid([(run.path("dataset") / f, words, None) for f in dataset["class_images"][:most]], most)
+
+
 def plot_restored(run: Run, pairs: int = 6) -> Plot:
     """The first delivered headshots before (above) and after (below) the faces were restored."""
     rows = run.manifest("restored")["restored"][:pairs]

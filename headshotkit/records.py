@@ -110,7 +110,10 @@ class TrainingPhoto(Record):
 
 @dataclass(frozen=True)
 class Dataset(Record):
-    """The training folder: its photos, the person's token and class word, and class images if there are any."""
+    """The training folder: its photos, the person's token and class word, and class images if there are any.
+
+    class_prompt: what class images show, in words; empty: a photo of the class word.
+    """
 
     folder: Path
     token: str
@@ -118,11 +121,15 @@ class Dataset(Record):
     size_px: int
     photos: tuple[TrainingPhoto, ...]
     class_images: tuple[str, ...] = ()
+    class_prompt: str = ""
 
     @property
     def captions(self) -> list[str]:
         """What training tells the base: each caption once, the class's, and the empty one."""
-        return sorted({photo.caption for photo in self.photos}) + [f"photo of a {self.class_word}", ""]
+        return sorted({photo.caption for photo in self.photos}) + [
+            self.class_prompt or f"photo of a {self.class_word}",
+            "",
+        ]
 
     @property
     def instance(self) -> str:

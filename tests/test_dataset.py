@@ -141,7 +141,8 @@ def test_pictures_of_another_aspect_have_sdxls_size_and_tell_it(small_run):
     ("options", "words"),
     [({"base": "mini", "aspect": "4:5"}, "aspect is 4:5, base is 'mini'"),
      ({"aspect": "2:3", "class_images": 4}, "class_images is 4"), ({"aspect": "auto"}, "aspect is 'auto'"),
-     ({"augment": "wild"}, "augment is 'wild'"), ({"base": "mini", "captioner": "blip"}, "captioner is 'blip'")],
+     ({"augment": "wild"}, "augment is 'wild'"), ({"base": "mini", "captioner": "blip"}, "captioner is 'blip'"),
+     ({"class_prompt": "comic of a man"}, "class_prompt is 'comic of a man', class_images is 0")],
 )  # fmt: skip
 def test_what_a_base_can_not_do_is_refused(options, words):
     with pytest.raises(BadConfig, match=words):
@@ -352,7 +353,8 @@ def assert_facts(text):
     assert text["size_px"] == "256" and text["seed"] == "0" and text["noise"] and text["steps"] and text["guidance"]
 
 
-@pytest.mark.parametrize("change", [{"class_word": "woman"}, {"seed": 1}, {"size_px": 128}, {"base": "sdxl"}])
+@pytest.mark.parametrize("change", [{"class_word": "woman"}, {"seed": 1}, {"size_px": 128}, {"base": "sdxl"},
+                                    {"class_prompt": "portrait of a man, dark background"}])  # fmt: skip
 def test_another_recipe_is_another_shelf(own_cache, change):
     """Other settings never take these pictures; the number of pictures, and what is done to photos, does not count."""
     options = {"base": "mini", "class_word": "man", "size_px": 256}
@@ -360,6 +362,15 @@ def test_another_recipe_is_another_shelf(own_cache, change):
     assert own_cache in shelf.parents
     assert class_shelf(DatasetConfig(**options | change, class_images=2)) != shelf
     assert class_shelf(DatasetConfig(**options, class_images=9, augment="safe", token="sks")) == shelf
+
+
+def test_class_images_of_a_style_are_asked_for_and_learnt_in_its_words(small_run, own_cache):
+    style = "portrait of a man, dark background, side light"
+    made = build_dataset(
+        small_run, DatasetConfig.for_base("mini", class_word="man", class_images=1, class_prompt=style)
+    )
+    text = open_picture(small_run.path("dataset") / made.class_images[0]).text
+    assert text["prompt"] == style and made.captions[-2:] == [style, ""]
 
 
 @pytest.mark.parametrize(("token", "said"), [("sks", "rifle"), ("anna", "name"), ("xqzvbk", "pieces|tokens")])

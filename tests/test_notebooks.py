@@ -151,7 +151,7 @@ def test_form(path):
 
 
 def test_all_stages_have_a_notebook():
-    assert [p.stem[:2] for p in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05"]
+    assert [p.stem[:2] for p in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06"]
 
 
 def test_setup_cells_are_one_and_the_same():
@@ -306,6 +306,7 @@ SMALL = {
     "03_generate_headshots": {"COUNT": 4, "MAX_ATTEMPTS": 1, "PICK_PROMPTS": 2, "SCALES": "0.7,1.0"},
     "04_restore_faces": {"WEIGHTS": "nowhere.pth"},  # a developer's machine may have them
     "05_evaluate": {},
+    "06_control": {"STEPS": 4, "STYLE_STEPS": 2},
 }
 
 
@@ -364,15 +365,23 @@ def test_05_evaluates(results_of):
     assert (results_of.folder / results["page"]).is_file()
 
 
+def test_06_goes_every_road(results_of):
+    results = results_of("06_control")
+    counts = {road: len(identity) for road, identity in results["identity"].items()}
+    assert counts == {"cold": 2, "lora": 2, "photo": 4, "style": 2, "control": 3, "styles": 6, "refiner": 4}
+    assert results["edges"][2] > results["edges"][0] and results["class_images"] == 4
+    assert results["identity"]["photo"][0] > 0.28, "a quarter of the noise leaves the photo's person"
+
+
 def test_no_picture_of_a_notebook_failed(results_of):
     """A figure that can't be drawn is only a line in the output, so the executed notebooks are looked through."""
-    results_of("05_evaluate")
+    results_of("06_control")
     pictures = {}
     for path in sorted(results_of.folder.glob("*.ipynb")):
         found = [o for cell in code_cells(nbformat.read(path, 4)) for o in cell.outputs]
         assert not [o for o in found if o.output_type == "error" or "Traceback" in str(o.get("text", ""))]
         pictures[path.stem[:2]] = sum("image/png" in o.get("data", {}) for o in found)
-    assert pictures == {"01": 3, "02": 8, "03": 4, "04": 2, "05": 3}
+    assert pictures == {"01": 3, "02": 8, "03": 4, "04": 2, "05": 3, "06": 9}
 
 
 def test_00_does_all_of_it_in_a_fresh_run(tmp_path):

@@ -195,6 +195,21 @@ def test_minutes_that_do_not_suffice_or_contradict_a_schedule_are_errors(prepare
     assert not prepared_run.path("lora").exists()
 
 
+def test_another_method_keeps_its_minutes_too(prepared_run, capsys):
+    """Planned with the method's own steps, timed as any other, and noted in the manifest."""
+    arguments = ["train", "--method", "textual-inversion", "--steps", "2", "--out", str(prepared_run.folder)]
+    assert main([*arguments, "--minutes", "0.5"]) == 0
+    assert "train by textual-inversion: 2 at 256 px" in capsys.readouterr().out
+    manifest = prepared_run.manifest("lora")
+    assert manifest["planned"] == ["schedule", "steps", "batch", "checkpointing"]
+    assert (manifest["lora"]["method"], manifest["lora"]["step"]) == ("textual-inversion", 2)
+    told = []
+    options = Options(base="mini", minutes=5, method="dreambooth", class_images=8)
+    controller = flow.begin_deadline(Run(prepared_run.folder.parent / "new"), options, told.append)
+    task = controller.plan.task
+    assert (task.method, task.prior) == ("dreambooth", True) and "as many class images" in told[0]
+
+
 def test_a_training_that_was_begun_goes_on_as_it_was_planned(prepared_run):
     """A plan made later, with less time left, would have another schedule, so another training."""
     config = TrainConfig.for_base("mini", **plan_run("cpu", 24, 60).training)

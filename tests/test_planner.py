@@ -11,9 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from headshotkit import costs, counting
 from headshotkit.cli import main
+from headshotkit.config import METHODS, TrainConfig
 from headshotkit.costs import GPUS, cost, public_seconds
 from headshotkit.errors import BadConfig, UnknownBase
-from headshotkit.ladder import LADDERS, Task
+from headshotkit.ladder import LADDERS, METHOD_LADDERS, Task, step_seconds
 from headshotkit.planner import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of
 
 # px: (forward TFLOP, step, checkpointed step, GiB of a step), counted independently of this code (2026-11-20)
@@ -39,6 +40,9 @@ def test_the_networks_have_the_published_sizes():
         ("text", 1024),
         ("mini_step", 256),
         ("mini_step_checkpointed", 192),
+        ("dreambooth", 512),
+        ("mini_textual-inversion", 256),
+        ("mini_pivotal_checkpointed", 192),
     ],
 )
 def test_the_kept_figures_are_what_is_counted(kind, px):
@@ -209,6 +213,80 @@ def test_a_gpu_too_small_is_an_error():
 def test_bad_input_is_an_error(arguments, error, said):
     with pytest.raises(error, match=said):
         plan_run(*arguments)
+
+
+# --- methods ------------------------------------------------------------------------------------------------------
+
+
+def gib_of(plan, stage="train"):
+    return next(one.peak_gib for one in plan.stages if one.name == stage)
+
+
+@pytest.mark.parametrize(("gpu", "base", "minutes"), [("a100", "sdxl", 60), ("cpu", "mini", 10)])
+def test_every_method_is_planned_with_its_own_steps_and_costs(gpu, base, minutes):
+    plans = {method: plan_run(gpu, 24, minutes, base, method=method) for method in METHODS}
+    for method, plan in plans.items():
+        wanted = TrainConfig.for_base(base, method=method)
+        assert plan.training["steps"] == wanted.steps and plan.fits and plan.given_up == ()
+        assert plan.to_dict()["method"] == method and (f"by {method}: " in plan.explain()) == (method != "lora")
+        TrainConfig.for_base(base, method=method, **plan.training)  # what a plan decides suits the method
+    step = {m: step_seconds(p.task, p.choice, p.choice.px_at(0), p.checkpointing)[0] for m, p in plans.items()}
+    gib = {method: gib_of(plan) for method, plan in plans.items()}
+    assert max(gib, key=gib.get) == "dreambooth" and step["pivotal"] > step["textual-inversion"]
+    if base == "mini":
+        assert step == pytest.approx(costs.MINI_METHOD_STEP_S)
+    else:
+        assert step["dreambooth"] > step["lora"] and gib["textual-inversion"] > gib["lora"]
+
+
+def test_dreambooth_is_refused_on_a_t4_with_its_numbers(capsys):
+    """2.57 B weights and gradients in float32 are 19.1 GiB, 8-bit Adam's moments 4.8, before any activation."""
+    with pytest.raises(NotEnoughMemory, match="by dreambooth needs 26.7 GiB of the GPU, which is more than.* 14.7"):
+        plan_run("t4", 50, 600, method="dreambooth")
+    assert main(["plan", "--method", "dreambooth"]) == 2
+    said = capsys.readouterr().err
+    assert "Train with --method lora, or use a larger GPU" in said and "a100 (74 GiB)" in said
+    assert gib_of(plan_run("a100", 50, 600, method="dreambooth")) > 24
+    with pytest.raises(NotEnoughMemory):
+        plan_run("rtx4090", 50, 600, method="dreambooth")
+
+
+@pytest.mark.parametrize("method", ["textual-inversion", "pivotal"])
+def test_tokens_fit_a_t4(method):
+    plan = plan_run("t4", 50, 60, method=method)
+    assert plan.fits and gib_of(plan) <= 14.7
+    large = plan_run("t4", 50, 600, method=method)
+    assert large.choice.schedule == ((1024, 1000),) and gib_of(large) <= 14.7
+
+
+def test_class_images_count_as_so_many_more_pictures_a_step():
+    alone, beside = (plan_run("a100", 50, 90, method="dreambooth", prior=prior) for prior in (False, True))
+    seconds = [step_seconds(plan.task, alone.choice, 1024, False)[0] for plan in (alone, beside)]
+    assert seconds[1] == pytest.approx(2 * seconds[0])
+    assert (
+        beside.task.step_cost(alone.choice, 1024, False).peak_gib
+        > alone.task.step_cost(alone.choice, 1024, False).peak_gib
+    )
+    assert "and as many class images" in beside.explain() and "class images" not in alone.explain()
+
+
+def test_steps_given_up_are_counted_by_the_methods_own():
+    said = [choice.gave_up for choice in METHOD_LADDERS["sdxl", "dreambooth"]]
+    assert "160 of 800 training steps" in said and "160 more training steps, so 320 are left" in said
+    assert [choice.gave_up for choice in LADDERS["sdxl"]][5] == "200 of 1000 training steps"
+    assert all("{" not in choice.gave_up for rungs in METHOD_LADDERS.values() for choice in rungs)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"base": "flux", "method": "dreambooth"}, "base is 'flux'.\n  It can be trained by: lora."),
+        ({"method": "textual-inversion", "prior": True}, "method is 'textual-inversion', and there are class images"),
+    ],
+)  # fmt: skip
+def test_what_a_base_cannot_learn_is_not_planned(known, said):
+    with pytest.raises(BadConfig, match=said):
+        plan_run("a100", 50, 600, **known)
 
 
 def test_the_demo_is_planned_as_it_was_measured():

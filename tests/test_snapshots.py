@@ -55,7 +55,9 @@ def test_each_preview_is_what_its_snapshot_draws(brief_run):
     family = load_family("mini")
     for preview, scale in ((drawn[0], 0.0), (drawn[2], 1.0)):
         family.use_lora(folder / "person.safetensors", scale)
-        (image,) = family.render(["photo of ohwx man"], [""], [preview.seed], Sampling.of(config, (256, 256)))
+        (image,) = family.render(
+            ["photo of ohwx man"], [""], [preview.seed], Sampling.of(config, (256, 256), ("ohwx man", "a man"))
+        )
         picture = open_picture(folder / "previews" / preview.file)
         assert (np.asarray(picture) == np.asarray(image)).all() and "generated" in picture.text["Software"]
     assert (np.asarray(picture) != np.asarray(open_picture(folder / "previews" / drawn[1].file))).any()

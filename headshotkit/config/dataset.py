@@ -44,6 +44,9 @@ class DatasetConfig(Config):
     """Folder or hub id of the captioner's weights; empty: the hub's usual ones."""
     class_images: int = 0
     """Number of class images for prior preservation, generated from the base; 0 is none."""
+    class_prompt: str = ""
+    """What class images show, in words, such as "oil painting of a woman": then the base keeps that style, while it
+    learns the person; empty: a photo of the class word."""
     seed: int = 0
     """Seed of the class images and of the augmentation."""
 
@@ -67,6 +70,12 @@ class DatasetConfig(Config):
             "Set DatasetConfig.face_fractions, for example (0.45, 0.62).",
         )
         demand_known(self, aspect=ASPECTS, augment=AUGMENTS, captioner=CAPTIONERS)
+        demand(
+            bool(self.class_images) or not self.class_prompt,
+            f"class_prompt is {self.class_prompt!r}, class_images is 0.",
+            "It says what class images show.",
+            "Set DatasetConfig.class_images as well, for example 50.",
+        )
         self._demand_what_the_base_can_do()
 
     def _demand_what_the_base_can_do(self) -> None:

@@ -21,13 +21,23 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
-from headshotkit.families import Condition, Sampling, check_size, drawing, sdxl_kohya, sdxl_methods, weights_place
+from headshotkit.families import (
+    Condition,
+    Sampling,
+    check_size,
+    drawing,
+    sdxl_controls,
+    sdxl_kohya,
+    sdxl_methods,
+    weights_place,
+)
 from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import dtype_option, quiet, unavailable
 from headshotkit.families.lora_files import ADAPTER, load_lora_tensors, lora_bytes, lora_tensors, put_lora
 from headshotkit.few_steps import FewSteps
 
 METHODS = sdxl_methods.METHODS
+CONTROLS = sdxl_controls.SdxlControls
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
 TARGETS = {
     "attention": ["to_q", "to_k", "to_v", "to_out.0"],

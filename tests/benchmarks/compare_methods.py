@@ -43,6 +43,7 @@ SMILING = 0.5
 ASKED = {"looking left": "left", "looking right": "right", "looking at the camera": "camera",
          "smiling": "smile", "neutral expression": "neutral"}  # fmt: skip
 CPU_FILE = "processor.json"
+NAMES = ("ohwx man", "a man")
 
 
 def shown_by(image: np.ndarray) -> set[str] | None:
@@ -75,9 +76,9 @@ def make_run(root: Path, method: str, count: int, dry: bool) -> Run:
     for stage in ("photos", "dataset"):
         if not run.path(stage).exists():
             shutil.copytree(prepared.path(stage), run.path(stage))
-    known, begun = run.folder / CPU_FILE, time.process_time()
+    known, begun, here = run.folder / CPU_FILE, time.process_time(), not run.has("lora")
     train_lora(run, TrainConfig.for_base("mini", method=method, steps=2 if dry else None))
-    if not known.exists():
+    if here and not known.exists():  # else it was trained before, elsewhere
         write_json(known, {"seconds": round(time.process_time() - begun, 1)})
     render_headshots(run, RenderConfig.for_base("mini", count=2 if dry else count, max_attempts=1))
     return run
@@ -89,7 +90,7 @@ def bare_files(root: Path, shots: list[Headshot], config: RenderConfig) -> list[
     todo = [(shot, file) for shot, file in zip(shots, files, strict=True) if not file.exists()]
     family = load_family("mini") if todo else None
     for shot, file in todo:
-        made = family.render([shot.prompt], [shot.negative], [shot.seed], Sampling.of(config, shot.size_px))
+        made = family.render([shot.prompt], [shot.negative], [shot.seed], Sampling.of(config, shot.size_px, NAMES))
         write_atomic(file, png_bytes(made[0]))
     return files
 
@@ -113,11 +114,12 @@ def row_of(root: Path, method: str) -> str:
         interval = f"{rise.median:+.3f} [{rise.low:+.3f}, {rise.high:+.3f}]"
         parts.append(f"{medians[0]:.3f} -> {medians[1]:.3f}, {interval}")
     base, trained = (obeyed([shot.prompt for shot in shots], some) for some in files)
-    lora, cpu = run.manifest("lora"), json.loads((run.folder / CPU_FILE).read_text())["seconds"]
+    lora, known_cpu = run.manifest("lora"), run.folder / CPU_FILE
+    cpu = f"{json.loads(known_cpu.read_text())['seconds'] / 60:.1f}" if known_cpu.exists() else "-"
     size = sum((run.path("lora") / file).stat().st_size for file in lora["lora"]["files"])
     return (
         f"| `{method}` | {lora['lora']['step']} | {parts[0]} | {parts[1]} | {base:.0%} -> {trained:.0%} "
-        f"| {lora['seconds'] / 60:.1f} | {cpu / 60:.1f} | {size / 1e6:.3f} |"
+        f"| {lora['seconds'] / 60:.1f} | {cpu} | {size / 1e6:.3f} |"
     )
 
 

@@ -1,13 +1,15 @@
 """How much process time a training step takes, against the scripts of diffusers; and whether it is the same training.
 
-    python tests/benchmarks/speed_of_training.py DIFFUSERS [--rounds 8] [--epochs 1] [--batch 4] [--rank 32]
+    python tests/benchmarks/speed_of_training.py DIFFUSERS [--rounds 10] [--epochs 1] [--batch 4] [--rank 32]
 
 DIFFUSERS is a checkout of diffusers, whose scripts run unmodified, each in a process of its own beside headshotkit's
 training: the embedded base, the same 16 pictures of the sample person, the same rank, layers (attention), batch and
 optimizer (AdamW). All processes do blocks of whole epochs in turn while the others wait, so what slows the machine
 slows all of them. "process ms" is the time of all threads together, from one optimizer step to the next; loading
 doesn't count. "as on 16 GB" is with --gradient_checkpointing, which the script's own README adds there. "ours, 3/4
-size" is 70 % of the steps at 96 px and 30 % at 128 px, from two trainings.
+size" is one training whose schedule has 70 % of the rounds at 192 px and then 30 % at 256 px, the change between them
+included; it is compared by the sums over all rounds, the others by the median of the rounds' ratios. So the rounds are
+a multiple of 10.
 
 Then the loss curves: the same seed with gradient checkpointing off and on, and with latents and embeddings cached or
 encoded anew at every step. They may differ by 1e-3; the exit code is 1 where they do, or where a ratio is missed.
@@ -32,15 +34,17 @@ from headshotkit import DatasetConfig, Run, build_dataset, judge_photos, runtime
 from headshotkit.config import GateConfig, TrainConfig
 from headshotkit.records import Dataset
 
-PICTURES, LARGE_PX, SMALL_PX, SMALL_SHARE = 16, 128, 96, 0.7
+PICTURES, LARGE_PX, SMALL_PX, SMALL_SHARE = 16, 256, 192, 0.7
+SCHEDULED = "ours, 3/4 size"
 FOREVER = 1_000_000
+RUN = "run"
 SCRIPT = "examples/dreambooth/train_dreambooth_lora_sdxl.py"
 ADVANCED = "examples/advanced_diffusion_training/train_dreambooth_lora_sdxl_advanced.py"
 ON_16_GB = "--gradient_checkpointing"
 """What the README of diffusers' script adds for less than 16 GB; headshotkit does without on a T4 (`plan --gpu t4`)."""
 PAIRS = (
-    ("script, as on 16 GB", "ours", 1.8), ("script, as on 16 GB", "ours, 3/4 size", 2.5),
-    ("advanced, cached, as on 16 GB", "ours", 1.3), ("script", "ours", 0), ("script", "ours, 3/4 size", 0),
+    ("script, as on 16 GB", "ours", 1.8), ("script, as on 16 GB", SCHEDULED, 2.5),
+    ("advanced, cached, as on 16 GB", "ours", 1.3), ("script", "ours", 0), ("script", SCHEDULED, 0),
     ("advanced, cached", "ours", 0), ("script, as on 16 GB", "ours, checkpointing", 0),
 )  # fmt: skip
 """(theirs, ours, how many times as long theirs takes at least; 0 is not asked)."""
@@ -76,11 +80,11 @@ class Paced:
         self.process.wait()
 
 
-def prepared(root: Path, size_px: int) -> tuple[Path, Path]:
+def prepared(root: Path) -> tuple[Path, Path]:
     """A run with a dataset of 16 pictures, and a folder with the pictures alone: (run folder, pictures)."""
-    run, pictures = Run(root / f"run{size_px}"), root / f"pictures{size_px}"
+    run, pictures = Run(root / RUN), root / "pictures"
     judge_photos(runtime.sample_person(), run, GateConfig(max_photos=PICTURES))
-    build_dataset(run, DatasetConfig.for_base("mini", class_word="man", size_px=size_px))
+    build_dataset(run, DatasetConfig.for_base("mini", class_word="man", size_px=LARGE_PX))
     pictures.mkdir()
     dataset = Dataset.from_dict(run.manifest("dataset")["dataset"])
     for photo in dataset.photos:
@@ -100,8 +104,11 @@ def beside(folder: Path, prepared_run: Path) -> Path:
 
 def trainings(given: argparse.Namespace, root: Path) -> dict[str, list[str]]:
     """What `paced_training.py` is called with: name -> arguments."""
-    (large, pictures), (small, _) = prepared(root, LARGE_PX), prepared(root, SMALL_PX)
-    third = beside(root / "third", large)
+    large, pictures = prepared(root)
+    second, third = (beside(root / name, large) for name in ("second", "third"))
+    warm_up = given.epochs * PICTURES // given.batch
+    small_steps = warm_up + round(SMALL_SHARE * given.rounds * warm_up)
+    schedule = ((SMALL_PX, small_steps), (LARGE_PX, FOREVER - small_steps))
     ours = {"targets": "attention", "rank": given.rank, "alpha": given.rank, "batch": given.batch, "steps": FOREVER,
             "checkpoint_every_steps": FOREVER, "checkpoint_every_minutes": 0}  # fmt: skip
     theirs = {
@@ -114,7 +121,7 @@ def trainings(given: argparse.Namespace, root: Path) -> dict[str, list[str]]:
     script, advanced = (str(given.diffusers / path) for path in (SCRIPT, ADVANCED))
     return {
         "ours": ["ours", str(large), json.dumps(ours)],
-        "ours, 96 px": ["ours", str(small), json.dumps(ours)],
+        SCHEDULED: ["ours", str(second), json.dumps(ours | {"schedule": schedule})],
         "ours, checkpointing": ["ours", str(third), json.dumps(ours | {"checkpointing": True})],
         "script": [script, *arguments],
         "script, as on 16 GB": [script, *arguments, ON_16_GB],
@@ -137,8 +144,7 @@ def measure(given: argparse.Namespace, root: Path) -> dict[str, list[float]]:
         print(f"round {turn + 1}:", *(f"{name} {each[-1]:.0f}," for name, each in found.items()), file=sys.stderr)
     for one in paced.values():
         one.end()
-    pairs = zip(found["ours, 96 px"], found["ours"], strict=True)
-    return found | {"ours, 3/4 size": [SMALL_SHARE * small + (1 - SMALL_SHARE) * large for small, large in pairs]}
+    return found
 
 
 def times(found: dict[str, list[float]], theirs: str, ours: str) -> list[float]:
@@ -192,9 +198,9 @@ def loss_curve(folder: Path, prepared_run: Path, checkpointing: bool, cached: bo
 
 def compare_curves(given: argparse.Namespace, root: Path) -> float:
     """Prints the loss curves' differences from the first one's and returns the largest."""
-    prepared_run, curves = root / f"run{LARGE_PX}", {}
+    prepared_run, curves = root / RUN, {}
     if not prepared_run.exists():
-        prepared(root, LARGE_PX)
+        prepared(root)
     for checkpointing, cached in itertools.product((False, True), (True, False)):
         folder = root / f"curve-{checkpointing}-{cached}"
         curves[checkpointing, cached] = loss_curve(folder, prepared_run, checkpointing, cached, given)
@@ -211,14 +217,15 @@ def compare_curves(given: argparse.Namespace, root: Path) -> float:
 
 def report(found: dict[str, list[float]]) -> list[str]:
     """Prints the steps' times and the ratios; returns what was missed, in words."""
-    print("| training | process ms a step, median | least | most |\n|---|---|---|---|")
+    print("| training | process ms a step, median (3/4 size: mean) | least | most |\n|---|---|---|---|")
     for name, each in found.items():
-        print(f"| {name} | {statistics.median(each):.0f} | {min(each):.0f} | {max(each):.0f} |")
+        middle = statistics.median(each) if name != SCHEDULED else statistics.mean(each)
+        print(f"| {name} | {middle:.0f} | {min(each):.0f} | {max(each):.0f} |")
     print("\n| theirs | ours | theirs takes, times as long | least | most | asked |\n|---|---|---|---|---|---|")
     missed = []
     for theirs, ours, mark in PAIRS:
         each = times(found, theirs, ours)
-        middle = statistics.median(each)
+        middle = statistics.median(each) if ours != SCHEDULED else sum(found[theirs]) / sum(found[ours])
         print(f"| {theirs} | {ours} | {middle:.2f} | {min(each):.2f} | {max(each):.2f} | {mark or '-'} |")
         missed += [f"{theirs} over {ours} is {middle:.2f}, not {mark}"] if mark and middle < mark else []
     return missed
@@ -227,12 +234,16 @@ def report(found: dict[str, list[float]]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("diffusers", type=Path, help="a checkout of diffusers")
-    parser.add_argument("--rounds", type=int, default=8, help="blocks that each training does; 0: the curves alone")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="blocks that each training does, of 10; 0: the curves alone"
+    )
     parser.add_argument("--epochs", type=int, default=1, help="passes over the pictures in a block")
     parser.add_argument("--batch", type=int, default=4, help=f"a divisor of {PICTURES}")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--steps", type=int, default=24, help="of the loss curves; 0: none")
     given = parser.parse_args()
+    if given.rounds % 10:
+        parser.error(f"--rounds is {given.rounds}, not a multiple of 10: the schedule has 7 of 10 at {SMALL_PX} px")
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with tempfile.TemporaryDirectory() as temporary:
         print(f"{machine()}, torch {runtime.versions()['torch']}, diffusers {runtime.versions()['diffusers']}\n")

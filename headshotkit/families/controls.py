@@ -1,0 +1,71 @@
+"""What a picture can be drawn from besides its prompt: a photo, a photo's edges, a refiner for the last steps.
+
+A family that can do it names a class of `Controls` in its module, as `CONTROLS`; where it names none, it is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL.Image import Image
+
+from headshotkit.errors import BadConfig
+from headshotkit.families import Family, Sampling
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What a picture is drawn from besides its prompt.
+
+    photo: image-to-image begins with it, RGB, of the picture's size · strength: how much of the way from noise is gone,
+    in (0, 1]: 1 forgets the photo · edges: a ControlNet obeys them, as `Controls.edges_of` makes them · edge_scale: how
+    much, 0 not at all · refined: share of the noise levels, the lowest, that the refiner draws, in [0, 1).
+    """
+
+    photo: Image | None = None
+    strength: float = 1.0
+    edges: Image | None = None
+    edge_scale: float = 1.0
+    refined: float = 0.0
+
+
+class Controls(Protocol):
+    """A loaded family's other ways to draw; they share its parts, its LoRA as well."""
+
+    def edges_of(self, photo: Image, size_px: tuple[int, int]) -> Image:
+        """The edges of a photo, white on black, as the ControlNet reads them for a picture of (width, height) px."""
+
+    def render(
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        seeds: list[int],
+        sampling: Sampling,
+        guide: Guide,
+        on_step: Callable[[], None] | None = None,
+    ) -> list[Image]:
+        """One picture a prompt, as `Family.render` draws them, guided as well.
+
+        Raises:
+            BaseUnavailable: the ControlNet or the refiner can't be loaded.
+            BadConfig: photo and edges at once, or a size that the base can't draw.
+        """
+
+
+def load_controls(family: Family) -> Controls:
+    """A family's other ways to draw; their weights are loaded when they are first used.
+
+    Raises:
+        BadConfig: the family has none.
+    """
+    module = importlib.import_module(f"headshotkit.families.{family.base.family}")
+    if not hasattr(module, "CONTROLS"):
+        raise BadConfig(
+            f"base {family.base.name!r} draws from prompts alone.",
+            f"Photos, edges and refiners were not built for its family, {family.base.family}.",
+            "Leave out photo, control and refiner, or choose another base: --base sdxl",
+        )
+    return module.CONTROLS(family)

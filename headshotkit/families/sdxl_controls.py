@@ -1,0 +1,266 @@
+"""SDXL's other ways to draw, by stock pipelines that are built from a loaded family's own parts.
+
+Image-to-image, ControlNet, and the refiner, which is staged: the base's U-Net leaves the GPU before the refiner enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    ControlNetModel,
+    DiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from headshotkit import runtime
+from headshotkit.edges import find_edges
+from headshotkit.errors import BadConfig, BaseUnavailable
+from headshotkit.families import Sampling, check_size, drawing, weights_place
+from headshotkit.families.controls import Guide
+from headshotkit.families.loading import quiet
+
+PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""Diffusers' own name; a refiner that is such a file is the base's own U-Net with it."""
+
+Told = dict[str, torch.Tensor]
+
+
+class SdxlControls:
+    """The other ways of one loaded SDXL base. See `Controls` for what each method promises."""
+
+    def __init__(self, family) -> None:
+        self.family, self.net = family, None
+
+    # --- what is drawn from -------------------------------------------------------------------------------------
+
+    def edges_of(self, photo: Image.Image, size_px: tuple[int, int]) -> Image.Image:
+        halvings = len(self._controlnet().config.conditioning_embedding_out_channels) - 1
+        return find_edges(photo, tuple(side // self.family.pipeline.vae_scale_factor << halvings for side in size_px))
+
+    @torch.no_grad()
+    def render(
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        seeds: list[int],
+        sampling: Sampling,
+        guide: Guide,
+        on_step: Callable[[], None] | None = None,
+    ) -> list[Image.Image]:
+        family, unet = self.family, self.family.pipeline.unet
+        for side in sampling.size_px:
+            check_size(family.base, side, family._size_factor())
+        pipeline, given = self._road(seeds, sampling, guide)
+        family.decoding = drawing.fit_decoding(family.pipeline.vae, sampling.size_px, len(seeds))
+        told = self._told(pipeline, prompts, negatives)
+        gone = int(sampling.steps * guide.strength) if guide.photo else sampling.steps
+        given |= _with_edges_cut(drawing.guidance_options(replace(sampling, steps=gone), on_step), bool(guide.edges))
+        given |= {"denoising_end": 1 - guide.refined, "output_type": "latent"} if guide.refined else {}
+        counting = unet.register_forward_pre_hook(family._count_rows)
+        try:
+            with drawing.sampling_by(pipeline, sampling.sampler, family.base.name):
+                made = pipeline(num_inference_steps=sampling.steps, **told, **given).images
+        finally:
+            counting.remove()
+        return self._refine(made, prompts, negatives, sampling, guide, on_step) if guide.refined else made
+
+    def _road(self, seeds: list[int], sampling: Sampling, guide: Guide) -> tuple[DiffusionPipeline, dict]:
+        """The pipeline that draws, and what it is given beside prompts.
+
+        Raises:
+            BadConfig: photo and edges at once.
+        """
+        if guide.photo and guide.edges:
+            raise BadConfig(
+                "a photo and edges are given at once.",
+                "Image-to-image begins with the photo, a ControlNet with noise.",
+                "Leave out one of them.",
+            )
+        width, height = sampling.size_px
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        if guide.photo:
+            photo = guide.photo.resize((width, height), Image.Resampling.LANCZOS)
+            return self._img2img(), {"image": photo, "strength": guide.strength, "generator": generators}
+        if not guide.edges:
+            return self.family.pipeline, {"width": width, "height": height, "generator": generators}
+        # The edges have their own size: a ControlNet may halve more or less often than the autoencoder does.
+        scale, unet = self.family.pipeline.vae_scale_factor, self.family.pipeline.unet
+        shape = (len(seeds), unet.config.in_channels, height // scale, width // scale)
+        return self._with_controlnet(), {
+            "image": guide.edges,
+            "controlnet_conditioning_scale": float(guide.edge_scale),
+            "width": guide.edges.width,
+            "height": guide.edges.height,
+            "original_size": (height, width),
+            "target_size": (height, width),
+            "latents": randn_tensor(shape, generators, torch.device(self.family.device), unet.dtype),
+        }
+
+    def _told(self, pipeline: DiffusionPipeline, prompts: list[str], negatives: list[str]) -> Told:
+        """What a pipeline's U-Net is told; a refiner reads the second encoder's columns alone, which are the last."""
+        width, whole = pipeline.unet.config.cross_attention_dim, {}
+        for prefix, texts in (("", prompts), ("negative_", negatives)):
+            parts = [self._encoded(text, pipeline.config.force_zeros_for_empty_prompt) for text in texts]
+            text, pooled = (
+                torch.cat(part).to(self.family.device, pipeline.unet.dtype) for part in zip(*parts, strict=True)
+            )
+            whole |= {f"{prefix}prompt_embeds": text[..., -width:], f"{prefix}pooled_prompt_embeds": pooled}
+        return whole
+
+    def _encoded(self, prompt: str, zero: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """A prompt as the base has it, but that a refiner may read the empty one as words, not as zeros."""
+        if prompt or zero == self.family.pipeline.config.force_zeros_for_empty_prompt:
+            condition = self.family.encode_prompts([prompt])
+            return condition["text"], condition["pooled"]
+        parts = self.family.pipeline.encode_prompt("", device=self.family.device, do_classifier_free_guidance=False)
+        return parts[0] * (not zero), parts[2] * (not zero)
+
+    # --- pipelines ------------------------------------------------------------------------------------------------
+
+    def _parts(self) -> dict[str, Any]:
+        base = self.family.pipeline
+        return {name: getattr(base, name) for name in PARTS} | {
+            "force_zeros_for_empty_prompt": base.config.force_zeros_for_empty_prompt,
+            "add_watermarker": False,
+        }
+
+    def _img2img(self, **others) -> StableDiffusionXLImg2ImgPipeline:
+        return _silent(StableDiffusionXLImg2ImgPipeline(**self._parts() | others))
+
+    def _with_controlnet(self) -> StableDiffusionXLControlNetPipeline:
+        return _silent(StableDiffusionXLControlNetPipeline(controlnet=self._controlnet(), **self._parts()))
+
+    def _controlnet(self) -> ControlNetModel:
+        if self.net is None:
+            place = self._place("controlnet", "config.json")
+            with self._loading("controlnet", place):
+                net = ControlNetModel.from_pretrained(place, **self._options())
+            self.net = net.to(self.family.device, self.family.pipeline.unet.dtype).eval()
+        return self.net
+
+    def _options(self) -> dict:
+        """The dtype, and the hub's half-size files where half precision is wanted."""
+        return self.family._options()
+
+    def _place(self, part: str, file: str) -> str:
+        """Where the ControlNet or the refiner is: a folder, or a hub id.
+
+        Raises:
+            BadConfig: the base has none.
+            BaseUnavailable: it is in the project's data, and is not there.
+        """
+        base, place = self.family.base, getattr(self.family.base, part)
+        if not place:
+            raise BadConfig(
+                f"base {base.name!r} has no {part}.", "None was named for it.", "Choose another base: --base sdxl"
+            )
+        if not place.startswith("data:"):
+            return place
+        folder = runtime.data_path(*place.removeprefix("data:").split("/"))
+        if not (folder / file).is_file():
+            raise BaseUnavailable(
+                f"the {part} of base {base.name!r} is not at {folder}.",
+                "The package was installed without its data.",
+                "Clone the repository and install from there, or choose another base: --base sdxl",
+            )
+        return str(folder)
+
+    @contextmanager
+    def _loading(self, part: str, place: str) -> Iterator[None]:
+        """Loads in silence; what goes wrong names the part."""
+        try:
+            with quiet():
+                yield
+        except (OSError, ValueError) as error:  # ValueError: neither a folder nor a hub id
+            raise BaseUnavailable(
+                f"the {part} of base {self.family.base.name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
+                "It is downloaded from the hub once, and there seems to be no network or no space.",
+                f"Connect once and try again, or leave out the {part}.",
+            ) from error
+
+    # --- the refiner ----------------------------------------------------------------------------------------------
+
+    def _refine(
+        self, latents: torch.Tensor, prompts: list[str], negatives: list[str], sampling: Sampling, guide: Guide, on_step
+    ) -> list[Image.Image]:
+        """Draws the lowest noise levels of latents that the base left there; guided where the base's last steps are."""
+        guided = sampling.guidance if sampling.guidance_share > 1 - guide.refined else 1.0
+        with self._refiner() as pipeline:
+            counting = pipeline.unet.register_forward_pre_hook(self.family._count_rows)
+            options = drawing.guidance_options(replace(sampling, guidance=1.0), on_step) | {"guidance_scale": guided}
+            told = self._told(pipeline, prompts, negatives)
+            try:
+                with drawing.sampling_by(pipeline, sampling.sampler, self.family.base.name):
+                    return pipeline(
+                        image=Image.new("RGB", sampling.size_px),  # it is asked for; the latents are what counts
+                        latents=latents,
+                        denoising_start=1 - guide.refined,
+                        num_inference_steps=sampling.steps,
+                        **told,
+                        **options,
+                    ).images
+            finally:
+                counting.remove()
+
+    @contextmanager
+    def _refiner(self) -> Iterator[StableDiffusionXLImg2ImgPipeline]:
+        """The refiner's pipeline; the base's U-Net and the ControlNet are out of the GPU as long as it is in."""
+        staged = [part for part in (self.family.pipeline.unet, self.net) if part is not None]
+        for part in staged:
+            part.to("cpu")
+        runtime.free_memory()
+        try:
+            pipeline = self._load_refiner()
+            yield pipeline
+            del pipeline
+        finally:
+            runtime.free_memory()
+            for part in staged:
+                part.to(self.family.device)
+
+    def _load_refiner(self) -> StableDiffusionXLImg2ImgPipeline:
+        """The hub's refiner with the base's encoders and autoencoder, or the base's own U-Net with a LoRA."""
+        source = self.family.base.refiner
+        place, base = self._place("refiner", LORA_FILE), self.family.pipeline
+        with self._loading("refiner", place):
+            if not source.startswith("data:"):
+                shared = {name: getattr(base, name) for name in ("vae", "text_encoder_2", "tokenizer_2")}
+                kind, options = StableDiffusionXLImg2ImgPipeline, shared | self._options()
+                return _silent(kind.from_pretrained(place, add_watermarker=False, **options).to(self.family.device))
+            kind, options = type(base.unet), self._options()
+            unet = kind.from_pretrained(weights_place(self.family.base), subfolder="unet", **options)
+            pipeline = self._img2img(unet=unet.to(self.family.device))
+            pipeline.load_lora_weights(str(Path(place)), weight_name=LORA_FILE)
+            pipeline.fuse_lora(components=["unet"])
+            pipeline.unload_lora_weights()
+        return pipeline
+
+
+def _silent(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _with_edges_cut(options: dict, edges: bool) -> dict:
+    """A ControlNet's pipeline holds the edges twice as well while it guides, so they are cut with the prompts."""
+    after_step = options.get("callback_on_step_end")
+    if not (edges and after_step):
+        return options
+    names = options["callback_on_step_end_tensor_inputs"]
+
+    def after(pipeline, step: int, time: torch.Tensor, tensors: dict) -> dict:
+        told = after_step(pipeline, step, time, {name: tensors[name] for name in names})
+        cut = len(told["prompt_embeds"]) < len(tensors["prompt_embeds"])
+        return told | {"image": tensors["image"].chunk(2)[1] if cut else tensors["image"]}
+
+    return options | {"callback_on_step_end": after, "callback_on_step_end_tensor_inputs": [*names, "image"]}

@@ -1,0 +1,264 @@
+"""One picture as one likes it: prompt, photo, edges, refiner, all knobs in a record that draws it again.
+
+A `PictureRequest` decides every pixel together with the run's LoRA: the same one gives the same picture, later and in
+another process as well, on the same machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from headshotkit import crops, faces
+from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
+from headshotkit.config.base import demand
+from headshotkit.edges import edge_agreement
+from headshotkit.errors import BadLora
+from headshotkit.families import Family, Sampling, load_family
+from headshotkit.families.controls import Controls, Guide, load_controls
+from headshotkit.families.methods import use_trained
+from headshotkit.identity import Person, judge_headshot, known_person
+from headshotkit.photos import png_bytes, read_photo
+from headshotkit.records import Lora, Record
+from headshotkit.run import Run, write_atomic
+from headshotkit.session import ORIGIN
+
+FOLDER = "pictures"
+PERSON = "{person}"
+"""What a prompt may hold for the person: token and class word with a LoRA, "a" and the class word without."""
+
+
+@dataclass(frozen=True)
+class PictureRequest(Record):
+    """Everything that decides a picture, but for the run's LoRA; `for_base` has the defaults that suit a base."""
+
+    prompt: str
+    """What is asked for; {person} becomes the person."""
+    negative: str = ""
+    """What is avoided while there is guidance."""
+    base: str = "sdxl"
+    """The base that draws; the run's LoRA must have been trained on it."""
+    steps: int = 25
+    """Sampler steps; image-to-image makes `strength` of them."""
+    guidance: float = 5.0
+    """Classifier-free guidance scale; 1 is off."""
+    guidance_share: float = 1.0
+    """Fraction of the steps that are guided, the first ones, in [0, 1]."""
+    sampler: str = "base"
+    """One of SAMPLERS."""
+    seed: int = 0
+    """Seed of the first picture's noise; the next ones have the next numbers."""
+    size_px: tuple[int, ...] = (1024, 1024)
+    """(width, height), px."""
+    batch: int = 1
+    """Pictures, drawn at once."""
+    lora_scale: float = 1.0
+    """Strength of the run's LoRA; 0 is the bare base, and needs none."""
+    photo: str = ""
+    """Path of a photo that image-to-image begins with; empty: noise."""
+    strength: float = 0.6
+    """How far image-to-image leaves the photo, in (0, 1]."""
+    control: str = ""
+    """Path of a photo whose edges a ControlNet obeys; empty: none."""
+    control_scale: float = 1.0
+    """How much it obeys them, in [0, 2]."""
+    refiner: float = 0.0
+    """Share of the noise levels, the lowest, that the refiner draws, in [0, 1); 0 is off, 0.2 is SDXL's own."""
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch": 1, "guidance": 0, "lora_scale": 0, "control_scale": 0, "refiner": 0, "seed": 0}
+        wrong = [f"{name} is {getattr(self, name)}" for name, low in least.items() if getattr(self, name) < low]
+        wrong += [f"strength is {self.strength}"] * (not 0 < self.strength <= 1)
+        wrong += [f"control_scale is {self.control_scale}"] * (self.control_scale > 2)
+        wrong += [f"refiner is {self.refiner}"] * (self.refiner >= 1)
+        wrong += [f"guidance_share is {self.guidance_share}"] * (not 0 <= self.guidance_share <= 1)
+        wrong += [f"sampler is {self.sampler!r}, known are {', '.join(SAMPLERS)}"] * (self.sampler not in SAMPLERS)
+        wrong += [f"size_px is {self.size_px}"] * (len(self.size_px) != 2 or min(self.size_px) < 1)
+        demand(not wrong, "; ".join(wrong) + ".", "Each knob has its range.", "See PictureRequest, and set it anew.")
+        demand(
+            not (self.photo and self.control),
+            f"photo is {self.photo!r}, control is {self.control!r}.",
+            "Image-to-image begins with a photo, a ControlNet with noise.",
+            "Set one of them.",
+        )
+        kept = int(self.steps * self.strength) if self.photo else self.steps
+        demand(
+            kept >= 1 and (not self.photo or self.strength > self.refiner),
+            f"strength {self.strength} of {self.steps} steps is {kept}; the refiner has {self.refiner} of the noise.",
+            "Image-to-image makes that share of the steps, and the base needs one before the refiner.",
+            "Raise strength or steps, or lower refiner.",
+        )
+
+    @classmethod
+    def for_base(cls, base: str, prompt: str, **overrides) -> PictureRequest:
+        """The settings of the base's preset for headshots, with the given ones in their place.
+
+        Raises:
+            UnknownBase: no base has that name.
+            BadConfig: a setting is out of its range.
+        """
+        config = RenderConfig.for_base(base)
+        preset = {
+            name: getattr(config, name) for name in ("steps", "guidance", "guidance_share", "sampler", "lora_scale")
+        }
+        return cls(prompt, base=base, **preset | {"size_px": (config.size_px, config.size_px)} | overrides)
+
+    @property
+    def guided(self) -> bool:
+        """Whether it takes more than a prompt."""
+        return bool(self.photo or self.control or self.refiner)
+
+    def call(self, run: Run) -> str:
+        """The Python that draws it again."""
+        record = repr(self).replace(f"{type(self).__name__}(", "").removesuffix(")")
+        return (
+            "from headshotkit import PictureRequest, Run, render_pictures\n\n"
+            f"render_pictures(Run({str(run.folder)!r}), PictureRequest({record}))"
+        )
+
+
+@dataclass(frozen=True)
+class Picture(Record):
+    """One picture of a request. `identity` is None without exactly one face, or where the run has no photos.
+
+    file: relative to the run's `pictures/` · seed: of its noise · likeness: identity relative to the own photos' median
+    · agreement: how well it obeys the edges of `control`, in [0, 1], None without.
+    """
+
+    file: str
+    request: PictureRequest
+    seed: int
+    identity: float | None = None
+    likeness: float | None = None
+    agreement: float | None = None
+
+
+def render_pictures(run: Run, request: PictureRequest, studio: Studio | None = None) -> list[Picture]:
+    """Draws the pictures of a request, and says how alike each is; writes `pictures/`, a PNG each.
+
+    Each PNG's text says that it was generated, and how; of a photo it holds the name and no folder.
+
+    Args:
+        studio: what was loaded for an earlier request of the run, so that nothing is loaded twice; None loads it.
+    Raises:
+        StageMissing: lora_scale is above 0, and the LoRA has not been trained.
+        BadLora: it was trained on another base.
+        BadConfig: the base can't draw that size, or can't draw from photos, edges or with a refiner.
+        BaseUnavailable: weights can't be had.
+        Unreadable: the photo can't be read.
+    """
+    return (studio or Studio(run)).render(request)
+
+
+class Studio:
+    """A run's base, LoRA and person, loaded once for many requests."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.family, self.controls, self.person = run, None, None, None
+        self.loaded: tuple = ()
+
+    def render(self, request: PictureRequest, on_step: Callable[[], None] | None = None) -> list[Picture]:
+        """As `render_pictures`."""
+        config = RenderConfig.for_base(
+            request.base, steps=request.steps, guidance=request.guidance, guidance_share=request.guidance_share,
+            sampler=request.sampler,
+        )  # fmt: skip
+        family, edges = self._family(request), None
+        seeds = [request.seed + number for number in range(request.batch)]
+        told = [self._worded(request)] * request.batch, [request.negative] * request.batch, seeds
+        sampling = Sampling.of(config, tuple(request.size_px))
+        if request.guided:
+            guide = self._guide(request)
+            edges, images = guide.edges, self._controls(family).render(*told, sampling, guide, on_step)
+        else:
+            images = family.render(*told, sampling, on_step)
+        person = self._person(config)
+        return [
+            self._kept(image, request, seed, person, config, edges) for image, seed in zip(images, seeds, strict=True)
+        ]
+
+    def edges(self, request: PictureRequest) -> Image.Image:
+        """What the ControlNet is shown of a request's `control`."""
+        controls = self._controls(self._family(request))
+        return controls.edges_of(fitted_photo(request.control, request), tuple(request.size_px))
+
+    def _family(self, request: PictureRequest) -> Family:
+        """The base with the LoRA at the request's strength."""
+        if self.family is None or self.family.base.name != request.base:
+            self.family, self.controls, self.loaded = None, None, ()
+            self.family = load_family(request.base)
+        made = self.run.manifest("lora") if request.lora_scale else self.run.peek("lora")
+        wanted = (made.get("fingerprint", ""), request.lora_scale)
+        if not request.lora_scale and not self.loaded:
+            return self.family
+        if wanted != self.loaded:
+            lora = Lora.from_dict(made["lora"])
+            if lora.base != request.base:
+                raise BadLora(
+                    f"the LoRA was trained on base {lora.base!r}, the picture is asked of {request.base!r}.",
+                    "A LoRA only fits the base it was trained on.",
+                    f"Set base to {lora.base!r}, or lora_scale to 0.",
+                )
+            use_trained(self.family, self.run.path("lora"), lora, request.lora_scale)
+            self.loaded = wanted
+        return self.family
+
+    def _controls(self, family: Family) -> Controls:
+        self.controls = self.controls or load_controls(family)
+        return self.controls
+
+    def _guide(self, request: PictureRequest) -> Guide:
+        photo = fitted_photo(request.photo, request) if request.photo else None
+        edges = self.edges(request) if request.control else None
+        return Guide(photo, request.strength, edges, request.control_scale, request.refiner)
+
+    def _worded(self, request: PictureRequest) -> str:
+        """The prompt with the person in it."""
+        known = self.run.peek("lora").get("lora") or self.run.peek("dataset").get("dataset") or {}
+        word = known.get("class_word", "person")
+        return request.prompt.replace(PERSON, f"{known['token']} {word}" if request.lora_scale else f"a {word}")
+
+    def _person(self, config: RenderConfig) -> Person | None:
+        if self.person is None and self.run.has("photos"):
+            self.person = known_person(self.run, config)
+        return self.person
+
+    def _kept(
+        self, image: Image.Image, request: PictureRequest, seed: int, person: Person | None, config: RenderConfig, edges
+    ) -> Picture:
+        """Judges and writes one picture."""
+        facts = request.to_dict() | {name: Path(getattr(request, name)).name for name in ("photo", "control")}
+        key = hashlib.sha256(json.dumps([request.to_dict(), self.loaded]).encode()).hexdigest()[:12]
+        judged = judge_headshot(np.asarray(image), person, config) if person else None
+        agreement = edge_agreement(image, edges) if edges else None
+        measured = {
+            "identity": judged and judged.identity,
+            "likeness": judged and judged.likeness,
+            "agreement": agreement,
+        }
+        picture = Picture(f"{key}_{seed}.png", request, seed, **measured)
+        how = json.dumps(facts | {"seed": seed} | measured)
+        write_atomic(self.run.path(FOLDER) / picture.file, png_bytes(image, Software=ORIGIN, headshotkit=how))
+        return picture
+
+
+def fitted_photo(path: str, request: PictureRequest) -> Image.Image:
+    """A photo in the request's size, cut around its face as training pictures are; one of that size stays as it is.
+
+    Raises:
+        Unreadable: it can't be read.
+    """
+    pixels, size = read_photo(Path(path)), tuple(request.size_px)
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return Image.fromarray(pixels)
+    found = faces.detect_faces(pixels)
+    box = found[0].box if found else np.array([width, height, width, height]) / 2
+    fraction = DatasetConfig.for_base(request.base).face_fractions[0] if found else 0.0
+    return crops.cut(pixels, crops.face_window(width, height, box, fraction, size), size)

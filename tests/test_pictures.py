@@ -1,0 +1,134 @@
+import html
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import P1, open_picture
+
+from headshotkit.config import RenderConfig
+from headshotkit.errors import BadConfig, BadLora, HeadshotError, StageMissing
+from headshotkit.panel import control_panel
+from headshotkit.pictures import Picture, PictureRequest, Studio, fitted_photo, render_pictures
+from headshotkit.run import Run
+
+PHOTO = str(P1 / "p1_03.jpg")
+BRIEF = PictureRequest.for_base("mini", "photo of {person}", steps=4, seed=3)
+
+
+@pytest.fixture
+def studio(brief_run):
+    return Studio(brief_run)
+
+
+def pixels(run, pictures):
+    return [np.asarray(open_picture(run.path("pictures") / p.file)) for p in pictures]
+
+
+def test_a_preset_suits_the_base():
+    config = RenderConfig.for_base("mini")
+    assert BRIEF.size_px == (config.size_px,) * 2 and BRIEF.guidance == config.guidance
+    assert PictureRequest.from_dict(json.loads(json.dumps(BRIEF.to_dict()))) == BRIEF
+
+
+def test_the_shown_call_draws_the_same_picture_after_others(brief_run, studio):
+    """What was loaded for other requests leaves no trace, and a process that has none of it draws the same."""
+    wanted = replace(BRIEF, photo=PHOTO, refiner=0.25)
+    first = pixels(brief_run, studio.render(wanted))
+    for other in (replace(BRIEF, lora_scale=0.0), replace(BRIEF, lora_scale=0.5), replace(BRIEF, control=PHOTO)):
+        studio.render(other)
+    assert all(np.array_equal(*pair) for pair in zip(first, pixels(brief_run, studio.render(wanted)), strict=True))
+    place = {}
+    text = wanted.call(brief_run).replace("render_pictures(Run", "made = render_pictures(Run")
+    exec(text, place)
+    again = pixels(brief_run, place["made"])
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+
+
+def test_each_picture_of_a_batch_has_its_seed(brief_run, studio):
+    made = studio.render(replace(BRIEF, batch=2))
+    assert [p.seed for p in made] == [3, 4] and len({p.file for p in made}) == 2
+    alone = pixels(brief_run, studio.render(replace(BRIEF, seed=4)))[0]
+    assert np.abs(pixels(brief_run, made)[1].astype(int) - alone).mean() < 0.1
+
+
+def test_a_png_says_how_it_was_made_and_keeps_folders_to_itself(brief_run, studio):
+    (made,) = studio.render(replace(BRIEF, control=PHOTO, control_scale=0.5))
+    texts = open_picture(brief_run.path("pictures") / made.file).text
+    facts = json.loads(texts["headshotkit"])
+    assert "not a photograph" in texts["Software"] and str(P1) not in texts["headshotkit"]
+    assert facts["control"] == "p1_03.jpg" and facts["seed"] == 3 and facts["agreement"] == made.agreement
+    assert facts["identity"] == made.identity and Picture.from_dict(made.to_dict()) == made
+
+
+def test_the_person_is_named_with_the_lora_alone(brief_run, studio):
+    assert studio._worded(BRIEF) == "photo of ohwx man"
+    assert studio._worded(replace(BRIEF, lora_scale=0.0)) == "photo of a man"
+
+
+def test_the_bare_base_needs_no_run(tmp_path):
+    run = Run(tmp_path / "empty")
+    (made,) = render_pictures(run, replace(BRIEF, lora_scale=0.0, steps=2))
+    assert made.identity is None and (run.path("pictures") / made.file).is_file()
+    with pytest.raises(StageMissing, match="holds no finished lora"):
+        render_pictures(run, BRIEF)
+
+
+def test_a_lora_of_another_base_is_refused(brief_run, studio):
+    manifest = brief_run.path("lora") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"base": "mini"', '"base": "sdxl"'))
+    with pytest.raises(BadLora, match="trained on base 'sdxl', the picture is asked of 'mini'"):
+        studio.render(BRIEF)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"steps": 0}, "steps is 0"), ({"strength": 0.0}, "strength is 0.0"), ({"sampler": "ddim"}, "sampler is 'ddim'"),
+    ({"photo": "a", "control": "b"}, "photo is 'a', control is 'b'"), ({"refiner": 1.0}, "refiner is 1.0"),
+    ({"photo": "a", "strength": 0.2}, "strength 0.2 of 4 steps is 0"), ({"size_px": (0, 8)}, "size_px is"),
+    ({"photo": "a", "strength": 0.3, "refiner": 0.4}, "the refiner has 0.4"),
+    ({"control_scale": 3}, "control_scale is 3"),
+])  # fmt: skip
+def test_knobs_out_of_range_are_refused(change, words):
+    with pytest.raises(BadConfig, match=words):
+        replace(BRIEF, **change)
+
+
+def test_a_photo_is_cut_around_its_face_as_training_pictures_are(brief_run):
+    fitted = fitted_photo(PHOTO, BRIEF)
+    assert fitted.size == BRIEF.size_px
+    prepared = next(iter(sorted(brief_run.path("dataset").glob("*.png"))))
+    again = fitted_photo(str(prepared), BRIEF)
+    assert np.array_equal(np.asarray(again), np.asarray(open_picture(prepared).convert("RGB")))
+
+
+# --- the panel ----------------------------------------------------------------------------------------------------
+
+
+def knob(panel, name):
+    return next(k for k in panel.children if getattr(k, "description", "") == name)
+
+
+def test_the_panel_draws_and_shows_the_call(brief_run, studio):
+    panel = control_panel(brief_run, BRIEF, studio)
+    knob(panel, "prompt").value, knob(panel, "steps").value = "photo of {person}, 'smiling' & <b>", 3
+    knob(panel, "batch").value, knob(panel, "lora scale").value = 2, 0.5
+    knob(panel, "Draw").click()
+    line, call, shown = panel.children[-3:]
+    assert line.value.startswith("2 in ") and shown.value.count("data:image/png") == 2 and "<b>" not in call.value
+    wanted = replace(BRIEF, prompt="photo of {person}, 'smiling' & <b>", steps=3, batch=2, lora_scale=0.5)
+    place = {}
+    exec(html.unescape(call.value.removeprefix("<pre>").removesuffix("</pre>")), place)
+    assert place["PictureRequest"] is PictureRequest and repr(wanted) in html.unescape(call.value)
+
+
+def test_the_panel_says_what_is_wrong_and_goes_on(brief_run, studio):
+    panel = control_panel(brief_run, BRIEF, studio)
+    knob(panel, "photo").value = knob(panel, "control").value = PHOTO
+    knob(panel, "Draw").click()
+    assert "BadConfig" in panel.children[-3].value and not knob(panel, "Draw").disabled
+    knob(panel, "control").value, knob(panel, "photo").value = "", str(Path(PHOTO).with_name("nobody.jpg"))
+    knob(panel, "Draw").click()
+    assert "nobody.jpg can&#x27;t be read" in panel.children[-3].value
+    with pytest.raises(HeadshotError):
+        fitted_photo(knob(panel, "photo").value, BRIEF)
