@@ -13,6 +13,7 @@ from pathlib import Path
 from headshotkit import __version__, runtime
 from headshotkit.bases import BASES, choose_base, find_base
 from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
+from headshotkit.config.pick import scales_of
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.few_steps import FEW_STEPS
@@ -51,10 +52,6 @@ def _schedule(text: str) -> tuple[tuple[int, int], ...]:
     return tuple((int(px), int(steps)) for px, steps in (part.split(":") for part in text.split(",")))
 
 
-def _scales(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
 BANK_KNOBS: list[tuple[str, dict]] = [
     ("--prompts", {"help": "an own prompt bank, TOML"}),
     ("--pack", {"dest": "packs", "metavar": "NAME,...", "type": lambda text: tuple(text.replace(",", " ").split()),
@@ -77,10 +74,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--token", {"help": "rare token that names the person"}),
         ("--class-word", {"help": "man, woman or person"}),
         ("--class-images", {"type": int, "help": "class images for prior preservation; 0 is none"}),
-        (
-            "--class-prompt",
-            {"help": 'what they show, such as "oil painting of a woman"; default: a photo'},
-        ),
+        ("--class-prompt", {"help": 'what they show, such as "oil painting of a woman"; default: a photo'}),
         ("--aspect", {"choices": ASPECTS, "help": "shape of the training pictures, width to height"}),
         ("--augment", {"choices": AUGMENTS, "help": "safe: turned and scaled a little; full: mirrored as well"}),
         ("--captioner", {"choices": CAPTIONERS, "help": "who writes the captions; template is offline"}),
@@ -96,10 +90,9 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--snapshots", {"type": int, "help": "LoRA files to leave along the way, in lora/previews/"}),
     ],
     "pick": [
-        ("--scales", {"type": _scales, "metavar": "SCALE,...", "help": "strengths to choose from; 0.6,0.8,1.0,1.2"}),
+        ("--scales", {"type": scales_of, "metavar": "SCALE,...", "help": "strengths to choose from; 0.6,0.8,1.0,1.2"}),
         ("--pick-prompts", {"type": int, "help": "prompts that each candidate draws; 6"}),
-        *DRAWING_KNOBS,
-        BANK_KNOBS[0],
+        *DRAWING_KNOBS + BANK_KNOBS[:1],
     ],
     "generate": [
         ("--lora-scale", {"type": float, "help": "strength of the last checkpoint, whatever was picked"}),
@@ -107,8 +100,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--count", {"type": int, "help": "number of headshots"}),
         ("--max-attempts", {"type": int, "help": "most tries a prompt gets, without --minutes"}),
         MINUTES,
-        *DRAWING_KNOBS,
-        *BANK_KNOBS,
+        *DRAWING_KNOBS + BANK_KNOBS,
     ],
     "restore": [
         ("--fidelity", {"type": float, "help": "0 = better looking, 1 = truer to the input"}),

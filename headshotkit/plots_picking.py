@@ -32,9 +32,10 @@ def plot_pick(run: Run) -> Plot:
     for axes, knee in zip((left, right), knees, strict=True):
         axes.scatter(knee.obeyed, knee.likeness, s=160, facecolors="none", edgecolors=RED, linewidths=2, label="chosen")
         axes.axhline(mark, color=GREEN, ls=":", label=f"pass mark, {mark:.0%}")
-        axes.set(xlabel="share of what was asked that is shown", xlim=(-0.03, 1.05), ylim=(-0.03, 1.08))
+        axes.set(xlabel="share of what was asked that is shown")
         axes.legend(fontsize=8, loc="lower left")
     left.set_ylabel("likeness (1: as alike as own photos)")
+    left.margins(0.15)  # both panels share their axes, and names stand beside the dots
     return figure
 
 

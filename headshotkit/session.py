@@ -78,7 +78,7 @@ class Session:
         config, numbers = self.config, {task.id: task.number for task in self.tasks}
         tried = [policy.Tried(numbers[h.prompt_id], h.lora_scale, h.accepted) for h in self.headshots]
         if config.minutes:
-            scales = (config.lora_scale, *config.other_scales)
+            scales = tuple(dict.fromkeys((config.lora_scale, *config.other_scales)))  # a picked one may be both
             tries = policy.next_by_chance(
                 tried, len(self.tasks), scales, config.count, config.seed, 2 * config.batch, self.deadline.tries_left
             )

@@ -80,7 +80,7 @@ def test_a_fused_lora_leaves_no_layer_behind(tmp_path, family):
 def test_dpm_draws_the_same_person_and_the_base_keeps_its_sampler(family):
     euler = family.pipeline.scheduler
     many = replace(SIX_STEPS, steps=24)
-    by_euler, by_dpm = (family.render([PROMPT], [""], [5], replace(many, sampler=s))[0] for s in SAMPLERS)
+    by_euler, by_dpm = (family.render([PROMPT], [""], [5], replace(many, sampler=s))[0] for s in SAMPLERS[:2])
     assert family.pipeline.scheduler is euler
     gaps = np.abs(np.asarray(by_euler, np.int16) - np.asarray(by_dpm, np.int16)).mean()
     other = np.abs(np.asarray(by_euler, np.int16) - picture(family, seed=6)).mean()

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from conftest import open_picture
 
-from headshotkit.cli import main
+from headshotkit.cli import _options, parser
 from headshotkit.config import PickConfig, RenderConfig
 from headshotkit.errors import BadConfig, BadPromptBank
 from headshotkit.families import Sampling, load_family
+from headshotkit.flow import Options, config_for
 from headshotkit.obedience import asked_of
 from headshotkit.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
 from headshotkit.plots_picking import plot_pick, table_pick
 from headshotkit.prompts import Prompt, load_prompts
 from headshotkit.records import Pick
-from headshotkit.render import render_headshots
+from headshotkit.render import _picked, render_headshots
 from headshotkit.run import Run, write_json
 
 SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))
@@ -125,17 +126,17 @@ def test_headshots_are_drawn_as_picked_unless_a_strength_is_given(picked_run):
     family.use_lora(picked_run.path("lora") / chosen["file"], 0.5)
     (image,) = family.render([shot.prompt], [""], [shot.seed], Sampling.of(config, (config.size_px,) * 2, NAMES))
     assert (np.asarray(image) == np.asarray(open_picture(picked_run.path("headshots") / shot.file))).all()
-    command = ["generate", "--out", str(picked_run.folder), "--count", "1", "--max-attempts", "1", "--steps", "3"]
-    assert main([*command, "--lora-scale", "0.9"]) == 0
-    assert picked_run.manifest("headshots")["lora"] == {"step": 6, "scale": 0.9, "picked": False}
+    arguments = parser().parse_args(["generate", "--out", str(picked_run.folder), "--lora-scale", "0.9"])
+    by_hand = config_for(RenderConfig, "mini", _options(arguments, Options))
+    assert (by_hand.lora_scale, by_hand.use_pick, config.use_pick) == (0.9, False, True)
+    assert _picked(picked_run, by_hand) == (None, "") and _picked(picked_run, config)[0].scale == 0.5
 
 
 def test_a_choice_for_another_lora_is_not_used_and_that_is_said(picked_run):
     manifest = picked_run.peek("picked")
     write_json(picked_run.path("picked") / "manifest.json", manifest | {"inputs": {"lora/manifest.json": "another"}})
-    render_headshots(picked_run, RenderConfig.for_base("mini", count=1, max_attempts=1, **RENDERING))
-    made = picked_run.manifest("headshots")
-    assert made["lora"]["picked"] is False and "picked/ was not finished, or made from another LoRA" in made["outcome"]
+    pick, words = _picked(picked_run, RenderConfig.for_base("mini"))
+    assert pick is None and "picked/ was not finished, or made from another LoRA" in words
 
 
 def test_the_curve_is_drawn_and_the_chosen_one_marked(picked):

@@ -43,3 +43,12 @@ class PickConfig(Config):
         0.9
         """
         return min(self.scales, key=lambda scale: abs(scale - 1))
+
+
+def scales_of(text: str) -> tuple[float, ...]:
+    """Strengths as a person writes them; argparse says what is wrong with another text.
+
+    >>> scales_of("0.6, 0.8,1")
+    (0.6, 0.8, 1.0)
+    """
+    return tuple(float(part) for part in text.split(","))
