@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from autoencoder import LATENT_NOISE, WEIGHTS, WIDTH, Losses, batch_maker, evaluate
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from store import HOME
 from training import Ema, Every, Faces, Replicas, prefetched, save_checkpoint, to_tensor
@@ -151,15 +151,12 @@ class Trainer:
 
 
 @torch.no_grad()
-def tell_new_size(unet: UNet2DConditionModel) -> None:
-    """Has the U-Net take a target of 256 px for what it knew as 128 px: the difference goes into one bias."""
-    embed = unet.add_embedding.linear_1
-    known, new = (
-        get_timestep_embedding(torch.tensor([float(px)] * 2), unet.config.addition_time_embed_dim, True, 0).flatten()
-        for px in (OLD_PX, PX)
-    )
-    target = embed.weight[:, -len(known) :].float()  # after the pooled text: original size, crop, target size
-    embed.bias += (target @ (known - new)).to(embed.bias)
+def tell_new_size(net: UNet2DConditionModel | ControlNetModel, known: list[int], new: list[int]) -> None:
+    """Has a net take the last ones of its six size facts for what it always knew them as: a shift of one bias."""
+    embed, width = net.add_embedding.linear_1, net.config.addition_time_embed_dim
+    before, after = (get_timestep_embedding(torch.tensor(px).float(), width, True, 0).flatten() for px in (known, new))
+    facts = embed.weight[:, -len(before) :].float()  # after the pooled text: original size, crop, target size
+    embed.bias += (facts @ (before - after)).to(embed.bias)
 
 
 def export(base: Path, folder: Path) -> None:
@@ -169,7 +166,7 @@ def export(base: Path, folder: Path) -> None:
     vae = AutoencoderTiny.from_pretrained(HOME / "autoencoder_256")
     vae.to(torch.float16).save_pretrained(folder / "vae")
     unet = UNet2DConditionModel.from_pretrained(base / "unet").float()
-    tell_new_size(unet)
+    tell_new_size(unet, [OLD_PX] * 2, [PX] * 2)
     unet.to(torch.float16).save_pretrained(folder / "unet")
     for part in ("unet", "vae"):  # where the weights lay on this machine is nobody's business
         path = folder / part / "config.json"
