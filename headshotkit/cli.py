@@ -60,6 +60,7 @@ BANK_KNOBS: list[tuple[str, dict]] = [
 DRAWING_KNOBS: list[tuple[str, dict]] = [
     ("--sampler-steps", {"type": int, "help": "sampler steps of a headshot; for generate --steps does, too"}),
     ("--guidance", {"type": float, "help": "classifier-free guidance scale; 1 is none"}),
+    ("--word-guidance", {"type": float, "help": "strength of the bare base's sense of the prompt's words; 1 is none"}),
     ("--sampler", {"choices": SAMPLERS, "help": "which sampler draws"}),
 ]
 SCHEDULE: tuple[str, dict] = ("--schedule", {

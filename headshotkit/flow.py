@@ -53,6 +53,7 @@ class Options:
     minutes: float | None = None
     sampler_steps: int | None = None
     guidance: float | None = None
+    word_guidance: float | None = None
     sampler: str | None = None
     prompts: str | None = None
     packs: tuple[str, ...] | None = None
@@ -71,6 +72,7 @@ CHOICES: dict[type[Config], tuple[str, ...]] = {
         "max_attempts",
         "minutes",
         "guidance",
+        "word_guidance",
         "sampler",
         "prompts",
         "packs",
