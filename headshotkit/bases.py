@@ -14,8 +14,9 @@ class Base:
 
     `brief_prompts`: the text encoders know few words, so prompts are given in the bank's brief form. `square_only`: it
     was trained on squares, so headshots of another aspect are drawn square. `presets`: the settings of each config, and
-    those that a training method has beside them ("TrainConfig.METHOD"). `experimental`: what was never tried with it;
-    whoever chooses the base is told. `download_gb`: size of its weights, GB. `gated`: the hub gives them only to who
+    those that a training method has beside them ("TrainConfig.METHOD"). `wordless`: guidance and its share in pictures
+    that word guidance does not act on; None: as in headshots. `experimental`: what was never tried with it; whoever
+    chooses the base is told. `download_gb`: size of its weights, GB. `gated`: the hub gives them only to who
     accepted the licence there. `controlnet`, `refiner`: where its ControlNet for edges and its refiner are, a hub id or
     a folder of the project's data; empty: it has none.
     """
@@ -29,6 +30,7 @@ class Base:
     square_only: bool = False
     presets: dict = None
     experimental: str = ""
+    wordless: tuple[float, float] | None = None
     download_gb: float = 7.0
     gated: bool = False
     controlnet: str = ""
@@ -68,7 +70,7 @@ BASES = {
     for base in (
         Base(
             "mini", "sdxl", "data:mini/base", "made for this project; demo and test only", brief_prompts=True,
-            square_only=True, controlnet="data:mini/controlnet", refiner="data:mini/refiner",
+            square_only=True, wordless=(3.0, 0.2), controlnet="data:mini/controlnet", refiner="data:mini/refiner",
             presets={
                 "DatasetConfig": {"size_px": 256, "face_fractions": (0.55, 0.65)},
                 "TrainConfig": {

@@ -76,7 +76,7 @@ def _shelf_of(recipe: dict[str, str]) -> Path:
 
 def class_recipe(config: DatasetConfig) -> dict[str, str]:
     """What decides how the class images look, as text."""
-    render = RenderConfig.for_base(config.base)
+    render = RenderConfig.for_base(config.base).wordless()
     facts = {
         "base": config.base,
         "weights": weights_version(config.base),

@@ -103,7 +103,7 @@ class PictureRequest(Record):
             UnknownBase: no base has that name.
             BadConfig: a setting is out of its range.
         """
-        config = RenderConfig.for_base(base)
+        config = RenderConfig.for_base(base).wordless()
         preset = {
             name: getattr(config, name) for name in ("steps", "guidance", "guidance_share", "sampler", "lora_scale")
         }
@@ -167,7 +167,7 @@ class Studio:
         """As `render_pictures`."""
         config = RenderConfig.for_base(
             request.base, steps=request.steps, guidance=request.guidance, guidance_share=request.guidance_share,
-            sampler=request.sampler,
+            sampler=request.sampler, word_guidance=1.0,
         )  # fmt: skip
         family, edges = self._family(request), None
         seeds = [request.seed + number for number in range(request.batch)]

@@ -236,7 +236,7 @@ def _merges(tokenizer) -> tuple[list[tuple[str, str]], str]:
 
 def _draw(family: Family, prompt: str, seed: int) -> np.ndarray:
     """What the base draws: float32, 0 to 255, shape (SEEDS, 32, 32, 3)."""
-    preset = RenderConfig.for_base(family.base.name)
+    preset = RenderConfig.for_base(family.base.name).wordless()
     seeds = [runtime.seed_for(seed, number) for number in range(SEEDS)]
     size = min(preset.size_px, MOST_PX)
     drawn = family.render([prompt] * SEEDS, [""] * SEEDS, seeds, Sampling((size, size), STEPS, preset.guidance))

@@ -93,7 +93,7 @@ def test_the_trained_controlnet_is_obeyed(controls, photo):
         np.mean([edge_agreement(m, edges) for m in controls.render(*told, sampling, Guide(edges=edges, edge_scale=s))])
         for s in (1.0, 0.0)
     )
-    assert with_it > without, "how much: tests/benchmarks/obey_edges.py"
+    assert with_it > without + 0.1, "0.56 against 0.30 by tests/benchmarks/obey_edges.py, 2026-11-21"
 
 
 @pytest.mark.parametrize(("way", "rows"), [("photo", 2 * 2 + 1), ("edges", 3 * 2 + 3), ("refiner", 3 * 2 + 3)])

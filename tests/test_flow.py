@@ -33,7 +33,10 @@ def test_the_lora_moves_identity(runs, person, recogniser):
 
 @pytest.mark.parametrize(("trained", "scored"), [(0, 1), (1, 0)])
 def test_it_moves_towards_nobody_else(runs, trained, scored):
-    """The same pictures scored against the other person: no rise, measured by the recogniser that decides."""
+    """The same pictures scored against the other person: next to no rise, measured by the recogniser that decides.
+
+    A quarter is what is asked; measured were 0.396 towards the person and at most 0.064 towards the other (2026-11-21).
+    """
     known = {"arcface": known_faces(runs[scored], "arcface")}
     first = [h["file"] for h in runs[trained].manifest("headshots")["headshots"] if h["attempt"] == 1]
     base, lora = (
@@ -42,7 +45,8 @@ def test_it_moves_towards_nobody_else(runs, trained, scored):
     )
     rise = rise_of(base, lora)
     print(trained, scored, rise)
-    assert rise.pairs >= 20 and rise.low <= 0
+    own = runs[trained].manifest("report")["metrics"]["identity"]["arcface"]["rise"]
+    assert rise.pairs >= 20 and rise.high < own["low"] / 4
 
 
 def test_the_demo_tells_a_line_a_stage(runs):

@@ -28,7 +28,7 @@ def pixels(run, pictures):
 
 def test_a_preset_suits_the_base():
     config = RenderConfig.for_base("mini")
-    assert BRIEF.size_px == (config.size_px,) * 2 and BRIEF.guidance == config.guidance
+    assert BRIEF.size_px == (config.size_px,) * 2 and BRIEF.guidance == config.wordless().guidance == 3.0
     assert PictureRequest.from_dict(json.loads(json.dumps(BRIEF.to_dict()))) == BRIEF
 
 

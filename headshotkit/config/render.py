@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headshotkit.bases import BASES
 from headshotkit.config.base import Config, demand, demand_known
@@ -142,6 +142,16 @@ class RenderConfig(Config):
             "A few-step LoRA only fits the base it was distilled from, and its relatives.",
             "Set RenderConfig.few_steps to nothing, or another base: --base sdxl",
         )
+
+    def wordless(self) -> RenderConfig:
+        """The same for pictures that word guidance does not act on: of nobody, or drawn from a photo or from edges.
+
+        >>> [getattr(RenderConfig.for_base("mini").wordless(), name) for name in ("guidance", "word_guidance")]
+        [3.0, 1.0]
+        """
+        known = BASES[self.base].wordless if self.base in BASES else None
+        guidance, share = known or (self.guidance, self.guidance_share)
+        return replace(self, guidance=guidance, guidance_share=share, word_guidance=1.0)
 
     def size_for(self, aspect: str) -> tuple[int, int]:
         """The size (width, height) px of a headshot that is meant to have that aspect, one of SDXL_SIZES_PX.
