@@ -183,10 +183,7 @@ def _unet_inputs(px: int, batch: int) -> tuple:
 
 
 def add_lora(unet: UNet2DConditionModel) -> int:
-    """A LoRA by peft, float32 over the float16 base, as `SdxlFamily.add_lora` makes it; returns its parameters.
-
-    It computes as peft has it, in more operations than `make_lean` lets it: the same FLOPs.
-    """
+    """A LoRA by peft, float32 over the float16 base, as `SdxlFamily.add_lora` makes it; returns its parameters."""
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)), "person")
     trained = [p for p in unet.parameters() if p.requires_grad]
     for parameter in trained:

@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -18,8 +17,7 @@ from headshotkit.checkpoints import Checkpoints, Interruption, random_states, re
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import BadConfig, DiskFull, StageMissing
-from headshotkit.families import load_family, sdxl
-from headshotkit.families.lora_files import ADAPTER, make_lean
+from headshotkit.families import load_family
 from headshotkit.families.sdxl import SdxlFamily
 from headshotkit.run import Run
 from headshotkit.train import train_lora
@@ -75,35 +73,6 @@ def assert_equal_tensors(one, other, limit=1e-6):
 
 
 # --- never lose a step --------------------------------------------------------------------------------------------
-
-
-def test_a_lean_lora_is_the_same_lora(prepared, tmp_path, monkeypatch):
-    """Peft's own seven operations beside the three in their place: the same losses, the same matrices, to rounding."""
-    found = []
-    for name in ("lean", "stock"):
-        run = run_beside(tmp_path / name, prepared)
-        train_lora(run, TrainConfig.for_base("mini", steps=3, batch=2))
-        found.append((json.loads((run.path("lora") / "losses.json").read_text())["loss"], tensors(run)))
-        monkeypatch.setattr(sdxl, "make_lean", lambda unet: None)
-    (lean, mine), (stock, theirs) = found
-    assert lean == pytest.approx(stock, abs=2e-5)
-    assert max(float((mine[key] - theirs[key]).abs().max()) for key in mine) < 1e-4
-
-
-def test_a_lean_layer_leaves_to_peft_what_it_cannot_do_itself():
-    """Without its adapter, or with the LoRA merged into its weight, a layer answers as peft has it."""
-    layer = torch.nn.Sequential(torch.nn.Linear(6, 4))
-    words, weight = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0)), layer[0].weight.detach().clone()
-    layer = inject_adapter_in_model(LoraConfig(r=2, lora_alpha=6, target_modules=["0"]), layer, ADAPTER)
-    torch.nn.init.ones_(layer[0].lora_B[ADAPTER].weight)
-    stock, bare = layer(words), torch.nn.functional.linear(words, weight, layer[0].bias)
-    make_lean(layer)
-    assert torch.allclose(layer(words), stock, atol=1e-6) and not torch.allclose(stock, bare, atol=1e-2)
-    layer[0].enable_adapters(False)
-    assert torch.equal(layer(words), bare)
-    layer[0].enable_adapters(True)
-    layer[0].merge()
-    assert torch.allclose(layer(words), stock, atol=1e-6)
 
 
 def test_a_killed_training_goes_on_to_the_same_lora(prepared_run, undisturbed):

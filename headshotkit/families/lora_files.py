@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import Linear
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch.nn import functional
 
 from headshotkit.bases import Base
 from headshotkit.errors import BadLora
@@ -30,33 +27,6 @@ def put_lora(network: torch.nn.Module, config: LoraConfig, seed: int) -> list[to
     for parameter in parameters:
         parameter.data = parameter.data.float()
     return parameters
-
-
-def make_lean(network: torch.nn.Module) -> None:
-    """Lets linear layers add their LoRA in the very product that computes it: W x + s B (A x) in three operations.
-
-    Peft takes seven, which keeps a processor waiting where pictures are small; the mathematics are the same, to
-    rounding. Whatever else peft can be asked for it goes on doing itself: another adapter, none, or a merged one.
-    Where the LoRA has another dtype than the layers, the caller's autocast has to be on.
-    """
-    for layer in network.modules():
-        if isinstance(layer, Linear) and type(layer.get_base_layer()) is torch.nn.Linear:
-            layer.forward = _lean(layer, layer.forward)
-
-
-def _lean(layer: Linear, stock: Callable) -> Callable:
-    base = layer.get_base_layer()
-
-    def computed(states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if args or kwargs or layer.disable_adapters or layer.merged or layer.active_adapters != [ADAPTER]:
-            return stock(states, *args, **kwargs)
-        flat = states.reshape(-1, states.shape[-1])
-        small = functional.linear(flat, layer.lora_A[ADAPTER].weight)
-        large = functional.linear(flat, base.weight, base.bias)
-        made = torch.addmm(large, small, layer.lora_B[ADAPTER].weight.t(), alpha=layer.scaling[ADAPTER])
-        return made.view(*states.shape[:-1], -1)
-
-    return computed
 
 
 def lora_tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ from headshotkit.families import (
 )
 from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import dtype_option, quiet, unavailable
-from headshotkit.families.lora_files import ADAPTER, load_lora_tensors, lora_bytes, lora_tensors, make_lean, put_lora
+from headshotkit.families.lora_files import ADAPTER, load_lora_tensors, lora_bytes, lora_tensors, put_lora
 from headshotkit.few_steps import FewSteps
 
 METHODS = sdxl_methods.METHODS
@@ -134,7 +134,6 @@ class SdxlFamily:
         unet = self.pipeline.unet
         unet.requires_grad_(False)
         parameters = put_lora(unet, LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS[targets]), seed)
-        make_lean(unet)
         if self.dtype != torch.float32:
             keep_norms_half(unet, self.device)
         unet.train()
