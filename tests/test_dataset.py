@@ -54,7 +54,7 @@ def test_the_dataset_holds_square_pictures_with_captions(small_run):
         assert photo.caption.startswith("photo of ohwx man")
         assert (folder / photo.file).with_suffix(".txt").read_text().strip() == photo.caption
         x0, y0, x1, y1 = photo.face_box_px
-        assert 30 < x1 - x0 < 140 and 30 < y1 - y0 < 140
+        assert 60 < x1 - x0 < 280 and 60 < y1 - y0 < 280
 
 
 def test_no_metadata_of_a_photo_reaches_the_dataset(tmp_path, good_photo):
