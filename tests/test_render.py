@@ -34,7 +34,7 @@ def test_the_manifest_has_the_names_that_others_build_on(brief_run):
         assert open_picture(brief_run.path("headshots") / shot["file"]).size == (256, 256)
     assert len(manifest["delivered"]) == 4
     assert manifest["forwards"] == 10 * len(manifest["headshots"])  # 6 steps, in 2 of them the words as well
-    assert manifest["forwards_per_headshot"] == 8 and manifest["decoding"] == "whole"
+    assert manifest["forwards_per_headshot"] == 10 and manifest["decoding"] == "whole"
     assert manifest["pass_mark"]["own_median"] == pytest.approx(0.762, abs=0.02)
 
 
