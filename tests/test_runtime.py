@@ -1,19 +1,21 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import headshotkit
 from headshotkit import runtime
 from headshotkit.errors import MissingPackage
 
 
-def test_importing_the_package_is_quick_and_loads_no_torch():
-    code = "import sys, headshotkit; print('torch' in sys.modules, 'numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
-    # A sum of imports, not a wall clock, so a busy machine only stretches it: measured 0.02 s, the promise is 0.3 s.
-    line = next(x for x in done.stderr.splitlines() if x.rsplit("|")[-1].strip() == "headshotkit")
-    assert int(line.split("|")[1]) < 300_000
+def test_importing_the_package_loads_nothing_heavy():
+    """So it is quick, 0.02 s of the 0.3 s that were promised; seconds would be a busy machine's."""
+    code = "import sys, headshotkit; print(*{name.partition('.')[0] for name in sys.modules})"
+    home = Path(headshotkit.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=home, capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if name not in sys.stdlib_module_names}
+    assert loaded <= {"headshotkit", "__main__", "__mp_main__", "sitecustomize", "usercustomize"}, loaded
 
 
 def test_a_missing_package_names_its_extra():
