@@ -229,12 +229,13 @@ def rates_of(name: str) -> Rates | None:
 
 
 MINI_STEP_S = {256: (0.26, 0.40), 192: (0.17, 0.26)}
-"""Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. README, 2026-11-20 (257 s for
-1,000 at 128 px); at 96 px a step takes 0.66 of that by process time (0.162 and 0.246 s, one core, four each, in
-turns)."""
+"""Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. 2026-11-20, when the same latents
+were of 128 px (257 s for 1,000); at 3/4 of the size a step takes 0.66 of that by process time (0.162 and 0.246 s, one
+core, four each, in turns)."""
 MINI_METHOD_STEP_S = {"lora": 0.26, "dreambooth": 0.32, "textual-inversion": 0.21, "pivotal": 0.31}
 """Method -> seconds of a step there, batch 4. Processor time of one thread, median of 8 steps, 2026-11-20: 0.263,
 0.322, 0.213, 0.308; the LoRA's is that of MINI_STEP_S, which was measured by the clock on free cores."""
 MINI_STEP_PICTURES = 4
-MINI_HEADSHOT_S = (0.45, 0.68)
-"""Seconds of a 128 px headshot of 20 sampler steps there, batch 8; the same source. Pessimistic: half as much again."""
+MINI_HEADSHOT_S = (1.8, 2.7)
+"""Seconds of a 256 px headshot of 20 sampler steps there, batch 8, words in every third step, judging included: process
+time of one thread, 1.77 s for each of 24, 2026-11-21. Pessimistic: half as much again."""
