@@ -90,7 +90,5 @@ def _knobs(request: PictureRequest) -> dict:
 def _shown(run: Run, picture: Picture) -> str:
     """A picture with its seed and identity, as HTML that loads nothing from elsewhere."""
     data = base64.b64encode((run.path(FOLDER) / picture.file).read_bytes()).decode()
-    words = "no single face" if picture.identity is None else f"identity {picture.identity:.2f}"
-    words += "" if picture.agreement is None else f", edges {picture.agreement:.2f}"
     figure = f'<img src="data:image/png;base64,{data}" style="width:176px" alt="">'
-    return f'<div style="display:inline-block;margin:4px">{figure}<br>seed {picture.seed}: {words}</div>'
+    return f'<div style="display:inline-block;margin:4px">{figure}<br>seed {picture.seed}: {picture.words}</div>'

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from headshotkit import runtime
-from headshotkit.bases import find_base
 from headshotkit.config import PickConfig, RenderConfig
 from headshotkit.errors import BadConfig, BadPromptBank
 from headshotkit.families import Family, Sampling, load_family
@@ -56,7 +55,8 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
         )
     rendering = rendering or RenderConfig.for_base(lora.base)
     bank = Path(rendering.prompts) if rendering.prompts else BANK
-    tasks = _tasks(prompts_that_differ(load_prompts(bank), config.prompts), lora, rendering)
+    prompts = prompts_that_differ(load_prompts(bank), config.prompts)
+    tasks = [Task.of(number, prompt.id, prompt, lora, rendering) for number, prompt in enumerate(prompts)]
     inputs = run.inputs_from("photos", "lora") | {"prompts": sha256_of(bank)}
     drawn_as = {name: value for name, value in settings_of(rendering).items() if name not in OF_ONE_PICTURE}
     stage = run.begin("picked", settings_of(config) | {"rendering": drawn_as}, inputs, seed=config.seed)
@@ -139,18 +139,6 @@ def prompts_that_differ(bank: Sequence[Prompt], count: int) -> list[Prompt]:
         chosen.append(one)
         left.remove(one)
     return chosen
-
-
-def _tasks(prompts: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
-    """The prompts with the person named, each in its own size."""
-    brief, instance = find_base(config.base).brief_prompts, f"{lora.token} {lora.class_word}"
-    return [
-        Task(
-            number, prompt.id, prompt.for_person(instance, brief), "" if brief else prompt.negative, prompt.aspect,
-            config.size_for(prompt.aspect), lora.names, asked_of(prompt.brief),
-        )
-        for number, prompt in enumerate(prompts)
-    ]  # fmt: skip
 
 
 @dataclass

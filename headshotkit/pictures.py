@@ -138,6 +138,12 @@ class Picture(Record):
     likeness: float | None = None
     agreement: float | None = None
 
+    @property
+    def words(self) -> str:
+        """How alike it is, and how well it obeys the edges."""
+        identity = "no single face" if self.identity is None else f"identity {self.identity:.2f}"
+        return identity + ("" if self.agreement is None else f", edges {self.agreement:.2f}")
+
 
 def render_pictures(run: Run, request: PictureRequest, studio: Studio | None = None) -> list[Picture]:
     """Draws the pictures of a request, and says how alike each is; writes `pictures/`, a PNG each.

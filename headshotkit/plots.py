@@ -158,9 +158,7 @@ def plot_pictures(run: Run, pictures: list, titles: list[str] | None = None, col
     """Pictures of `pictures.render_pictures`, each with its title, its identity, and how it obeys the edges."""
     tiles = []
     for picture, title in zip(pictures, titles or [f"seed {p.seed}" for p in pictures], strict=True):
-        words = "no single face" if picture.identity is None else f"identity {picture.identity:.2f}"
-        words += "" if picture.agreement is None else f", edges {picture.agreement:.2f}"
-        tiles.append((run.path("pictures") / picture.file, f"{_wrapped(title)}\n{words}", None))
+        tiles.append((run.path("pictures") / picture.file, f"{_wrapped(title)}\n{picture.words}", None))
     return _grid(tiles, columns)
 
 

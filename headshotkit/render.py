@@ -16,7 +16,6 @@ from headshotkit.errors import BadLora
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, known_person
-from headshotkit.obedience import asked_of
 from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
 from headshotkit.ranking import choose_headshots, rank_headshots
@@ -123,15 +122,8 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
 
 def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
     """The run's prompts, with the person named."""
-    brief = find_base(config.base).brief_prompts
-    instance = f"{lora.token} {lora.class_word}"
-    return [
-        Task(
-            number, name, prompt.for_person(instance, brief), "" if brief else prompt.negative, prompt.aspect,
-            config.size_for(prompt.aspect), lora.names, asked_of(prompt.brief),
-        )
-        for number, (name, prompt) in enumerate(choose_prompts(bank, config.count, config.packs, config.seed))
-    ]  # fmt: skip
+    chosen = choose_prompts(bank, config.count, config.packs, config.seed)
+    return [Task.of(number, name, prompt, lora, config) for number, (name, prompt) in enumerate(chosen)]
 
 
 def _shapes(tasks: list[Task], config: RenderConfig) -> str:

@@ -119,19 +119,6 @@ class WordGuidance:
         return (predicted[0] + self.push.repeat(len(predicted[0]) // self.count, 1, 1, 1), *predicted[1:])
 
 
-def clean_latents(before: torch.Tensor, after: torch.Tensor, sigma: float, next_sigma: float) -> torch.Tensor:
-    """What an Euler step takes for the latents without noise: its straight line, gone on to noise level 0.
-
-    Args:
-        before, after: latents ahead of the step and behind it, noise added to them, shape (N, C, h, w).
-        sigma, next_sigma: their noise levels.
-
-    >>> clean_latents(torch.tensor(3.0), torch.tensor(2.0), 2.0, 1.0)
-    tensor(1.)
-    """
-    return before - sigma * (after - before) / (next_sigma - sigma)
-
-
 @contextmanager
 def sampling_by(pipeline: StableDiffusionXLPipeline, sampler: str, base: str) -> Iterator[None]:
     """Has a sampler draw, one of `config.SAMPLERS`; afterwards the pipeline has the base's own again.

@@ -23,7 +23,6 @@ import torch
 from headshotkit import faces, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.families import Sampling, load_family
-from headshotkit.families.drawing import clean_latents
 from headshotkit.identity import identity_of, judge_headshot, known_person
 from headshotkit.prompts import load_prompts
 from headshotkit.records import Lora
@@ -42,6 +41,19 @@ def look(pictures: list, person) -> list[float | None]:
         found = faces.detect_faces(image)
         seen.append(identity_of(image, found[0], person.centre, "arcface") if len(found) == 1 else None)
     return seen
+
+
+def clean_latents(before: torch.Tensor, after: torch.Tensor, sigma: float, next_sigma: float) -> torch.Tensor:
+    """What an Euler step takes for the latents without noise: its straight line, gone on to noise level 0.
+
+    Args:
+        before, after: latents ahead of the step and behind it, noise added to them, shape (N, C, h, w).
+        sigma, next_sigma: their noise levels.
+
+    >>> clean_latents(torch.tensor(3.0), torch.tensor(2.0), 2.0, 1.0)
+    tensor(1.)
+    """
+    return before - sigma * (after - before) / (next_sigma - sigma)
 
 
 class Looks:
