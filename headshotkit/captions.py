@@ -16,6 +16,7 @@ from PIL import Image
 
 from headshotkit import faces, measures
 from headshotkit.errors import HeadshotError
+from headshotkit.expressions import NEUTRAL, SMILING
 from headshotkit.records import Dataset, TrainingPhoto
 from headshotkit.run import Run, edited_captions, write_atomic, write_json
 
@@ -120,7 +121,7 @@ def expression(points: np.ndarray) -> str:
     wide = float(np.linalg.norm(points[4] - points[3]) / max(np.linalg.norm(points[1] - points[0]), 1e-6))
     if abs(_turn(points)) >= TURNED or NARROW_MOUTH <= wide <= WIDE_MOUTH:
         return ""
-    return "smiling" if wide > WIDE_MOUTH else "neutral expression"
+    return SMILING if wide > WIDE_MOUTH else NEUTRAL
 
 
 def framing(view: View) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from headshotkit import measures, pose
+from headshotkit.expressions import NEUTRAL, SMILING
 
 TURNED_DEG = 7.0
 """Yaw from which a face looks to a side; the same mark as the embedded base's own benchmark has."""
-SMILING = 0.5
+SMILES = 0.5
 """`pose.smile` from which a mouth smiles."""
 DARK_L, WHITE_L = 28.0, 72.0
 """Lightness (CIELAB) of the upper corners below which a background is dark, and above which it is white. Of 16 pictures
@@ -24,8 +25,8 @@ WORDS = {
     "looking left": ("direction", "left"),
     "looking right": ("direction", "right"),
     "looking at the camera": ("direction", "camera"),
-    "smiling": ("expression", "smile"),
-    "neutral expression": ("expression", "neutral"),
+    SMILING: ("expression", "smile"),
+    NEUTRAL: ("expression", "neutral"),
     "plain white background": ("background", "white"),
     "grey studio background": ("background", "grey"),
     "dark background": ("background", "dark"),
@@ -52,7 +53,7 @@ def shown_by(image: np.ndarray, landmarks: np.ndarray) -> dict[str, str]:
     yaw, _, _ = pose.head_pose(landmarks)
     return {
         "direction": "camera" if abs(yaw) < TURNED_DEG else "right" if yaw > 0 else "left",
-        "expression": "smile" if pose.smile(landmarks) >= SMILING else "neutral",
+        "expression": "smile" if pose.smile(landmarks) >= SMILES else "neutral",
         "background": _background(image),
     }
 

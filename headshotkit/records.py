@@ -137,12 +137,23 @@ class Dataset(Record):
         return f"{self.token} {self.class_word}"
 
 
+class Names(typing.NamedTuple):
+    """How prompts name the person, what they say of anybody instead, and the expression that nearly all photos show."""
+
+    person: str
+    anybody: str
+    usual_expression: str = ""
+
+
+NOBODY = Names("", "")
+
+
 @dataclass(frozen=True)
 class Lora(Record):
     """What a training left, mostly an adapter file, and what it takes to use it.
 
     `path` and `files` are relative to the stage's folder, `path` the first of the files. `rank` and `alpha` are 0 where
-    the `method` has no LoRA.
+    the `method` has no LoRA. `usual_expression`: what nearly all photos show, in the captions' words; empty: they vary.
     """
 
     path: Path
@@ -154,15 +165,16 @@ class Lora(Record):
     step: int
     method: str = "lora"
     files: tuple[Path, ...] = ()
+    usual_expression: str = ""
 
     @property
-    def names(self) -> tuple[str, str]:
-        """How prompts name the person, and what they say of anybody.
+    def names(self) -> Names:
+        """How prompts speak of the person, and of anybody.
 
         >>> Lora(Path("person.safetensors"), "mini", 32, 32, "ohwx", "woman", 1000).names
-        ('ohwx woman', 'a woman')
+        Names(person='ohwx woman', anybody='a woman', usual_expression='')
         """
-        return f"{self.token} {self.class_word}", f"a {self.class_word}"
+        return Names(f"{self.token} {self.class_word}", f"a {self.class_word}", self.usual_expression)
 
 
 @dataclass(frozen=True)

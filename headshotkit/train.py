@@ -25,6 +25,7 @@ from headshotkit.checkpoints import (
 from headshotkit.config import TrainConfig
 from headshotkit.errors import OutOfMemory
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
+from headshotkit.expressions import usual_expression
 from headshotkit.families import Condition, load_family
 from headshotkit.families.methods import Method, load_method
 from headshotkit.method_costs import expect_cost
@@ -90,7 +91,8 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
 
 def _write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset, steps: int) -> Lora:
     """Writes what the method leaves after so many steps, file by file, each with how it was made."""
-    lora, files = replace(method.record(), step=steps), []
+    usual = usual_expression([photo.caption for photo in dataset.photos])
+    lora, files = replace(method.record(), step=steps, usual_expression=usual), []
     for name, content in method.files(_metadata(lora, stage, dataset)):
         checkpoints.write(stage.folder / name, content)
         files.append(Path(name))

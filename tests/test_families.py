@@ -11,6 +11,7 @@ from headshotkit.bases import Base
 from headshotkit.config import SAMPLERS, TrainConfig
 from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
 from headshotkit.families import Condition, Sampling, drawing, load_family, weights_place
+from headshotkit.records import NOBODY, Names
 
 PROMPT = "photo of a man"
 SIX_STEPS = Sampling((256, 256), 6, 3.0)
@@ -240,14 +241,15 @@ def test_loading_is_quiet(capfd):
 
 # --- word guidance ------------------------------------------------------------------------------------------------
 
-WORDED = replace(SIX_STEPS, guidance=1.0, word_guidance=3.0, word_every=2, person=("ohwx man", "a man"))
+WORDED = replace(SIX_STEPS, guidance=1.0, word_guidance=3.0, word_every=2, names=Names("ohwx man", "a man"))
 ASKED = "photo of ohwx man, looking left, dark background"
 
 
-def drawn_by_hand(family, unet, bare, seed):
+def drawn_by_hand(family, unet, bare, seed, asked=ASKED, usual=None):
     """The same mathematics in a plain loop over the stock scheduler, with the difference of every second step."""
     pipeline, ids = family.pipeline, torch.tensor([[256.0, 256, 0, 0, 256, 256]])
-    told = family.encode_prompts([ASKED, "photo of a man, looking left, dark background", "photo of a man"])
+    worded = asked.replace("ohwx man", "a man")
+    told = family.encode_prompts([asked, worded, "photo of a man", usual or worded])
 
     def predict(net, latents, time, row):
         facts = {"text_embeds": told["pooled"][row : row + 1], "time_ids": ids}
@@ -259,7 +261,8 @@ def drawn_by_hand(family, unet, bare, seed):
     for step, time in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, time)
         if step % 2 == 0:
-            push = 2 * (predict(bare, scaled, time, 1) - predict(bare, scaled, time, 2))
+            words = predict(bare, scaled, time, 1)
+            push = 2 * (2 * words - predict(bare, scaled, time, 2) - predict(bare, scaled, time, 3))
         latents = scheduler.step(predict(unet, scaled, time, 0) + push, time, latents).prev_sample
     return pipeline.image_processor.postprocess(pipeline.vae.decode(latents).sample, output_type="np")[0] * 255
 
@@ -282,6 +285,20 @@ def test_word_guidance_adds_what_the_bare_base_makes_of_the_words(tmp_path, fami
         family.use_lora(file, 0.0)
 
 
+@torch.no_grad()
+def test_word_guidance_pushes_twice_from_the_expression_that_all_photos_show(family):
+    neutral, smiling = (f"photo of ohwx man, {words}, dark background" for words in ("neutral expression", "smiling"))
+    smiles = replace(WORDED, names=Names("ohwx man", "a man", "smiling"))
+    before = family.forwards
+    made = family.render([smiling, neutral], ["", ""], [5, 5], smiles)
+    assert family.forwards - before == 2 * 6 + 3 * (2 * 2 + 1), "only the prompt that asks for another has a third row"
+    bare = load_family("mini").pipeline.unet
+    by_hand = drawn_by_hand(family, bare, bare, 5, neutral, "photo of a man, smiling, dark background")
+    assert np.abs(np.asarray(made[1], np.float32) - by_hand).max() <= 1
+    (as_ever,) = family.render([smiling], [""], [5], WORDED)
+    assert np.abs(np.asarray(made[0], np.int16) - np.asarray(as_ever)).max() <= 2
+
+
 def test_word_guidance_goes_with_guidance_and_batches(family):
     """The same part is added to the negative prompts' rows and to the prompts', so guidance keeps its meaning."""
     both = replace(WORDED, guidance=3.0, guidance_share=0.5)
@@ -293,7 +310,7 @@ def test_word_guidance_goes_with_guidance_and_batches(family):
 
 
 def test_word_guidance_needs_to_know_how_the_person_is_named(family):
-    unknown = replace(WORDED, person=("", ""))
+    unknown = replace(WORDED, names=NOBODY)
     assert not unknown.worded
     (plain,) = family.render([PROMPT], [""], [5], replace(WORDED, word_guidance=1.0))
     assert (np.asarray(family.render([PROMPT], [""], [5], unknown)[0]) == np.asarray(plain)).all()

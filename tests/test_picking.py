@@ -16,13 +16,13 @@ from headshotkit.obedience import asked_of
 from headshotkit.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
 from headshotkit.plots_picking import plot_pick, table_pick
 from headshotkit.prompts import Prompt, load_prompts
-from headshotkit.records import Pick
+from headshotkit.records import Names, Pick
 from headshotkit.render import _picked, render_headshots
 from headshotkit.run import Run, write_json
 
 SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))
 RENDERING = {"steps": 3, "batch": 2}
-NAMES = ("ohwx man", "a man")
+NAMES = Names("ohwx man", "a man")
 
 
 def pick(likeness, obeyed, passed, scale=1.0, pictures=8):

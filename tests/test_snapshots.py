@@ -14,6 +14,7 @@ from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.errors import BadConfig, StageMissing
 from headshotkit.families import Sampling, load_family
 from headshotkit.previews import render_previews
+from headshotkit.records import Names
 from headshotkit.run import Run
 from headshotkit.snapshots import snapshot_file, snapshot_steps
 from headshotkit.train import train_lora
@@ -56,7 +57,7 @@ def test_each_preview_is_what_its_snapshot_draws(brief_run):
     for preview, scale in ((drawn[0], 0.0), (drawn[2], 1.0)):
         family.use_lora(folder / "person.safetensors", scale)
         (image,) = family.render(
-            ["photo of ohwx man"], [""], [preview.seed], Sampling.of(config, (256, 256), ("ohwx man", "a man"))
+            ["photo of ohwx man"], [""], [preview.seed], Sampling.of(config, (256, 256), Names("ohwx man", "a man"))
         )
         picture = open_picture(folder / "previews" / preview.file)
         assert (np.asarray(picture) == np.asarray(image)).all() and "generated" in picture.text["Software"]

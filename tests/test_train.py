@@ -345,6 +345,13 @@ def test_the_file_says_how_it_was_made(prepared_run):
     assert said["fingerprint"] == manifest["fingerprint"] and said["version"] == manifest["headshotkit"]
 
 
+def test_what_nearly_all_photos_show_goes_with_the_lora(prepared_run):
+    for file in prepared_run.path("dataset").glob("*.txt"):
+        file.write_text("photo of ohwx man, smiling")
+    lora = train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF | {"steps": 1}))
+    assert lora.usual_expression == prepared_run.manifest("lora")["lora"]["usual_expression"] == "smiling"
+
+
 def test_a_kill_after_the_end_leaves_no_rest(prepared_run):
     """The stage is finished before its checkpoints go, so a kill in between costs nothing, and the next call tidies."""
     config = TrainConfig.for_base("mini", **BRIEF | {"steps": 1})

@@ -18,6 +18,7 @@ from PIL.Image import Image
 from headshotkit.bases import Base, find_base
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BaseUnavailable
+from headshotkit.records import NOBODY, Names
 from headshotkit.runtime import data_path
 
 FAMILIES = {"sdxl": "SdxlFamily", "flux": "FluxFamily", "flux2": "Flux2Family", "zimage": "ZImageFamily"}
@@ -50,8 +51,8 @@ class Sampling:
 
     size_px: (width, height) · steps: of the sampler · guidance: classifier-free guidance scale, 1 is none ·
     guidance_share: fraction of the steps that are guided, the first ones, in [0, 1] · sampler: one of
-    `config.SAMPLERS` · word_guidance, word_every: as RenderConfig's · person: how prompts name the person and what the
-    bare base is told instead, such as ("ohwx woman", "a woman"); word guidance needs it.
+    `config.SAMPLERS` · word_guidance, word_every: as RenderConfig's · names: how prompts name the person, what the
+    bare base is told instead, and how nearly all photos look; word guidance needs them.
     """
 
     size_px: tuple[int, int]
@@ -61,13 +62,13 @@ class Sampling:
     sampler: str = "base"
     word_guidance: float = 1.0
     word_every: int = 3
-    person: tuple[str, str] = ("", "")
+    names: Names = NOBODY
 
     @classmethod
-    def of(cls, config: RenderConfig, size_px: tuple[int, int], person: tuple[str, str] = ("", "")) -> Sampling:
-        """As a RenderConfig says, in the size (width, height) px; person as `Lora.names`."""
+    def of(cls, config: RenderConfig, size_px: tuple[int, int], names: Names = NOBODY) -> Sampling:
+        """As a RenderConfig says, in the size (width, height) px; names as `Lora.names`."""
         drawn = (config.steps, config.guidance, config.guidance_share, config.sampler)
-        return cls(size_px, *drawn, config.word_guidance, config.word_every, person)
+        return cls(size_px, *drawn, config.word_guidance, config.word_every, names)
 
     @property
     def guided_steps(self) -> int:
@@ -81,7 +82,7 @@ class Sampling:
     @property
     def worded(self) -> bool:
         """Whether the bare base's sense of the words is added; only where it is known how prompts name the person."""
-        return self.word_guidance > 1 and bool(self.person[0])
+        return self.word_guidance > 1 and bool(self.names.person)
 
 
 class Family(Protocol):

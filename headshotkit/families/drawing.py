@@ -83,22 +83,25 @@ class WordGuidance:
 
     prediction + (strength - 1) * (bare(words) - bare(plain)), the difference computed in every n-th step. A LoRA that
     was trained on a dozen photos draws the person's usual expression and background whatever it is told; the bare base
-    still knows the words. The difference of its two predictions holds nothing of a person, so identity stays.
+    still knows the words. The difference of its two predictions holds nothing of a person, so identity stays. Where a
+    prompt asks for another expression than nearly all photos show, (strength - 1) * (bare(words) - bare(the same words
+    with the usual expression)) is added as well, for the LoRA took that one for a part of the person.
 
     Args:
         unet: the U-Net that draws.
         bare: the base's own.
-        words: the prompts with a class word in the person's place, N rows.
-        plain: that class word alone, N rows.
+        told: the N prompts with a class word in the person's place, N times that class word alone, and a row for each
+            of `unusual` with the usual expression.
+        unusual: places of the prompts that ask for another expression than the usual one.
     Source: predictions of several conditions added up, Liu et al. 2022, arXiv:2206.01714.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, bare: UNet2DConditionModel, words: Condition, plain: Condition,
+    def __init__(self, unet: UNet2DConditionModel, bare: UNet2DConditionModel, told: Condition, unusual: list[int],
                  sampling: Sampling) -> None:  # fmt: skip
-        self.unet, self.bare, self.count = unet, bare, words.count
+        self.unet, self.bare, self.unusual = unet, bare, unusual
+        self.count = (told.count - len(unusual)) // 2
         self.strength, self.every, self.step, self.push = sampling.word_guidance - 1, sampling.word_every, 0, None
-        both = {name: torch.cat([words[name], plain[name]]).to(bare.device, bare.dtype) for name in words}
-        self.text, self.pooled = both["text"], both["pooled"]
+        self.text, self.pooled = (told[name].to(bare.device, bare.dtype) for name in ("text", "pooled"))
 
     def __enter__(self) -> WordGuidance:
         self.hook = self.unet.register_forward_hook(self._after, with_kwargs=True)
@@ -110,13 +113,19 @@ class WordGuidance:
     def _after(self, _: torch.nn.Module, inputs: tuple, told: dict, predicted: tuple) -> tuple:
         """The U-Net's prediction, of the prompts or of negative prompts and prompts, with the words' part added."""
         if self.step % self.every == 0:
-            latents, ids = inputs[0][-self.count :], told["added_cond_kwargs"]["time_ids"][-self.count :]
-            facts = {"text_embeds": self.pooled, "time_ids": torch.cat([ids, ids])}
-            made = self.bare(torch.cat([latents, latents]), inputs[1], self.text, added_cond_kwargs=facts).sample
-            worded, plain = made.chunk(2)
-            self.push = self.strength * (worded - plain)
+            self.push = self.strength * self._difference(inputs[0], inputs[1], told["added_cond_kwargs"]["time_ids"])
         self.step += 1
         return (predicted[0] + self.push.repeat(len(predicted[0]) // self.count, 1, 1, 1), *predicted[1:])
+
+    def _difference(self, latents: torch.Tensor, time: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """What the words change in the bare base's prediction of the last N latents, shape (N, C, h, w)."""
+        rows = [*range(self.count)] * 2 + self.unusual
+        facts = {"text_embeds": self.pooled, "time_ids": ids[-self.count :][rows]}
+        made = self.bare(latents[-self.count :][rows], time, self.text, added_cond_kwargs=facts).sample
+        worded, plain, usual = made.split([self.count, self.count, len(self.unusual)])
+        difference = worded - plain
+        difference[self.unusual] += worded[self.unusual] - usual
+        return difference
 
 
 @contextmanager

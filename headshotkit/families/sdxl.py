@@ -21,6 +21,7 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadLora, BaseUnavailable
+from headshotkit.expressions import with_expression
 from headshotkit.families import (
     Condition,
     Sampling,
@@ -276,9 +277,11 @@ class SdxlFamily:
     def _word_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:
         """What the bare base adds, told a class word where the prompts name the person."""
         self.bare = self.bare or self._own_unet()
-        words = self.encode_prompts([prompt.replace(*sampling.person) for prompt in prompts])
-        plain = self.encode_prompts([f"photo of {sampling.person[1]}"] * len(prompts))
-        return drawing.WordGuidance(self.pipeline.unet, self.bare, words, plain, sampling)
+        person, anybody, usual = sampling.names
+        words = [prompt.replace(person, anybody) for prompt in prompts]
+        others = {n: told for n, text in enumerate(words) if (told := with_expression(text, usual)) != text}
+        told = self.encode_prompts([*words, *[f"photo of {anybody}"] * len(words), *others.values()])
+        return drawing.WordGuidance(self.pipeline.unet, self.bare, told, list(others), sampling)
 
     def _count_rows(self, unet: torch.nn.Module, inputs: tuple) -> None:
         self.forwards += len(inputs[0])

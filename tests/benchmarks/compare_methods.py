@@ -33,7 +33,7 @@ from headshotkit.families import Sampling, load_family
 from headshotkit.gate import judge_photos
 from headshotkit.identity import known_faces
 from headshotkit.photos import png_bytes
-from headshotkit.records import Headshot
+from headshotkit.records import Headshot, Names
 from headshotkit.render import render_headshots
 from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.train import train_lora
@@ -43,7 +43,7 @@ SMILING = 0.5
 ASKED = {"looking left": "left", "looking right": "right", "looking at the camera": "camera",
          "smiling": "smile", "neutral expression": "neutral"}  # fmt: skip
 CPU_FILE = "processor.json"
-NAMES = ("ohwx man", "a man")
+NAMES = Names("ohwx man", "a man")
 
 
 def shown_by(image: np.ndarray) -> set[str] | None:

@@ -1,0 +1,30 @@
+"""The expressions that captions and prompts name, and the one that a person's photos all show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SMILING, NEUTRAL = EXPRESSIONS = ("smiling", "neutral expression")
+ONE_SIDED = 0.75
+"""Share of the captions above which an expression counts as the photos' only one; the coach's share for backgrounds."""
+
+
+def usual_expression(captions: Sequence[str]) -> str:
+    """The expression that more than three quarters of the captions name; empty where there is none.
+
+    >>> usual_expression(["photo of ohwx man, smiling"] * 4 + ["photo of ohwx man"])
+    'smiling'
+    """
+    named = {words: sum(words in caption for caption in captions) for words in EXPRESSIONS}
+    return next((words for words, count in named.items() if count > ONE_SIDED * len(captions)), "")
+
+
+def with_expression(prompt: str, expression: str) -> str:
+    """The prompt with that expression in place of the one that it names; where it names none, it stays as it is.
+
+    >>> with_expression("photo of a man, neutral expression, looking left", "smiling")
+    'photo of a man, smiling, looking left'
+    """
+    for words in EXPRESSIONS if expression else ():
+        prompt = prompt.replace(words, expression)
+    return prompt
