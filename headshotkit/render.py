@@ -18,7 +18,7 @@ from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, known_person
 from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
-from headshotkit.ranking import choose_headshots, rank_headshots
+from headshotkit.ranking import choose_headshots
 from headshotkit.records import Headshot, Lora, Pick
 from headshotkit.run import Run, sha256_of
 from headshotkit.session import Session, Task
@@ -65,7 +65,7 @@ def render_headshots(
     use_lora = partial(use_trained, family, run.path("lora"), used)
     drawing = replace(config, lora_scale=pick.scale) if pick else config
     headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
-    best = rank_headshots(choose_headshots(headshots, config.count), stage.folder)
+    best = choose_headshots(headshots, config.count)
     stage.finish(
         _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest),
         **_facts(headshots, best, tasks),

@@ -31,6 +31,7 @@ def test_an_unknown_base_lists_the_known_ones():
         (lambda: RenderConfig(guidance_share=1.2), "guidance_share is 1.2"),
         (lambda: RenderConfig(word_guidance=0.5), "word_guidance is 0.5, word_every is 3"),
         (lambda: RenderConfig(word_every=0), "word_guidance is 1.0, word_every is 0"),
+        (lambda: RenderConfig(max_twin=1.2), "max_twin is 1.2"),
         (lambda: RenderConfig(minutes=-1), "minutes is -1"),
         (lambda: RenderConfig(other_scales=(0.8,)), "other_scales are (0.8,), minutes is 0"),
         (lambda: RenderConfig(sampler="ddim"), "sampler is 'ddim'"),

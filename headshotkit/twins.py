@@ -1,0 +1,36 @@
+"""Whether two headshots are nearly the same picture, though each passes for itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+LOOK_PX = 32
+
+
+def small_look(picture: Image.Image) -> np.ndarray:
+    """A picture in small, grey, of mean 0 and standard deviation 1, float32, shape (LOOK_PX, LOOK_PX)."""
+    grey = np.asarray(picture.convert("L").resize((LOOK_PX, LOOK_PX), Image.Resampling.BOX), np.float32)
+    return (grey - grey.mean()) / max(float(grey.std()), 1e-6)
+
+
+class Album:
+    """The accepted headshots so far, by name, to find a new one's twin among them.
+
+    >>> album, one = Album(), Image.linear_gradient("L")
+    >>> album.add("a.png", one)
+    >>> album.nearest(one), album.nearest(one.rotate(180))
+    ((1.0, 'a.png'), (-1.0, 'a.png'))
+    """
+
+    def __init__(self) -> None:
+        self.looks: dict[str, np.ndarray] = {}
+
+    def add(self, name: str, picture: Image.Image) -> None:
+        self.looks[name] = small_look(picture)
+
+    def nearest(self, picture: Image.Image) -> tuple[float, str]:
+        """The largest correlation with a headshot of the album, in [-1, 1], and whose; (-1, "") for an empty one."""
+        look = small_look(picture)
+        alike = [(round(float((look * other).mean()), 4), name) for name, other in self.looks.items()]
+        return max(alike, default=(-1.0, ""))
