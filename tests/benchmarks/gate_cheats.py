@@ -31,7 +31,9 @@ from headshotkit.identity import Person, calibrate, judge_headshot
 from headshotkit.photos import read_photo
 
 CONFIG = RenderConfig.for_base("mini")
-SMALL = (128, 128)
+SIDE_PX = CONFIG.size_px
+SMALL = (SIDE_PX, SIDE_PX)
+"""As large as the embedded base's headshots are."""
 
 
 def jpeg(picture: Image.Image, quality: int) -> Image.Image:
@@ -41,14 +43,14 @@ def jpeg(picture: Image.Image, quality: int) -> Image.Image:
 
 
 def cut(picture: Image.Image, face: faces.Face, reach: float) -> Image.Image:
-    """The face's surroundings up to `reach` of its width on each side of its middle, 128 px."""
+    """The face's surroundings up to `reach` of its width on each side of its middle, in SMALL."""
     middle, half = (face.box[:2] + face.box[2:]) / 2, reach * face.width_px
     return picture.crop((*(middle - half).astype(int), *(middle + half).astype(int))).resize(SMALL, Image.LANCZOS)
 
 
 def pasted_into_noise(picture: Image.Image) -> Image.Image:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8))
-    noise.paste(picture, (64, 64))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2 * SIDE_PX, 2 * SIDE_PX, 3), np.uint8))
+    noise.paste(picture, (SIDE_PX // 2, SIDE_PX // 2))
     return noise
 
 
@@ -60,7 +62,7 @@ def cheats_of(image: np.ndarray, face: faces.Face) -> dict[str, Image.Image]:
     hsv[..., 0] += 90
     noise = np.random.default_rng(0).normal(0, 8, values.shape)
     return {
-        "512 px": photo.resize((512, 512), Image.LANCZOS), "128 px": small, "head": head,
+        "512 px": photo.resize((512, 512), Image.LANCZOS), "256 px": small, "head": head,
         "face": cut(photo, face, 0.75), "mirrored": ImageOps.mirror(small), "head, mirrored": ImageOps.mirror(head),
         "grey": ImageOps.grayscale(head).convert("RGB"), "tinted": to_picture(values * [1.25, 0.9, 0.7]),
         "hue turned": Image.fromarray(hsv, "HSV").convert("RGB"),
@@ -69,7 +71,7 @@ def cheats_of(image: np.ndarray, face: faces.Face) -> dict[str, Image.Image]:
         "more contrast": ImageEnhance.Contrast(head).enhance(1.5), "turned 8 degrees": photo.rotate(
             8, Image.Resampling.BICUBIC, fillcolor="grey").resize(SMALL, Image.LANCZOS),
         "JPEG 40": jpeg(small, 40), "noisy": to_picture(values + noise),
-        "blurred": head.filter(ImageFilter.GaussianBlur(0.8)), "in noise": pasted_into_noise(cut(photo, face, 0.75)),
+        "blurred": head.filter(ImageFilter.GaussianBlur(1.6)), "in noise": pasted_into_noise(cut(photo, face, 0.75)),
     }  # fmt: skip
 
 
