@@ -5,11 +5,8 @@ Everything random in a step comes from (seed, step), so a killed training goes o
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -25,7 +22,6 @@ from headshotkit.checkpoints import (
 from headshotkit.config import TrainConfig
 from headshotkit.errors import OutOfMemory
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
-from headshotkit.expressions import usual_expression
 from headshotkit.families import Condition, load_family
 from headshotkit.families.methods import Method, load_method
 from headshotkit.method_costs import expect_cost
@@ -34,6 +30,7 @@ from headshotkit.pacing import MAY_CHANGE, Controller, Pacing, changing
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, write_json
 from headshotkit.snapshots import Snapshots
+from headshotkit.trained import write_trained
 
 LOSSES_FILE = "losses.json"
 MAX_GRAD_NORM = 1.0
@@ -76,7 +73,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
     loop = _Loop(method, pacing, stage, person, class_pictures, method.conditions(dataset.captions, cached))
     loop.run(controller)
     steps = len(loop.losses)
-    lora = _write_trained(method, loop.checkpoints, stage, dataset, steps)
+    lora = write_trained(method, loop.checkpoints, stage, dataset, steps)
     write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in loop.losses]})
     last = sum(loop.losses[-50:]) / len(loop.losses[-50:])
     stage.finish(
@@ -89,31 +86,10 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
     return lora
 
 
-def _write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset, steps: int) -> Lora:
-    """Writes what the method leaves after so many steps, file by file, each with how it was made."""
-    usual = usual_expression([photo.caption for photo in dataset.photos])
-    lora, files = replace(method.record(), step=steps, usual_expression=usual), []
-    for name, content in method.files(_metadata(lora, stage, dataset)):
-        checkpoints.write(stage.folder / name, content)
-        files.append(Path(name))
-    return replace(lora, path=files[0], files=tuple(files))
-
-
 def _tidy(stage: Stage) -> None:
     """Removes what only an unfinished training needs."""
     Checkpoints(stage.folder, 1).clear()
     (stage.folder / CACHE_FILE).unlink(missing_ok=True)
-
-
-def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
-    """How the LoRA was made, for the file's header: strings only, as safetensors wants."""
-    made = stage.manifest
-    facts = {"base": lora.base, "method": lora.method, "token": lora.token, "class_word": lora.class_word,
-             "steps": lora.step, "rank": lora.rank, "alpha": lora.alpha,
-             "captions": json.dumps([p.caption for p in dataset.photos]),
-             "config": json.dumps(made["config"]), "changes": json.dumps(made["changes"]),
-             "fingerprint": made["fingerprint"], "version": made["headshotkit"]}  # fmt: skip
-    return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
 
 
 class _Loop:

