@@ -79,8 +79,8 @@ BASES = {
                     "face_weight": 10.0,  # p2: identity 0.51, background obeyed 70 %; with 1: 0.48, 52 % (2026-11-20)
                 },
                 "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 600, "keep_checkpoints": 1},
-                # At 0.1 eight tokens were after 250 steps four times as long as the base's words, and faces fell apart.
-                "TrainConfig.textual-inversion": {"learning_rate": 1e-2, "steps": 700, "caption_dropout": 0.0},
+                # Identity stays as it is, at 1e-2 it falls, at 0.1 faces fall apart: no word here names one (README).
+                "TrainConfig.textual-inversion": {"learning_rate": 3e-3, "steps": 300, "caption_dropout": 0.0},
                 "TrainConfig.pivotal": {"steps": 600},
                 "RenderConfig": {
                     "size_px": 256, "steps": 20, "batch": 8, "count": 24, "max_attempts": 2,
