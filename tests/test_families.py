@@ -1,3 +1,4 @@
+import json
 import warnings
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 
+from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import SAMPLERS, TrainConfig
 from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
-from headshotkit.families import Condition, Sampling, drawing, load_family, weights_place
+from headshotkit.families import Condition, Sampling, drawing, load_family, lora_files, weights_place
 from headshotkit.records import NOBODY, Names
 
 PROMPT = "photo of a man"
@@ -237,6 +239,16 @@ def test_loading_is_quiet(capfd):
         load_family("mini")
     out = capfd.readouterr()
     assert out.out == "" and out.err == ""
+
+
+def test_a_lora_file_names_no_setting_that_an_older_peft_may_not_know(family):
+    """Peft refuses a whole file for one setting that is new to it, though it be at its default."""
+    files = {"new": shaken(load_family("mini")).lora_file({"headshotkit.base": "mini"})}
+    files["refiner"] = (runtime.data_path("mini", "refiner") / "pytorch_lora_weights.safetensors").read_bytes()
+    for name, content in files.items():
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        told = json.loads(header["lora_adapter_metadata"])
+        assert set(told) == {f"unet.{setting}" for setting in lora_files.CONFIG_KEPT}, name
 
 
 # --- word guidance ------------------------------------------------------------------------------------------------

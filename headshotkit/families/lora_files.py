@@ -16,6 +16,8 @@ from headshotkit.errors import BadLora
 
 ADAPTER = "person"
 """Peft's name of the LoRA."""
+CONFIG_KEPT = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
+"""Settings of peft's that a file names even at their defaults; diffusers 0.39 reads the last two from it."""
 
 
 def put_lora(network: torch.nn.Module, config: LoraConfig, seed: int) -> list[torch.nn.Parameter]:
@@ -43,13 +45,17 @@ def load_lora_tensors(network: torch.nn.Module, state: dict[str, torch.Tensor]) 
 def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) -> bytes:
     """A LoRA as a safetensors file; its header also holds peft's own config, so that rank and alpha come back.
 
+    Of the config only what differs from peft's defaults: an older peft, such as Colab's, refuses settings that it does
+    not know, and so the whole file (0.20.0 did with the header of 0.21.2, 2026-11-21).
+
     Args:
         network: the one that the LoRA is in.
         prefix: what diffusers puts before the names, such as "transformer.".
         metadata: more for the header.
     """
-    config = network.peft_config[ADAPTER].to_dict()
-    known = {f"{prefix}{name}": sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    config, usual = network.peft_config[ADAPTER].to_dict(), LoraConfig().to_dict()
+    told = {name: value for name, value in config.items() if name in CONFIG_KEPT or value != usual[name]}
+    known = {f"{prefix}{name}": sorted(value) if isinstance(value, set) else value for name, value in told.items()}
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(known, default=str, sort_keys=True)}
     tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in lora_tensors(network).items()}
     return save(tensors, metadata=header | metadata)

@@ -231,7 +231,7 @@ class SdxlFamily:
                 warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
                 self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
             self.pipeline.set_adapters([ADAPTER], [scale])
-        except (OSError, ValueError, RuntimeError, KeyError, RuntimeWarning) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, RuntimeWarning) as error:
             raise BadLora(
                 f"{path} can't be loaded on base {self.base.name!r} ({len(load_file(path))} tensors).",
                 f"It was trained on another base, or is damaged: {str(error).splitlines()[0][:200]}",
