@@ -13,6 +13,7 @@ from headshotkit.errors import NoKnownFaces
 from headshotkit.gallery import WORDS
 from headshotkit.identity import calibrate, judge_headshot, known_person
 from headshotkit.run import Run
+from headshotkit.session import Session
 
 CONFIG = RenderConfig.for_base("mini")
 
@@ -76,7 +77,7 @@ def test_a_small_a_soft_and_a_half_seen_face_are_refused(own):
 
 
 def test_every_reason_has_words_in_the_gallery():
-    code = inspect.getsource(judge_headshot)
+    code = inspect.getsource(judge_headshot) + inspect.getsource(Session._unless_twin)
     assert set(re.findall(r'"([a-z]+_[a-z_]+)"', code)) - {"face_share", "eye_openness"} == set(WORDS)
 
 
