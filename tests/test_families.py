@@ -12,6 +12,7 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import SAMPLERS, TrainConfig
 from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
+from headshotkit.export import PEFT_METADATA, header_of
 from headshotkit.families import Condition, Sampling, drawing, load_family, lora_files, weights_place
 from headshotkit.records import NOBODY, Names
 
@@ -241,14 +242,13 @@ def test_loading_is_quiet(capfd):
     assert out.out == "" and out.err == ""
 
 
-def test_a_lora_file_names_no_setting_that_an_older_peft_may_not_know(family):
+def test_a_lora_file_names_no_setting_that_an_older_peft_may_not_know(tmp_path):
     """Peft refuses a whole file for one setting that is new to it, though it be at its default."""
-    files = {"new": shaken(load_family("mini")).lora_file({"headshotkit.base": "mini"})}
-    files["refiner"] = (runtime.data_path("mini", "refiner") / "pytorch_lora_weights.safetensors").read_bytes()
-    for name, content in files.items():
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        told = json.loads(header["lora_adapter_metadata"])
-        assert set(told) == {f"unet.{setting}" for setting in lora_files.CONFIG_KEPT}, name
+    new = tmp_path / "new.safetensors"
+    new.write_bytes(shaken(load_family("mini")).lora_file({"headshotkit.base": "mini"}))
+    for file in (new, runtime.data_path("mini", "refiner") / "pytorch_lora_weights.safetensors"):
+        told = json.loads(header_of(file)[PEFT_METADATA])
+        assert set(told) == {f"unet.{setting}" for setting in lora_files.CONFIG_KEPT}, file.name
 
 
 # --- word guidance ------------------------------------------------------------------------------------------------

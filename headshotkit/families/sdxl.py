@@ -237,7 +237,6 @@ class SdxlFamily:
                 f"It was trained on another base, or is damaged: {str(error).splitlines()[0][:200]}",
                 "Render with the base it was trained on, or train again.",
             ) from error
-        self.pipeline.set_adapters([ADAPTER], [scale])
         self._fuse()
 
     def _fuse(self) -> None:

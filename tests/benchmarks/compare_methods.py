@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, pose, runtime
+from headshotkit import faces, obedience, runtime
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
@@ -38,33 +38,21 @@ from headshotkit.render import render_headshots
 from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.train import train_lora
 
-TURNED_DEG = 7.0
-SMILING = 0.5
-ASKED = {"looking left": "left", "looking right": "right", "looking at the camera": "camera",
-         "smiling": "smile", "neutral expression": "neutral"}  # fmt: skip
+AXES = ("direction", "expression")
 CPU_FILE = "processor.json"
 NAMES = Names("ohwx man", "a man")
 
 
-def shown_by(image: np.ndarray) -> set[str] | None:
-    """What of ASKED a picture shows; None where it does not show exactly one face."""
-    found = faces.detect_faces(image)
-    if len(found) != 1:
-        return None
-    landmarks = faces.landmarks_106(image, found[0])
-    yaw, _, _ = pose.head_pose(landmarks)
-    side = "camera" if abs(yaw) < TURNED_DEG else "right" if yaw > 0 else "left"
-    return {side, "smile" if pose.smile(landmarks) >= SMILING else "neutral"}
-
-
 def obeyed(prompts: list[str], files: list[Path]) -> float:
-    """Share of the things that prompts ask for which their pictures show; a picture without a face shows none."""
+    """Share of the things that prompts ask for which their pictures show; not exactly one face shows none."""
     asked = kept = 0
     for prompt, file in zip(prompts, files, strict=True):
-        wanted = {name for words, name in ASKED.items() if words in prompt}
-        with Image.open(file) as image:
-            shown = shown_by(np.asarray(image.convert("RGB"))) or set()
-        asked, kept = asked + len(wanted), kept + len(wanted & shown)
+        wanted = {axis: value for axis, value in obedience.asked_of(prompt).items() if axis in AXES}
+        with Image.open(file) as picture:
+            image = np.asarray(picture.convert("RGB"))
+        found = faces.detect_faces(image)
+        shown = obedience.shown_by(image, faces.landmarks_106(image, found[0])) if len(found) == 1 else {}
+        asked, kept = asked + len(wanted), kept + sum(shown.get(axis) == value for axis, value in wanted.items())
     return kept / asked
 
 
