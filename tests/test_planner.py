@@ -290,7 +290,7 @@ def test_what_a_base_cannot_learn_is_not_planned(known, said):
 
 
 def test_the_demo_is_planned_as_it_was_measured():
-    """1,000 steps in 257 s on two free cores; README: 35 pictures for 24 headshots in 79.6 s beside other work."""
+    """1,000 steps in 257 s on two free cores; 35 pictures for 24 headshots in 79.6 s beside other work (2026-11-21)."""
     plan = plan_run("cpu", 24, 10)
     minutes = {stage.name: stage.minutes for stage in plan.stages}
     assert minutes["train"] * 60 == pytest.approx(257, rel=0.05)
