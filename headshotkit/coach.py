@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from headshotkit.choice import Choice, Chosen, choose_photos
 from headshotkit.config import GateConfig
 from headshotkit.records import Record, Verdict
-from headshotkit.variety import Axis, Coverage, coverage, moments
+from headshotkit.variety import ONE_SIDED, Axis, Coverage, coverage, moments
 
 __all__ = ["Choice", "Chosen", "Coverage", "Request", "choose_photos", "coverage", "moments", "requests", "summary"]
 
@@ -21,8 +21,6 @@ LEAST_MOMENTS = 5
 """Fewest moments that show a trait before its lack of variety is spoken of."""
 WANTED = 2
 """Moments wanted of each of: left, front, right; neutral, smiling."""
-ONE_SIDED = 0.75
-"""Share of one colour of clothes or one background above which another is asked for."""
 SPOILT = 0.15
 """Share of the photos that must be refused for one reason before the coach speaks of it."""
 MINORITY = 0.25

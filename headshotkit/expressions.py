@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headshotkit.variety import ONE_SIDED
+
 SMILING, NEUTRAL = EXPRESSIONS = ("smiling", "neutral expression")
-ONE_SIDED = 0.75
-"""Share of the captions above which an expression counts as the photos' only one; the coach's share for backgrounds."""
 
 
 def usual_expression(captions: Sequence[str]) -> str:

@@ -10,11 +10,10 @@ import numpy as np
 
 from headshotkit import measures, pose
 from headshotkit.expressions import NEUTRAL, SMILING
+from headshotkit.variety import SMILE
 
 TURNED_DEG = 7.0
 """Yaw from which a face looks to a side; the same mark as the embedded base's own benchmark has."""
-SMILES = 0.5
-"""`pose.smile` from which a mouth smiles."""
 DARK_L, WHITE_L = 28.0, 72.0
 """Lightness (CIELAB) of the upper corners below which a background is dark, and above which it is white. Of 16 pictures
 of the bare embedded base dark ones had 6, grey ones 50 to 52, white ones 79 to 96 (2026-11-21)."""
@@ -53,7 +52,7 @@ def shown_by(image: np.ndarray, landmarks: np.ndarray) -> dict[str, str]:
     yaw, _, _ = pose.head_pose(landmarks)
     return {
         "direction": "camera" if abs(yaw) < TURNED_DEG else "right" if yaw > 0 else "left",
-        "expression": "smile" if pose.smile(landmarks) >= SMILES else "neutral",
+        "expression": "smile" if pose.smile(landmarks) >= SMILE else "neutral",
         "background": _background(image),
     }
 

@@ -18,7 +18,9 @@ from headshotkit.records import Record, Verdict
 TURNED_DEG, RAISED_DEG = 15.0, 20.0
 """Yaw and pitch from which a face is turned or raised; half profile is about 30 to 45. Pitch is the less exact."""
 SMILE = 0.5
-"""Smile from which a face smiles."""
+"""`pose.smile` from which a face smiles, in a photo and in a headshot."""
+ONE_SIDED = 0.75
+"""Share of the photos above which they show as good as one value of an axis: one background, one expression."""
 SIDE_LIGHT = 0.15
 """Difference of the face's halves from which the light comes from the side."""
 DIM_LUMA, HARD_CLIPPED = 60.0, 0.15

@@ -120,6 +120,9 @@ def test_a_lora_that_does_not_fit_is_refused(tmp_path, family):
                "unet.down_blocks.9.attn1.to_q.lora_B.weight": torch.zeros(7, 4)}, file)  # fmt: skip
     with pytest.raises(BadLora, match="can't be loaded on base 'mini'"):
         family.use_lora(file, 1.0)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(BadLora, match="is damaged"):
+        family.use_lora(file, 1.0)
 
 
 def test_a_picture_comes_from_its_own_seed_alone(family):

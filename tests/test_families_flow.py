@@ -4,6 +4,7 @@ Every test here runs on random weights: it proves plumbing only, never that a ba
 """
 
 import gc
+import json
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_flows import save_tiny
 
@@ -323,7 +325,7 @@ def test_a_flow_lora_is_refused_by_sdxl(tmp_path):
 
 
 def test_a_lora_that_fits_in_part_or_is_damaged_is_refused(tmp_path, family):
-    """Plumbing only: one tensor too wide, one too many, and a file cut short."""
+    """Plumbing only: one tensor too wide, one too many, a setting that this peft doesn't know, and a file cut short."""
     one = families.load_family(family.base.name)
     one.add_lora(2, 2, "attention", seed=0)
     good = tmp_path / "good.safetensors"
@@ -336,6 +338,11 @@ def test_a_lora_that_fits_in_part_or_is_damaged_is_refused(tmp_path, family):
         save_file(tensors | changed, bad)
         with pytest.raises(BadLora, match=rf"1 of {len(tensors | changed)} tensors have no place"):
             family.use_lora(bad, 1.0)
+    with safe_open(good, "pt") as file:
+        told = json.loads(file.metadata()["lora_adapter_metadata"]) | {"transformer.of_a_newer_peft": True}
+    save_file(tensors, bad, {"format": "pt", "lora_adapter_metadata": json.dumps(told)})
+    with pytest.raises(BadLora, match="of_a_newer_peft"):
+        family.use_lora(bad, 1.0)
     bad.write_bytes(good.read_bytes()[:100])
     with pytest.raises(BadLora, match="is damaged"):
         family.use_lora(bad, 1.0)

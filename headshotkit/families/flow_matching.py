@@ -23,10 +23,9 @@ from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig
 from headshotkit.families import Condition, Sampling, check_size
 from headshotkit.families.flow_parts import FlowParts
-from headshotkit.families.loading import quiet
 from headshotkit.families.lora_files import (
-    ADAPTER,
     check_fits,
+    load_lora_file,
     load_lora_tensors,
     lora_bytes,
     lora_tensors,
@@ -164,9 +163,7 @@ class FlowFamily(FlowParts):
         if scale == 0:
             return
         check_fits(path, PREFIX, self.transformer, self.base)
-        with quiet():
-            self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
-        self.pipeline.set_adapters([ADAPTER], [scale])
+        load_lora_file(self.pipeline, path, scale, self.base)
 
     @torch.no_grad()
     def render(

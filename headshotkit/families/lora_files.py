@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
@@ -13,6 +15,7 @@ from safetensors.torch import save
 
 from headshotkit.bases import Base
 from headshotkit.errors import BadLora
+from headshotkit.families.loading import quiet
 
 ADAPTER = "person"
 """Peft's name of the LoRA."""
@@ -76,11 +79,32 @@ def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) ->
     except (OSError, SafetensorError) as error:
         shapes, strange, problem = {}, [], str(error).splitlines()[0][:200]
     if strange or not shapes:
-        raise BadLora(
-            f"{path} can't be loaded on base {base.name!r}.",
-            f"It was trained on another base, or is damaged: {problem}",
-            "Render with the base it was trained on, or train again.",
-        )
+        raise does_not_fit(path, base, problem)
+
+
+def load_lora_file(pipeline: DiffusionPipeline, path: Path, scale: float, base: Base) -> None:
+    """Puts the LoRA of a file into a pipeline, so strongly.
+
+    Raises:
+        BadLora: diffusers or peft can't read it, or it fits in part.
+    """
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
+            pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
+        pipeline.set_adapters([ADAPTER], [scale])
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, RuntimeWarning) as error:
+        said = (str(one).splitlines()[0][:200] for one in (error, error.__cause__) if one and str(one))
+        raise does_not_fit(path, base, " ".join(said)) from error
+
+
+def does_not_fit(path: Path, base: Base, problem: str) -> BadLora:
+    """The error for a file that a base can't take."""
+    return BadLora(
+        f"{path} can't be loaded on base {base.name!r}.",
+        f"It was trained on another base, or is damaged: {problem}",
+        "Render with the base it was trained on, or train again.",
+    )
 
 
 def _fits(name: str, shape: list[int], prefix: str, layers: dict[str, torch.nn.Module]) -> bool:

@@ -5,7 +5,6 @@ The scheduler's config decides what the U-Net predicts (epsilon or v), never thi
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,12 +14,11 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
-from safetensors.torch import load_file
 
 from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
-from headshotkit.errors import BadLora, BaseUnavailable
+from headshotkit.errors import BaseUnavailable
 from headshotkit.expressions import with_expression
 from headshotkit.families import (
     Condition,
@@ -34,7 +32,7 @@ from headshotkit.families import (
 )
 from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import dtype_option, quiet, unavailable
-from headshotkit.families.lora_files import ADAPTER, load_lora_tensors, lora_bytes, lora_tensors, put_lora
+from headshotkit.families.lora_files import load_lora_file, load_lora_tensors, lora_bytes, lora_tensors, put_lora
 from headshotkit.few_steps import FewSteps
 
 METHODS = sdxl_methods.METHODS
@@ -226,17 +224,7 @@ class SdxlFamily:
         self.without_lora = {}
         if scale == 0:
             return
-        try:
-            with quiet(), warnings.catch_warnings():
-                warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
-                self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
-            self.pipeline.set_adapters([ADAPTER], [scale])
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, RuntimeWarning) as error:
-            raise BadLora(
-                f"{path} can't be loaded on base {self.base.name!r} ({len(load_file(path))} tensors).",
-                f"It was trained on another base, or is damaged: {str(error).splitlines()[0][:200]}",
-                "Render with the base it was trained on, or train again.",
-            ) from error
+        load_lora_file(self.pipeline, path, scale, self.base)
         self._fuse()
 
     def _fuse(self) -> None:

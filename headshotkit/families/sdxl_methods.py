@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from headshotkit import runtime
-from headshotkit.errors import BadConfig, BadLora
+from headshotkit.errors import BadConfig
 from headshotkit.families import Condition
+from headshotkit.families.lora_files import does_not_fit
 from headshotkit.families.methods import EMBEDDINGS_FILE, Method, names_token, word_of
 from headshotkit.records import Lora
 
@@ -72,7 +73,7 @@ class FullUnet(Method):
                 for name, tensor in load_file(file).items():
                     weights[name].data.lerp_(tensor.to(weights[name]), scale)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise _does_not_fit(folder / lora.path, family, error) from error
+            raise does_not_fit(folder / lora.path, family.base, _said(error)) from error
 
 
 class NewTokens(torch.nn.Module):
@@ -265,15 +266,11 @@ def _use_embeddings(family, file: Path, lora: Lora, scale: float) -> None:
                 raise ValueError(f"{key} has embeddings of length {tensors[key].shape[-1]}, the base of {wanted}")
         add_tokens(family, lora.token, tensors)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise _does_not_fit(file, family, error) from error
+        raise does_not_fit(file, family.base, _said(error)) from error
 
 
-def _does_not_fit(file: Path, family, error: Exception) -> BadLora:
-    return BadLora(
-        f"{file} can't be loaded on base {family.base.name!r}.",
-        f"It was trained on another base, or is damaged: {type(error).__name__} {str(error)[:200]}",
-        "Render with the base it was trained on, or train again.",
-    )
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__} {str(error)[:200]}"
 
 
 METHODS = {"dreambooth": FullUnet, "textual-inversion": TextualInversion, "pivotal": Pivotal}
