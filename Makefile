@@ -2,10 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# How long a thread of torch's looks for work before it sleeps. A training step of the embedded base took 0.28 s with this,
-# 0.36-0.40 with none (OMP_WAIT_POLICY=PASSIVE) and 0.21-0.26 by default on two free cores; beside one busy process 0.52,
-# 0.44 and 1.01 s (medians of 30 steps, 2026-11-21).
-export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: demo test test-slow test-colab lint clean
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,17 @@ def test_seeds_of_places_differ_and_stay():
 def test_the_report_gives_reasons():
     text = runtime.report()
     assert "device: " in text and "(" in text.splitlines()[0] and "dtype: " in text
+
+
+@pytest.mark.parametrize(("own", "heeded"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_torch_starts_with_the_waiting_time_that_is_set(own, heeded):
+    """Told by the OpenMP runtime itself, in a process that has no setting, or the person's."""
+    code = "import headshotkit, torch; print('spun', torch.__version__)"
+    bare = {name: value for name, value in os.environ.items() if name not in runtime.ENVIRONMENT}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env=bare | own | {"OMP_DISPLAY_ENV": "VERBOSE"}, cwd=Path(headshotkit.__file__).parents[1],
+    )  # fmt: skip
+    if "GOMP" not in done.stderr:
+        pytest.skip("torch runs on another OpenMP than GNU's here")
+    assert f"GOMP_SPINCOUNT = '{heeded}'" in done.stderr

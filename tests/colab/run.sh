@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 venv="${1:-.venv-colab}"
 python="${PYTHON:-python3}"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-export GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1 PIP_PROGRESS_BAR=off PYDEVD_DISABLE_FILE_VALIDATION=1
+export HF_HUB_OFFLINE=1 PIP_PROGRESS_BAR=off PYDEVD_DISABLE_FILE_VALIDATION=1
 
 echo "== an environment with Colab's versions: $venv"
 rm -rf "$venv"
