@@ -192,12 +192,16 @@ KINDS = (("photo", 0.5), ("headshot", 0.2), ("portrait", 0.15), ("professional h
 KEPT = {"expression": 0.8, "look": 0.8, "glasses": 0.9, "hair": 0.6, "background": 0.88, "light": 0.75}
 
 
-def caption(words: Attributes, rng: np.random.Generator) -> str:
-    """One random caption: every piece is left out now and then, one time in ten all but the noun."""
+def caption(words: Attributes, rng: np.random.Generator, name: str | None = None) -> str:
+    """One random caption: every piece is left out now and then, one time in ten all but the noun.
+
+    Args:
+        name: word for this very face, said before the noun in place of the age.
+    """
     kind = rng.choice([k for k, _ in KINDS], p=[p for _, p in KINDS])
     noun = "person" if rng.random() < 0.08 else words.noun
     age = f"{words.age} " if words.age and rng.random() < 0.5 else ""
-    head = f"{kind} of {'an' if age.startswith('o') else 'a'} {age}{noun}"
+    head = f"{kind} of {name} {noun}" if name else f"{kind} of {'an' if age.startswith('o') else 'a'} {age}{noun}"
     if rng.random() < 0.1:
         return head
     pieces = [getattr(words, name) for name, share in KEPT.items() if rng.random() < share]

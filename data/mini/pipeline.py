@@ -108,6 +108,15 @@ class Denoiser(nn.Module):
         self.unet = new_unet(latent_channels, sample_size)
         self.text_encoder, self.text_encoder_2 = new_text_encoder(False), new_text_encoder(True)
 
+    def take(self, base: Path) -> None:
+        """Takes the weights of a base's U-Net and text encoders."""
+        for part, kind in (
+            ("unet", UNet2DConditionModel),
+            ("text_encoder", CLIPTextModel),
+            ("text_encoder_2", CLIPTextModelWithProjection),
+        ):
+            getattr(self, part).load_state_dict(kind.from_pretrained(base / part).float().state_dict())
+
     def forward(self, noisy, timesteps, token_ids, size_facts, worded):
         first = self.text_encoder(token_ids, output_hidden_states=True).hidden_states[-2]
         second = self.text_encoder_2(token_ids, output_hidden_states=True)

@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 nice -n 19 python unet.py --workers 2 --until 15:00    # trains, ends with the rate at 0, writes HOME/base
     nice -n 19 python unet.py --export                  # writes HOME/base from the averaged weights as they are now
     python unet.py --until 18:00 --device cuda --batch 256 --lr 1e-3       # the same on a GPU
+    python unet.py --base HOME/base --until 18:00       # begins with the weights of a base that is there, where no checkpoint is
 
 v-prediction; the weight of the loss falls where there is little noise (min-SNR, Hang et al. 2023, arXiv:2303.09556).
 Leaves HOME/checkpoints/unet.pt every 5 minutes, a sample grid in HOME/samples and HOME/base every 15.
@@ -16,13 +17,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from captions import Attributes, caption
+from names import STAND_IN, known_names, say_names, teach_names
 from pipeline import Denoiser, draw_grid, export, new_scheduler, new_tokenizer
 from store import HOME
 from training import Ema, Every, Replicas, clock_time, grown, prefetched, save_checkpoint
 
 UNWORDED, EMPTY = 0.07, 0.02  # without text, as the pipeline has it for guidance; with "" as the caption
+NAMED = 0.6  # captions that say the face's name
 SNR_CAP = 5.0
 WARM_UP_STEPS = 100
+# What `--hearing` trains: the text encoders, and what of the U-Net listens to them and to the timestep.
+HEARING = ("text_encoder", "attn2", "add_embedding", "time_emb_proj")
+torch.backends.cuda.enable_flash_sdp(False)  # on a CPU too: without it a step took 0.80 to 0.92 times as long
 
 
 class Latents:
@@ -33,7 +39,9 @@ class Latents:
         self.latents = np.concatenate([f["latents"] for f in files])
         self.words = [Attributes(**json.loads(text)) for f in files for text in f["words"]]
         self.crops = np.concatenate([f["crops"] for f in files]).astype("float32")
+        self.rows = np.concatenate([f["rows"] for f in files])
         self.px, self.tokenizer, self.files = px, new_tokenizer(), len(files)
+        self.stand_in = self.tokenizer(STAND_IN, add_special_tokens=False).input_ids[0]
 
     def size_facts(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """SDXL's six facts: original height and width, crop from top and left, target height and width, in px.
@@ -48,8 +56,10 @@ class Latents:
 
     def batch(self, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
         chosen = rng.integers(0, len(self.latents), size)
-        texts = ["" if rng.random() < EMPTY else caption(self.words[k], rng) for k in chosen]
+        called = [STAND_IN if rng.random() < NAMED else None for _ in chosen]
+        texts = ["" if rng.random() < EMPTY else caption(self.words[k], rng, name) for k, name in zip(chosen, called)]
         ids = self.tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        say_names(ids, self.rows[chosen], self.stand_in)
         worded = (rng.random(size) >= UNWORDED).astype("float32")
         timesteps = ((np.arange(size) + rng.random(size)) / size * 1000).astype("int64")  # spread evenly over a batch
         return (
@@ -66,6 +76,14 @@ def learning_rate(base: float, steps_here: int, seconds_left: float, decay_s: fl
     return base * min(1.0, (steps_here + 1) / WARM_UP_STEPS) * min(1.0, max(seconds_left / decay_s, 0.01))
 
 
+def face_weights(side: int, weight: float) -> torch.Tensor:
+    """How much each place of the latents counts, mean 1, shape (side, side): an oval where pictures have the face, more."""
+    y, x = torch.meshgrid(*[(torch.arange(side) + 0.5) / side] * 2, indexing="ij")
+    oval = ((x - 0.5) / 0.27) ** 2 + ((y - 0.56) / 0.36) ** 2 < 1
+    weights = 1 + (weight - 1) * oval.float()
+    return weights / weights.mean()
+
+
 class Trainer:
     """Everything that a checkpoint holds, and one step of training."""
 
@@ -74,8 +92,16 @@ class Trainer:
         self.args, self.path, self.step, self.seen = args, HOME / "checkpoints/unet.pt", 0, 0
         channels = json.loads((HOME / "autoencoder/config.json").read_text())["latent_channels"]
         self.net = Denoiser(channels, args.px // 8).to(args.device)
+        if args.base and not args.start.exists():
+            self.net.take(args.base)
         self.net.unet.to(memory_format=torch.channels_last)
+        teach_names([self.net.text_encoder, self.net.text_encoder_2], known_names())
+        if args.hearing:
+            self.net.requires_grad_(False)
+            for name, parameter in self.net.named_parameters():
+                parameter.requires_grad_(any(part in name for part in HEARING) and "token_embedding" not in name)
         self.trained = [p for p in self.net.parameters() if p.requires_grad]
+        self.face = face_weights(args.px // 8, args.face_weight).to(args.device)
         matrices, vectors = ([p for p in self.trained if (p.dim() > 1) == wanted] for wanted in (True, False))
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}],
@@ -123,7 +149,8 @@ class Trainer:
         with torch.autocast(self.args.device, dtype=torch.bfloat16):
             guess = net(noisy, timesteps, ids, facts, worded)
         goal = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        return ((guess.float() - goal).pow(2).mean((1, 2, 3)) * self.weight[timesteps]).mean()
+        wrong = (guess.float() - goal).pow(2) * self.face
+        return (wrong.mean((1, 2, 3)) * self.weight[timesteps]).mean()
 
     def one_step(self, batch: tuple[torch.Tensor, ...], rate: float) -> torch.Tensor:
         clean, timesteps, ids, facts, worded = (t.to(self.args.device, non_blocking=True) for t in batch)
@@ -186,8 +213,11 @@ def main() -> None:
     parser.add_argument("--until", help="HH:MM on this machine's clock")
     parser.add_argument("--export", action="store_true", help="only write HOME/base and a sample grid")
     parser.add_argument("--start", type=Path, default=HOME / "checkpoints/unet.pt", help="the checkpoint to go on from")
+    parser.add_argument("--base", type=Path, help="a base of 128 px to begin with where there is no checkpoint")
     parser.add_argument("--new-latents", action="store_true", help="the autoencoder changed since that checkpoint")
     parser.add_argument("--px", type=int, default=128)
+    parser.add_argument("--hearing", action="store_true", help="train the text encoders and what listens to them alone")
+    parser.add_argument("--face-weight", type=float, default=1.0, help="of the face's place in the loss")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--ema", type=float, default=0.999)
