@@ -236,6 +236,7 @@ MINI_METHOD_STEP_S = {"lora": 0.26, "dreambooth": 0.32, "textual-inversion": 0.2
 """Method -> seconds of a step there, batch 4. Processor time of one thread, median of 8 steps, 2026-11-20: 0.263,
 0.322, 0.213, 0.308; the LoRA's is that of MINI_STEP_S, which was measured by the clock on free cores."""
 MINI_STEP_PICTURES = 4
-MINI_HEADSHOT_S = (1.8, 2.7)
-"""Seconds of a 256 px headshot of 20 sampler steps there, batch 8, words in every third step, judging included: process
-time of one thread, 1.77 s for each of 24, 2026-11-21. Pessimistic: half as much again."""
+MINI_HEADSHOT_S = (1.0, 1.8)
+"""Seconds of a 256 px headshot of 20 sampler steps there, batch 8, words in every third step, judging included: by the
+clock 33 and 35 s for 35 in two runs of `make demo` on free cores, 2026-11-21. Pessimistic: process time of one thread,
+1.77 s for each of 24."""
