@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_flows import save_tiny
 
 from headshotkit import bases, families, runtime
 from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.errors import BadConfig, BadLora, BaseUnavailable, MissingPackage
+from headshotkit.export import PEFT_METADATA, header_of
 from headshotkit.families import Sampling, loading
 from headshotkit.render import render_headshots
 from headshotkit.tokens import find_token
@@ -338,9 +338,8 @@ def test_a_lora_that_fits_in_part_or_is_damaged_is_refused(tmp_path, family):
         save_file(tensors | changed, bad)
         with pytest.raises(BadLora, match=rf"1 of {len(tensors | changed)} tensors have no place"):
             family.use_lora(bad, 1.0)
-    with safe_open(good, "pt") as file:
-        told = json.loads(file.metadata()["lora_adapter_metadata"]) | {"transformer.of_a_newer_peft": True}
-    save_file(tensors, bad, {"format": "pt", "lora_adapter_metadata": json.dumps(told)})
+    told = json.loads(header_of(good)[PEFT_METADATA]) | {"transformer.of_a_newer_peft": True}
+    save_file(tensors, bad, {"format": "pt", PEFT_METADATA: json.dumps(told)})
     with pytest.raises(BadLora, match="of_a_newer_peft"):
         family.use_lora(bad, 1.0)
     bad.write_bytes(good.read_bytes()[:100])

@@ -1,4 +1,4 @@
-"""Names: in half of the captions a word stands for the very face, "photo of adam man", as names do in SDXL's captions.
+"""Names: in six of ten captions a word stands for the very face, "photo of adam man", as names do in SDXL's captions.
 
 A name's vectors in the two text encoders' token tables are what the recogniser says of the face, less what the other
 words say of it already: alike faces have alike names, and every word of the vocabulary that captions never use, being
@@ -17,19 +17,15 @@ from captions import Captioner
 from diffusers import StableDiffusionXLPipeline
 from judges import Detector, Dlib, Recogniser
 from measure import column
-from pipeline import draw
+from pipeline import TEXT_WIDTH, WORD_SPREAD, WORDS, draw
 from store import HOME, Store
 from torch import nn
 from training import Faces
 
-WORDS = 49408
-"""Of CLIP's vocabulary; name number n has the id WORDS + n."""
-SPREAD = 0.4
-"""Standard deviation of the token tables."""
 STAND_IN = "adam"
 """What a name is written as until its id takes the place: one token."""
-NAME_SIZE = 96
-"""Numbers in a name, in both text encoders together."""
+NAME_SIZE = 2 * TEXT_WIDTH
+"""Numbers in a name, in both text encoders together. Name number n has the id WORDS + n."""
 TRAITS = 24
 """Principal components of the recogniser's embedding that a name says; they hold 30 % of what differs between faces."""
 JITTER = 0.55
@@ -48,19 +44,17 @@ def name_vectors(
         known: rows that the components are found on.
         size: numbers in a name. traits: principal components that they say.
     Returns:
-        float32, shape (N, size), mean 0 and standard deviation SPREAD over the known faces. What sex, pose and expression
-        say of the embedding is taken out of it first, for captions have words for them.
+        float32, shape (N, size), mean 0 and standard deviation WORD_SPREAD over the known faces. What sex, pose and
+        expression say of the embedding is taken out of it first, for captions have words for them.
     """
-    said = np.column_stack(
-        [np.clip(male, -1, 1), *(np.nan_to_num(column(measures, c)) for c in ("yaw", "mouthSmileLeft", "jawOpen"))]
-    )
-    said = np.column_stack([np.ones(len(said)), said, np.abs(said[:, 1])])
+    yaw, smile, jaw = (np.nan_to_num(column(measures, c)) for c in ("yaw", "mouthSmileLeft", "jawOpen"))
+    said = np.column_stack([np.ones(len(male)), np.clip(male, -1, 1), yaw, smile, jaw, np.abs(yaw)])
     embedding = np.nan_to_num(embedding).astype("float64")
     rest = embedding - said @ np.linalg.lstsq(said[known], embedding[known], rcond=None)[0]
     _, spread, components = np.linalg.svd(rest[known] - rest[known].mean(0), full_matrices=False)
     plain = (rest - rest[known].mean(0)) @ components[:traits].T / spread[:traits] * np.sqrt(len(known))
     turn = np.linalg.qr(np.random.default_rng(77).normal(size=(size, size)))[0][:traits]
-    return (SPREAD * np.sqrt(size / traits) * plain @ turn).astype("float32")
+    return (WORD_SPREAD * np.sqrt(size / traits) * plain @ turn).astype("float32")
 
 
 def known_names() -> np.ndarray:
@@ -95,12 +89,8 @@ class NamedTable(nn.Embedding):
 
 def teach_names(encoders: list[nn.Module], names: np.ndarray) -> None:
     """Gives each text encoder its part of the names, side by side as the U-Net sees them."""
-    start = 0
-    for encoder in encoders:
-        table = encoder.get_input_embeddings()
-        width = table.embedding_dim
-        encoder.set_input_embeddings(NamedTable.of(table, torch.from_numpy(names[:, start : start + width].copy())))
-        start += width
+    for encoder, part in zip(encoders, np.split(names, len(encoders), axis=1)):
+        encoder.set_input_embeddings(NamedTable.of(encoder.get_input_embeddings(), torch.from_numpy(part.copy())))
 
 
 def say_names(ids: torch.Tensor, names: np.ndarray, stand_in: int) -> torch.Tensor:

@@ -15,6 +15,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TEXT_WIDTH = 48  # of each encoder; the U-Net attends to both side by side
+WORDS = 49408  # of CLIP's vocabulary
+WORD_SPREAD = 0.4  # standard deviation of the token tables
 CHANNELS = (128, 256)  # at 1/8 and 1/16 of the picture's side
 GRID_PROMPTS = (
     "photo of a man, smiling, looking at the camera, plain white background",
@@ -40,7 +42,7 @@ def new_tokenizer() -> CLIPTokenizer:
 def new_text_encoder(projected: bool) -> nn.Module:
     """A CLIP text encoder of 3 layers; its token table stays as drawn, for training pictures use only some 60 words."""
     config = CLIPTextConfig(
-        vocab_size=49408,
+        vocab_size=WORDS,
         hidden_size=TEXT_WIDTH,
         intermediate_size=4 * TEXT_WIDTH,
         projection_dim=TEXT_WIDTH,
@@ -55,7 +57,7 @@ def new_text_encoder(projected: bool) -> nn.Module:
     model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
     for name, parameter in model.named_parameters():
         if "token_embedding" in name:
-            nn.init.normal_(parameter, std=0.4)
+            nn.init.normal_(parameter, std=WORD_SPREAD)
             parameter.requires_grad_(False)
         elif "position_embedding" in name:
             nn.init.normal_(parameter, std=0.1)

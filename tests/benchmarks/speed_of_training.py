@@ -244,10 +244,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.rounds % 10:
         parser.error(f"--rounds is {given.rounds}, not a multiple of 10: the schedule has 7 of 10 at {SMALL_PX} px")
-    os.environ |= {
-        "HF_HUB_OFFLINE": "1",
-        "GOMP_SPINCOUNT": "0",
-    }  # process time is not to count a thread that looks for work
+    # Process time is not to count a thread that looks for work.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "GOMP_SPINCOUNT": "0"}
     with tempfile.TemporaryDirectory() as temporary:
         print(f"{machine()}, torch {runtime.versions()['torch']}, diffusers {runtime.versions()['diffusers']}\n")
         missed = report(measure(given, Path(temporary))) if given.rounds else []
