@@ -20,9 +20,10 @@ from PIL import Image
 from headshotkit import assess, coach, faces, runtime
 from headshotkit.choice import choose_photos
 from headshotkit.config import GateConfig
+from headshotkit.errors import RunFolderError
 from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Verdict
-from headshotkit.run import Run, fingerprint, write_atomic, write_json
+from headshotkit.run import COMMANDS, Run, fingerprint, write_atomic, write_json
 from headshotkit.variety import coverage, moments
 
 THUMB_PX = 240
@@ -44,9 +45,10 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         photos: the folder with the person's photos; it is only read.
     Raises:
         NoPhotos: the folder is missing or holds no photo.
-        RunFolderError, DiskFull: the run folder can't be written.
+        RunFolderError, DiskFull: the run folder can't be written, or the photos lie in a stage's folder of it.
     """
     config = config or GateConfig()
+    _demand_apart(Path(photos), run)
     files = {plain_name(f): f for f in find_photos(photos)}
     digests = {name: digest_of(f) for name, f in files.items()}
     folder = {"folder": str(Path(photos).resolve())}
@@ -75,6 +77,18 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         **advice_on(verdicts, config),
     )
     return verdicts
+
+
+def _demand_apart(photos: Path, run: Run) -> None:
+    """Refuses photos in a stage's folder, which is moved aside when the stage begins anew: RunFolderError."""
+    for stage in COMMANDS:
+        own = run.path(stage).resolve()
+        if own in (photos.resolve(), *photos.resolve().parents):
+            raise RunFolderError(
+                f"the photos are in {photos}, which the run in {run.folder} keeps its own {stage} in.",
+                "A stage's folder is moved away when it is done anew, and the photos would go with it.",
+                f"Move the photos to another folder, or give another run folder: --out {run.folder / 'run'}",
+            )
 
 
 def _judges() -> dict[str, str]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import CannotKeep, NoPhotos, StageMissing
+from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing
 from headshotkit.gate import judge_photos, main_person, people
 from headshotkit.overrule import overrule_verdict
 from headshotkit.records import REASON_CODES
@@ -74,6 +74,15 @@ def test_a_folder_without_photos_is_an_error(tmp_path, make):
     with pytest.raises(NoPhotos, match=said):
         judge_photos(folder, Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["photos", "photos/kept", "lora/mine"])
+def test_photos_in_a_stages_own_folder_stay_where_they_are(tmp_path, good_photo, place):
+    (tmp_path / place).mkdir(parents=True)
+    Image.fromarray(good_photo).save(tmp_path / place / "me.png")
+    with pytest.raises(RunFolderError, match="Move the photos to another folder"):
+        judge_photos(tmp_path / place, Run(tmp_path))
+    assert [p.name for p in (tmp_path / place).iterdir()] == ["me.png"]
 
 
 def test_the_main_person_is_the_majority():
