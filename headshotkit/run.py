@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -249,9 +250,9 @@ class Run:
     def _set_aside(self, stage: str) -> None:
         """Moves what a stage made with other settings out of the way, to earlier/<stage>-<n>."""
         earlier = self.folder / "earlier"
-        number = len(list(earlier.glob(f"{stage}-*"))) + 1
+        places = (earlier / f"{stage}-{number}" for number in itertools.count(1))
         try:
             earlier.mkdir(parents=True, exist_ok=True)
-            os.replace(self.path(stage), earlier / f"{stage}-{number}")
+            os.replace(self.path(stage), next(place for place in places if not place.exists()))
         except OSError as error:
             raise _explained(error, earlier / stage, earlier / f".{stage}.part", 0) from error

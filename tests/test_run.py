@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_other_settings_or_inputs_move_the_earlier_result_aside(tmp_path, config
     new = run.begin("photos", config, inputs)
     assert not new.done and not (new.folder / "thumb.jpg").exists()
     assert (tmp_path / "earlier" / "photos-1" / "thumb.jpg").read_bytes() == b"x"
+
+
+def test_what_is_moved_aside_finds_a_place_where_an_older_one_was_deleted(tmp_path):
+    run = Run(tmp_path)
+    for limit in (1, 2, 3):
+        run.begin("photos", {"limit": limit}, {}).finish(f"limit {limit}")
+    shutil.rmtree(tmp_path / "earlier" / "photos-1")
+    run.begin("photos", {"limit": 4}, {})
+    kept = {p.parent.name: json.loads(p.read_text())["outcome"] for p in tmp_path.glob("earlier/*/manifest.json")}
+    assert kept == {"photos-1": "limit 3", "photos-2": "limit 2"}
 
 
 def test_a_missing_stage_says_which_command_makes_it(tmp_path):
