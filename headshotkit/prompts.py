@@ -65,7 +65,7 @@ def load_prompts(path: Path | str = BANK) -> list[Prompt]:
         BadPromptBank: the file is missing or does not follow the format; the error names file, entry and field.
     """
     try:
-        bank = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        bank = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise BadPromptBank(f"{path} can't be read: {error}.", "It is missing or not TOML.", "Correct it.") from error
     _check_tables(bank, path)

@@ -1,7 +1,7 @@
 import pytest
 
 from headshotkit.bases import BASES, find_base
-from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RestoreConfig, TrainConfig
+from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.errors import BadConfig, UnknownBase
 
 
@@ -42,6 +42,10 @@ def test_an_unknown_base_lists_the_known_ones():
         (lambda: TrainConfig(learning_rate=3.0), "learning_rate is 3.0"),
         (lambda: RestoreConfig(fidelity=1.5), "fidelity is 1.5"),
         (lambda: GateConfig(min_photos=0), "min_photos is 0"),
+        (lambda: RenderConfig(seed=-1), "seed is -1"),
+        (lambda: PickConfig(seed=-1), "seed is -1"),
+        (lambda: TrainConfig(seed=-1), "seed is -1"),
+        (lambda: DatasetConfig(seed=-1), "seed is -1"),
         (lambda: TrainConfig.for_base("mini", stepz=1), "TrainConfig has no setting stepz"),
     ],
 )

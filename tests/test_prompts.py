@@ -270,6 +270,11 @@ def test_a_bad_bank_is_named(tmp_path, text, said):
         load_prompts(tmp_path / "bank.toml")
 
 
+def test_a_bank_saved_by_windows_notepad_is_read(tmp_path):
+    (tmp_path / "bank.toml").write_text(GOOD, encoding="utf-8-sig")
+    assert [p.id for p in load_prompts(tmp_path / "bank.toml")] == ["a"]
+
+
 def test_a_missing_bank_is_named(tmp_path):
     with pytest.raises(BadPromptBank, match="can't be read"):
         load_prompts(tmp_path / "none.toml")

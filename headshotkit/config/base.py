@@ -12,6 +12,16 @@ def demand(holds: bool, happened: str, why: str, next_step: str) -> None:
         raise BadConfig(happened, why, next_step)
 
 
+def demand_seed(config: Config) -> None:
+    """Raises BadConfig where the seed is negative."""
+    demand(
+        config.seed >= 0,
+        f"seed is {config.seed}.",
+        "Everything random comes from it, and numpy takes none below 0; there is no seed that means any.",
+        f"Set {type(config).__name__}.seed to 0 or more.",
+    )
+
+
 def demand_known(config: Config, **known: tuple[str, ...]) -> None:
     """Raises BadConfig unless each of the named settings is one of those that are known."""
     for name, choices in known.items():

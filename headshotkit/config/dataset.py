@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headshotkit.bases import BASES
-from headshotkit.config.base import Config, demand, demand_known
+from headshotkit.config.base import Config, demand, demand_known, demand_seed
 
 SDXL_SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "2:3": (832, 1216), "16:9": (1344, 768)}
 """Aspect, width to height -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is
@@ -51,6 +51,7 @@ class DatasetConfig(Config):
     """Seed of the class images and of the augmentation."""
 
     def __post_init__(self) -> None:
+        demand_seed(self)
         demand(
             self.size_px % 8 == 0 and self.size_px > 0,
             f"size_px is {self.size_px}.",

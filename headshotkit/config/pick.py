@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headshotkit.config.base import Config, demand
+from headshotkit.config.base import Config, demand, demand_seed
 
 MOST_PROMPTS = 24
 
@@ -22,6 +22,7 @@ class PickConfig(Config):
     """Seed of the noise, the same for every candidate."""
 
     def __post_init__(self) -> None:
+        demand_seed(self)
         demand(
             2 <= self.prompts <= MOST_PROMPTS,
             f"prompts is {self.prompts}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from headshotkit.bases import BASES
-from headshotkit.config.base import Config, demand, demand_known
+from headshotkit.config.base import Config, demand, demand_known, demand_seed
 from headshotkit.config.dataset import SDXL_SIZES_PX
 from headshotkit.few_steps import FEW_STEPS
 
@@ -86,6 +86,7 @@ class RenderConfig(Config):
     """Seed that all headshots' seeds come from."""
 
     def __post_init__(self) -> None:
+        demand_seed(self)
         demand(
             self.pass_floor <= self.pass_ceiling,
             f"pass_floor {self.pass_floor} is above pass_ceiling {self.pass_ceiling}.",

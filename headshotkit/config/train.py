@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headshotkit.bases import find_base
-from headshotkit.config.base import Config, demand, demand_known
+from headshotkit.config.base import Config, demand, demand_known, demand_seed
 
 OPTIMIZERS = ("auto", "adamw", "adamw8bit", "prodigy")
 TARGETS = ("attention", "all")
@@ -97,6 +97,7 @@ class TrainConfig(Config):
         return super().for_base(base, **find_base(base).presets.get(f"{cls.__name__}.{method}", {}) | given)
 
     def __post_init__(self) -> None:
+        demand_seed(self)
         demand_known(self, method=METHODS, targets=TARGETS, optimizer=OPTIMIZERS)
         self._demand_sound_tokens()
         self._demand_a_sound_optimizer()
