@@ -114,8 +114,8 @@ class _Loop:
 
     def _tell_cost(self, groups: list[dict]) -> None:
         """Says what the training will take and leave, and notes it in the manifest."""
-        name, count = self.optimizer_reason.partition(":")[0], len(next(iter(self.class_pictures.values())).sizes)
-        cost = expect_cost(self.method, groups, name, runtime.choose_device()[1], count)
+        count = len(next(iter(self.class_pictures.values())).sizes)
+        cost = expect_cost(self.method, groups, self.optimizer_name, runtime.choose_device()[1], count)
         self.stage.manifest["cost"] = cost.to_dict()
         self.stage.note_seconds()
         runtime.say(cost.line())
@@ -134,7 +134,7 @@ class _Loop:
                     self._go_on_cheaper(step, problem, controller)
                     continue
                 self._follow(step)
-                self.snapshots.follow(step + 1, self.parameters, self.average)
+                self.snapshots.follow(step + 1, self.settings.steps, self.parameters, self.average)
                 if controller:
                     self._keep_time(controller)
                 self._show(bar)
@@ -148,6 +148,11 @@ class _Loop:
     def _new_scaler(self) -> torch.amp.GradScaler:
         """Float16 gradients would underflow without it; in other dtypes it does nothing."""
         return torch.amp.GradScaler(self.family.device, enabled=self.family.dtype == torch.float16)
+
+    @property
+    def optimizer_name(self) -> str:
+        """Which optimizer it is, "adamw8bit" for example; "auto" leads to another one on another machine."""
+        return self.optimizer_reason.partition(":")[0]
 
     @property
     def settings(self) -> TrainConfig:
@@ -266,6 +271,7 @@ class _Loop:
             "lora": self.method.state(),
             "average": [tensor.cpu() for tensor in self.average],
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_name": self.optimizer_name,
             "scaler": self.scaler.state_dict(),
             "random": random_states(),
             "losses": self.losses,
@@ -291,7 +297,19 @@ class _Loop:
         self.method.load_state(state["lora"])
         for average, saved in zip(self.average, state["average"], strict=True):
             average.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self._resume_optimizer(state, done)
+        if state["scaler"]:  # empty where no float16 was trained; this machine's dtype may be another
+            self.scaler.load_state_dict(state["scaler"])
         set_random_states(state["random"])
         self.losses = list(state["losses"])
+
+    def _resume_optimizer(self, state: dict, done: int) -> None:
+        """The optimizer's state; another machine's or a later installation's other optimizer can't take it over."""
+        before = state.get("optimizer_name", self.optimizer_name)
+        if before == self.optimizer_name:
+            self.optimizer.load_state_dict(state["optimizer"])
+            return
+        words = f"from step {done} on {self.optimizer_name} in place of {before}, whose averages are left behind"
+        self.stage.manifest.setdefault("other_optimizers", []).append(words)
+        self.stage.note_seconds()
+        warnings.warn(f"{words} ({self.optimizer_reason}).", stacklevel=4)

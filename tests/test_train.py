@@ -143,6 +143,29 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(prepared_run, undistur
     assert not (prepared_run.path("lora") / "checkpoints").exists()
 
 
+def test_another_optimizer_than_the_checkpoints_begins_anew_and_that_is_noted(prepared_run, monkeypatch):
+    """As where bitsandbytes was installed in between, or a run came from a GPU; its state has other names."""
+    halfway(prepared_run, monkeypatch)
+    newest = checkpoints_of(prepared_run)[-1]
+    state = read_checked(newest)
+    strange = {place: {"state1": torch.zeros(4)} for place in state["optimizer"]["state"]}
+    other = {"optimizer": state["optimizer"] | {"state": strange}, "optimizer_name": "adamw8bit"}
+    newest.write_bytes(to_bytes(state | other))
+    with pytest.warns(UserWarning, match="from step 7 on adamw in place of adamw8bit"):
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    manifest = prepared_run.manifest("lora")
+    assert manifest["lora"]["step"] == 12 and len(manifest["other_optimizers"]) == 1
+
+
+def test_a_training_goes_on_where_the_scaler_came_or_went(prepared_run, undisturbed, monkeypatch):
+    """What a training in bfloat16 or on a CPU saved is empty; a T4 has a scaler, which refuses that."""
+    halfway(prepared_run, monkeypatch)
+    assert read_checked(checkpoints_of(prepared_run)[-1])["scaler"] == {}
+    monkeypatch.setattr(train._Loop, "_new_scaler", lambda self: torch.amp.GradScaler("cpu", init_scale=1.0))
+    train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    assert_equal_tensors(tensors(prepared_run), undisturbed)
+
+
 def test_outside_the_main_thread_it_trains_without_handlers(prepared_run):
     before, seen = signal.getsignal(signal.SIGTERM), []
 
