@@ -26,7 +26,7 @@ from headshotkit.prompts import BANK, Prompt, load_prompts
 from headshotkit.records import Headshot, Lora, Pick
 from headshotkit.run import Run, Stage, settings_of, sha256_of, write_atomic
 from headshotkit.session import Task, png_with_origin
-from headshotkit.snapshots import snapshot_file, snapshot_steps
+from headshotkit.snapshots import snapshot_file, snapshots_in
 
 OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "lora_scale", "use_pick", "seed")
 """Settings of RenderConfig that say nothing of how one picture is drawn or judged."""
@@ -45,8 +45,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
         BadConfig: another method than a LoRA was trained, which has neither snapshots nor strengths.
         BadPromptBank: the bank has too few prompts that ask for something that can be told.
     """
-    trained = run.manifest("lora")
-    lora = Lora.from_dict(trained["lora"])
+    lora = Lora.from_dict(run.manifest("lora")["lora"])
     if lora.method != "lora":
         raise BadConfig(
             f"the run was trained with method {lora.method!r}.",
@@ -64,7 +63,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
         return Pick.from_dict(stage.manifest["chosen"])
     person = known_person(run, rendering)
     session = _Session(load_family(lora.base), rendering, run.path("lora"), lora, tasks, stage, person, config.seed)
-    steps = sorted({*snapshot_steps(trained["config"]["steps"], trained["config"]["snapshots"]), lora.step})
+    steps = sorted({*snapshots_in(run.path("lora")), lora.step})
     chosen, tried = session.compare(steps, config)
     stage.finish(
         _outcome(chosen, tried, lora, config),

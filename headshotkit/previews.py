@@ -16,7 +16,7 @@ from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.records import Headshot, Lora, Record
 from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.session import png_with_origin
-from headshotkit.snapshots import PREVIEWS, snapshot_file, snapshot_steps
+from headshotkit.snapshots import PREVIEWS, snapshot_file, snapshots_in
 
 FACTS = "previews.json"
 
@@ -48,9 +48,9 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
     """
     trained = run.manifest("lora")
     lora, config = Lora.from_dict(trained["lora"]), trained["config"]
-    steps, folder = (0, *snapshot_steps(config["steps"], config["snapshots"])), run.path("lora") / PREVIEWS
+    steps, folder = (0, *snapshots_in(run.path("lora"))), run.path("lora") / PREVIEWS
     text = prompt.format(person=f"{lora.token} {lora.class_word}")
-    if len(steps) == 1 or not all(snapshot_file(run.path("lora"), step).is_file() for step in steps[1:]):
+    if len(steps) == 1:
         raise StageMissing(
             f"{folder} holds no snapshots.",
             f"The LoRA was trained with TrainConfig.snapshots = {config['snapshots']}.",

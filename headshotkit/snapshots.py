@@ -31,6 +31,11 @@ def snapshot_file(folder: Path, step: int) -> Path:
     return folder / PREVIEWS / f"{step:06d}.safetensors"
 
 
+def snapshots_in(folder: Path) -> tuple[int, ...]:
+    """After which steps a training took snapshots, by the files in the stage's folder, in order."""
+    return tuple(sorted(int(file.stem) for file in (folder / PREVIEWS).glob("[0-9]*.safetensors")))
+
+
 class Snapshots:
     """Takes the snapshots of one training.
 
@@ -41,16 +46,18 @@ class Snapshots:
 
     def __init__(self, stage_folder: Path, config: TrainConfig, family: Family, write: Callable) -> None:
         self.folder, self.family, self.write = stage_folder, family, write
-        self.steps = snapshot_steps(config.steps, config.snapshots)
+        self.count = config.snapshots
         self.facts = {"base": config.base, "rank": config.rank, "alpha": config.alpha}
 
-    def follow(self, done: int, parameters: list, average: list) -> None:
+    def follow(self, done: int, steps: int, parameters: list, average: list) -> None:
         """Writes a snapshot if one is wanted after so many steps: the average of the LoRA where there is one.
 
+        Args:
+            steps: of the whole training, as planned now.
         Raises:
             DiskFull, RunFolderError: it can't be written.
         """
-        if done not in self.steps:
+        if done not in snapshot_steps(steps, self.count):
             return
         facts = {f"headshotkit.{name}": str(value) for name, value in (self.facts | {"steps": done}).items()}
         with _holding(parameters, average):

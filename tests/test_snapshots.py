@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from headshotkit.families import Sampling, load_family
 from headshotkit.previews import render_previews
 from headshotkit.records import Names
 from headshotkit.run import Run
-from headshotkit.snapshots import snapshot_file, snapshot_steps
+from headshotkit.snapshots import snapshot_file, snapshot_steps, snapshots_in
 from headshotkit.train import train_lora
 
 
@@ -46,6 +47,34 @@ def test_they_disturb_nothing_and_hold_the_average(prepared_run, tmp_path):
     assert largest_difference(saved, snapshot_file(folder, 2)) > 1e-4
     with safe_open(snapshot_file(folder, 2), framework="pt") as file:
         assert file.metadata()["headshotkit.steps"] == "2"
+
+
+class Shorter:
+    """A controller that cuts a training to four steps after its second."""
+
+    why, sizes_px = "slower than planned", set()
+
+    def __init__(self, training):
+        self.plan, self.told = SimpleNamespace(training=training), 0
+
+    def start_training(self, settings, steps_done):
+        pass
+
+    def time_step(self):
+        self.told += 1
+        if self.told == 2:
+            self.plan = SimpleNamespace(training=self.plan.training | {"schedule": ((256, 4),), "steps": 4})
+        return self.plan
+
+
+def test_a_training_that_is_cut_takes_those_of_what_is_left(prepared_run):
+    config = TrainConfig.for_base("mini", steps=8, batch=1, snapshots=2, checkpoint_every_steps=100)
+    training = {"schedule": ((256, 8),), "steps": 8, "batch": 1, "checkpointing": False}
+    train_lora(prepared_run, config, Shorter(training))
+    folder = prepared_run.path("lora")
+    assert snapshots_in(folder) == (4,) and prepared_run.manifest("lora")["lora"]["step"] == 4
+    assert largest_difference(folder / "person.safetensors", snapshot_file(folder, 4)) == 0
+    assert [p.step for p in render_previews(prepared_run, pictures=1)] == [0, 4]
 
 
 def test_each_preview_is_what_its_snapshot_draws(brief_run):
