@@ -26,6 +26,7 @@ from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.tokens import check_token
 
 
+@runtime.frees_memory
 def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     """Turns the kept photos into the training folder.
 

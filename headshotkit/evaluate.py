@@ -25,6 +25,7 @@ from headshotkit.run import STAGES, Run, write_atomic, write_json
 RECOGNISERS = ("arcface", "dlib")
 
 
+@runtime.frees_memory
 def evaluate_run(run: Run) -> dict:
     """Measures what the run has made.
 

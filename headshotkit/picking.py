@@ -32,6 +32,7 @@ OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "
 """Settings of RenderConfig that say nothing of how one picture is drawn or judged."""
 
 
+@runtime.frees_memory
 def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = None) -> Pick:
     """Chooses checkpoint and strength, which `render_headshots` then uses.
 

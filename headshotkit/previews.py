@@ -34,6 +34,7 @@ class Preview(Record):
     identity: float | None
 
 
+@runtime.frees_memory
 def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person}") -> list[Preview]:
     """Draws one prompt with the bare base and with each snapshot, always from the same noise.
 

@@ -36,6 +36,7 @@ FEATHER = 0.06
 """Width of the soft edge with which a restored face is laid back, in fractions of the square's side."""
 
 
+@runtime.frees_memory
 def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     """Restores the faces of the delivered headshots.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from headshotkit.errors import MissingPackage
+from headshotkit.errors import HeadshotError, MissingPackage
 
 PACKAGE = Path(__file__).parent
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
@@ -181,6 +183,35 @@ def free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def frees_memory(work: Callable) -> Callable:
+    """Has a function give its models back when it is stopped or ends in an error that people are told.
+
+    A notebook keeps the last traceback, whose frames hold all that they had: the same cell run again would have two
+    bases in the GPU. Other errors keep their frames for a debugger.
+    """
+
+    @functools.wraps(work)
+    def wrapped(*args, **options):
+        try:
+            return work(*args, **options)
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, HeadshotError)) or "out of memory" in str(error):
+                _clear_frames(error)
+                free_memory()
+            raise
+
+    return wrapped
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Empties the frames of an error and of those that led to it, but for those that still run."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def progress(items: Iterable, title: str, total: int | None = None):

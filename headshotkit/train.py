@@ -38,6 +38,7 @@ STEP, EPOCH = 1, 2
 """Places of the seed: all that is random in a step; the order of an epoch."""
 
 
+@runtime.frees_memory
 def train_lora(run: Run, config: TrainConfig, controller: Controller | None = None) -> Lora:
     """Trains the person on the run's dataset by the config's method, or goes on where it was interrupted.
 

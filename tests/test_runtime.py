@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,32 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_a_missing_package_names_its_extra():
     with pytest.raises(MissingPackage, match=r'pip install "headshotkit\[train\]"'):
         runtime.require("no_such_module_at_all", extra="train")
+
+
+class Model:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "freed"),
+    [(KeyboardInterrupt(), True), (MissingPackage("a", "b", "c"), True), (RuntimeError("CUDA out of memory."), True),
+     (RuntimeError("a bug"), False)],
+)  # fmt: skip
+def test_what_a_stopped_function_held_is_freed_but_a_bugs_frames_stay(error, freed):
+    seen = []
+
+    @runtime.frees_memory
+    def work():
+        model = Model()
+        seen.append(weakref.ref(model))
+        try:
+            raise ValueError
+        except ValueError:
+            raise error from None
+
+    with pytest.raises(type(error)) as caught:
+        work()
+    assert caught.value is error and (seen[0]() is None) == freed
 
 
 def test_seeds_of_places_differ_and_stay():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -164,6 +165,23 @@ def test_a_training_goes_on_where_the_scaler_came_or_went(prepared_run, undistur
     monkeypatch.setattr(train._Loop, "_new_scaler", lambda self: torch.amp.GradScaler("cpu", init_scale=1.0))
     train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
     assert_equal_tensors(tensors(prepared_run), undisturbed)
+
+
+def test_a_stopped_training_leaves_nothing_in_memory(prepared_run, monkeypatch):
+    """A notebook keeps the last error and its frames, as `caught` does here; the same cell then loads the base anew."""
+    seen, load = [], train.load_family
+
+    def loading(base):
+        family = load(base)
+        seen.append(weakref.ref(family.pipeline.unet))
+        return family
+
+    monkeypatch.setattr(train, "load_family", loading)
+    monkeypatch.setattr(train._Loop, "_follow", lambda self, step: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    assert caught.value.__traceback__ is not None and len(seen) == 1
+    assert seen[0]() is None
 
 
 def test_outside_the_main_thread_it_trains_without_handlers(prepared_run):
