@@ -106,7 +106,7 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
 
 
 def cost(kind: str, px: int = 1024, batch: int = 1, family: str = "sdxl") -> Cost:
-    """A counted cost; FLOPs and the memory beyond the weights grow with the batch.
+    """A counted cost; FLOPs and the memory beyond weights and DreamBooth's gradients grow with the batch.
 
     Args:
         kind: one of KINDS, of the other families one of `costs_flow.FLOW_KINDS`.
@@ -127,7 +127,8 @@ def cost(kind: str, px: int = 1024, batch: int = 1, family: str = "sdxl") -> Cos
             "Train at one of these sizes, or without a plan.",
         )
     tflop, peak, weights = counted
-    return Cost(tflop * batch, weights + (peak - weights) * batch, weights)
+    fixed = min(peak, 2 * weights if "dreambooth" in kind else weights)  # a gradient of each weight, in float32 too
+    return Cost(tflop * batch, fixed + (peak - fixed) * batch, weights)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from headshotkit.cli import main
 from headshotkit.config import METHODS, TrainConfig
 from headshotkit.costs import GPUS, cost, public_seconds
 from headshotkit.errors import BadConfig, UnknownBase
-from headshotkit.ladder import LADDERS, METHOD_LADDERS, Task, step_seconds
+from headshotkit.flow import Options, _beside_class_images
+from headshotkit.ladder import LADDERS, METHOD_LADDERS, STAGES, Task, stages_of, step_seconds
 from headshotkit.planner import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of
+from headshotkit.run import Run
 
 # px: (forward TFLOP, step, checkpointed step, GiB of a step), counted independently of this code (2026-11-20)
 EARLIER = {512: (1.59, 3.20, 4.40, 7.0), 768: (3.64, 7.52, 10.28, 8.9), 1024: (6.76, 14.31, 19.50, 11.5)}
@@ -51,6 +54,14 @@ def test_the_kept_figures_are_what_is_counted(kind, px):
     assert counted.tflop == pytest.approx(kept.tflop, rel=0.01)
     assert counted.peak_gib == pytest.approx(kept.peak_gib, rel=0.01)
     assert counted.weights_gib == pytest.approx(kept.weights_gib, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["step_half_norms", "dreambooth_checkpointed", "textual-inversion_checkpointed"])
+def test_what_grows_with_the_batch_is_told_from_what_does_not(kind):
+    """DreamBooth's gradients are as large as its weights, and of one size whatever the batch."""
+    counted, reckoned = counting.count(kind, 512, batch=2), cost(kind, 512, batch=2)
+    assert reckoned.peak_gib == pytest.approx(counted.peak_gib, rel=0.02)
+    assert reckoned.tflop == pytest.approx(counted.tflop, rel=0.01)
 
 
 @pytest.mark.slow
@@ -268,6 +279,17 @@ def test_class_images_count_as_so_many_more_pictures_a_step():
         > alone.task.step_cost(alone.choice, 1024, False).peak_gib
     )
     assert "and as many class images" in beside.explain() and "class images" not in alone.explain()
+
+
+def test_without_a_plan_class_images_on_a_large_base_bring_checkpointing(tmp_path):
+    """Two losses at once do not fit a T4 without it; nor would an out-of-memory error help in a notebook."""
+    asked, task = Options(class_images=4), Task(GPUS["t4"], "sdxl", 50, 60, 14.7, prior=True)
+    large = next(choice for choice in task.ladder if choice.schedule[0][0] == 1024 and choice.batch == 1)
+    fits = {way: stages_of(replace(task, done=STAGES[:4]), large, way)[0].peak_gib <= 14.7 for way in (False, True)}
+    assert fits == {False: False, True: True}
+    assert _beside_class_images(Run(tmp_path), "sdxl", asked) == {"checkpointing": True}
+    assert _beside_class_images(Run(tmp_path), "sdxl", Options()) == {}
+    assert _beside_class_images(Run(tmp_path), "mini", asked) == {}
 
 
 def test_steps_given_up_are_counted_by_the_methods_own():
