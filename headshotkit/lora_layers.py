@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from safetensors.numpy import load_file
 
+from headshotkit import runtime
 from headshotkit.errors import BadLora
-from headshotkit.families import load_family, load_tokenizers
+from headshotkit.families import Family, load_family, load_tokenizers
 from headshotkit.records import Lora
 from headshotkit.run import Run
 
@@ -62,7 +64,16 @@ class LoraLayers:
         self.lora = Lora.from_dict(run.manifest("lora")["lora"])
         self.tensors = load_file(run.path("lora") / self.lora.path)
         self.names = sorted({name.removeprefix("unet.").rpartition(".lora_")[0] for name in self.tensors})
-        self.family = load_family(self.lora.base)
+
+    @cached_property
+    def family(self) -> Family:
+        """The base, loaded when a layer is first read."""
+        return load_family(self.lora.base)
+
+    def free(self) -> None:
+        """Gives the base's memory back; the next layer loads it anew."""
+        self.__dict__.pop("family", None)
+        runtime.free_memory()
 
     def __iter__(self):
         return (self[name] for name in self.names)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import crops, faces
+from headshotkit import crops, faces, runtime
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import demand
 from headshotkit.edges import edge_agreement
@@ -189,6 +189,11 @@ class Studio:
             self._kept(image, request, seed, person, config, edges) for image, seed in zip(images, seeds, strict=True)
         ]
 
+    def free(self) -> None:
+        """Gives the memory of base, LoRA and ControlNet back; the next request loads them anew."""
+        self.family, self.controls, self.loaded = None, None, ()
+        runtime.free_memory()
+
     def edges(self, request: PictureRequest) -> Image.Image:
         """What the ControlNet is shown of a request's `control`."""
         controls = self._controls(self._family(request))
@@ -197,7 +202,7 @@ class Studio:
     def _family(self, request: PictureRequest) -> Family:
         """The base with the LoRA at the request's strength."""
         if self.family is None or self.family.base.name != request.base:
-            self.family, self.controls, self.loaded = None, None, ()
+            self.free()
             self.family = load_family(request.base)
         made = self.run.manifest("lora") if request.lora_scale else self.run.peek("lora")
         wanted = (made.get("fingerprint", ""), request.lora_scale)

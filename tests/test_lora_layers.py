@@ -1,5 +1,7 @@
 """W, A and B of real layers, against what diffusers itself makes of the file when it fuses it into the base."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,16 @@ def test_a_word_is_moved_by_what_the_layer_makes_of_it(layers, fused):
     before = layer.weight @ states
     after = fused.layer_weight(layer.name).numpy() @ states
     assert words[-2][1] == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before), rel=1e-3)
+
+
+def test_the_base_is_given_back_and_loaded_again_when_a_layer_is_read(briefly_trained):
+    layers = LoraLayers(Run(briefly_trained))
+    name, unet = layers.names[0], weakref.ref(layers.family.pipeline.unet)
+    weight = layers[name].weight
+    layers.free()
+    layers.free()
+    assert unet() is None
+    assert (layers[name].weight == weight).all()
 
 
 def test_an_unknown_kind_is_said_with_the_known_ones(layers):
