@@ -51,6 +51,11 @@ def read_checked(path: Path) -> dict:
     return torch.load(path, weights_only=True, map_location="cpu")
 
 
+def newest_step(stage_folder: Path) -> int:
+    """The step of a training's newest checkpoint, by the files' names; 0 where there is none."""
+    return _step(Checkpoints(stage_folder, 1).files())
+
+
 class Checkpoints:
     """The checkpoints of one training: `checkpoints/000350.pt` after 350 steps, the newest few of them.
 

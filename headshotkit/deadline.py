@@ -16,7 +16,7 @@ from headshotkit.planner import Plan, plan_rest, plan_run
 TIMED_STEPS = 20
 """Steps that are timed before the rest is planned again."""
 LEAST_MINUTES = 0.5
-"""For generating, however late it is; without a picture all would have been in vain."""
+"""For generating, loading apart, however late it is; without a picture all would have been in vain."""
 LESS_MEMORY = 0.99
 """So much, at most, the next plan takes of the memory of one that ran out of it."""
 
@@ -74,7 +74,8 @@ class DeadlineController:
         """The settings of RenderConfig that the plan decides, and the minutes that the stages after it leave."""
         after = STAGES[STAGES.index("generate") + 1 :]
         later = sum(stage.pessimistic for stage in self.plan.stages if stage.name in after)
-        return self.plan.rendering | {"minutes": round(max(self.minutes_left - later, LEAST_MINUTES), 2)}
+        least = LEAST_MINUTES + sum(stage.pessimistic for stage in self.plan.stages if stage.name == "load")
+        return self.plan.rendering | {"minutes": round(max(self.minutes_left - later, least), 2)}
 
     def finish(self, stage: str) -> Plan:
         """A stage is done, and with it all before it: plans the rest with the time that is left.
@@ -84,7 +85,10 @@ class DeadlineController:
         """
         if stage not in STAGES:
             raise BadConfig(f"no stage is called {stage!r}.", f"Stages are: {', '.join(STAGES)}.", "Correct the name.")
-        return self._plan_again(f"after {stage}", done=(*self.plan.task.done, *STAGES[: STAGES.index(stage) + 1]))
+        done = {*self.plan.task.done, *STAGES[: STAGES.index(stage) + 1]}
+        if stage in ("check", "prepare") and "download" not in self.plan.task.done:
+            done.remove("download")  # weights are brought when they are first needed, for training
+        return self._plan_again(f"after {stage}", done=tuple(name for name in STAGES if name in done))
 
     def start_training(self, settings: dict, steps_done: int) -> None:
         """The training's first step comes next: everything before it is done.

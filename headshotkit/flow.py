@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headshotkit.bases import choose_base
+from headshotkit.checkpoints import newest_step
 from headshotkit.config import Config, DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.errors import BadConfig, NoPhotos
 from headshotkit.evaluate import evaluate_run
 from headshotkit.gallery import build_gallery
-from headshotkit.gate import judge_photos
+from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.picking import pick_lora
 from headshotkit.records import Verdict, kept_photos
@@ -130,10 +131,38 @@ def begin_deadline(
     base, _ = run_base(run, options)
     count = config_for(RenderConfig, base, options).count
     training = {"method": options.method or TrainConfig.method, "prior": bool(_class_images(run, options))}
-    plan = plan_here(base, count, options.minutes, options.steps or 0, stages, **training)
+    done, steps_done = progress_of(run, base, options, stages)
+    left = tuple(stage for stage in stages if stage not in done)
+    plan = plan_here(base, count, options.minutes, options.steps or 0, left, steps_done=steps_done, **training)
     lines = f"{plan.minutes:.0f} minutes, at worst {plan.pessimistic:.0f}\n{plan.explain()}"
     tell("plan       " + lines.replace("\n", f"\n{'':<11}"))
     return DeadlineController(plan, tell=tell)
+
+
+def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """What the run has already of what these options ask, up to the training.
+
+    Args:
+        stages: those asked for, as `ladder.STAGES` names them.
+    Returns: (those of them that are finished, steps of an unfinished training's newest checkpoint).
+    """
+    planned = planned_settings("lora", run, base, options, None)
+    wanted = {
+        "dataset": config_for(DatasetConfig, base, options),
+        "lora": config_for(TrainConfig, base, options, planned),
+    }
+    done: list[str] = []
+    for stage in ("photos", *wanted):
+        if COMMANDS[stage] not in stages:
+            continue
+        if stage == "photos":
+            as_asked = options.photos is not None and is_judged(options.photos, run, _gate_config(options))
+        else:
+            as_asked = settings_of(wanted[stage]) == run.peek(stage).get("config")
+        if not (as_asked and run.has(stage)):
+            return tuple(done), newest_step(run.path(stage)) if as_asked and stage == "lora" else 0
+        done.append(COMMANDS[stage])
+    return tuple(done), 0
 
 
 def _class_images(run: Run, options: Options) -> int:
@@ -187,6 +216,8 @@ def planned_settings(stage: str, run: Run, base: str, options: Options, controll
         controller: None where no minutes are given; then only what was begun under a plan goes on with that.
     """
     begun, kind = run.peek(stage), TrainConfig if stage == "lora" else RenderConfig
+    if controller and stage == "headshots" and _was_too_short(begun):
+        return controller.rendering
     plan = {}
     if controller:
         plan = controller.plan.training if stage == "lora" else controller.rendering
@@ -199,6 +230,13 @@ def planned_settings(stage: str, run: Run, base: str, options: Options, controll
     if kept and as_begun and settings_of(config_for(kind, base, options, kept)) == begun["config"]:
         return kept
     return plan
+
+
+def _was_too_short(rendered: dict) -> bool:
+    """Whether headshots were done by a plan's minutes that did not suffice for one try a prompt."""
+    tried = {shot["prompt_id"] for shot in rendered.get("headshots", [])}
+    planned = rendered.get("status") == "done" and "minutes" in rendered.get("planned", ())
+    return planned and len(tried) < rendered["config"]["count"]
 
 
 def _beside_class_images(run: Run, base: str, options: Options) -> dict:
@@ -244,9 +282,13 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
     return run.manifest(stage)
 
 
+def _gate_config(options: Options) -> GateConfig:
+    return GateConfig.with_options(min_photos=options.min_photos)
+
+
 def _check(run: Run, options: Options) -> None:
     """Judges the photos; too few good ones are an error here already, not only when training needs them."""
-    config = GateConfig.with_options(min_photos=options.min_photos)
+    config = _gate_config(options)
     if options.photos is None:
         raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
     verdicts: list[Verdict] = judge_photos(options.photos, run, config)

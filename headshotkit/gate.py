@@ -23,7 +23,7 @@ from headshotkit.config import GateConfig
 from headshotkit.errors import RunFolderError
 from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Verdict
-from headshotkit.run import COMMANDS, Run, fingerprint, write_atomic, write_json
+from headshotkit.run import COMMANDS, Run, fingerprint, settings_of, write_atomic, write_json
 from headshotkit.variety import coverage, moments
 
 THUMB_PX = 240
@@ -50,7 +50,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     config = config or GateConfig()
     _demand_apart(Path(photos), run)
     files = {plain_name(f): f for f in find_photos(photos)}
-    digests = {name: digest_of(f) for name, f in files.items()}
+    digests = _digests(files)
     folder = {"folder": str(Path(photos).resolve())}
     stage = run.begin("photos", config, digests | _judges() | overruled_input(run))
     if stage.done:
@@ -77,6 +77,21 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         **advice_on(verdicts, config),
     )
     return verdicts
+
+
+def is_judged(photos: Path, run: Run, config: GateConfig | None = None) -> bool:
+    """Whether the run holds the verdicts on just these photos by these limits.
+
+    Raises:
+        NoPhotos: the folder is missing or holds no photo.
+    """
+    digests = _digests({plain_name(f): f for f in find_photos(photos)})
+    key = fingerprint(settings_of(config or GateConfig()), digests | _judges() | overruled_input(run))
+    return run.has("photos") and run.peek("photos")["fingerprint"] == key
+
+
+def _digests(files: dict[str, Path]) -> dict[str, str]:
+    return {name: digest_of(file) for name, file in files.items()}
 
 
 def _demand_apart(photos: Path, run: Run) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import P1
+from conftest import P1, P2
 from safetensors.torch import load_file
 from test_deadline import clock  # noqa: F401
 
@@ -17,9 +17,10 @@ from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.deadline import DeadlineController
 from headshotkit.errors import OutOfMemory
 from headshotkit.families import load_family
-from headshotkit.flow import Options, make_headshots, planned_settings
-from headshotkit.planner import NotEnoughMemory, plan_run
-from headshotkit.run import STAGES, Run
+from headshotkit.flow import Options, begin_deadline, make_headshots, planned_settings, progress_of
+from headshotkit.ladder import STAGES as STEPS
+from headshotkit.planner import NotEnoughMemory, TooFewMinutes, plan_run
+from headshotkit.run import STAGES, Run, write_json
 from headshotkit.train import train_lora
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB."
@@ -234,6 +235,43 @@ def test_headshots_that_were_begun_go_on_as_they_were_planned(prepared_run):
     for controller in (late, None):
         assert planned_settings("headshots", prepared_run, "mini", Options(), controller) == planned
     assert planned_settings("headshots", prepared_run, "mini", Options(count=3), None) == {}
+
+
+def test_headshots_that_ended_before_each_prompt_had_a_try_get_the_new_minutes(prepared_run):
+    """A late training left them next to none; the same command with new minutes must not give those again."""
+    planned = {"steps": 12, "guidance_share": 0.2, "minutes": 0.01}
+    config = RenderConfig.for_base("mini", **planned, count=2)
+    begun = prepared_run.begin("headshots", config, {}, seed=0)
+    begun.manifest["planned"] = list(planned)
+    fresh = DeadlineController(plan_run("cpu", 2, 20), tell=lambda line: None)
+    for tried, minutes in (((), 0.01), (("a",), 0.01), (("a", "b"), None)):
+        begun.finish("", headshots=[{"prompt_id": name} for name in tried])
+        settings = planned_settings("headshots", prepared_run, "mini", Options(count=2), fresh)
+        assert (settings["minutes"] > 15) == (minutes is not None), tried
+        assert planned_settings("headshots", prepared_run, "mini", Options(count=2), None)["minutes"] == 0.01
+
+
+def test_a_run_that_is_gone_on_with_is_planned_for_what_is_left(brief_run, tmp_path):
+    """Finished stages and steps need no minutes, as long as they are what is asked for."""
+    asked = Options(photos=P1, base="mini", class_word="man", steps=6, snapshots=2, count=4)
+    trained, told = brief_run.manifest("lora"), []
+    write_json(brief_run.path("lora") / "manifest.json", trained | {"config": trained["config"] | {"batch": 4}})
+    assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare", "train"), 0)
+    assert progress_of(brief_run, "mini", asked, ("download", "train")) == (("train",), 0)
+    assert progress_of(brief_run, "mini", replace(asked, steps=7), STEPS) == (("check", "prepare"), 0)
+    assert progress_of(brief_run, "mini", replace(asked, photos=P2), STEPS) == ((), 0)
+    assert progress_of(Run(tmp_path / "new"), "mini", asked, STEPS) == ((), 0)
+    with pytest.raises(TooFewMinutes):
+        begin_deadline(Run(tmp_path / "new"), replace(asked, minutes=1.5, steps=None), told.append)
+    assert not begin_deadline(brief_run, replace(asked, minutes=1.5), told.append).plan.doing("train")
+    write_json(
+        brief_run.path("lora") / "manifest.json",
+        trained | {"config": trained["config"] | {"batch": 4}, "status": "started"},
+    )
+    (brief_run.path("lora") / "checkpoints").mkdir()
+    (brief_run.path("lora") / "checkpoints" / "000004.pt").touch()
+    assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare"), 4)
+    assert begin_deadline(brief_run, replace(asked, minutes=9), told.append).plan.task.steps_done == 4
 
 
 def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch):  # noqa: F811
