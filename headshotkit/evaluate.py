@@ -15,6 +15,7 @@ from PIL import Image
 from headshotkit import faces, measures, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.families import Sampling, load_family
+from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
 from headshotkit.photos import png_bytes
@@ -40,7 +41,7 @@ def evaluate_run(run: Run) -> dict:
     if stage.done:
         return stage.manifest["metrics"]
     first = [Headshot.from_dict(h) for h in generated["headshots"] if h["attempt"] == 1]
-    base_files = _render_base(run, first, RenderConfig(**generated["config"]), stage.folder / "base")
+    base_files = _render_base(run, first, generated, stage.folder / "base")
     known = {name: known_faces(run, name) for name in RECOGNISERS}
     delivered = generated["delivered"]
     files = {
@@ -83,13 +84,20 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def _render_base(run: Run, first: list[Headshot], config: RenderConfig, folder: Path) -> list[Path]:
-    """The same prompts and seeds without the LoRA; pictures that exist are not made again."""
+def _render_base(run: Run, first: list[Headshot], generated: dict, folder: Path) -> list[Path]:
+    """The same prompts and seeds without the LoRA, all else as the headshots' manifest says that they were drawn.
+
+    Pictures that exist are not made again.
+    """
+    config = RenderConfig(**generated["config"])
     files = [folder / h.file for h in first]
     todo = [(h, f) for h, f in zip(first, files, strict=True) if not f.exists()]
     if not todo:
         return files
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
+    if generated.get("few_steps", {}).get("held"):
+        family.use_few_steps(FEW_STEPS[config.few_steps])
+        config = drawn_in_few(config)
     family.encode_prompts([text for h, _ in todo for text in (h.prompt, h.negative)])  # all before any is drawn
     batches = runtime.batches_of(todo, config.batch, kind=lambda pair: pair[0].size_px)
     for batch in runtime.progress(batches, "the bare base's headshots"):

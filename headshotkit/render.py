@@ -13,7 +13,7 @@ from pathlib import Path
 from headshotkit import runtime
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
-from headshotkit.errors import BadLora
+from headshotkit.errors import BadConfig, BadLora
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, known_person
@@ -43,6 +43,7 @@ def render_headshots(
     Raises:
         StageMissing: the LoRA has not been trained.
         BadLora: it was trained on another base.
+        BadConfig: a few-step LoRA is asked for, and a whole U-Net was trained.
         BadPromptBank: the prompt bank can't be used, or has no prompt in one of the packs.
     """
     lora = Lora.from_dict(run.manifest("lora")["lora"])
@@ -52,6 +53,12 @@ def render_headshots(
             f"the LoRA was trained on base {lora.base!r}, the headshots are asked of {config.base!r}.",
             "A LoRA only fits the base it was trained on.",
             f"Generate with --base {lora.base}, or train again with --base {config.base}.",
+        )
+    if config.few_steps and lora.method == "dreambooth":
+        raise BadConfig(
+            f"few_steps is {config.few_steps!r}, the run was trained with method 'dreambooth'.",
+            "Its U-Net takes the place of the base's, and a few-step LoRA in that one with it.",
+            "Leave out --few-steps, or train with --method lora.",
         )
     bank = Path(config.prompts) if config.prompts else BANK
     tasks = _tasks(load_prompts(bank), lora, config)

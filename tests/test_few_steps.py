@@ -11,10 +11,14 @@ from conftest import open_picture
 from headshotkit import few_steps
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BaseUnavailable
-from headshotkit.families import load_family
+from headshotkit.evaluate import evaluate_run
+from headshotkit.families import Sampling, load_family
 from headshotkit.families.drawing import scheduler_for
 from headshotkit.few_steps import FEW_STEPS, FewSteps, compare_few, drawn_in_few
+from headshotkit.records import Names
 from headshotkit.render import render_headshots
+from headshotkit.restore import restore_headshots
+from headshotkit.run import write_json
 
 BRIEF = {"count": 2, "steps": 6, "max_attempts": 1, "batch": 2, "few_steps": "tiny"}
 
@@ -75,6 +79,20 @@ def test_where_identity_holds_it_draws_and_goes_on_alike(tiny, brief_run, monkey
         pytest.skip(manifest["few_steps"]["words"])
     how = json.loads(open_picture(brief_run.path("headshots") / shots[0].file).text["headshotkit"])
     assert (how["steps"], how["sampler"], manifest["config"]["steps"]) == (2, "lcm", 6)
+    restore_headshots(brief_run)
+    evaluate_run(brief_run)  # only the LoRA may be missing from the bare base's pictures
+    family, sampling = load_family("mini"), Sampling.of(drawn_in_few(config), (256, 256), Names("ohwx man", "a man"))
+    family.use_few_steps(FEW_STEPS["tiny"])
+    drawn = family.render([s.prompt for s in shots], [""] * 2, [s.seed for s in shots], sampling)
+    for shot, image in zip(shots, drawn, strict=True):
+        assert (np.asarray(open_picture(brief_run.path("report") / "base" / shot.file)) == np.asarray(image)).all()
+
+
+def test_a_whole_unet_leaves_no_room_for_one(tiny, brief_run):
+    trained = brief_run.manifest("lora")
+    write_json(brief_run.path("lora") / "manifest.json", trained | {"lora": trained["lora"] | {"method": "dreambooth"}})
+    with pytest.raises(BadConfig, match="few_steps is 'tiny', the run was trained with method 'dreambooth'"):
+        render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
 
 
 def test_where_it_does_not_hold_the_pictures_are_those_without(tiny, brief_run, monkeypatch):
