@@ -124,6 +124,16 @@ def test_a_refiner_that_is_the_base_changes_nothing(family, controls, tmp_path):
     assert equal(made, family.render(*TOLD, SIX)[0])
 
 
+def test_the_refiner_is_out_before_the_base_is_in_again(family, controls, tmp_path, monkeypatch):
+    """Where networks went, in order; here all of it is the CPU's memory."""
+    controls._img2img().save_pretrained(tmp_path)
+    went, to = [], UNet2DConditionModel.to
+    monkeypatch.setattr(UNet2DConditionModel, "to", lambda self, *where: went.append(self) or to(self, *where))
+    with_refiner(family, tmp_path).render(*TOLD, SIX, Guide(refined=0.34))
+    base = family.pipeline.unet
+    assert went[0] is base is went[-1] and went[-2] is not base and base not in went[1:-1]
+
+
 def test_a_refiner_in_sdxls_own_form_runs(family, controls, tmp_path):
     """Random weights: the second encoder alone, and an aesthetic score; it proves that such a refiner is told all."""
     config = dict(family.pipeline.unet.config) | {

@@ -219,11 +219,13 @@ class SdxlControls:
         for part in staged:
             part.to("cpu")
         runtime.free_memory()
+        pipeline = None
         try:
             pipeline = self._load_refiner()
             yield pipeline
-            del pipeline
         finally:
+            if pipeline is not None:  # who draws with it still holds it
+                pipeline.unet.to("cpu")
             runtime.free_memory()
             for part in staged:
                 part.to(self.family.device)
