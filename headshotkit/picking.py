@@ -170,8 +170,8 @@ class _Session:
         missing = [batch for batch in batches if _file(batch[0], step, scale) not in there]  # noted as a whole
         file = snapshot_file(Path(), step) if step != self.lora.step else self.lora.path
         if missing:
-            use_trained(self.family, self.folder, replace(self.lora, path=file), scale)
             self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
+            use_trained(self.family, self.folder, replace(self.lora, path=file), scale)
         for batch in missing:
             pictures += [shot.to_dict() for shot in self._drawn(batch, step, scale)]
             self.stage.note_seconds()

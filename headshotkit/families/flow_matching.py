@@ -54,6 +54,7 @@ class FlowFamily(FlowParts):
         super().__init__(base)
         self.encoded: dict[str, Condition] = {}
         self.forwards, self.decoding = 0, "slices: a picture at a time"
+        self.trains, self.wanted_lora, self.has_wanted_lora = False, None, False
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
@@ -72,10 +73,18 @@ class FlowFamily(FlowParts):
     def encode_prompts(self, prompts: list[str]) -> Condition:
         for prompt in prompts:
             if prompt not in self.encoded:
+                self._make_room_for_texts()
                 self._need_texts()
                 self.encoded[prompt] = self._encode_prompt(prompt)
         names = self.encoded[prompts[0]]
         return Condition({name: torch.cat([self.encoded[prompt][name] for prompt in prompts]) for name in names})
+
+    def _make_room_for_texts(self) -> None:
+        """Drops a denoiser that comes back as it was, with its LoRA, when it is needed; not one that is trained."""
+        if self.transformer is not None and not self.trains:
+            self.transformer = self.pipeline = None
+            self.has_wanted_lora = False
+            runtime.free_memory()
 
     def free_encoders(self) -> None:
         self._free_texts()
@@ -89,6 +98,7 @@ class FlowFamily(FlowParts):
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=self.layers[targets])
         parameters = put_lora(self.transformer, config, seed)
         self.transformer.train()
+        self.trains = True
         return parameters
 
     def use_checkpointing(self) -> None:
@@ -158,12 +168,21 @@ class FlowFamily(FlowParts):
     # --- rendering -----------------------------------------------------------------------------------------------
 
     def use_lora(self, path: Path, scale: float) -> None:
+        self.wanted_lora = None
         self._need_pipeline()
         self.pipeline.unload_lora_weights()
         if scale == 0:
             return
         check_fits(path, PREFIX, self.transformer, self.base)
         load_lora_file(self.pipeline, path, scale, self.base)
+        self.wanted_lora, self.has_wanted_lora = (path, scale), True
+
+    def _need_pipeline(self) -> None:
+        """The stock pipeline, with the LoRA that was asked for last."""
+        super()._need_pipeline()
+        if self.wanted_lora and not self.has_wanted_lora:
+            load_lora_file(self.pipeline, *self.wanted_lora, self.base)
+            self.has_wanted_lora = True
 
     @torch.no_grad()
     def render(
