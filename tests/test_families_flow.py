@@ -152,14 +152,15 @@ def test_encoders_and_denoiser_are_never_in_memory_together(image):
         assert one.texts is None
 
 
-def test_new_prompts_find_room_and_the_lora_comes_back(tmp_path, family, monkeypatch):
+@pytest.mark.parametrize("name", NAMES)
+def test_new_prompts_find_room_and_the_lora_comes_back(tmp_path, name, monkeypatch):
     """As picking, previews and the panel ask: a LoRA, then words that were never encoded."""
-    trained = families.load_family(family)
+    trained = families.load_family(name)
     trained.add_lora(4, 4, "attention", seed=0)
-    trained.load_lora_state({name: 0.1 * torch.ones_like(value) for name, value in trained.lora_state().items()})
+    trained.load_lora_state({key: 0.1 * torch.ones_like(value) for key, value in trained.lora_state().items()})
     (tmp_path / "person.safetensors").write_bytes(trained.lora_file({}))
     asked = (["another prompt"], ["dark"], [0], square(2, 2.0))
-    fresh, used = families.load_family(family), families.load_family(family)
+    fresh, used = families.load_family(name), families.load_family(name)
     fresh.encode_prompts(["another prompt", "dark"])
     fresh.use_lora(tmp_path / "person.safetensors", 1.0)
     used.use_lora(tmp_path / "person.safetensors", 1.0)
@@ -168,7 +169,7 @@ def test_new_prompts_find_room_and_the_lora_comes_back(tmp_path, family, monkeyp
     assert np.array_equal(np.asarray(used.render(*asked)[0]), np.asarray(fresh.render(*asked)[0]))
     assert beside and not any(beside) and used.texts is None
     used.use_lora(tmp_path / "person.safetensors", 0)
-    bare = families.load_family(family).render(*asked)[0]
+    bare = families.load_family(name).render(*asked)[0]
     assert np.array_equal(np.asarray(used.render(*asked)[0]), np.asarray(bare))
 
 
