@@ -43,11 +43,12 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
         check_token(config.token)
     judged = run.manifest("photos")
     verdicts = kept_photos([Verdict.from_dict(v) for v in judged["verdicts"]], _least_photos(judged))
-    edited = _edited_before(run)
+    digests = {Path(photo["path"]).name: photo["sha256"] for photo in judged["photos"]}
+    edited = {name: words for name, words in _edited_before(run).items() if _is_of(words, digests)}
     stage = run.begin("dataset", config, run.inputs_from("photos"), seed=config.seed)
     if stage.done:
         return captions.note_edits(run)
-    stage.manifest["edited"] = edited
+    stage.manifest |= {"edited": edited, "digests": digests}
     write_json(stage.folder / "manifest.json", stage.manifest)  # so that they outlive an interruption
     photos, upscaled = _prepare(run, verdicts, config, edited)
     class_images = build_class_images(config, stage.folder) if config.class_images else ()
@@ -220,7 +221,7 @@ def _caption(piece: _Piece, config: DatasetConfig, seer: Captioner | None) -> st
 
 
 def _edited_before(run: Run) -> dict[str, dict[str, str]]:
-    """The captions that a person edited in the dataset that lies there: picture name -> caption and instance.
+    """The captions that a person edited in the dataset that lies there, by picture, with photo and its sha256.
 
     A dataset that was interrupted holds those that it was begun with.
     """
@@ -229,4 +230,14 @@ def _edited_before(run: Run) -> dict[str, dict[str, str]]:
         return manifest.get("edited", {})
     dataset = captions.with_edits(run.path("dataset"), Dataset.from_dict(manifest["dataset"]))
     edited = [photo for photo in dataset.photos if photo.written]
-    return {Path(p.file).stem: {"caption": p.caption, "instance": dataset.instance} for p in edited}
+    digests = manifest.get("digests", {})
+    return {
+        Path(p.file).stem: {"caption": p.caption, "instance": dataset.instance, "photo": p.photo,
+                            "sha256": digests.get(p.photo, "")}
+        for p in edited
+    }  # fmt: skip
+
+
+def _is_of(edited: dict[str, str], digests: dict[str, str]) -> bool:
+    """Whether an edited caption is of a photo as it is now, and not of another one that has its name now."""
+    return not edited.get("sha256") or digests.get(edited["photo"]) == edited["sha256"]

@@ -266,6 +266,25 @@ def test_an_edited_caption_stays_and_is_recorded(small_run):
     assert not any(p.written for p in build_dataset(small_run, DatasetConfig(**_config(small_run))).photos)
 
 
+def test_an_edited_caption_is_not_given_to_another_photo_of_the_same_name(tmp_path):
+    photos, run = tmp_path / "photos", Run(tmp_path / "run")
+    photos.mkdir()
+    for name in ("p1_01.jpg", "p1_02.jpg", "p1_05.jpg"):
+        shutil.copy(P1 / name, photos)
+    for replaced in (False, True):
+        if replaced:
+            shutil.copy(P1 / "p1_05.jpg", photos / "p1_01.jpg")
+            (photos / "p1_05.jpg").unlink()
+        judge_photos(photos, run, GateConfig(min_photos=1))
+        made = build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+        if not replaced:
+            for name in ("p1_01.jpg", "p1_02.jpg"):
+                file = next(photo.file for photo in made.photos if photo.photo == name)
+                captions.edit_caption(run, file, f"photo of ohwx man, a ship in {name}")
+    kept = {p.photo: p.caption for p in made.photos if p.written}
+    assert kept == {"p1_02.jpg": "photo of ohwx man, a ship in p1_02.jpg"}
+
+
 def _config(run):
     config = run.manifest("dataset")["config"]
     return config | {"face_fractions": tuple(config["face_fractions"])}
