@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 
+from headshotkit import runtime
 from headshotkit.config import SAMPLERS
 from headshotkit.errors import HeadshotError
 from headshotkit.pictures import FOLDER, Picture, PictureRequest, Studio
@@ -36,6 +37,9 @@ def control_panel(run: Run, request: PictureRequest, studio: Studio | None = Non
             pictures = studio.render(wanted)
         except HeadshotError as error:
             line.value = html.escape(str(error)).replace("\n", "<br>")
+        except Exception as error:  # a notebook shows a callback's traceback in a log at most
+            line.value = html.escape(_unexpected(error))
+            runtime.free_memory()
         else:
             line.value = f"{len(pictures)} in {html.escape(str(run.path(FOLDER)))}. The call that draws them again:"
             shown.value = "".join(_shown(run, picture) for picture in pictures)
@@ -45,6 +49,12 @@ def control_panel(run: Run, request: PictureRequest, studio: Studio | None = Non
 
     button.on_click(draw)
     return ipywidgets.VBox([*knobs.values(), button, line, call, shown])
+
+
+def _unexpected(error: Exception) -> str:
+    """What happened, in one line, and what to do where it is the GPU's memory."""
+    said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"
+    return f"{said} Draw fewer at once (batch), or smaller." if "out of memory" in said else said
 
 
 def request_of(knobs: dict, base: str) -> PictureRequest:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import P1, open_picture
 
 from headshotkit.config import RenderConfig
@@ -122,7 +123,11 @@ def test_the_panel_draws_and_shows_the_call(brief_run, studio):
     assert place["PictureRequest"] is PictureRequest and repr(wanted) in html.unescape(call.value)
 
 
-def test_the_panel_says_what_is_wrong_and_goes_on(brief_run, studio):
+def refuse(request):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more of it.\nGPU 0 has")
+
+
+def test_the_panel_says_what_is_wrong_and_goes_on(brief_run, studio, monkeypatch):
     panel = control_panel(brief_run, BRIEF, studio)
     knob(panel, "photo").value = knob(panel, "control").value = PHOTO
     knob(panel, "Draw").click()
@@ -130,5 +135,13 @@ def test_the_panel_says_what_is_wrong_and_goes_on(brief_run, studio):
     knob(panel, "control").value, knob(panel, "photo").value = "", str(Path(PHOTO).with_name("nobody.jpg"))
     knob(panel, "Draw").click()
     assert "nobody.jpg can&#x27;t be read" in panel.children[-3].value
+    knob(panel, "photo").value = ""
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "render", refuse)
+        knob(panel, "Draw").click()
+    assert panel.children[-3].value.endswith("more of it. Draw fewer at once (batch), or smaller.")
+    knob(panel, "Draw").click()
+    assert panel.children[-3].value.startswith("1 in ") and not knob(panel, "Draw").disabled
+    knob(panel, "photo").value = str(Path(PHOTO).with_name("nobody.jpg"))
     with pytest.raises(HeadshotError):
         fitted_photo(knob(panel, "photo").value, BRIEF)
