@@ -6,6 +6,7 @@ They work with ipywidgets 7, which Colab has, and with 8.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import math
@@ -61,7 +62,7 @@ def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
     if photos:
         return Path(photos), "the folder that was asked for"
     uploads = run.folder / UPLOADS
-    if uploads.is_dir() and any(uploads.iterdir()):
+    if _files_in(uploads):
         return uploads, f"the {len(find_photos(uploads))} uploaded photos"
     begun = run.peek("photos").get("folder")
     if begun:
@@ -70,20 +71,41 @@ def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
 
 
 def upload_photos(run: Run):
-    """A button that takes photos into the run's `uploads/`, and a line that says what is there."""
+    """A button that takes photos into the run's `uploads/`, and a line that says what is there.
+
+    The button sends all of them in one message, which a server may refuse without a word: Jupyter's takes 10 MiB
+    (tornado's limit), on Colab files from 1 MB on did not arrive (ipywidgets issue 3452). So the line names the folder,
+    which is made here, for the file browser has no such limit.
+    """
     import ipywidgets
 
+    folder = run.folder / UPLOADS
+    with contextlib.suppress(OSError):  # what can't be written is said when something is
+        folder.mkdir(parents=True, exist_ok=True)
     button = ipywidgets.FileUpload(accept="image/*,.heic,.heif,.avif", multiple=True, description="Add photos")
-    line = ipywidgets.HTML("Nothing was uploaded yet.")
+    line = ipywidgets.HTML(_uploads_line(folder))
 
     def take(change) -> None:
-        saved = save_uploads(change["new"], run.folder / UPLOADS)
-        if saved:
-            there = sum(1 for _ in (run.folder / UPLOADS).iterdir())
-            line.value = f"Took {len(saved)}; {there} are in {html.escape(str(run.folder / UPLOADS))}."
+        save_uploads(change["new"], folder)
+        line.value = _uploads_line(folder)
 
     button.observe(take, names="value")
     return ipywidgets.VBox([button, line])
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Names in a folder, but for hidden ones, such as Jupyter's own."""
+    return [f.name for f in folder.iterdir() if not f.name.startswith(".")] if folder.is_dir() else []
+
+
+def _uploads_line(folder: Path) -> str:
+    there, place = len(_files_in(folder)), html.escape(str(folder))
+    limit = "1 MB each on Colab, 10 MB together elsewhere"
+    return (
+        f"{there or 'No'} photo{'s' * (there != 1)} in {place}. The button takes no more than about {limit}, and says "
+        "nothing of what is lost: drag larger ones into that folder in the file browser (on Colab the folder symbol at "
+        "the left), then run the next cell."
+    )
 
 
 class _Pages:

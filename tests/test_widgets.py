@@ -69,11 +69,15 @@ def test_a_run_begun_with_a_folder_goes_on_with_it(tmp_path):
 
 def test_the_upload_button_writes_what_it_is_given(tmp_path):
     button, line = widgets.upload_photos(Run(tmp_path)).children
-    assert not (tmp_path / "uploads").exists()
+    assert line.value.startswith(f"No photos in {tmp_path / 'uploads'}. ") and "10 MB" in line.value
+    assert widgets.photo_folder("", Run(tmp_path))[1].startswith("the sample person")
     form = AS_IN_7 if ipywidgets.__version__ < "8" else AS_IN_8
     button.set_trait("value", form)
     assert sorted(p.name for p in (tmp_path / "uploads").iterdir()) == ["a.jpg", "b.jpg"]
-    assert line.value.startswith("Took 2; 2 are in ")
+    assert line.value.startswith("2 photos in ")
+    (tmp_path / "uploads" / ".ipynb_checkpoints").mkdir()
+    again = widgets.upload_photos(Run(tmp_path)).children[1]
+    assert again.value == line.value, "what is there already, dragged in or sent, is said at once"
 
 
 def judged_run(folder, more=()):
