@@ -70,13 +70,19 @@ def known_names() -> np.ndarray:
 
 
 class NamedTable(nn.Embedding):
-    """A token table that knows names too; they are no weights of it and are not saved with it."""
+    """A token table that knows names too; they are no weights of it and are not saved with it.
+
+    In training a name is blurred: by JITTER where names differ, and where they don't as much as words do, so that what no
+    name says is learnt to mean nothing and a new word's vectors are led nowhere else.
+    """
 
     @classmethod
     def of(cls, table: nn.Embedding, names: torch.Tensor) -> "NamedTable":
         """Args: names: (N, D), D the table's width."""
         new = cls(*table.weight.shape, _weight=table.weight, _freeze=True)
         new.register_buffer("names", names, persistent=False)
+        said = torch.linalg.svd(names - names.mean(0), full_matrices=False)[2][:TRAITS]
+        new.register_buffer("unsaid", torch.eye(names.shape[1]) - said.T @ said, persistent=False)
         return new
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -84,6 +90,7 @@ class NamedTable(nn.Embedding):
         said = self.names[place.clamp(min=0)]
         if self.training:
             said = said + JITTER * self.names[torch.randint(len(self.names), place.shape)]
+            said = said + WORD_SPREAD * torch.randn_like(said) @ self.unsaid
         return torch.where((place >= 0).unsqueeze(-1), said, super().forward(ids.clamp(max=WORDS - 1)))
 
 
