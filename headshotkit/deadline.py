@@ -10,7 +10,7 @@ from dataclasses import replace
 from headshotkit import runtime
 from headshotkit.costs import gpu_named
 from headshotkit.errors import BadConfig
-from headshotkit.ladder import STAGES, stages_of, step_seconds
+from headshotkit.ladder import FIXED, STAGES, stages_of, step_seconds
 from headshotkit.planner import Plan, plan_rest, plan_run
 
 TIMED_STEPS = 20
@@ -30,7 +30,7 @@ def plan_here(
         base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs.
         steps: of the training, where a person has set them; 0: the plan decides.
         stages: those that are to be done, of `ladder.STAGES`.
-        **training: `method` and `prior`, as `Task` has them.
+        **training: `method`, `prior` and `steps_done`, as `Task` has them.
     Raises:
         BadConfig: no rate is known for that base here, or it can't be trained by that method.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
@@ -74,8 +74,12 @@ class DeadlineController:
         """The settings of RenderConfig that the plan decides, and the minutes that the stages after it leave."""
         after = STAGES[STAGES.index("generate") + 1 :]
         later = sum(stage.pessimistic for stage in self.plan.stages if stage.name in after)
-        least = LEAST_MINUTES + sum(stage.pessimistic for stage in self.plan.stages if stage.name == "load")
-        return self.plan.rendering | {"minutes": round(max(self.minutes_left - later, least), 2)}
+        return self.plan.rendering | {"minutes": round(max(self.minutes_left - later, self.least_minutes), 2)}
+
+    @property
+    def least_minutes(self) -> float:
+        """What generating gets however late it is, loading included."""
+        return LEAST_MINUTES + FIXED[self.plan.task.kind].get("load", (0.0, 0.0))[1]
 
     def finish(self, stage: str) -> Plan:
         """A stage is done, and with it all before it: plans the rest with the time that is left.

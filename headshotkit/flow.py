@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from headshotkit.evaluate import evaluate_run
 from headshotkit.gallery import build_gallery
 from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
+from headshotkit.pacing import MAY_CHANGE
 from headshotkit.picking import pick_lora
 from headshotkit.records import Verdict, kept_photos
 from headshotkit.render import render_headshots
@@ -118,6 +119,7 @@ def begin_deadline(
     Raises:
         BadConfig: a schedule is given as well, no rate is known for the base on this machine, or it can't be trained
             by that method.
+        NoPhotos: the photo folder is missing or holds no photo.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
     if options.minutes is None:
@@ -146,7 +148,7 @@ def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) 
         stages: those asked for, as `ladder.STAGES` names them.
     Returns: (those of them that are finished, steps of an unfinished training's newest checkpoint).
     """
-    planned = planned_settings("lora", run, base, options, None)
+    planned = _as_begun("lora", run, base, options, MAY_CHANGE)
     wanted = {
         "dataset": config_for(DatasetConfig, base, options),
         "lora": config_for(TrainConfig, base, options, planned),
@@ -160,9 +162,15 @@ def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) 
         else:
             as_asked = settings_of(wanted[stage]) == run.peek(stage).get("config")
         if not (as_asked and run.has(stage)):
-            return tuple(done), newest_step(run.path(stage)) if as_asked and stage == "lora" else 0
+            goes_on = as_asked and stage == "lora" and _is_of_this_dataset(run)
+            return tuple(done), newest_step(run.path(stage)) if goes_on else 0
         done.append(COMMANDS[stage])
     return tuple(done), 0
+
+
+def _is_of_this_dataset(run: Run) -> bool:
+    """Whether the training was begun on what the run's dataset holds now."""
+    return run.has("dataset") and run.peek("lora").get("inputs") == run.inputs_from("dataset")
 
 
 def _class_images(run: Run, options: Options) -> int:
@@ -215,36 +223,41 @@ def planned_settings(stage: str, run: Run, base: str, options: Options, controll
         stage: lora or headshots.
         controller: None where no minutes are given; then only what was begun under a plan goes on with that.
     """
-    begun, kind = run.peek(stage), TrainConfig if stage == "lora" else RenderConfig
-    if controller and stage == "headshots" and _was_too_short(begun):
-        return controller.rendering
-    plan = {}
+    begun, plan = run.peek(stage), {}
     if controller:
         plan = controller.plan.training if stage == "lora" else controller.rendering
-    names = begun.get("planned", plan)
+        if stage == "headshots" and _was_too_short(begun, controller.least_minutes):
+            return plan
+    return _as_begun(stage, run, base, options, begun.get("planned", plan)) or plan
+
+
+def _as_begun(stage: str, run: Run, base: str, options: Options, names: Iterable[str]) -> dict:
+    """Those settings as the stage was begun with, where it was and all else is as asked now; else nothing."""
+    begun, kind = run.peek(stage), TrainConfig if stage == "lora" else RenderConfig
     kept = {name: begun["config"].get(name) for name in names} if "config" in begun else {}
     if "schedule" in kept:
         kept["schedule"] = tuple(tuple(part) for part in kept["schedule"])
     set_by_hand = {name: getattr(options, name) for name in CHOICES[kind] if name in kept}
     as_begun = all(value in (None, kept[name]) for name, value in set_by_hand.items())
-    if kept and as_begun and settings_of(config_for(kind, base, options, kept)) == begun["config"]:
-        return kept
-    return plan
+    same = kept and as_begun and settings_of(config_for(kind, base, options, kept)) == begun["config"]
+    return kept if same else {}
 
 
-def _was_too_short(rendered: dict) -> bool:
-    """Whether headshots were done by a plan's minutes that did not suffice for one try a prompt."""
-    tried = {shot["prompt_id"] for shot in rendered.get("headshots", [])}
-    planned = rendered.get("status") == "done" and "minutes" in rendered.get("planned", ())
-    return planned and len(tried) < rendered["config"]["count"]
+def _was_too_short(rendered: dict, least: float) -> bool:
+    """Whether headshots were done in no more than the least minutes that a plan leaves them, and some are missing."""
+    minutes = rendered.get("config", {}).get("minutes", 0.0) if "minutes" in rendered.get("planned", ()) else 0.0
+    some_missing = rendered.get("status") == "done" and len(rendered["delivered"]) < rendered["config"]["count"]
+    return some_missing and 0 < minutes <= least
 
 
 def _beside_class_images(run: Run, base: str, options: Options) -> dict:
     """Without a plan: checkpointing where class images are trained beside the photos, but for the embedded base.
 
     Two losses are held at once, on SDXL at 1024 px 19.6 GiB without checkpointing and 7.4 with it (counted 2026-11-22).
+    A training that was begun without goes on without.
     """
-    return {"checkpointing": True} if base != "mini" and _class_images(run, options) else {}
+    begun_so = run.peek("lora").get("config") == settings_of(config_for(TrainConfig, base, options))
+    return {"checkpointing": True} if base != "mini" and _class_images(run, options) and not begun_so else {}
 
 
 def do_stage(stage: str, run: Run, options: Options, controller: DeadlineController | None = None) -> dict:

@@ -8,7 +8,7 @@ from headshotkit import deadline
 from headshotkit.costs import GPUS
 from headshotkit.deadline import DeadlineController
 from headshotkit.errors import BadConfig
-from headshotkit.ladder import LADDERS, STAGES, Task, step_seconds
+from headshotkit.ladder import FIXED, LADDERS, STAGES, Task, step_seconds
 from headshotkit.planner import NotEnoughMemory, plan_rest, plan_run
 
 
@@ -41,6 +41,16 @@ def test_a_slow_gpu_is_noticed_after_20_steps_and_said(clock):
     assert "planned again, a step takes 1.53 s, planned 0.77" in told[0] and "gave up" in told[0]
     assert [stage.name for stage in after.stages] == ["train", "load", "generate", "restore", "evaluate"]
     assert after.pessimistic <= controller.minutes_left
+
+
+def test_weights_are_brought_by_the_training_and_a_late_run_still_loads_them(clock):
+    controller = DeadlineController(plan_run("t4", 50, 60), clock, lambda line: None)
+    for stage, still in (("check", True), ("prepare", True), ("train", False)):
+        controller.finish(stage)
+        assert controller.plan.doing("download") == still
+    clock.now = 3600.0
+    load = FIXED["sdxl"]["load"][1]
+    assert controller.rendering["minutes"] == controller.least_minutes == deadline.LEAST_MINUTES + load > load
 
 
 def test_time_won_in_training_buys_sampler_steps(clock):

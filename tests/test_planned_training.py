@@ -237,25 +237,22 @@ def test_headshots_that_were_begun_go_on_as_they_were_planned(prepared_run):
     assert planned_settings("headshots", prepared_run, "mini", Options(count=3), None) == {}
 
 
-def test_headshots_that_ended_before_each_prompt_had_a_try_get_the_new_minutes(prepared_run):
+def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
     """A late training left them next to none; the same command with new minutes must not give those again."""
-    planned = {"steps": 12, "guidance_share": 0.2, "minutes": 0.01}
-    config = RenderConfig.for_base("mini", **planned, count=2)
-    begun = prepared_run.begin("headshots", config, {}, seed=0)
-    begun.manifest["planned"] = list(planned)
     fresh = DeadlineController(plan_run("cpu", 2, 20), tell=lambda line: None)
-    for tried, minutes in (((), 0.01), (("a",), 0.01), (("a", "b"), None)):
-        begun.finish("", headshots=[{"prompt_id": name} for name in tried])
+    for minutes, delivered, again in ((0.5, 1, True), (0.5, 2, False), (0.6, 1, False)):
+        planned = {"steps": 12, "guidance_share": 0.2, "minutes": minutes}
+        stage = prepared_run.begin("headshots", RenderConfig.for_base("mini", **planned, count=2), {}, seed=0)
+        stage.manifest["planned"] = list(planned)
+        stage.finish("", headshots=[], delivered=["a.png", "b.png"][:delivered])
         settings = planned_settings("headshots", prepared_run, "mini", Options(count=2), fresh)
-        assert (settings["minutes"] > 15) == (minutes is not None), tried
-        assert planned_settings("headshots", prepared_run, "mini", Options(count=2), None)["minutes"] == 0.01
+        assert (settings["minutes"] > 15) == again, (minutes, delivered)
+        assert planned_settings("headshots", prepared_run, "mini", Options(count=2), None)["minutes"] == minutes
 
 
 def test_a_run_that_is_gone_on_with_is_planned_for_what_is_left(brief_run, tmp_path):
     """Finished stages and steps need no minutes, as long as they are what is asked for."""
-    asked = Options(photos=P1, base="mini", class_word="man", steps=6, snapshots=2, count=4)
-    trained, told = brief_run.manifest("lora"), []
-    write_json(brief_run.path("lora") / "manifest.json", trained | {"config": trained["config"] | {"batch": 4}})
+    asked, told = Options(photos=P1, base="mini", class_word="man", steps=6, snapshots=2, count=4), []
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare", "train"), 0)
     assert progress_of(brief_run, "mini", asked, ("download", "train")) == (("train",), 0)
     assert progress_of(brief_run, "mini", replace(asked, steps=7), STEPS) == (("check", "prepare"), 0)
@@ -264,14 +261,14 @@ def test_a_run_that_is_gone_on_with_is_planned_for_what_is_left(brief_run, tmp_p
     with pytest.raises(TooFewMinutes):
         begin_deadline(Run(tmp_path / "new"), replace(asked, minutes=1.5, steps=None), told.append)
     assert not begin_deadline(brief_run, replace(asked, minutes=1.5), told.append).plan.doing("train")
-    write_json(
-        brief_run.path("lora") / "manifest.json",
-        trained | {"config": trained["config"] | {"batch": 4}, "status": "started"},
-    )
+    trained = brief_run.manifest("lora")
+    write_json(brief_run.path("lora") / "manifest.json", trained | {"status": "started"})
     (brief_run.path("lora") / "checkpoints").mkdir()
     (brief_run.path("lora") / "checkpoints" / "000004.pt").touch()
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare"), 4)
     assert begin_deadline(brief_run, replace(asked, minutes=9), told.append).plan.task.steps_done == 4
+    next(brief_run.path("dataset").glob("*.txt")).write_text("photo of ohwx man, on a ship")
+    assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare"), 0), "it will begin anew"
 
 
 def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch):  # noqa: F811

@@ -15,7 +15,7 @@ from headshotkit.cli import main
 from headshotkit.config import METHODS, TrainConfig
 from headshotkit.costs import GPUS, cost, public_seconds
 from headshotkit.errors import BadConfig, UnknownBase
-from headshotkit.flow import Options, _beside_class_images
+from headshotkit.flow import Options, _beside_class_images, config_for
 from headshotkit.ladder import LADDERS, METHOD_LADDERS, STAGES, Task, stages_of, step_seconds
 from headshotkit.planner import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of
 from headshotkit.run import Run
@@ -290,6 +290,9 @@ def test_without_a_plan_class_images_on_a_large_base_bring_checkpointing(tmp_pat
     assert _beside_class_images(Run(tmp_path), "sdxl", asked) == {"checkpointing": True}
     assert _beside_class_images(Run(tmp_path), "sdxl", Options()) == {}
     assert _beside_class_images(Run(tmp_path), "mini", asked) == {}
+    begun = config_for(TrainConfig, "sdxl", asked)
+    Run(tmp_path).begin("lora", begun, {})
+    assert not begun.checkpointing and _beside_class_images(Run(tmp_path), "sdxl", asked) == {}, "it goes on as it was"
 
 
 def test_steps_given_up_are_counted_by_the_methods_own():
