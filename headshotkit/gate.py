@@ -97,8 +97,9 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
 def _demand_apart(photos: Path, run: Run) -> None:
     """Refuses photos in a stage's folder, which is moved aside when the stage begins anew: RunFolderError."""
     for stage in COMMANDS:
-        own = run.path(stage).resolve()
-        if own in (photos.resolve(), *photos.resolve().parents):
+        own = run.path(stage)
+        ways = (photos.absolute(), *photos.absolute().parents, photos.resolve(), *photos.resolve().parents)
+        if any(way == own.absolute() or (own.exists() and way.exists() and way.samefile(own)) for way in ways):
             raise RunFolderError(
                 f"the photos are in {photos}, which the run in {run.folder} keeps its own {stage} in.",
                 "A stage's folder is moved away when it is done anew, and the photos would go with it.",

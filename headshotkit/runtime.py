@@ -189,25 +189,26 @@ def frees_memory(work: Callable) -> Callable:
     """Has a function give its models back when it is stopped or ends in an error that people are told.
 
     A notebook keeps the last traceback, whose frames hold all that they had: the same cell run again would have two
-    bases in the GPU. Other errors keep their frames for a debugger.
+    bases in the GPU. The same where memory gave out. Other errors keep their frames for a debugger.
     """
 
     @functools.wraps(work)
     def wrapped(*args, **options):
+        handled = sys.exception()  # by the caller; its frames are no matter of this
         try:
             return work(*args, **options)
         except BaseException as error:
             if isinstance(error, (KeyboardInterrupt, HeadshotError)) or "out of memory" in str(error):
-                _clear_frames(error)
+                _clear_frames(error, handled)
                 free_memory()
             raise
 
     return wrapped
 
 
-def _clear_frames(error: BaseException | None) -> None:
-    """Empties the frames of an error and of those that led to it, but for those that still run."""
-    seen = set()
+def _clear_frames(error: BaseException | None, end: BaseException | None) -> None:
+    """Empties the frames of an error and of those that led to it, up to one, but for frames that still run."""
+    seen = {id(end)}
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         traceback.clear_frames(error.__traceback__)

@@ -290,7 +290,7 @@ class _Loop:
             noted = self.stage.manifest.setdefault("damaged_checkpoints", [])
             noted += [f"{problem}; went on from step {done}" for problem in problems]
             self.stage.note_seconds()
-            warnings.warn(f"damaged checkpoint {problems[0]}. Training goes on from step {done}.", stacklevel=4)
+            warnings.warn(f"damaged checkpoint {problems[0]}. Training goes on from step {done}.", stacklevel=5)
         if self.pacing.at(done).checkpointing:
             self.family.use_checkpointing()
         if state is None:
@@ -310,7 +310,10 @@ class _Loop:
         if before == self.optimizer_name:
             self.optimizer.load_state_dict(state["optimizer"])
             return
+        self.optimizer.state.clear()  # half made, where the memory gave out amid its first update
         words = f"from step {done} on {self.optimizer_name} in place of {before}, whose averages are left behind"
-        self.stage.manifest.setdefault("other_optimizers", []).append(words)
-        self.stage.note_seconds()
-        warnings.warn(f"{words} ({self.optimizer_reason}).", stacklevel=4)
+        noted = self.stage.manifest.setdefault("other_optimizers", [])
+        if words not in noted:
+            noted.append(words)
+            self.stage.note_seconds()
+            warnings.warn(f"{words} ({self.optimizer_reason}).", stacklevel=6)

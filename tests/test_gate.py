@@ -85,6 +85,14 @@ def test_photos_in_a_stages_own_folder_stay_where_they_are(tmp_path, good_photo,
     assert [p.name for p in (tmp_path / place).iterdir()] == ["me.png"]
 
 
+def test_so_does_a_link_to_photos_in_a_stages_folder(tmp_path):
+    (tmp_path / "run" / "photos").mkdir(parents=True)
+    (tmp_path / "run" / "photos" / "mine").symlink_to(P1)
+    with pytest.raises(RunFolderError, match="Move the photos to another folder"):
+        judge_photos(tmp_path / "run" / "photos" / "mine", Run(tmp_path / "run"))
+    assert (tmp_path / "run" / "photos" / "mine").is_dir()
+
+
 def test_the_main_person_is_the_majority():
     rng = np.random.default_rng(0)
     people = np.eye(512, dtype=np.float32)[:2]

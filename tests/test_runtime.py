@@ -51,6 +51,21 @@ def test_what_a_stopped_function_held_is_freed_but_a_bugs_frames_stay(error, fre
     assert caught.value is error and (seen[0]() is None) == freed
 
 
+def test_what_the_caller_was_handling_keeps_its_frames():
+    @runtime.frees_memory
+    def work():
+        raise MissingPackage("a", "b", "c")
+
+    try:
+        mine = Model()
+        next(item for item in [] if mine)
+    except StopIteration as error:
+        with pytest.raises(MissingPackage) as caught:
+            work()
+        assert caught.value.__context__ is error
+        assert error.__traceback__.tb_frame.f_locals["mine"] is mine
+
+
 def test_seeds_of_places_differ_and_stay():
     seeds = {runtime.seed_for(7, a, b) for a in range(20) for b in range(20)}
     assert len(seeds) == 400 and all(0 <= seed < 2**63 for seed in seeds)

@@ -50,7 +50,7 @@ def test_they_disturb_nothing_and_hold_the_average(prepared_run, tmp_path):
 
 
 class Shorter:
-    """A controller that cuts a training to four steps after its second."""
+    """A controller that cuts a training to five steps after its second."""
 
     why, sizes_px = "slower than planned", set()
 
@@ -63,18 +63,19 @@ class Shorter:
     def time_step(self):
         self.told += 1
         if self.told == 2:
-            self.plan = SimpleNamespace(training=self.plan.training | {"schedule": ((256, 4),), "steps": 4})
+            self.plan = SimpleNamespace(training=self.plan.training | {"schedule": ((256, 5),), "steps": 5})
         return self.plan
 
 
 def test_a_training_that_is_cut_takes_those_of_what_is_left(prepared_run):
-    config = TrainConfig.for_base("mini", steps=8, batch=1, snapshots=2, checkpoint_every_steps=100)
-    training = {"schedule": ((256, 8),), "steps": 8, "batch": 1, "checkpointing": False}
+    config = TrainConfig.for_base("mini", steps=9, batch=1, snapshots=3, checkpoint_every_steps=100)
+    training = {"schedule": ((256, 9),), "steps": 9, "batch": 1, "checkpointing": False}
     train_lora(prepared_run, config, Shorter(training))
     folder = prepared_run.path("lora")
-    assert snapshots_in(folder) == (4,) and prepared_run.manifest("lora")["lora"]["step"] == 4
-    assert largest_difference(folder / "person.safetensors", snapshot_file(folder, 4)) == 0
-    assert [p.step for p in render_previews(prepared_run, pictures=1)] == [0, 4]
+    assert snapshots_in(folder) == (3, 5), "nine steps would have had 3, 6 and 9, five have 2, 3 and 5"
+    assert prepared_run.manifest("lora")["lora"]["step"] == 5
+    assert largest_difference(folder / "person.safetensors", snapshot_file(folder, 5)) == 0
+    assert [p.step for p in render_previews(prepared_run, pictures=1)] == [0, 3, 5]
 
 
 def test_each_preview_is_what_its_snapshot_draws(brief_run):
