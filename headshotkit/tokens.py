@@ -90,10 +90,13 @@ def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Se
     Raises:
         UnknownBase: no base has that name.
         BaseUnavailable: its weights can't be had.
-        BadConfig: `candidates` is below 1, one of `also` is several pieces, or the base has other tokenizers than CLIP.
+        BadConfig: `candidates` is below 1, `seed` is below 0, one of `also` is several pieces, or the base has other
+            tokenizers than CLIP.
     """
     if candidates < 1:
         raise BadConfig(f"candidates is {candidates}.", "At least one token must be tried.", "Set it to 12.")
+    if seed < 0:
+        raise BadConfig(f"seed is {seed}.", "The pictures' noise comes from it: 0 or more.", "Set it to 0.")
     kinds = TOKENIZERS[find_base(base).family].values()
     if set(kinds) != {"CLIPTokenizer"}:
         raise BadConfig(

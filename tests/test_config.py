@@ -46,6 +46,7 @@ def test_an_unknown_base_lists_the_known_ones():
         (lambda: PickConfig(seed=-1), "seed is -1"),
         (lambda: TrainConfig(seed=-1), "seed is -1"),
         (lambda: DatasetConfig(seed=-1), "seed is -1"),
+        (lambda: DatasetConfig(class_images=-5), "class_images is -5"),
         (lambda: TrainConfig.for_base("mini", stepz=1), "TrainConfig has no setting stepz"),
     ],
 )

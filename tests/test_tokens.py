@@ -141,6 +141,8 @@ def test_the_command_prints_scores_with_the_default_beside_them(capsys):
 def test_impossible_requests_are_refused():  # offline, transformers gives an empty tokenizer without an error
     with pytest.raises(BadConfig, match="candidates is 0"):
         find_token("mini", candidates=0)
+    with pytest.raises(BadConfig, match="seed is -1"):
+        find_token("mini", seed=-1)
     with pytest.raises(BadConfig, match="2 pieces"):
         find_token("mini", also=("zwx",))
     with pytest.raises(BaseUnavailable, match="the tokenizers of base 'sdxl-base' .* can't be loaded"):

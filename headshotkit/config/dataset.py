@@ -72,6 +72,12 @@ class DatasetConfig(Config):
         )
         demand_known(self, aspect=ASPECTS, augment=AUGMENTS, captioner=CAPTIONERS)
         demand(
+            self.class_images >= 0,
+            f"class_images is {self.class_images}.",
+            "It is how many are drawn.",
+            "Set DatasetConfig.class_images to 0 for none, or for example to 50.",
+        )
+        demand(
             bool(self.class_images) or not self.class_prompt,
             f"class_prompt is {self.class_prompt!r}, class_images is 0.",
             "It says what class images show.",
