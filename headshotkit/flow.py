@@ -162,15 +162,11 @@ def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) 
         else:
             as_asked = settings_of(wanted[stage]) == run.peek(stage).get("config")
         if not (as_asked and run.has(stage)):
-            goes_on = as_asked and stage == "lora" and _is_of_this_dataset(run)
+            goes_on = stage == "lora" and run.has("dataset")
+            goes_on = goes_on and run.is_begun(stage, wanted[stage], run.inputs_from("dataset"))
             return tuple(done), newest_step(run.path(stage)) if goes_on else 0
         done.append(COMMANDS[stage])
     return tuple(done), 0
-
-
-def _is_of_this_dataset(run: Run) -> bool:
-    """Whether the training was begun on what the run's dataset holds now."""
-    return run.has("dataset") and run.peek("lora").get("inputs") == run.inputs_from("dataset")
 
 
 def _class_images(run: Run, options: Options) -> int:

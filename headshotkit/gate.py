@@ -23,7 +23,7 @@ from headshotkit.config import GateConfig
 from headshotkit.errors import RunFolderError
 from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Verdict
-from headshotkit.run import COMMANDS, Run, fingerprint, settings_of, write_atomic, write_json
+from headshotkit.run import COMMANDS, Run, fingerprint, write_atomic, write_json
 from headshotkit.variety import coverage, moments
 
 THUMB_PX = 240
@@ -52,7 +52,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     files = {plain_name(f): f for f in find_photos(photos)}
     digests = _digests(files)
     folder = {"folder": str(Path(photos).resolve())}
-    stage = run.begin("photos", config, digests | _judges() | overruled_input(run))
+    stage = run.begin("photos", config, _inputs(digests, run))
     if stage.done:
         if stage.manifest["folder"] != folder["folder"]:  # the same photos, moved
             write_json(stage.folder / "manifest.json", stage.manifest | folder)
@@ -86,19 +86,23 @@ def is_judged(photos: Path, run: Run, config: GateConfig | None = None) -> bool:
         NoPhotos: the folder is missing or holds no photo.
     """
     digests = _digests({plain_name(f): f for f in find_photos(photos)})
-    key = fingerprint(settings_of(config or GateConfig()), digests | _judges() | overruled_input(run))
-    return run.has("photos") and run.peek("photos")["fingerprint"] == key
+    return run.is_begun("photos", config or GateConfig(), _inputs(digests, run)) and run.has("photos")
 
 
 def _digests(files: dict[str, Path]) -> dict[str, str]:
     return {name: digest_of(file) for name, file in files.items()}
 
 
+def _inputs(digests: dict[str, str], run: Run) -> dict[str, str]:
+    """All that verdicts depend on beside the limits: the photos, by name, what judges them, and what was overruled."""
+    return digests | _judges() | overruled_input(run)
+
+
 def _demand_apart(photos: Path, run: Run) -> None:
     """Refuses photos in a stage's folder, which is moved aside when the stage begins anew: RunFolderError."""
+    ways = (photos.absolute(), *photos.absolute().parents, photos.resolve(), *photos.resolve().parents)
     for stage in COMMANDS:
         own = run.path(stage)
-        ways = (photos.absolute(), *photos.absolute().parents, photos.resolve(), *photos.resolve().parents)
         if any(way == own.absolute() or (own.exists() and way.exists() and way.samefile(own)) for way in ways):
             raise RunFolderError(
                 f"the photos are in {photos}, which the run in {run.folder} keeps its own {stage} in.",

@@ -195,6 +195,10 @@ class Run:
         write_json(folder / "manifest.json", manifest)
         return Stage(folder, manifest)
 
+    def is_begun(self, stage: str, config, inputs: dict[str, str]) -> bool:
+        """Whether a stage was begun with these settings and inputs, finished or not: `begin` would go on with it."""
+        return self.peek(stage).get("fingerprint") == fingerprint(settings_of(config), inputs)
+
     def manifest(self, stage: str) -> dict:
         """A finished stage's manifest, if what it was made from is still what the run holds.
 
