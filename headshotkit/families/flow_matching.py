@@ -54,7 +54,7 @@ class FlowFamily(FlowParts):
         super().__init__(base)
         self.encoded: dict[str, Condition] = {}
         self.forwards, self.decoding = 0, "slices: a picture at a time"
-        self.trains, self.wanted_lora, self.has_wanted_lora = False, None, False
+        self.lora_in_use: tuple[Path, float] | None = None
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
@@ -81,10 +81,14 @@ class FlowFamily(FlowParts):
 
     def _make_room_for_texts(self) -> None:
         """Drops a denoiser that comes back as it was, with its LoRA, when it is needed; not one that is trained."""
-        if self.transformer is not None and not self.trains:
+        is_trained = self._has_lora() and self.lora_in_use is None
+        if self.transformer is not None and not is_trained:
             self.transformer = self.pipeline = None
-            self.has_wanted_lora = False
             runtime.free_memory()
+
+    def _has_lora(self) -> bool:
+        """Whether there is a denoiser with a LoRA in it: one of a file, or one that is trained."""
+        return bool(getattr(self.transformer, "peft_config", None))
 
     def free_encoders(self) -> None:
         self._free_texts()
@@ -98,7 +102,6 @@ class FlowFamily(FlowParts):
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=self.layers[targets])
         parameters = put_lora(self.transformer, config, seed)
         self.transformer.train()
-        self.trains = True
         return parameters
 
     def use_checkpointing(self) -> None:
@@ -168,21 +171,20 @@ class FlowFamily(FlowParts):
     # --- rendering -----------------------------------------------------------------------------------------------
 
     def use_lora(self, path: Path, scale: float) -> None:
-        self.wanted_lora = None
+        self.lora_in_use = None
         self._need_pipeline()
         self.pipeline.unload_lora_weights()
         if scale == 0:
             return
         check_fits(path, PREFIX, self.transformer, self.base)
         load_lora_file(self.pipeline, path, scale, self.base)
-        self.wanted_lora, self.has_wanted_lora = (path, scale), True
+        self.lora_in_use = path, scale
 
     def _need_pipeline(self) -> None:
         """The stock pipeline, with the LoRA that was asked for last."""
         super()._need_pipeline()
-        if self.wanted_lora and not self.has_wanted_lora:
-            load_lora_file(self.pipeline, *self.wanted_lora, self.base)
-            self.has_wanted_lora = True
+        if self.lora_in_use and not self._has_lora():
+            load_lora_file(self.pipeline, *self.lora_in_use, self.base)
 
     @torch.no_grad()
     def render(
