@@ -89,10 +89,7 @@ class DeadlineController:
         """
         if stage not in STAGES:
             raise BadConfig(f"no stage is called {stage!r}.", f"Stages are: {', '.join(STAGES)}.", "Correct the name.")
-        done = {*self.plan.task.done, *STAGES[: STAGES.index(stage) + 1]}
-        if stage in ("check", "prepare") and "download" not in self.plan.task.done:
-            done.remove("download")  # weights are brought when they are first needed, for training
-        return self._plan_again(f"after {stage}", done=tuple(name for name in STAGES if name in done))
+        return self._plan_again(f"after {stage}", done=(*self.plan.task.done, *STAGES[: STAGES.index(stage) + 1]))
 
     def start_training(self, settings: dict, steps_done: int) -> None:
         """The training's first step comes next: everything before it is done.

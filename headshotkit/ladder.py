@@ -130,7 +130,7 @@ def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
 
 
 FIXED |= {family: _fixed_flow(family) for family in PASSES}
-STAGES = ("install", "download", "check", "prepare", "train", "load", "generate", "restore", "evaluate")
+STAGES = ("install", "check", "prepare", "download", "train", "load", "generate", "restore", "evaluate")
 ATTEMPTS = {"sdxl": 1.2, "mini": 1.5, **dict.fromkeys(PASSES, 1.2)}
 """Rendered headshots for one that is kept: 36 for 24 on mini (README, 2026-11-20), estimates for the others."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
