@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from peft import LoraConfig
+from peft import LoraConfig, import_utils
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -21,6 +22,31 @@ ADAPTER = "person"
 """Peft's name of the LoRA."""
 CONFIG_KEPT = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
 """Settings of peft's that a file names even at their defaults; diffusers 0.39 reads the last two from it."""
+RAISING_CHECKS = ("is_torchao_available", "is_gptqmodel_available")
+"""Peft's checks for a quantization package that raise an error, instead of answering, where it is too old."""
+
+
+def answer_for_old_packages() -> list[str]:
+    """Make peft take a quantization package that is too old for it as absent; return the checks changed.
+
+    Peft asks for these packages at each layer that gets a LoRA, quantized or not. Colab preinstalls such a torchao, and
+    nothing here quantizes with it. The modules of peft hold the checks by name, so each of them is changed.
+    """
+    changed = []
+    for name in RAISING_CHECKS:
+        check = getattr(import_utils, name)
+        try:
+            check()
+        except ImportError:
+            modules = [module for place, module in sys.modules.items() if place.split(".")[0] == "peft"]
+            for module in modules:
+                if vars(module).get(name) is check:
+                    setattr(module, name, lambda: False)
+            changed.append(name)
+    return changed
+
+
+answer_for_old_packages()  # here, as every module that gives a network a LoRA imports this one
 
 
 def put_lora(network: torch.nn.Module, config: LoraConfig, seed: int) -> list[torch.nn.Parameter]:
