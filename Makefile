@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-colab lint clean
+.PHONY: demo test test-slow test-colab wheel address lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/headshotkit demo --out demo
@@ -16,6 +16,14 @@ test-slow: $(VENV)/.test
 
 test-colab:
 	bash tests/colab/run.sh
+
+# The wheel holds the embedded base and the sample people; nothing else of the checkout is needed beside it.
+wheel: $(VENV)/bin/python
+	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .
+
+# Writes the repository's address of pyproject.toml into notebooks and README.
+address:
+	$(PYTHON) tests/address.py
 
 lint: $(VENV)/.test
 	$(BIN)/python -m pip install -q ruff

@@ -5,13 +5,17 @@ fits together, not that the LoRA is good: that is asserted where it is trained t
 """
 
 import ast
+import atexit
 import json
 import math
 import os
 import re
+import sys
+import types
 from collections import Counter
 from pathlib import Path
 
+import address
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -20,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-BADGE = "https://colab.research.google.com/github/headshotkit/headshotkit/blob/main/notebooks/"
+BADGE = f"{address.address().replace('github.com', 'colab.research.google.com/github')}/blob/main/notebooks/"
 MOST_LINES = 12
 TAGS = ("setup", "parameters", "results")
 
@@ -153,8 +157,86 @@ def test_all_stages_have_a_notebook():
     assert [p.stem[:2] for p in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06"]
 
 
-def test_setup_cells_are_one_and_the_same():
-    assert len({tagged(nbformat.read(p, 4), "setup")[0].source for p in NOTEBOOKS}) == 1
+@pytest.mark.parametrize("path", address.places(), ids=lambda p: p.stem)
+def test_the_address_and_the_first_cells_are_as_written(path):
+    """After an edit `make address` writes them anew."""
+    assert path.read_text() == address.with_address(path)
+
+
+@pytest.mark.parametrize("path", address.places(), ids=lambda p: p.stem)
+def test_another_address_is_written_everywhere(path, monkeypatch):
+    here, there = address.address(), "https://github.com/somebody/else"
+    monkeypatch.setattr(address, "address", lambda: there)
+    name, text = here.removeprefix("https://github.com/"), address.with_address(path)
+    assert text.count("somebody/else") == path.read_text().count(name) > 0 and name not in text
+
+
+# --- the first two cells, on Colab and elsewhere; `make test-colab` lets the real pip follow them ------------------
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """IPython in an empty folder; its %pip only notes what it is asked for, in `asked`."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # which IPython replaces
+    made = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+    made.asked = []
+    made.register_magic_function(made.asked.append, "line", "pip")
+    yield made
+    made.atexit_operations()
+    atexit.unregister(made.atexit_operations)  # it can be done once
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """A stand-in for Colab's own package, which can't be had; `mounted` holds the folders that were asked for."""
+    package, drive = types.ModuleType("google.colab"), types.ModuleType("google.colab.drive")
+    package.drive, package.mounted = drive, []
+    drive.mount = package.mounted.append
+    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", package)
+    return package
+
+
+@pytest.mark.parametrize("place", [".", "drive/MyDrive", None])
+def test_the_setup_cell_takes_a_wheel_before_the_address(place, shell, colab, tmp_path):
+    source = f"git+{address.address()}"
+    if place:
+        wheel = tmp_path / place / "headshotkit-0.1.0-py3-none-any.whl"
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        wheel.touch()
+        source = wheel.as_uri()
+    assert shell.run_cell(address.SETUP.replace("ADDRESS", address.address())).success
+    assert shell.asked == [f'install --quiet "headshotkit[faces,train] @ {source}"']
+
+
+def test_elsewhere_the_setup_cell_installs_nothing(shell):
+    assert shell.run_cell(address.SETUP).success and shell.asked == []
+
+
+def test_the_setup_cell_says_that_nothing_was_installed(shell, monkeypatch):
+    monkeypatch.setitem(sys.modules, "headshotkit", None)
+    done = shell.run_cell(address.SETUP)
+    assert isinstance(done.error_in_exec, ImportError) and ".whl" in str(done.error_in_exec)
+
+
+def test_the_drive_is_mounted_where_it_is_ticked(shell, colab):
+    assert shell.run_cell(address.DRIVE).success and colab.mounted == []
+    assert shell.run_cell(ticked(address.DRIVE)).success and colab.mounted == ["/content/drive"]
+
+
+def test_elsewhere_a_tick_for_the_drive_is_only_said(shell, capsys):
+    assert shell.run_cell(ticked(address.DRIVE)).success
+    assert "not on Colab" in capsys.readouterr().out
+
+
+def ticked(code):
+    assert code.count("MOUNT_DRIVE = False") == 1
+    return code.replace("MOUNT_DRIVE = False", "MOUNT_DRIVE = True")
 
 
 # --- each check fails on a notebook that is broken in its way -----------------------------------------------------
