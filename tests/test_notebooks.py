@@ -48,7 +48,7 @@ def parsed(cell):
 def knobs(notebook):
     """The names that the parameters cell sets."""
     statements = parsed(tagged(notebook, "parameters")[0]).body
-    return [s.target.id for s in statements if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+    return [s.targets[0].id for s in statements if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)]
 
 
 def outputs(notebook):
@@ -88,15 +88,18 @@ def definitions(notebook):
 
 
 def wrong_parameters(notebook):
-    """Literals, one knob a line, annotated, with a sentence above each and Colab's form behind it."""
+    """Literals, one knob a line, with a sentence above each and Colab's form behind it.
+
+    Colab's documentation shows forms of plain assignments alone, so there is no annotation.
+    """
     found = []
     for cell in tagged(notebook, "parameters"):
         lines = cell.source.splitlines()
         for statement in parsed(cell).body:
             words = lines[statement.lineno - 1]
-            if not isinstance(statement, ast.AnnAssign) or not _is_literal(statement.value):
-                found.append(f"not a literal with its type: {words}")
-            elif not statement.target.id.isupper() or "# @param " not in words:
+            if not isinstance(statement, ast.Assign) or not _is_literal(statement.value):
+                found.append(f"not a plain literal: {words}")
+            elif not statement.targets[0].id.isupper() or "# @param " not in words:
                 found.append(f"not an UPPER_CASE knob with an @param: {words}")
             elif statement.lineno < 2 or not lines[statement.lineno - 2].startswith("# "):
                 found.append(f"no sentence above: {words}")
@@ -248,7 +251,7 @@ def sound_notebook():
         new_markdown_cell(f"# A\n[badge]({BADGE}a.ipynb)", id="title"),
         new_code_cell("pass", id="setup", metadata={"tags": ["setup"], "cellView": "form"}),
         new_code_cell(
-            '# How many.\nN: int = 3  # @param {type:"integer"}', id="parameters", metadata={"tags": ["parameters"]}
+            '# How many.\nN = 3  # @param {type:"integer"}', id="parameters", metadata={"tags": ["parameters"]}
         ),
         new_code_cell("print(N)", id="results", metadata={"tags": ["results"]}),
         new_markdown_cell("Next: [b](b.ipynb)", id="next"),
@@ -296,15 +299,19 @@ def lose_tag(nb):
 
 
 def computed_knob(nb):
-    nb.cells[2].source = '# How many.\nN: int = len("abc")  # @param {type:"integer"}'
+    nb.cells[2].source = '# How many.\nN = len("abc")  # @param {type:"integer"}'
+
+
+def annotated_knob(nb):
+    nb.cells[2].source = nb.cells[2].source.replace("N = ", "N: int = ")
 
 
 def knob_without_sentence(nb):
-    nb.cells[2].source = 'N: int = 3  # @param {type:"integer"}'
+    nb.cells[2].source = 'N = 3  # @param {type:"integer"}'
 
 
 def rename_knob(nb):
-    nb.cells[2].source = nb.cells[2].source.replace("N: int", "NUMBER: int")
+    nb.cells[2].source = nb.cells[2].source.replace("N = ", "NUMBER = ")
 
 
 def repeat_id(nb):
@@ -326,8 +333,9 @@ def no_next(nb):
 BREAKS = {
     commit_output: outputs, commit_count: outputs, commit_widgets: outputs, foreign_kernelspec: foreign_kernel,
     no_language: foreign_kernel, thirteen_lines: long_cells, define_function: definitions, lose_tag: wrong_tags,
-    computed_knob: wrong_parameters, knob_without_sentence: wrong_parameters, rename_knob: idle_knobs,
-    repeat_id: repeated_ids, foreign_badge: wrong_badge, dead_link: broken_links, no_next: broken_links,
+    computed_knob: wrong_parameters, annotated_knob: wrong_parameters, knob_without_sentence: wrong_parameters,
+    rename_knob: idle_knobs, repeat_id: repeated_ids, foreign_badge: wrong_badge, dead_link: broken_links,
+    no_next: broken_links,
 }  # fmt: skip
 
 
