@@ -23,7 +23,12 @@ REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy",
 # How long a thread of torch's (GNU OpenMP's) looks for work before it sleeps. A training step of the embedded base took
 # 0.28 s so, 0.36-0.40 without looking (OMP_WAIT_POLICY=PASSIVE) and 0.21-0.26 by default on two free cores; beside one
 # busy process 0.52, 0.44 and 1.01 s (medians of 30 steps, 2026-11-21).
-ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "USE_FLAX": "0",  # diffusers 0.39 imports JAX where it is installed, as on Colab: 0.1 GB of memory, and warnings
+}
 
 
 def set_environment() -> None:

@@ -91,3 +91,13 @@ def test_torch_starts_with_the_waiting_time_that_is_set(own, heeded):
     if "GOMP" not in done.stderr:
         pytest.skip("torch runs on another OpenMP than GNU's here")
     assert f"GOMP_SPINCOUNT = '{heeded}'" in done.stderr
+
+
+def test_diffusers_does_without_jax():
+    """Only `make test-colab` has JAX; newer diffusers never imports it."""
+    if not runtime.has_module("jax"):
+        pytest.skip("JAX is not installed")
+    code = "import sys, headshotkit; from diffusers import StableDiffusionXLPipeline; print('jax' in sys.modules)"
+    bare = {name: value for name, value in os.environ.items() if name not in runtime.ENVIRONMENT}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=bare)
+    assert done.stdout.split()[-1] == "False" and "Flax" not in done.stderr
