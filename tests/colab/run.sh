@@ -65,11 +65,14 @@ grep -v '^headshotkit @' "$venv/after.txt" > "$venv/held.txt"
 "${pip[@]}" check
 
 # pytest by its own name, not by python -m: so the checkout is not on the path, and what runs is the wheel.
-echo "== families, training, rendering, widgets, the command line; then every notebook"
+echo "== the command line, beside Colab's torchao"
+"$venv/bin/headshotkit" demo --steps 20 --count 2 --max-attempts 1 --out "$venv/demo"
+
+echo "== families, training, rendering, widgets; then every notebook"
 # Warnings that Colab's versions give and newer ones don't.
 warnings=(
 )
-"$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/test_old_packages.py tests/test_families.py \
+"$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/test_runtime.py tests/test_old_packages.py tests/test_families.py \
     tests/test_few_steps.py tests/test_train.py tests/test_render.py tests/test_widgets.py tests/test_notebooks.py
 
 echo "== the image beside Colab: package, Colab's version, the image's where it differs"
