@@ -11,7 +11,7 @@ import warnings
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit import runtime
+from headshotkit import hub, runtime
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
     Checkpoints,
@@ -82,6 +82,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
         lora=lora.to_dict(),
         optimizer=loop.optimizer_reason,
         dtype=family.dtype_reason,
+        weights=hub.commits_of(*family.base.sources),
     )
     _tidy(stage)  # only now: before, a kill would have cost the whole training
     return lora
