@@ -62,8 +62,8 @@ NO_COMMIT = Trouble(
 NO_FILE = Trouble("no such file", "The repository does not hold that file.", "Update headshotkit")
 NO_REPOSITORY = Trouble(
     "no such repository",
-    "There is no public repository of that name: it was renamed, removed, or made private.",
-    "Check the name, or log in (hf auth login) if it is private",
+    "There is no such folder, and no public repository of that name: it was renamed, removed, or made private.",
+    "Check the name or the folder, or log in (hf auth login) if it is private",
 )
 SERVER = Trouble("server", "The server answered with an error of its own.", "Try again in a few minutes", passing=True)
 TRANSFER = Trouble(
@@ -81,12 +81,12 @@ NETWORK = Trouble(
 DISK_FULL = Trouble(
     "disk full",
     "The disk that holds the download is full.",
-    "Free some space, or set HF_HOME to a folder on a larger disk, and try again: it goes on with what has arrived",
+    "Free some space, or set HF_HOME and HEADSHOTKIT_CACHE to folders on a larger disk, and try again",
 )
 READ_ONLY = Trouble(
     "not writable",
     "The folder for downloads can't be written: it is read-only or belongs to somebody else.",
-    "Set HF_HOME to a folder of your own and try again",
+    "Set HF_HOME and HEADSHOTKIT_CACHE to folders of your own and try again",
 )
 UNKNOWN = Trouble("unknown", "The cause is not known to headshotkit.", "Try again")
 
@@ -112,7 +112,7 @@ def trouble_of(error: BaseException) -> Trouble:
         (any(code >= 500 for code in status), SERVER),
         ("RevisionNotFoundError" in names, NO_COMMIT),
         (names & {"RemoteEntryNotFoundError", "NotThere"}, NO_FILE),
-        ("RepositoryNotFoundError" in names or status & {401, 404}, NO_REPOSITORY),
+        (names & {"RepositoryNotFoundError", "HFValidationError"} or status & {401, 404}, NO_REPOSITORY),
         (names & BROKEN_OFF or "hf_xet" in packages, TRANSFER),
         (any(words in said for words in ("CAS service", "Data processing error", "Consistency check")), TRANSFER),
         (names & {"ConnectionError", "TimeoutError", "URLError", "TransportError", "gaierror"}, NETWORK),

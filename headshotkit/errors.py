@@ -62,7 +62,15 @@ class MissingPackage(HeadshotError):
 
 
 class MissingModel(HeadshotError):
-    """A face model's file is not on this machine and can't be fetched."""
+    """A face model's file is not on this machine and can't be fetched.
+
+    Args:
+        cause: the cause in a word, as `downloads.Trouble.code`; empty where nothing was downloaded.
+    """
+
+    def __init__(self, happened: str, why: str, next_step: str, cause: str = "") -> None:
+        super().__init__(happened, why, next_step)
+        self.cause = cause
 
 
 class RunFolderError(HeadshotError):

@@ -194,7 +194,10 @@ def _unlisted(wanted: Wanted) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     probe = wanted.files[0] if wanted.files else f"{wanted.parts[0]}/config.json" if wanted.parts else INDEX
-    found = try_to_load_from_cache(wanted.source, probe.lstrip("/"), revision=COMMITS.get(wanted.source))
+    try:
+        found = try_to_load_from_cache(wanted.source, probe.lstrip("/"), revision=COMMITS.get(wanted.source))
+    except ValueError:  # neither a folder nor a hub id
+        return None
     return Path(found).parents[probe.lstrip("/").count("/")] if isinstance(found, str) else None
 
 

@@ -53,6 +53,7 @@ class SdxlFamily:
         self.base = base
         self.device, _ = runtime.choose_device()
         self.dtype, self.dtype_reason = runtime.choose_dtype(self.device)
+        self.half = bool(base.vae) and self.dtype != torch.float32  # the hub's half-size files are wanted
         self.pipeline = self._load()
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
@@ -74,11 +75,6 @@ class SdxlFamily:
                 options["vae"] = AutoencoderKL.from_pretrained(vae, use_safetensors=True, **dtype_option(self.dtype))
         with loading(title, self.place, otherwise):
             return StableDiffusionXLPipeline.from_pretrained(self.place, add_watermarker=False, **options)
-
-    @property
-    def half(self) -> bool:
-        """Whether the hub's half-size files are wanted."""
-        return bool(self.base.vae) and self.dtype != torch.float32
 
     def _options(self, place: str, part: str = "") -> dict:
         """How weights are loaded from a folder: the half-size files where half precision is wanted and they are there.
