@@ -31,6 +31,7 @@ SMALL = (".json", ".txt", ".model", ".jinja")
 INDEX = "model_index.json"
 ROOT = ("",)
 """The parts of a repository that holds one model, not a pipeline."""
+GATE = ". Accept its licence on huggingface.co/{source} before and log in (hf auth login)"
 loaded: dict[str, str] = {}
 """Hub id -> commit of what this process has loaded."""
 
@@ -77,9 +78,9 @@ def fetch(wanted: Wanted) -> Path:
     return folder
 
 
-def failed(wanted: Wanted, error: Exception, trouble: Trouble | None = None) -> DownloadFailed:
+def failed(wanted: Wanted, error: Exception) -> DownloadFailed:
     """Return the error for a download that failed, to be raised from its cause."""
-    trouble = trouble or trouble_of(error)
+    trouble = trouble_of(error)
     size = f"about {wanted.size_gb:.{0 if wanted.size_gb >= 1 else 1}f} GB, " if wanted.size_gb else ""
     licence = GATE if wanted.gated and trouble.code != "gated" else ""
     return DownloadFailed(
@@ -88,9 +89,6 @@ def failed(wanted: Wanted, error: Exception, trouble: Trouble | None = None) -> 
         f"{(trouble.next_step + licence).format(source=wanted.source)}, or {wanted.otherwise}",
         cause=trouble.code,
     )
-
-
-GATE = ". Accept its licence on huggingface.co/{source} before and log in (hf auth login)"
 
 
 def commit_of(source: str) -> str:
@@ -193,12 +191,12 @@ def _unlisted(wanted: Wanted) -> Path | None:
     """Return a folder of the hub's cache that another program filled; it is whole or not, loading it will tell."""
     from huggingface_hub import try_to_load_from_cache
 
-    probe = wanted.files[0] if wanted.files else f"{wanted.parts[0]}/config.json" if wanted.parts else INDEX
+    probe = wanted.files[0] if wanted.files else "config.json" if wanted.parts == ROOT else INDEX
     try:
-        found = try_to_load_from_cache(wanted.source, probe.lstrip("/"), revision=COMMITS.get(wanted.source))
+        found = try_to_load_from_cache(wanted.source, probe, revision=COMMITS.get(wanted.source))
     except ValueError:  # neither a folder nor a hub id
         return None
-    return Path(found).parents[probe.lstrip("/").count("/")] if isinstance(found, str) else None
+    return Path(found).parents[probe.count("/")] if isinstance(found, str) else None
 
 
 # --- downloading ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The training loop: noise, loss, step, save, resume. It speaks to a `Family` and knows no diffusion itself.
 
-Everything random in a step comes from (seed, step), so a killed training goes on to the very same LoRA on a CPU. It does
-so to rounding on CUDA, where the backward of attention and of upsampling adds in no fixed order.
+Everything random in a step comes from (seed, step), so a killed training goes on to the very same LoRA on a CPU.
+On CUDA it does so to rounding: the backward of attention and of upsampling adds in no fixed order there.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import huggingface_hub
+import huggingface_hub.constants
 import pytest
 import torch
 from diffusers import AutoencoderKL
