@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from headshotkit import runtime
-from headshotkit.errors import BaseUnavailable
+from headshotkit import hub, runtime
 
 MOST_TOKENS = 60
 BEAMS = 3
@@ -45,20 +44,30 @@ SPLIT = re.compile(
 
 @dataclass(frozen=True)
 class Recipe:
-    """Where a captioner's weights are, its classes in transformers, and what it is asked."""
+    """Where a captioner's weights are, its classes in transformers, what it is asked, and its size, GB."""
 
     weights: str
     model: str
     processor: str
     task: str = ""
+    size_gb: float = 1.9
 
 
 RECIPES = {
     "blip": Recipe("Salesforce/blip-image-captioning-large", "BlipForConditionalGeneration", "BlipProcessor"),
     "florence": Recipe(
-        "florence-community/Florence-2-base", "Florence2ForConditionalGeneration", "Florence2Processor", "<CAPTION>"
+        "florence-community/Florence-2-base",
+        "Florence2ForConditionalGeneration",
+        "Florence2Processor",
+        "<CAPTION>",
+        0.5,
     ),
 }
+
+
+def source_of(name: str, weights: str = "") -> str:
+    """Return where a captioner's weights come from, a folder or hub id; empty for captions without a model."""
+    return weights or (RECIPES[name].weights if name in RECIPES else "")
 
 
 class Captioner:
@@ -74,18 +83,17 @@ class Captioner:
     def __init__(self, name: str, weights: str = "") -> None:
         import transformers
 
+        from headshotkit.families.loading import loading
+
         self.recipe, self.device = RECIPES[name], runtime.choose_device()[0]
-        place = weights or self.recipe.weights
-        transformers.utils.logging.disable_progress_bar()
-        try:
+        title, otherwise = f"the captioner {name!r}", "keep to the offline captions: captioner template"
+        place = hub.fetch(
+            hub.Wanted(source_of(name, weights), title, otherwise, parts=hub.ROOT, size_gb=self.recipe.size_gb)
+        )
+        with loading(title, place, otherwise):
             self.processor = getattr(transformers, self.recipe.processor).from_pretrained(place)
-            self.model = getattr(transformers, self.recipe.model).from_pretrained(place).to(self.device).eval()
-        except (OSError, ValueError) as error:
-            raise BaseUnavailable(
-                f"the captioner {name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
-                "Its weights are downloaded from the hub once, about 1 to 2 GB, and there seems to be no network.",
-                "Connect once and try again, or keep to the offline captions: captioner template",
-            ) from error
+            model = getattr(transformers, self.recipe.model).from_pretrained(place, use_safetensors=True)
+        self.model = model.to(self.device).eval()
 
     def see(self, picture: np.ndarray) -> str:
         """What the model sees in a picture, without what it says of the face; may be empty.

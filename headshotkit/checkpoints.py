@@ -9,7 +9,6 @@ import contextlib
 import io
 import pickle
 import random
-import shutil
 import signal
 import struct
 import threading
@@ -18,10 +17,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from headshotkit.errors import DiskFull
-from headshotkit.run import write_atomic
+from headshotkit.run import discard, write_atomic
 
 CHECKPOINTS = "checkpoints"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -33,6 +31,8 @@ DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, Not
 
 def to_bytes(state: dict) -> bytes:
     """Tensors and plain values as `read_checked` reads them."""
+    import torch  # not above: `check` and `gallery` ask for the newest step's number alone, and need no torch
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
@@ -44,6 +44,8 @@ def read_checked(path: Path) -> dict:
     Raises:
         one of DAMAGE: the file is cut, altered or can't be read.
     """
+    import torch
+
     with zipfile.ZipFile(path) as archive:
         spoilt = archive.testzip()
     if spoilt:
@@ -80,7 +82,7 @@ class Checkpoints:
         path = self.folder / f"{step:06d}.pt"
         self.write(path, to_bytes(state))
         for old in [file for file in self.files() if file != path][: -self.keep + 1 or None]:
-            old.unlink(missing_ok=True)
+            discard(old)
 
     def write(self, path: Path, data: bytes) -> None:
         """Writes a file atomically; where the disk is full, all checkpoints but the newest give way to it.
@@ -93,7 +95,8 @@ class Checkpoints:
             return write_atomic(path, data)
         except DiskFull:
             for old in self.files()[:-1]:
-                old.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    discard(old)
         try:
             write_atomic(path, data)
         except DiskFull as error:
@@ -111,7 +114,7 @@ class Checkpoints:
         A damaged file is renamed to end in `.damaged`. The state is None where there is no good one.
         """
         for half_written in self.folder.glob(".*.part"):  # a kill left it
-            half_written.unlink(missing_ok=True)
+            discard(half_written)
         problems = []
         for file in reversed(self.files()):
             try:
@@ -124,7 +127,8 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Removes all of them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            discard(self.folder)
 
 
 def _step(files: list[Path]) -> int:
@@ -134,6 +138,8 @@ def _step(files: list[Path]) -> int:
 
 def random_states() -> dict:
     """Where the random generators of Python, numpy and torch stand, as tensors and plain values."""
+    import torch
+
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -145,6 +151,8 @@ def random_states() -> dict:
 
 def set_random_states(states: dict) -> None:
     """Puts the random generators where `random_states` found them; states of GPUs that are not here are left out."""
+    import torch
+
     random.setstate(states["python"])
     np.random.set_state(tuple(states["numpy"]))
     torch.set_rng_state(states["torch"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from headshotkit import runtime
+from headshotkit import hub, runtime
 from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
 from headshotkit.families import Family, Sampling, load_family, weights_place
@@ -46,23 +46,20 @@ def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
 
 
 def weights_version(base_name: str) -> str:
-    """What tells a base's weights from others: a sha256 for a folder, the hub's commit for a download; "" if not here.
+    """What tells a base's weights from others: a sha256 for a folder, the hub's commit for a download; "" if not known.
 
     Raises:
         UnknownBase: no base has that name.
         BaseUnavailable: the base is the embedded one, and its folder is missing.
     """
     base = find_base(base_name)
-    place = Path(weights_place(base))
-    if place.is_dir():
+    if base.source.startswith("data:"):
+        place = Path(weights_place(base))
         files = sorted(f for f in place.rglob("*") if f.is_file() and not f.name.startswith("."))
         listing = "".join(f"{f.relative_to(place).as_posix()} {sha256_of(f)}\n" for f in files)
         return hashlib.sha256(listing.encode()).hexdigest()
-    from huggingface_hub import try_to_load_from_cache
-
-    found = [try_to_load_from_cache(base.source, "model_index.json")]
-    found += [try_to_load_from_cache(base.vae, "config.json")] if base.vae else []
-    return " ".join(Path(f).parent.name for f in found) if all(isinstance(f, str) for f in found) else ""
+    commits = [hub.commit_of(source) for source in base.sources]
+    return " ".join(commits) if all(commits) else ""
 
 
 def class_shelf(config: DatasetConfig) -> Path:

@@ -206,9 +206,10 @@ def _do(arguments: argparse.Namespace) -> None:
         manifest = {stage: run.manifest(stage) for stage in STAGES}
     else:
         stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
-        base, _ = flow.run_base(run, options)
-        if caution := find_base(base).caution:
-            tell(f"{'base':<10} {base}: {caution}")
+        if stage in flow.NEED_BASE or options.base:
+            base, _ = flow.run_base(run, options)
+            if caution := find_base(base).caution:
+                tell(f"{'base':<10} {base}: {caution}")
         planned = stage == "lora"  # generate keeps its minutes itself
         controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
         manifest = flow.do_stage(stage, run, options, controller)

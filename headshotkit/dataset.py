@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import augment, captions, crops, runtime
-from headshotkit.bases import BASES
-from headshotkit.captioners import Captioner
+from headshotkit import augment, captions, crops, hub, runtime
+from headshotkit.bases import BASES, find_base
+from headshotkit.captioners import Captioner, source_of
 from headshotkit.class_images import build_class_images
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.photos import png_bytes, read_photo
@@ -61,7 +61,13 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
         tuple(class_images),
         config.class_prompt,
     )  # the folder is the manifest's own, so a run can be moved
-    stage.finish(_outcome(dataset, len(verdicts), len(upscaled)), dataset=dataset.to_dict(), upscaled=upscaled)
+    used = find_base(config.base).sources if config.class_images else ()
+    stage.finish(
+        _outcome(dataset, len(verdicts), len(upscaled)),
+        dataset=dataset.to_dict(),
+        upscaled=upscaled,
+        weights=hub.commits_of(source_of(config.captioner, config.captioner_weights), *used),
+    )
     return dataset
 
 

@@ -45,12 +45,32 @@ class BaseUnavailable(HeadshotError):
     """The base is known, but its weights can't be had here."""
 
 
+class DownloadFailed(BaseUnavailable):
+    """Weights are not on this machine, and can't be downloaded.
+
+    Args:
+        cause: the cause in a word, as `downloads.Trouble.code`.
+    """
+
+    def __init__(self, happened: str, why: str, next_step: str, cause: str) -> None:
+        super().__init__(happened, why, next_step)
+        self.cause = cause
+
+
 class MissingPackage(HeadshotError):
     """An optional package is not installed."""
 
 
 class MissingModel(HeadshotError):
-    """A face model's file is not on this machine and can't be fetched."""
+    """A face model's file is not on this machine and can't be fetched.
+
+    Args:
+        cause: the cause in a word, as `downloads.Trouble.code`; empty where nothing was downloaded.
+    """
+
+    def __init__(self, happened: str, why: str, next_step: str, cause: str = "") -> None:
+        super().__init__(happened, why, next_step)
+        self.cause = cause
 
 
 class RunFolderError(HeadshotError):

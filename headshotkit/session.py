@@ -1,7 +1,8 @@
 """One rendering of a run's prompts: draws pictures in batches, judges them, writes them, goes on where it was killed.
 
 A picture comes from its prompt, its attempt's seed and the LoRA's strength alone. Without a clock batches depend on
-settings and results alone, so an interrupted run goes on to the same pictures even where batches round differently.
+settings and results alone, so an interrupted run goes on to the same pictures even where batches round differently; on
+CUDA to rounding, as its libraries choose their algorithms by the memory that is free.
 """
 
 from __future__ import annotations

@@ -1,17 +1,20 @@
 """The training loop: noise, loss, step, save, resume. It speaks to a `Family` and knows no diffusion itself.
 
-Everything random in a step comes from (seed, step), so a killed training goes on to the very same LoRA.
+Everything random in a step comes from (seed, step), so a killed training goes on to the very same LoRA on a CPU.
+On CUDA it does so to rounding: the backward of attention and of upsampling adds in no fixed order there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit import runtime
+from headshotkit import hub, runtime
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
     Checkpoints,
@@ -20,7 +23,7 @@ from headshotkit.checkpoints import (
     set_random_states,
 )
 from headshotkit.config import TrainConfig
-from headshotkit.errors import OutOfMemory
+from headshotkit.errors import DiskFull, OutOfMemory, RunFolderError
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
 from headshotkit.families import Condition, load_family
 from headshotkit.families.methods import Method, load_method
@@ -28,7 +31,7 @@ from headshotkit.method_costs import expect_cost
 from headshotkit.optimizers import learning_rate_at, make_optimizer
 from headshotkit.pacing import MAY_CHANGE, Controller, Pacing, changing
 from headshotkit.records import Dataset, Lora
-from headshotkit.run import Run, Stage, write_json
+from headshotkit.run import Run, Stage, discard, write_json
 from headshotkit.snapshots import Snapshots
 from headshotkit.trained import write_trained
 
@@ -54,7 +57,8 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
         BadConfig: the base's family can't do the method.
         BaseUnavailable: the base's weights can't be had.
         OutOfMemory, NotEnoughMemory: a step needs more memory than there is, and no controller or no plan can help.
-        DiskFull, RunFolderError: a file can't be written; the last checkpoint stays.
+        DiskFull, RunFolderError: what the training leaves can't be written; the last checkpoint stays. One that can't
+            be written stops nothing: it is said, noted in the manifest, and tried again when the next is due.
         KeyboardInterrupt: Ctrl-C; the same call goes on from where it came.
     """
     dataset = with_edits(run.path("dataset"), Dataset.from_dict(run.manifest("dataset")["dataset"]))
@@ -82,6 +86,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
         lora=lora.to_dict(),
         optimizer=loop.optimizer_reason,
         dtype=family.dtype_reason,
+        weights=hub.commits_of(*family.base.sources),
     )
     _tidy(stage)  # only now: before, a kill would have cost the whole training
     return lora
@@ -90,7 +95,8 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
 def _tidy(stage: Stage) -> None:
     """Removes what only an unfinished training needs."""
     Checkpoints(stage.folder, 1).clear()
-    (stage.folder / CACHE_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        discard(stage.folder / CACHE_FILE)
 
 
 class _Loop:
@@ -127,7 +133,7 @@ class _Loop:
         if controller:
             controller.start_training(changing(self.settings), len(self.losses))
             if not self.losses:
-                self._save()  # so that there is always something to go back to
+                self._save(must=True)  # so that there is always something to go back to
         with Interruption() as interruption, runtime.progress((), "training", self.settings.steps) as bar:
             while (step := len(self.losses)) < self.settings.steps:
                 problem = self._try_step(step)
@@ -135,12 +141,13 @@ class _Loop:
                     self._go_on_cheaper(step, problem, controller)
                     continue
                 self._follow(step)
-                self.snapshots.follow(step + 1, self.settings.steps, self.parameters, self.average)
+                with self._going_on(f"the snapshot after step {step + 1}"):
+                    self.snapshots.follow(step + 1, self.settings.steps, self.parameters, self.average)
                 if controller:
                     self._keep_time(controller)
                 self._show(bar)
                 if interruption.signal is not None or self._is_due(step + 1):
-                    self._save()
+                    self._save(must=interruption.signal is not None)
                 if interruption.signal is not None:
                     interruption.pass_on()
         for parameter, average in zip(self.parameters, self.average, strict=False):
@@ -211,7 +218,8 @@ class _Loop:
     def _change(self, settings: dict, why: str) -> None:
         """From the next step on other settings hold."""
         self.pacing.change(len(self.losses), settings, why)
-        self.stage.note_seconds()
+        with self._going_on("the manifest"):
+            self.stage.note_seconds()
         if settings["checkpointing"]:
             self.family.use_checkpointing()
 
@@ -266,8 +274,23 @@ class _Loop:
             decay = min(self.config.ema, (1 + step) / (10 + step))
             get_ema_multi_avg_fn(decay)(self.average, [p.detach() for p in self.parameters], step)
 
-    def _save(self) -> None:
-        """A checkpoint of everything that a step changes; the steps done are the sampler's place."""
+    @contextlib.contextmanager
+    def _going_on(self, what: str) -> Iterator[None]:
+        """Goes on with the training where a file can't be written that it can do without; says so, and notes it."""
+        try:
+            yield
+        except (DiskFull, RunFolderError) as error:
+            self.stage.manifest.setdefault("not_written", []).append(f"{what}: {error.happened}")
+            runtime.say(f"{what} can't be written; the training goes on.\n{error}")
+
+    def _save(self, must: bool = False) -> None:
+        """A checkpoint of everything that a step changes; the steps done are the sampler's place.
+
+        Where it can't be written, older ones stay, and the next one is tried when it is due.
+
+        Raises:
+            DiskFull, RunFolderError: it can't be written, and must be, for the training ends with it.
+        """
         state = {
             "lora": self.method.state(),
             "average": [tensor.cpu() for tensor in self.average],
@@ -277,9 +300,10 @@ class _Loop:
             "random": random_states(),
             "losses": self.losses,
         }
-        self.checkpoints.save(len(self.losses), state)
-        self.stage.note_seconds()
         self.saved_s = time.monotonic()
+        with contextlib.nullcontext() if must else self._going_on(f"the checkpoint of step {len(self.losses)}"):
+            self.checkpoints.save(len(self.losses), state)
+            self.stage.note_seconds()
 
     def _resume(self) -> None:
         """Goes on from the newest good checkpoint, if there is one; a damaged one is said and noted."""

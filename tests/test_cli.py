@@ -62,6 +62,39 @@ def test_every_command_has_help_and_json(capsys):
         assert stopped.value.code == 0 and "--json" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        (["--help"], set()),
+        (["train", "--help"], set()),
+        (["prompts"], set()),
+        (["plan"], set()),
+        (["gallery", "--out", "{out}"], set()),
+        (["crop", "{photos}", "{out}"], {"onnxruntime"}),
+        (["check", "{photos}", "--out", "{out}", "--min-photos", "1"], {"onnxruntime"}),
+        (["restore", "--out", "{out}"], set()),
+        (["evaluate", "--out", "{out}"], {"matplotlib"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_command_loads_only_what_it_needs(command, heavy, tmp_path):
+    """Torch and diffusers take seconds to load and half a gigabyte; most commands have no use for them."""
+    (tmp_path / "photos").mkdir()
+    shutil.copy(P1 / "p1_02.jpg", tmp_path / "photos")
+    places = {"photos": tmp_path / "photos", "out": tmp_path / "out"}
+    code = (
+        "import sys; from headshotkit.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    words = [word.format(**places) for word in command]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "headshotkit" in loaded
+    assert loaded & {"torch", "diffusers", "transformers", "matplotlib", "huggingface_hub", "onnxruntime"} == heavy
+
+
 def photo_folder(tmp_path, kind):
     """A folder of bad input of some kind."""
     folder = tmp_path / "photos"

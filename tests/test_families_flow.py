@@ -18,7 +18,7 @@ from tiny_flows import save_tiny
 
 from headshotkit import bases, families, runtime
 from headshotkit.config import RenderConfig, TrainConfig
-from headshotkit.errors import BadConfig, BadLora, BaseUnavailable, MissingPackage
+from headshotkit.errors import BadConfig, BadLora, DownloadFailed, MissingPackage
 from headshotkit.export import PEFT_METADATA, header_of
 from headshotkit.families import Sampling, loading
 from headshotkit.render import render_headshots
@@ -378,11 +378,12 @@ def test_sizes_and_settings_that_do_not_fit_are_refused(family):
 
 
 def test_weights_that_are_not_here_say_how_to_get_them(monkeypatch):
-    for name, said in (("flux", "Accept its licence on huggingface.co/"), ("zimage", "Connect once and try again")):
+    for name in ("flux", "zimage"):
         monkeypatch.setitem(bases.BASES, name, replace(bases.BASES[name], source="nobody/nothing"))
-        with pytest.raises(BaseUnavailable, match=f"about {bases.BASES[name].download_gb:.0f} GB") as caught:
+        with pytest.raises(DownloadFailed, match=f"about {bases.BASES[name].download_gb:.0f} GB") as caught:
             families.load_family(name)
-        assert caught.value.next_step.startswith(said) and "--base mini" in caught.value.next_step
+        assert caught.value.cause == "offline" and "--base mini" in caught.value.next_step
+        assert ("huggingface.co/nobody/nothing" in caught.value.next_step) == bases.BASES[name].gated
 
 
 def test_the_rare_token_search_says_which_tokenizers_it_knows():

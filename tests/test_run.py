@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headshotkit.errors import DiskFull, RunFolderError, StageMissing
-from headshotkit.run import Run, write_atomic, write_json
+from headshotkit.run import Run, discard, write_atomic, write_json
 
 
 def test_a_done_stage_is_found_done(tmp_path):
@@ -81,6 +81,54 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
         write_atomic(target, "second")
     assert target.read_text() == "first"
     assert [f.name for f in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EIO, RunFolderError), (errno.EROFS, RunFolderError),
+     (errno.EACCES, RunFolderError), (errno.ENOTCONN, RunFolderError), (errno.ENXIO, RunFolderError)],
+)  # fmt: skip
+def test_each_refusal_of_the_system_has_its_own_words(tmp_path, monkeypatch, number, kind):
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(kind) as failed:
+        write_atomic(tmp_path / "a.bin", "x")
+    assert failed.value.happened and failed.value.why and failed.value.next_step and not list(tmp_path.iterdir())
+    connection = number in (errno.EIO, errno.ENOTCONN)
+    assert ("Drive" in str(failed.value)) == (connection or number == errno.EDQUOT)
+    assert ("permissions" in str(failed.value)) == (number == errno.EACCES)
+
+
+def test_what_is_discarded_is_emptied_first(tmp_path, monkeypatch):
+    """A kill in between leaves no half file under the file's name; here one comes before the last step."""
+    (tmp_path / "folder").mkdir()
+    for name in ("folder/000002.pt", "000004.pt"):
+        (tmp_path / name).write_bytes(b"x" * 1000)
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "unlink", killed)
+        patched.setattr(Path, "unlink", killed)
+        discard(tmp_path / "000004.pt")
+    (left,) = (p for p in tmp_path.iterdir() if p.is_file())
+    assert left.stat().st_size == 0 and left.name.startswith(".") and left.suffix == ".part"
+    discard(left)
+    discard(tmp_path / "folder")
+    discard(tmp_path / "never there")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_has_other_names_is_not_emptied(tmp_path):
+    (tmp_path / "own").write_text("kept")
+    os.link(tmp_path / "own", tmp_path / "hard")
+    (tmp_path / "soft").symlink_to(tmp_path / "own")
+    discard(tmp_path / "soft")
+    discard(tmp_path / "hard")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"own": "kept"}
 
 
 def test_a_file_in_the_way_is_explained(tmp_path):

@@ -66,6 +66,41 @@ def test_what_the_caller_was_handling_keeps_its_frames():
         assert error.__traceback__.tb_frame.f_locals["mine"] is mine
 
 
+@pytest.mark.parametrize(
+    ("capability", "device", "dtype", "said"),
+    [
+        ((6, 0), "cpu", "float32", "sm_60"),
+        ((7, 0), "cpu", "float32", "sm_70"),
+        ((7, 5), "cuda", "float16", "fast fp16, but no fast bf16"),
+        ((8, 9), "cuda", "bfloat16", "fast bf16"),
+        ((12, 0), "cuda", "bfloat16", "fast bf16"),
+    ],
+)
+def test_what_a_gpu_computes_in_is_said_truly(monkeypatch, capability, device, dtype, said):
+    """As torch 2.11's CUDA 12.8 build would see each GPU; there is none here, so its answers are given in its place."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_80", "sm_90", "sm_120", "compute_120"])
+    chosen, why = runtime.choose_device()
+    kind, reason = runtime.choose_dtype(chosen)
+    assert (chosen, str(kind)) == (device, f"torch.{dtype}") and said in why + reason
+
+
+def test_an_older_torch_on_an_older_gpu_promises_no_speed(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (6, 0))
+    assert "no fast half precision" in runtime.choose_dtype("cuda")[1]
+
+
+def test_importing_the_package_sets_the_environment_in_a_notebook_too():
+    """Telemetry and chatter of the libraries are off before they are imported, without the command line."""
+    code = "import headshotkit, huggingface_hub.constants; print(huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY)"
+    bare = {name: value for name, value in os.environ.items() if name not in runtime.ENVIRONMENT}
+    home = Path(headshotkit.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, env=bare, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
+
+
 def test_seeds_of_places_differ_and_stay():
     seeds = {runtime.seed_for(7, a, b) for a in range(20) for b in range(20)}
     assert len(seeds) == 400 and all(0 <= seed < 2**63 for seed in seeds)

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -6,6 +8,7 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from headshotkit import train
 from headshotkit.checkpoints import Checkpoints, Interruption, random_states, read_checked, set_random_states, to_bytes
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import BadConfig, DiskFull, StageMissing
+from headshotkit.errors import BadConfig, DiskFull, RunFolderError, StageMissing
 from headshotkit.families import load_family
 from headshotkit.families.sdxl import SdxlFamily
 from headshotkit.run import Run
@@ -233,15 +236,64 @@ def small_disk(tmp_path):
 
 
 def test_on_a_full_disk_the_last_good_checkpoint_stays(small_disk, prepared, undisturbed):
-    """A disk that holds one checkpoint (the LoRA and Adam's two means of it) but not two; then it is enlarged."""
+    """A disk that holds one checkpoint (the LoRA and Adam's two means of it), not the LoRA too; then it is enlarged."""
     checkpoint_mib = 3 * sum(tensor.nbytes for tensor in undisturbed.values()) / 2**20
-    run = run_beside(small_disk(round(1.6 * checkpoint_mib)) / "run", prepared)
+    run = run_beside(small_disk(round(1.2 * checkpoint_mib)) / "run", prepared)
     with pytest.raises(DiskFull, match="the last good checkpoint, .*000002.pt, stays") as full:
         train_lora(run, TrainConfig.for_base("mini", **BRIEF))
     assert "goes on from step 2" in str(full.value) and len(read_checked(checkpoints_of(run)[0])["losses"]) == 2
     subprocess.run(["mount", "-o", "remount,size=300m", run.folder.parent], check=True)
     train_lora(run, TrainConfig.for_base("mini", **BRIEF))
     assert_equal_tensors(tensors(run), undisturbed)
+
+
+def refuse(monkeypatch, number, refused):
+    """Has the system refuse to write files by name; an injected fault, raised where the real one is."""
+    sync = os.fsync
+
+    def fsync(file):
+        if refused(Path(os.readlink(f"/proc/self/fd/{file}")).name):
+            raise OSError(number, os.strerror(number))
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
+def test_a_checkpoint_that_can_not_be_written_stops_no_training(prepared_run, undisturbed, monkeypatch, capsys, number):
+    refuse(monkeypatch, number, lambda name: name.startswith(".0000") and "000002" not in name)
+    train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    assert_equal_tensors(tensors(prepared_run), undisturbed)
+    noted = prepared_run.manifest("lora")["not_written"]
+    assert [words.split(":")[0] for words in noted] == [f"the checkpoint of step {step}" for step in (4, 6, 8, 10)]
+    assert capsys.readouterr().err.count("the training goes on") == 4
+
+
+def test_after_a_training_without_room_for_its_lora_the_same_call_goes_on(prepared_run, undisturbed, monkeypatch):
+    """All checkpoints, snapshots and the LoRA are refused, but for one checkpoint."""
+    config, one = TrainConfig.for_base("mini", **BRIEF, snapshots=2), ".000006.pt"
+    with monkeypatch.context() as patched, pytest.raises(DiskFull):
+        refuse(patched, errno.EDQUOT, lambda name: name.startswith((".0000", ".person")) and not name.startswith(one))
+        train_lora(prepared_run, config)
+    assert [file.name for file in checkpoints_of(prepared_run)] == ["000006.pt"]
+    train_lora(prepared_run, config)
+    assert_equal_tensors(tensors(prepared_run), undisturbed)
+
+
+def test_an_interruption_that_can_not_be_saved_says_so(prepared_run, monkeypatch):
+    """Ctrl-C after step 3, whose checkpoint is refused: an error in place of a silent loss."""
+    refuse(monkeypatch, errno.EIO, lambda name: "000003.pt." in name)
+    follow = train._Loop._follow
+
+    def stop(self, step):
+        follow(self, step)
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train._Loop, "_follow", stop)
+    with pytest.raises(RunFolderError):
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    assert [file.name for file in checkpoints_of(prepared_run)] == ["000002.pt"]
 
 
 def test_older_checkpoints_give_way_on_a_full_disk(small_disk):

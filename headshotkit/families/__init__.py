@@ -9,14 +9,16 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL.Image import Image
 
+from headshotkit import hub
 from headshotkit.bases import Base, find_base
 from headshotkit.config import RenderConfig
+from headshotkit.downloads import first_line
 from headshotkit.errors import BadConfig, BaseUnavailable
 from headshotkit.records import NOBODY, Names
 from headshotkit.runtime import data_path
@@ -183,20 +185,30 @@ def load_tokenizers(base_name: str) -> list:
     """
     transformers = importlib.import_module("transformers")
     base = find_base(base_name)
-    place, kinds = weights_place(base), TOKENIZERS[base.family].items()
-    cause = None
+    kinds, cause = TOKENIZERS[base.family], None
+    title = f"the tokenizers of base {base.name!r}"
+    if base.source.startswith("data:"):
+        place = weights_place(base)
+    else:
+        place = hub.fetch(replace(base_wanted(base), title=title, parts=tuple(kinds), size_gb=0.0))
     try:
-        loaded = [getattr(transformers, kind).from_pretrained(place, subfolder=part) for part, kind in kinds]
+        loaded = [getattr(transformers, kind).from_pretrained(place, subfolder=part) for part, kind in kinds.items()]
         problem = "" if all(len(t) > EMPTY_TOKENIZER for t in loaded) else "their files are missing"
-    except OSError as error:
-        cause, problem = error, str(error).splitlines()[0]
+    except (OSError, ValueError) as error:
+        cause, problem = error, first_line(error)
     if problem:
         raise BaseUnavailable(
-            f"the tokenizers of base {base.name!r} ({place}) can't be loaded: {problem}.",
-            "They are downloaded from the hub once, about 3 MB, and there seems to be no network or no space.",
-            "Connect once and try again, or use the embedded base: --base mini",
+            f"{title} ({place}) can't be loaded: {problem}.",
+            "A file is missing or damaged.",
+            "Delete that folder and try again, or use the embedded base: --base mini",
         ) from cause
     return loaded
+
+
+def base_wanted(base: Base) -> hub.Wanted:
+    """Return what is wanted of the hub for a base: all that its pipeline names."""
+    title, otherwise = f"the weights of base {base.name!r}", "use the embedded base: --base mini"
+    return hub.Wanted(base.source, title, otherwise, size_gb=base.download_gb, gated=base.gated)
 
 
 def weights_place(base: Base) -> str:

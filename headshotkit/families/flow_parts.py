@@ -13,8 +13,9 @@ from diffusers.quantizers import PipelineQuantizationConfig
 
 from headshotkit import runtime
 from headshotkit.bases import Base
-from headshotkit.families import weights_place
-from headshotkit.families.loading import choose_precision, dtype_option, nf4_option, quiet, unavailable
+from headshotkit.families.loading import base_folder, choose_precision, dtype_option, loading, nf4_option
+
+SAFE = {"use_safetensors": True}
 
 
 class FlowParts:
@@ -30,7 +31,7 @@ class FlowParts:
     large_text_parts: tuple[str, ...] = ("text_encoder",)
 
     def __init__(self, base: Base) -> None:
-        self.base, self.place = base, weights_place(base)
+        self.base, self.place = base, base_folder(base)
         self.device, _ = runtime.choose_device()
         self.precision = choose_precision(self.device)
         self.dtype, self.dtype_reason = self.precision.dtype, self.precision.reason
@@ -44,18 +45,15 @@ class FlowParts:
         """Loads one part, quietly.
 
         Raises:
-            BaseUnavailable: it is not here and can't be downloaded.
+            BaseUnavailable: it can't be loaded.
         """
-        try:
-            with quiet():
-                return load(self.place, **options)
-        except OSError as error:
-            raise unavailable(self.base, self.place, error) from error
+        with loading(f"the weights of base {self.base.name!r}", self.place, "use the embedded base: --base mini"):
+            return load(self.place, **options)
 
     def _need_texts(self) -> None:
         """The text encoders, in a pipeline of their own."""
         if self.texts is None:
-            options = dtype_option(self.precision.side_dtype) | {"transformer": None, "vae": None}
+            options = dtype_option(self.precision.side_dtype) | SAFE | {"transformer": None, "vae": None}
             if self.precision.nf4:
                 config = nf4_option("transformers", self.precision.side_dtype)["quantization_config"]
                 mapping = {part: config for part in self.large_text_parts}
@@ -64,14 +62,14 @@ class FlowParts:
 
     def _need_vae(self) -> None:
         if self.vae is None:
-            options = dtype_option(self.precision.side_dtype)
+            options = dtype_option(self.precision.side_dtype) | SAFE
             self.vae = self._load(self.vae_class.from_pretrained, subfolder="vae", **options).to(self.device).eval()
 
     def _need_transformer(self) -> None:
         """The denoiser; the text encoders make room for it."""
         self._free_texts()
         if self.transformer is None:
-            options = dtype_option(self.dtype)
+            options = dtype_option(self.dtype) | SAFE
             if self.precision.nf4:
                 options |= nf4_option("diffusers", self.dtype)
             loaded = self._load(self.transformer_class.from_pretrained, subfolder="transformer", **options)

@@ -1,4 +1,4 @@
-"""What loading weights takes in every family: silence, argument names, NF4 and its reason, the error without them.
+"""What loading weights takes in every family: where they are, silence, argument names, NF4 and its reason, the error.
 
 NF4 is the 4-bit form of QLoRA, Dettmers et al. 2023, arXiv:2305.14314, as bitsandbytes has it, with the scales
 quantized as well.
@@ -7,17 +7,21 @@ quantized as well.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from headshotkit import runtime
+from headshotkit import hub, runtime
 from headshotkit.bases import Base
+from headshotkit.downloads import first_line
 from headshotkit.errors import BaseUnavailable
+from headshotkit.families import base_wanted, weights_place
 
 
 @contextmanager
@@ -85,13 +89,36 @@ def nf4_option(library: str, dtype: torch.dtype) -> dict:
     return {"quantization_config": config}
 
 
-def unavailable(base: Base, place: str, error: OSError) -> BaseUnavailable:
-    """The error for weights that can't be loaded, to be raised from its cause."""
-    why = f"They are downloaded from the hub once, about {base.download_gb:.0f} GB, and there seems to be no network"
-    why += ", no space, or no permission." if base.gated else " or no space."
-    accept = f"Accept its licence on huggingface.co/{base.source}, log in (hf auth login) and try again"
-    return BaseUnavailable(
-        f"the weights of base {base.name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
-        why,
-        f"{accept if base.gated else 'Connect once and try again'}, or use the embedded base: --base mini",
-    )
+def base_folder(base: Base, half: bool = False, without: tuple[str, ...] = ()) -> str:
+    """Return the folder of a base's weights; what is missing of it is downloaded.
+
+    Args:
+        half: the float16 files, where there are any.
+        without: parts that are not needed.
+    Raises:
+        BaseUnavailable: it is not here and can't be downloaded.
+    """
+    if base.source.startswith("data:"):
+        return weights_place(base)
+    return str(hub.fetch(replace(base_wanted(base), half=half, without=without)))
+
+
+@contextmanager
+def loading(title: str, place: Path | str, otherwise: str):
+    """Load in silence from files that are here.
+
+    Args:
+        title: names what is loaded.
+        otherwise: what else a person can do.
+    Raises:
+        BaseUnavailable: the files can't be read, or aren't what the libraries expect. Errors of memory pass.
+    """
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BaseUnavailable(
+            f"{title} ({place}) can't be loaded: {first_line(error)}",
+            "A file is missing or damaged, or was made for another version of the libraries.",
+            f"Delete that folder if it was downloaded, reinstall if it came with headshotkit, or {otherwise}",
+        ) from error

@@ -15,10 +15,9 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 
-from headshotkit import runtime
+from headshotkit import hub, runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
-from headshotkit.errors import BaseUnavailable
 from headshotkit.expressions import with_expression
 from headshotkit.families import (
     Condition,
@@ -28,10 +27,9 @@ from headshotkit.families import (
     sdxl_controls,
     sdxl_kohya,
     sdxl_methods,
-    weights_place,
 )
 from headshotkit.families.half import keep_norms_half
-from headshotkit.families.loading import dtype_option, quiet, unavailable
+from headshotkit.families.loading import base_folder, dtype_option, loading, quiet
 from headshotkit.families.lora_files import load_lora_file, load_lora_tensors, lora_bytes, lora_tensors, put_lora
 from headshotkit.few_steps import FewSteps
 
@@ -55,6 +53,7 @@ class SdxlFamily:
         self.base = base
         self.device, _ = runtime.choose_device()
         self.dtype, self.dtype_reason = runtime.choose_dtype(self.device)
+        self.half = bool(base.vae) and self.dtype != torch.float32  # the hub's half-size files are wanted
         self.pipeline = self._load()
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
@@ -66,29 +65,34 @@ class SdxlFamily:
 
     def _load(self) -> StableDiffusionXLPipeline:
         """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
-        place = weights_place(self.base)
-        options = self._options()
-        try:
-            with quiet():
-                if self.base.vae:
-                    options |= {"vae": AutoencoderKL.from_pretrained(self.base.vae, **dtype_option(self.dtype))}
-                return StableDiffusionXLPipeline.from_pretrained(place, add_watermarker=False, **options)
-        except OSError as error:
-            raise unavailable(self.base, place, error) from error
+        title, otherwise = f"the weights of base {self.base.name!r}", "use the embedded base: --base mini"
+        self.place = base_folder(self.base, self.half, without=("vae",) if self.base.vae else ())
+        options = self._options(self.place)
+        if self.base.vae:
+            wanted = hub.Wanted(self.base.vae, f"the autoencoder of base {self.base.name!r}", otherwise, parts=hub.ROOT)
+            vae = hub.fetch(wanted)
+            with loading(wanted.title, vae, otherwise):
+                options["vae"] = AutoencoderKL.from_pretrained(vae, use_safetensors=True, **dtype_option(self.dtype))
+        with loading(title, self.place, otherwise):
+            return StableDiffusionXLPipeline.from_pretrained(self.place, add_watermarker=False, **options)
 
-    def _options(self) -> dict:
-        """How weights are loaded: the hub's half-size files where half precision is wanted."""
-        half = self.base.vae and self.dtype != torch.float32
-        return dtype_option(self.dtype) | ({"variant": "fp16"} if half else {})
+    def _options(self, place: str, part: str = "") -> dict:
+        """How weights are loaded from a folder: the half-size files where half precision is wanted and they are there.
+
+        Args:
+            part: subfolder that is loaded alone.
+        """
+        half = hub.half_option(place, part) if self.half else {}
+        return dtype_option(self.dtype) | {"use_safetensors": True} | half
 
     def restore_unet(self) -> None:
         """The base's own U-Net again, where training or a trained one has changed it."""
         self.pipeline.unet = self._own_unet()
 
     def _own_unet(self) -> torch.nn.Module:
-        kind, place = type(self.pipeline.unet), weights_place(self.base)
+        kind, options = type(self.pipeline.unet), self._options(self.place, "unet")
         with quiet():
-            return kind.from_pretrained(place, subfolder="unet", **self._options()).to(self.device)
+            return kind.from_pretrained(self.place, subfolder="unet", **options).to(self.device)
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
@@ -201,15 +205,10 @@ class SdxlFamily:
     def use_few_steps(self, few: FewSteps) -> None:
         """Puts a few-step LoRA into the base, for good; the person's is put beside it after that."""
         self.use_lora(Path(), 0)
-        try:
-            with quiet():
-                self.pipeline.load_lora_weights(few.source, weight_name=few.file, adapter_name="few_steps")
-        except (OSError, ValueError) as error:
-            raise BaseUnavailable(
-                f"the few-step LoRA {few.file} of {few.source} can't be loaded: {str(error).splitlines()[0]}.",
-                "It is downloaded from the hub once, 0.4 to 0.8 GB, and there seems to be no network or no space.",
-                "Connect once and try again, or leave out --few-steps.",
-            ) from error
+        title, otherwise = f"the few-step LoRA {few.file}", "leave out --few-steps."
+        place = hub.fetch(hub.Wanted(few.source, title, otherwise, files=(few.file,), size_gb=0.6))
+        with loading(title, place, otherwise):
+            self.pipeline.load_lora_weights(str(place), weight_name=few.file, adapter_name="few_steps")
         self.pipeline.fuse_lora(components=["unet"])
         self.pipeline.unload_lora_weights()
 

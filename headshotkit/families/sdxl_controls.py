@@ -6,7 +6,7 @@ Image-to-image, ControlNet, and the refiner, which is staged: the base's U-Net l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,19 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from headshotkit import runtime
+from headshotkit import hub, runtime
 from headshotkit.edges import find_edges
 from headshotkit.errors import BadConfig, BaseUnavailable
-from headshotkit.families import Sampling, check_size, drawing, weights_place
+from headshotkit.families import Sampling, check_size, drawing
 from headshotkit.families.controls import Guide
-from headshotkit.families.loading import quiet
+from headshotkit.families.loading import loading
 
 PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Diffusers' own name; a refiner that is such a file is the base's own U-Net with it."""
+
+SHARED = ("vae", "text_encoder_2", "tokenizer_2")
+"""Parts of the base that the hub's refiner uses."""
 
 Told = dict[str, torch.Tensor]
 
@@ -144,20 +147,16 @@ class SdxlControls:
         if self.net is None:
             place = self._place("controlnet", "config.json")
             with self._loading("controlnet", place):
-                net = ControlNetModel.from_pretrained(place, **self._options())
+                net = ControlNetModel.from_pretrained(place, **self.family._options(place))
             self.net = net.to(self.family.device).eval()
         return self.net
 
-    def _options(self) -> dict:
-        """The dtype, and the hub's half-size files where half precision is wanted."""
-        return self.family._options()
-
     def _place(self, part: str, file: str) -> str:
-        """Where the ControlNet or the refiner is: a folder, or a hub id.
+        """The folder of the ControlNet or the refiner; what is missing of it is downloaded.
 
         Raises:
             BadConfig: the base has none.
-            BaseUnavailable: it is in the project's data, and is not there.
+            BaseUnavailable: it is in the project's data, and is not there; or can't be downloaded.
         """
         base, place = self.family.base, getattr(self.family.base, part)
         if not place:
@@ -165,7 +164,9 @@ class SdxlControls:
                 f"base {base.name!r} has no {part}.", "None was named for it.", "Choose another base: --base sdxl"
             )
         if not place.startswith("data:"):
-            return place
+            title, otherwise = f"the {part} of base {base.name!r}", f"leave out the {part}."
+            of_it = {"parts": hub.ROOT} if part == "controlnet" else {"without": SHARED}
+            return str(hub.fetch(hub.Wanted(place, title, otherwise, half=self.family.half, **of_it)))
         folder = runtime.data_path(*place.removeprefix("data:").split("/"))
         if not (folder / file).is_file():
             raise BaseUnavailable(
@@ -175,18 +176,9 @@ class SdxlControls:
             )
         return str(folder)
 
-    @contextmanager
-    def _loading(self, part: str, place: str) -> Iterator[None]:
+    def _loading(self, part: str, place: str) -> AbstractContextManager[None]:
         """Loads in silence; what goes wrong names the part."""
-        try:
-            with quiet():
-                yield
-        except (OSError, ValueError) as error:  # ValueError: neither a folder nor a hub id
-            raise BaseUnavailable(
-                f"the {part} of base {self.family.base.name!r} ({place}) can't be loaded: {str(error).splitlines()[0]}",
-                "It is downloaded from the hub once, and there seems to be no network or no space.",
-                f"Connect once and try again, or leave out the {part}.",
-            ) from error
+        return loading(f"the {part} of base {self.family.base.name!r}", place, f"leave out the {part}.")
 
     # --- the refiner ----------------------------------------------------------------------------------------------
 
@@ -236,11 +228,11 @@ class SdxlControls:
         place, base = self._place("refiner", LORA_FILE), self.family.pipeline
         with self._loading("refiner", place):
             if not source.startswith("data:"):
-                shared = {name: getattr(base, name) for name in ("vae", "text_encoder_2", "tokenizer_2")}
-                kind, options = StableDiffusionXLImg2ImgPipeline, shared | self._options()
+                shared = {name: getattr(base, name) for name in SHARED}
+                kind, options = StableDiffusionXLImg2ImgPipeline, shared | self.family._options(place)
                 return _silent(kind.from_pretrained(place, add_watermarker=False, **options).to(self.family.device))
-            kind, options = type(base.unet), self._options()
-            unet = kind.from_pretrained(weights_place(self.family.base), subfolder="unet", **options)
+            home = self.family.place
+            unet = type(base.unet).from_pretrained(home, subfolder="unet", **self.family._options(home, "unet"))
             pipeline = self._img2img(unet=unet.to(self.family.device))
             pipeline.load_lora_weights(str(Path(place)), weight_name=LORA_FILE)
             pipeline.fuse_lora(components=["unet"])

@@ -1,0 +1,174 @@
+"""Downloads that fail: tell the causes apart, try again where that can help, and say what to do."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from headshotkit import runtime
+
+WAITS_S = (3.0, 15.0)
+"""Pauses before the second and the third attempt."""
+FULL, LOCKED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
+BROKEN_OFF = {"XetDownloadError", "IncompleteRead", "RemoteProtocolError", "NotWhole"}
+Made = TypeVar("Made")
+
+
+class NotThere(Exception):
+    """What is wanted is not on the server."""
+
+
+class NotWhole(Exception):
+    """What arrived is shorter than, or differs from, what was announced."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The cause of a failed download.
+
+    code: the cause in a word · why, next_step: for people · passing: another attempt may succeed.
+    """
+
+    code: str
+    why: str
+    next_step: str
+    passing: bool = False
+
+
+OFFLINE = Trouble(
+    "offline",
+    "HF_HUB_OFFLINE is set, so nothing is downloaded.",
+    "Connect once, unset HF_HUB_OFFLINE and try again",
+)
+GATED = Trouble(
+    "gated",
+    "Its owner gives it only to accounts that have accepted its licence.",
+    "Accept its licence on huggingface.co/{source}, log in (hf auth login) and try again",
+)
+RATE_LIMIT = Trouble(
+    "rate limit",
+    "The server got too many requests from this address (429); on Colab it is shared with others.",
+    "Wait a few minutes and try again; with an account (hf auth login) the limit is higher",
+    passing=True,
+)
+NO_COMMIT = Trouble(
+    "no such commit",
+    "The commit that headshotkit is pinned to is gone from the repository.",
+    "Update headshotkit",
+)
+NO_FILE = Trouble("no such file", "The repository does not hold that file.", "Update headshotkit")
+NO_REPOSITORY = Trouble(
+    "no such repository",
+    "There is no such folder, and no public repository of that name: it was renamed, removed, or made private.",
+    "Check the name or the folder, or log in (hf auth login) if it is private",
+)
+SERVER = Trouble("server", "The server answered with an error of its own.", "Try again in a few minutes", passing=True)
+TRANSFER = Trouble(
+    "transfer",
+    "The server was reached, and the transfer broke off.",
+    "Try again: it goes on with what has arrived; HF_HUB_DISABLE_XET=1 takes the plain way of transfer",
+    passing=True,
+)
+NETWORK = Trouble(
+    "no network",
+    "The server did not answer: there is no network, it is very slow, or a firewall is in the way.",
+    "Connect and try again: it goes on with what has arrived",
+    passing=True,
+)
+DISK_FULL = Trouble(
+    "disk full",
+    "The disk that holds the download is full.",
+    "Free some space, or set HF_HOME and HEADSHOTKIT_CACHE to folders on a larger disk, and try again",
+)
+READ_ONLY = Trouble(
+    "not writable",
+    "The folder for downloads can't be written: it is read-only or belongs to somebody else.",
+    "Set HF_HOME and HEADSHOTKIT_CACHE to folders of your own and try again",
+)
+UNKNOWN = Trouble("unknown", "The cause is not known to headshotkit.", "Try again")
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """Name the cause of an error from huggingface_hub, hf_xet, httpx or urllib.
+
+    The libraries wrap one another's errors, so the errors behind an error count as well. Classes are compared by name:
+    httpx is another package in huggingface_hub 1 and 2.
+    """
+    errors = list(_behind(error))
+    names = {kind.__name__ for one in errors for kind in type(one).__mro__}
+    packages = {type(one).__module__.partition(".")[0] for one in errors}
+    status = {_status(one) for one in errors}
+    numbers = {one.errno for one in errors if isinstance(one, OSError)}
+    said = " ".join(str(one) for one in errors)
+    table = (
+        (numbers.intersection(FULL) or "No space left on device" in said or "quota exceeded" in said, DISK_FULL),
+        (numbers.intersection(LOCKED), READ_ONLY),
+        ("OfflineModeIsEnabled" in names, OFFLINE),
+        ("GatedRepoError" in names or 403 in status, GATED),
+        (429 in status, RATE_LIMIT),
+        (any(code >= 500 for code in status), SERVER),
+        ("RevisionNotFoundError" in names, NO_COMMIT),
+        (names & {"RemoteEntryNotFoundError", "NotThere"}, NO_FILE),
+        (names & {"RepositoryNotFoundError", "HFValidationError"} or status & {401, 404}, NO_REPOSITORY),
+        (names & BROKEN_OFF or "hf_xet" in packages, TRANSFER),
+        (any(words in said for words in ("CAS service", "Data processing error", "Consistency check")), TRANSFER),
+        (names & {"ConnectionError", "TimeoutError", "URLError", "TransportError", "gaierror"}, NETWORK),
+        (packages & {"httpx", "httpx2", "requests"}, NETWORK),
+    )
+    return next((trouble for found, trouble in table if found), UNKNOWN)
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's class and the first line of its words."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def size_in_words(size: int) -> str:
+    """Return a number of bytes as people say it.
+
+    >>> size_in_words(6_938_000_000), size_in_words(16_000_000)
+    ('6.9 GB', '16 MB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 5e8 else f"{size / 1e6:.0f} MB"
+
+
+def again(attempt: Callable[[Trouble | None], Made], title: str) -> Made:
+    """Return what an attempt makes; after a trouble that may pass, wait and try again.
+
+    Args:
+        attempt: is given the trouble that the attempt before ended in, None at first.
+        title: names the download in the line before a pause.
+    Raises:
+        the last attempt's error.
+    """
+    trouble = None
+    for wait_s in WAITS_S:
+        try:
+            return attempt(trouble)
+        except Exception as error:
+            trouble = trouble_of(error)
+            if not trouble.passing:
+                raise
+            runtime.say(f"{title}: {first_line(error)}. Trying again in {wait_s:g} s; what has arrived is kept.")
+        time.sleep(wait_s)
+    return attempt(trouble)
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        reason = getattr(error, "reason", None)  # urllib keeps the cause there
+        error = error.__cause__ or (reason if isinstance(reason, BaseException) else None) or error.__context__
+
+
+def _status(error: BaseException) -> int:
+    """Return the HTTP status that an error carries; 0 without one."""
+    code = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
+    return code if isinstance(code, int) else 0

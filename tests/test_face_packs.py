@@ -1,0 +1,124 @@
+"""InsightFace's pack from a server on 127.0.0.1. The real one can't be had here: the archive holds the same recogniser
+and landmark model, and another export of the same detector, so that file's pin is set to what is served."""
+
+import os
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_server import Fault, Hub, serve
+
+from headshotkit import face_packs, faces, runtime
+from headshotkit.errors import MissingModel
+from headshotkit.run import sha256_of
+
+PACK = faces.ONLINE_PACK
+
+
+@pytest.fixture
+def packs(tmp_path, monkeypatch):
+    """A server of the pack, and an empty cache."""
+    models, folder = faces.model_folder()[0], tmp_path / "served"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / f"{PACK}.zip", "w") as archive:
+        for name in face_packs.PACKS[PACK]:
+            archive.write(models / name.replace("det_500m", "scrfd_500m_bnkps"), f"{PACK}/{name}")
+    pins = face_packs.PACKS[PACK] | {"det_500m.onnx": sha256_of(models / "scrfd_500m_bnkps.onnx")}
+    monkeypatch.setitem(face_packs.PACKS, PACK, pins)
+    served = Hub()
+    served.add("insight/face", folder)
+    running = serve(served)
+    monkeypatch.setattr(face_packs, "ADDRESS", served.address + "/insight/face/resolve/main/{pack}.zip")
+    monkeypatch.setattr(face_packs, "PATIENCE_S", 2)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setenv("HEADSHOTKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HEADSHOTKIT_FACES", PACK)
+    yield served
+    served.closing.set()
+    running.shutdown()
+    running.server_close()
+
+
+def cached():
+    return sorted(
+        p.relative_to(runtime.cache_path()).as_posix() for p in runtime.cache_path().rglob("*") if p.is_file()
+    )
+
+
+WHOLE = sorted(f"faces/{PACK}/{name}" for name in face_packs.PACKS[PACK])
+
+
+def test_a_pack_is_downloaded_once_and_finds_faces(packs, good_photo, monkeypatch):
+    expected = faces.detect_faces(good_photo)[0]
+    faces._insightface_models.cache_clear()
+    try:
+        found = faces.detect_faces(good_photo)[0]
+        assert Path(faces._insightface_models()[0].model_file).is_relative_to(runtime.cache_path())
+        assert np.allclose(found.box, expected.box)
+        assert faces.model_folder()[0] == runtime.cache_path("faces", PACK) and cached() == WHOLE
+    finally:
+        faces._insightface_models.cache_clear()
+    assert len(packs.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault("", "cut"), Fault("", "hang"), Fault("", 503, 2), Fault("", "short", 2)], ids=lambda f: str(f.kind)
+)
+def test_a_broken_transfer_is_gone_on_with(packs, fault):
+    packs.faults.append(fault)
+    face_packs.pack_folder(PACK)
+    assert cached() == WHOLE and (fault.kind != "cut" or packs.resumed_at[0] > 0)
+
+
+def test_a_transfer_goes_on_in_the_next_process(packs):
+    packs.faults.append(Fault("", "cut"))
+    packs.faults.append(Fault("", 404, 10))
+    with pytest.raises(MissingModel) as failed:
+        face_packs.pack_folder(PACK)
+    assert failed.value.cause == "no such repository" and cached() == [f"faces/{PACK}.zip.part"]
+    packs.faults.clear()
+    face_packs.pack_folder(PACK)
+    assert packs.resumed_at and cached() == WHOLE
+
+
+@pytest.mark.parametrize("damage", ["half unpacked", "altered", "empty"])
+def test_a_damaged_folder_is_mended(packs, damage):
+    folder = face_packs.pack_folder(PACK)
+    for name in face_packs.PACKS[PACK]:
+        if damage == "altered":
+            (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"x")
+        elif damage == "empty" or name.startswith("w600k"):
+            (folder / name).unlink()
+    assert face_packs.pack_folder(PACK) == folder and cached() == WHOLE
+
+
+def test_other_files_than_the_pinned_ones_are_refused(packs, monkeypatch):
+    monkeypatch.setitem(face_packs.PACKS[PACK], "2d106det.onnx", "0" * 64)
+    with pytest.raises(MissingModel) as failed:
+        face_packs.pack_folder(PACK)
+    assert failed.value.cause == "transfer" and cached() == []
+
+
+def test_insightfaces_own_folder_serves_if_it_is_whole(packs):
+    folder = shutil.copytree(face_packs.pack_folder(PACK), Path.home() / ".insightface" / "models" / PACK)
+    shutil.rmtree(runtime.cache_path())
+    assert face_packs.pack_folder(PACK) == folder and len(packs.requests) == 1
+
+
+def test_the_installed_package_comes_first_and_an_unknown_pack_is_refused(packs, monkeypatch):
+    monkeypatch.delenv("HEADSHOTKIT_FACES")
+    assert faces.OFFLINE_PACK in str(faces.model_folder()[0]) and not packs.requests
+    monkeypatch.setenv("HEADSHOTKIT_FACES", "antelope")
+    with pytest.raises(MissingModel):
+        faces.model_folder()
+
+
+def test_the_package_and_the_pack_hold_the_same_recogniser_and_landmarks():
+    models = faces.model_folder()[0]
+    pins = face_packs.PACKS[PACK]
+    for name in ("w600k_mbf.onnx", "2d106det.onnx"):
+        assert os.path.isfile(models / name) and sha256_of(models / name) == pins[name]
