@@ -171,6 +171,29 @@ def test_slow_steps_are_noticed_and_the_rest_is_cut(prepared_run, clock, small_g
     assert controller.plan.task.steps_done == 6
 
 
+def test_a_notebooks_bar_ends_where_the_new_plan_does(prepared_run, clock, small_gpu, monkeypatch):  # noqa: F811
+    """tqdm.notebook's own widget, not shown: it keeps its length when only `total` is set."""
+    from tqdm.notebook import tqdm
+
+    bars = []
+
+    def progress(items, title, total=None):
+        bars.append(tqdm(items, desc=title, total=total, display=False, leave=True))
+        return bars[-1]
+
+    seen = small_gpu(batch=4, calls=0)
+    monkeypatch.setattr(deadline, "TIMED_STEPS", 2)
+    monkeypatch.setattr(train.runtime, "progress", progress)
+    clock.__class__.__call__ = lambda self: 3.0 * len(seen)
+    controller = DeadlineController(plan_run("cpu", 24, 20), clock, lambda line: None)
+    interrupted_after(4, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(prepared_run, config_of(controller), controller)
+    bar = next(bar for bar in bars if bar.desc == "training")
+    assert bar.total == bar.container.children[1].max == controller.plan.training["steps"] == 400
+    assert bar.n == 5 and bar.initial > 0
+
+
 # --- the commands -------------------------------------------------------------------------------------------------
 
 
