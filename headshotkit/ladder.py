@@ -344,8 +344,10 @@ def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[flo
 
 
 def _pick_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Minutes of picking's pictures."""
-    return drawing_minutes(task, task.pick, headshot_seconds(task, choice))
+    """Minutes of picking's pictures, which are drawn by the base's preset whatever the plan."""
+    config = RenderConfig.for_base(task.base)
+    seconds = picture_seconds(task, config.steps, config.guidance_share, words=task.kind == "mini")
+    return drawing_minutes(task, task.pick, seconds)
 
 
 def _generate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:

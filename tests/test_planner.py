@@ -172,11 +172,10 @@ def test_everything_that_draws_is_planned_with_its_pictures_and_its_load():
     assert stages["evaluate"].peak_gib == stages["generate"].peak_gib
     other = plan_run("t4", 50, 600, pick=42, class_images=50)
     more = {stage.name: stage.minutes for stage in other.stages}
-    drawn = picture_seconds(other.task, other.choice.sampler_steps, other.choice.guidance_share)[0] / 60
-    assert more["pick"] == pytest.approx(42 * drawn + load)
-    class_image = picture_seconds(other.task, 25, 0.6)[0] / 60
-    assert more["prepare"] == pytest.approx(stages["prepare"].minutes + 50 * class_image + load)
-    assert 12 < 50 * class_image < 15
+    by_preset = picture_seconds(other.task, 25, 0.6)[0] / 60
+    assert more["pick"] == pytest.approx(42 * by_preset + load)
+    assert more["prepare"] == pytest.approx(stages["prepare"].minutes + 50 * by_preset + load)
+    assert 12 < 50 * by_preset < 15
 
 
 def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
