@@ -55,9 +55,9 @@ def evaluate_run(
     shots = [Headshot.from_dict(h) for h in generated["headshots"]]
     first = [shot for shot in shots if shot.attempt == 1]
     deadline.note(1, _picture_s(generated))
-    wanted = max(deadline.room_for(min(pairs, len(first))), run.peek("report").get("config", {}).get("pairs", 0))
-    settings = {"pairs": min(wanted, len(first))}
-    stage = run.begin("report", settings, run.inputs_from("photos", "headshots", "restored"))
+    inputs = run.inputs_from("photos", "headshots", "restored")
+    settings = {"pairs": _begun_pairs(run, inputs, deadline.room_for(min(pairs, len(first))))}
+    stage = run.begin("report", settings, inputs)
     if stage.done:
         return stage.manifest["metrics"]
     known, missing = _known(run)
@@ -81,6 +81,15 @@ def evaluate_run(
     write_atomic(stage.folder / "losses.png", plot_losses(run).png())
     stage.finish(_outcome(metrics), metrics=metrics)
     return metrics
+
+
+def _begun_pairs(run: Run, inputs: dict[str, str], room: int) -> int:
+    """As many pairs as the evaluation was begun with; where it was not, or the time cut it short, as many as fit now."""
+    before = run.peek("report")
+    begun, made = before.get("config", {}).get("pairs", 0), before.get("metrics", {}).get("pairs")
+    if not before or not run.is_begun("report", {"pairs": begun}, inputs):
+        return room
+    return max(room, begun) if made and made["drawn"] < made["wanted"] else begun
 
 
 def _known(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:

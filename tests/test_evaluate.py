@@ -115,6 +115,8 @@ def test_minutes_that_are_short_draw_fewer_pairs_or_none(brief_run, counted):
     assert "instead of 4" in brief_run.manifest("report")["outcome"]
     assert evaluate_run(brief_run, minutes=0.0) == metrics, "what is finished is not done again in less time"
     assert evaluate_run(brief_run)["pairs"]["drawn"] == 4, "with more time it is done anew"
+    counted["drawn"] = 0
+    assert evaluate_run(brief_run, pairs=1)["pairs"]["drawn"] == 4 and counted["drawn"] == 0, "what was begun holds"
 
 
 def test_without_minutes_left_nothing_is_drawn(brief_run, counted):
