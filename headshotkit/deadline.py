@@ -27,7 +27,8 @@ def plan_here(
     """Plans a run on the machine that this is.
 
     Args:
-        base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs.
+        base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs, another
+            one on Apple's GPU at a T4's, its memory unchecked.
         steps: of the training, where a person has set them; 0: the plan decides.
         stages: those that are to be done, of `ladder.STAGES`.
         **training: `method`, `prior`, `class_images` and `steps_done`, as `Task` has them.
@@ -37,6 +38,8 @@ def plan_here(
     """
     known = training | {"steps": steps, "done": tuple(name for name in STAGES if name not in stages)}
     gpu = runtime.gpu_memory()
+    if gpu is None and base != "mini" and runtime.choose_device()[0] == "mps":
+        return plan_run("t4", count, minutes, base, memory_gib=0.0, **known)  # until steps have been timed
     if gpu is None or base == "mini":
         return plan_run("cpu", count, minutes, base, **known)
     return plan_run(gpu_named(gpu[0])[0], count, minutes, base, memory_gib=gpu[1], **known)

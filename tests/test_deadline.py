@@ -127,6 +127,14 @@ def test_the_machine_that_this_is_gets_planned(monkeypatch, gpu, named, gib):
     assert deadline.plan_here("mini", 24, 90).task.rates.name == "cpu"
 
 
+def test_apples_gpu_is_planned_at_a_t4s_rates(monkeypatch):
+    """It has none of its own; its memory is not known, so it is not checked."""
+    monkeypatch.setattr(deadline.runtime, "gpu_memory", lambda: None)
+    monkeypatch.setattr(deadline.runtime, "choose_device", lambda: ("mps", "Apple's GPU is there"))
+    task = deadline.plan_here("sdxl", 24, 90).task
+    assert (task.rates.name, task.memory_gib) == ("t4", 0.0)
+
+
 def test_done_steps_are_not_planned_again():
     task = Task(GPUS["t4"], "sdxl", 50, 60.0, 14.7, done=("install", "download", "check", "prepare"))
     fresh, late = plan_rest(task), plan_rest(replace(task, steps_done=1000))
