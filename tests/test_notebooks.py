@@ -340,6 +340,8 @@ def test_02_trains(results_of):
     assert (results_of.folder / "me" / "lora" / results["lora"]["path"]).is_file()
     assert [preview["step"] for preview in results["previews"]] == [0, 0, 7, 7, 13, 13, 20, 20]
     assert results["layer"]["rank"] == 32 and 0 < results["layer"]["share"] < 1
+    trained = json.loads((results_of.folder / "me" / "lora" / "manifest.json").read_text())
+    assert trained["planned"] and trained["config"]["schedule"] == [[256, 20]], "it goes by the plan that was shown"
 
 
 def test_03_generates(results_of):
