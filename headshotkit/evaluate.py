@@ -84,7 +84,7 @@ def evaluate_run(
 
 
 def _begun_pairs(run: Run, inputs: dict[str, str], room: int) -> int:
-    """As many pairs as the evaluation was begun with; where it was not, or the time cut it short, as many as fit now."""
+    """As many pairs as it was begun with; where it was not, or the time cut it short, as many as fit now."""
     before = run.peek("report")
     begun, made = before.get("config", {}).get("pairs", 0), before.get("metrics", {}).get("pairs")
     if not before or not run.is_begun("report", {"pairs": begun}, inputs):
