@@ -12,6 +12,7 @@ from headshotkit import hub, runtime
 from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
 from headshotkit.families import Family, Sampling, load_family, weights_place
+from headshotkit.method_costs import say_drawing
 from headshotkit.photos import png_bytes
 from headshotkit.run import sha256_of, write_atomic
 
@@ -20,8 +21,9 @@ def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
     """The class images of a dataset, made or taken from those that an earlier run made.
 
     They are kept in the cache folder's class/, in a folder for each recipe: base, fingerprint of its weights, class
-    word, prompt, seed, size, steps, guidance. Each PNG says in its text what made it; one that says otherwise, or is
-    damaged, is made again. A run links to them, or copies them where links can't be. What was interrupted goes on.
+    word, prompt, seed, size, steps, guidance and its share. Each PNG says in its text what made it; one that says
+    otherwise, or is damaged, is made again. A run links to them, or copies them where links can't be. What was
+    interrupted goes on.
 
     Args:
         folder: of the dataset; they go to its class/.
@@ -33,6 +35,9 @@ def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
     names = [f"class/{number:03d}.png" for number in range(config.class_images)]
     if all((folder / name).exists() for name in names):
         return names
+    missing = missing_class_images(config)
+    if missing:
+        say_drawing("class images", missing, RenderConfig.for_base(config.base).wordless())
     family = None if weights_version(config.base) else load_family(config.base)  # loading brings the weights here
     recipe = class_recipe(config)
     shelf = _shelf_of(recipe)
@@ -43,6 +48,14 @@ def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
             _render(family, picture, facts)
         _link(picture, folder / name)
     return names
+
+
+def missing_class_images(config: DatasetConfig) -> int:
+    """Return how many class images of a config the cache lacks; damaged ones count as there until they are read."""
+    if not config.class_images:
+        return 0
+    shelf = class_shelf(config)
+    return sum(not (shelf / f"{number:03d}.png").is_file() for number in range(config.class_images))
 
 
 def weights_version(base_name: str) -> str:
@@ -83,6 +96,7 @@ def class_recipe(config: DatasetConfig) -> dict[str, str]:
         "size_px": config.size_px,
         "steps": render.steps,
         "guidance": render.guidance,
+        "guidance_share": render.guidance_share,
     }
     return {name: str(value) for name, value in facts.items()}
 
@@ -99,8 +113,8 @@ def _made_by(picture: Path, facts: dict[str, str]) -> bool:
 
 def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
     """Makes one class image. Two processes at once write the same, and neither sees the other's half."""
-    size, steps, guidance = int(facts["size_px"]), int(facts["steps"]), float(facts["guidance"])
-    sampling = Sampling((size, size), steps, guidance)
+    size, steps = int(facts["size_px"]), int(facts["steps"])
+    sampling = Sampling((size, size), steps, float(facts["guidance"]), float(facts["guidance_share"]))
     made = family.render([facts["prompt"]], [""], [int(facts["noise"])], sampling)
     write_atomic(picture, png_bytes(made[0], **facts))
 

@@ -68,7 +68,8 @@ SCHEDULE: tuple[str, dict] = ("--schedule", {
     "help": "sizes one after the other, such as 768:700,1024:300; default: the pictures' size throughout"})  # fmt: skip
 MINUTES: tuple[str, dict] = ("--minutes", {
     "type": float, "help": "what it may take from now on: a plan decides what you leave open and changes its mind when "
-    "steps take longer or memory runs out; tries are spent where they pass"})  # fmt: skip
+    "steps take longer or memory runs out; tries are spent where they pass; 0: no limit; default: none, "
+    "but 60 for run on CUDA"})  # fmt: skip
 KNOBS: dict[str, list[tuple[str, dict]]] = {
     "check": [("--min-photos", {"type": int, "help": "fewest kept photos to go on with"})],
     "prepare": [
@@ -107,7 +108,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--fidelity", {"type": float, "help": "0 = better looking, 1 = truer to the input"}),
         ("--codeformer-weights", {"help": "path of codeformer.pth"}),
     ],
-    "evaluate": [],
+    "evaluate": [MINUTES],
     "gallery": [],
 }
 CROP_KNOBS: list[tuple[str, dict]] = [
@@ -139,7 +140,17 @@ PLAN_KNOBS: list[tuple[str, dict]] = [
     ("--minutes", {"type": float, "default": 60.0, "help": "what the run may take at worst (default: %(default)g)"}),
     ("--base", {"help": f"{', '.join(BASES)}; default: mini on cpu, else sdxl"}),
     ("--method", {"choices": METHODS, "default": METHODS[0], "help": "how it is trained (default: %(default)s)"}),
-    ("--class-images", {"type": int, "default": 0, "help": "class images to train beside; drawing them isn't planned"}),
+    ("--class-images", {"type": int, "default": 0, "help": "class images to draw, and to train beside"}),
+    (
+        "--pick",
+        {
+            "type": int,
+            "default": 0,
+            "metavar": "PICTURES",
+            "help": "pictures that pick draws, 42 with 4 snapshots, "
+            "4 strengths and 6 prompts; default: nothing is picked",
+        },
+    ),
     ("--json", {"action": "store_true", "help": "print the plan as JSON"}),
 ]
 PROMPT_KNOBS = [*BANK_KNOBS, ("--json", {"action": "store_true", "help": "print the prompts as JSON"})]
@@ -270,8 +281,9 @@ def _plan(arguments: argparse.Namespace) -> None:
     """Plans a run: a table, then the choices and why; loads neither torch nor weights."""
     from headshotkit import planner
 
-    training = {"method": arguments.method, "prior": arguments.class_images > 0}
-    plan = planner.plan_run(arguments.gpu, arguments.count, arguments.minutes, arguments.base, **training)
+    known = {"method": arguments.method, "prior": arguments.class_images > 0}
+    known |= {"class_images": arguments.class_images, "pick": arguments.pick}
+    plan = planner.plan_run(arguments.gpu, arguments.count, arguments.minutes, arguments.base, **known)
     print(f"{planner.plan_table(plan)}\n\n{plan.explain()}", file=sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(json.dumps(plan.to_dict(), indent=1))

@@ -233,6 +233,9 @@ MINI_STEP_S = {256: (0.26, 0.40), 192: (0.17, 0.26)}
 """Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. 2026-11-20, when the same latents
 were of 128 px (257 s for 1,000); at 3/4 of the size a step takes 0.66 of that by process time (0.162 and 0.246 s, one
 core, four each, in turns)."""
+MINI_STEP_FIXED = {256: 0.2, 192: 0.31}
+"""Share of such a step that a smaller batch does not save: hundreds of small operations. It follows from the two sizes
+of MINI_STEP_S, whose FLOPs are 1.77 to 1."""
 MINI_METHOD_STEP_S = {"lora": 0.26, "dreambooth": 0.32, "textual-inversion": 0.21, "pivotal": 0.31}
 """Method -> seconds of a step there, batch 4. Processor time of one thread, median of 8 steps, 2026-11-20: 0.263,
 0.322, 0.213, 0.308; the LoRA's is that of MINI_STEP_S, which was measured by the clock on free cores."""
@@ -241,3 +244,7 @@ MINI_HEADSHOT_S = (1.0, 1.8)
 """Seconds of a 256 px headshot of 20 sampler steps there, batch 8, words in every third step, judging included: by the
 clock 33 and 35 s for 35 in two runs of `make demo` on free cores, 2026-11-21. Pessimistic: process time of one thread,
 1.77 s for each of 24."""
+MINI_WORD_PASSES = 1 + 2 / 3
+"""Denoiser passes a sampler step there, where guidance by words acts: three in every third step."""
+SCORE_S, MINI_SCORE_S = (0.3, 0.6), (0.1, 0.2)
+"""Seconds of scoring a picture by both recognisers, on the CPU beside a GPU and beside the embedded base; estimates."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from headshotkit import runtime
 from headshotkit.costs import gpu_named
 from headshotkit.errors import BadConfig
-from headshotkit.ladder import FIXED, STAGES, stages_of, step_seconds
+from headshotkit.ladder import FIXED, STAGES, headshot_seconds, stages_of, step_seconds
 from headshotkit.planner import Plan, plan_rest, plan_run
 
 TIMED_STEPS = 20
@@ -27,16 +27,19 @@ def plan_here(
     """Plans a run on the machine that this is.
 
     Args:
-        base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs.
+        base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs, another
+            one on Apple's GPU at a T4's, its memory unchecked.
         steps: of the training, where a person has set them; 0: the plan decides.
         stages: those that are to be done, of `ladder.STAGES`.
-        **training: `method`, `prior` and `steps_done`, as `Task` has them.
+        **training: `method`, `prior`, `class_images` and `steps_done`, as `Task` has them.
     Raises:
         BadConfig: no rate is known for that base here, or it can't be trained by that method.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
     known = training | {"steps": steps, "done": tuple(name for name in STAGES if name not in stages)}
     gpu = runtime.gpu_memory()
+    if gpu is None and base != "mini" and runtime.choose_device()[0] == "mps":
+        return plan_run("t4", count, minutes, base, memory_gib=0.0, **known)  # until steps have been timed
     if gpu is None or base == "mini":
         return plan_run("cpu", count, minutes, base, **known)
     return plan_run(gpu_named(gpu[0])[0], count, minutes, base, memory_gib=gpu[1], **known)
@@ -50,7 +53,8 @@ class DeadlineController:
         clock: seconds that never go back.
         tell: is given a line whenever the plan changes.
 
-    `why` says why the plan that holds was made; empty for the first one.
+    `why` says why the plan that holds was made; empty for the first one. `stages` says of each stage that began what
+    was planned at first, what was expected when it began (of a training: after its timed steps), and what it took.
     """
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic, tell: Callable[[str], None] = print):
@@ -58,6 +62,7 @@ class DeadlineController:
         self.end = clock() + plan.task.minutes * 60
         self.marks: list[float] = []
         self.why = ""
+        self.first, self.stages, self.began = plan, [], self.clock()
 
     @property
     def sizes_px(self) -> set[int]:
@@ -79,17 +84,59 @@ class DeadlineController:
     @property
     def least_minutes(self) -> float:
         """What generating gets however late it is, loading included."""
-        return LEAST_MINUTES + FIXED[self.plan.task.kind].get("load", (0.0, 0.0))[1]
+        return LEAST_MINUTES + FIXED[self.plan.task.kind]["load"][1]
 
-    def finish(self, stage: str) -> Plan:
+    @property
+    def evaluating(self) -> dict:
+        """Return how many pairs the evaluation may draw, and the minutes that the gallery leaves it."""
+        gallery = sum(stage.pessimistic for stage in self.plan.stages if stage.name == "gallery")
+        return {"pairs": self.plan.choice.pairs, "minutes": max(round(self.minutes_left - gallery, 2), 0.0)}
+
+    def begin(self, stage: str) -> None:
+        """Note that a stage begins, and the minutes that are expected of it now.
+
+        Generating is expected to use all that it is given, for it tries again until every prompt has a headshot.
+        """
+        self.began = self.clock()
+        expected = self._minutes_of(self.plan, stage)
+        if stage == "generate":
+            expected = self.rendering["minutes"]
+        if stage == "evaluate":
+            expected = min(expected, self.evaluating["minutes"])
+        planned = round(self._minutes_of(self.first, stage), 3)
+        self.stages.append({"stage": stage, "planned": planned, "expected": round(expected, 3), "minutes": None})
+
+    def _minutes_of(self, plan: Plan, stage: str) -> float:
+        """The minutes of a stage in a plan; the download's go to the stage that brings the weights."""
+        brings = "prepare" if self.plan.task.class_images else "train"
+        names = (stage, "download") if stage == brings else (stage,)
+        return sum(one.minutes for one in plan.stages if one.name in names)
+
+    def finish(self, stage: str, picture_s: float = 0.0) -> Plan:
         """A stage is done, and with it all before it: plans the rest with the time that is left.
 
+        Args:
+            stage: one of `ladder.STAGES`.
+            picture_s: seconds that drawing and judging a picture took in it; 0: it drew none.
         Raises:
             BadConfig: no stage has that name.
         """
         if stage not in STAGES:
             raise BadConfig(f"no stage is called {stage!r}.", f"Stages are: {', '.join(STAGES)}.", "Correct the name.")
-        return self._plan_again(f"after {stage}", done=(*self.plan.task.done, *STAGES[: STAGES.index(stage) + 1]))
+        if self.stages and self.stages[-1]["stage"] == stage:
+            self.stages[-1]["minutes"] = round((self.clock() - self.began) / 60, 3)
+        task = self.plan.task
+        known = {"done": (*task.done, *STAGES[: STAGES.index(stage) + 1]), "begun": False}
+        if stage == "prepare" and task.class_images:
+            known |= {"done": (*known["done"], "download"), "class_images": 0}
+        if picture_s:
+            planned = headshot_seconds(replace(task, slower=0.0, drawing_slower=0.0), self.plan.choice)[0]
+            known["drawing_slower"] = picture_s / planned
+        return self._plan_again(f"after {stage}", **known)
+
+    def record(self) -> dict:
+        """Return the first plan, what became of each stage, and the minutes that are left."""
+        return {"plan": self.first.to_dict(), "stages": self.stages, "minutes_left": round(self.minutes_left, 3)}
 
     def start_training(self, settings: dict, steps_done: int) -> None:
         """The training's first step comes next: everything before it is done.
@@ -102,14 +149,17 @@ class DeadlineController:
             BadConfig: the cost of one of the sizes is not known.
         """
         before = STAGES[: STAGES.index("train")]
-        task = replace(self.plan.task, steps_done=steps_done, done=(*before, *self.plan.task.done))
+        task = replace(self.plan.task, steps_done=steps_done, done=(*before, *self.plan.task.done), begun=True)
         choice = replace(self.plan.choice, schedule=settings["schedule"], batch=settings["batch"])
         stages = stages_of(task, choice, settings["checkpointing"])
         self.plan = replace(self.plan, task=task, choice=choice, checkpointing=settings["checkpointing"], stages=stages)
         self.marks = []
 
     def time_step(self) -> Plan:
-        """A training step is done; the first is not timed. After 20 timed ones the rest is planned by their median."""
+        """A training step is done; the first is not timed. After 20 timed ones the rest is planned by their median.
+
+        Where that leads to other steps, 20 of those are timed as well.
+        """
         task, choice = self.plan.task, self.plan.choice
         self.marks.append(self.clock())
         self.plan = replace(self.plan, task=replace(task, steps_done=task.steps_done + 1))
@@ -118,7 +168,14 @@ class DeadlineController:
         seconds = statistics.median(b - a for a, b in zip(self.marks, self.marks[1:], strict=False))
         px = choice.px_at(task.steps_done)
         central, _ = step_seconds(replace(task, slower=0.0), choice, px, self.plan.checkpointing)
-        return self._plan_again(f"a step takes {seconds:.2f} s, planned {central:.2f}", slower=seconds / central)
+        before = self.plan.training
+        after = self._plan_again(f"a step takes {seconds:.2f} s, planned {central:.2f}", slower=seconds / central)
+        if after.training != before:
+            self.marks = []
+        if self.stages and self.stages[-1]["stage"] == "train":
+            spent = (self.clock() - self.began) / 60
+            self.stages[-1]["expected"] = round(spent + self._minutes_of(after, "train"), 3)
+        return after
 
     def out_of_memory(self, stage: str = "train", steps_done: int | None = None) -> Plan:
         """The stage ran out of memory: the next plan that needs less for it.
@@ -155,4 +212,6 @@ def _work(plan: Plan, rest: Plan) -> tuple:
         settings += (choice.schedule, choice.batch, plan.checkpointing)
     if rest.doing("generate"):
         settings += (choice.sampler_steps, choice.guidance_share)
+    if rest.doing("evaluate"):
+        settings += (choice.pairs,)
     return settings

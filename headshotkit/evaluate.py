@@ -1,11 +1,13 @@
 """Evaluates a run: identity of the base's and the LoRA's headshots by both recognisers, restored or not, sharpness.
 
-The rise is measured on the first attempts alone, same prompts and seeds with and without the LoRA, so that choosing
-the best attempts can't flatter it.
+The rise is measured on first attempts alone, same prompts and seeds with and without the LoRA, so that choosing the
+best attempts can't flatter it. A few of them suffice for it, and each costs a picture.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,48 +16,62 @@ from PIL import Image
 
 from headshotkit import faces, measures, runtime
 from headshotkit.config import RenderConfig
+from headshotkit.errors import MissingModel, MissingPackage
 from headshotkit.families import Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
+from headshotkit.ladder import PAIRS
 from headshotkit.photos import png_bytes
 from headshotkit.plots import plot_identity, plot_losses
+from headshotkit.policy import Deadline, OutOfTime
 from headshotkit.records import Headshot, Lora, Score
 from headshotkit.run import STAGES, Run, write_atomic, write_json
 
 RECOGNISERS = ("arcface", "dlib")
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @runtime.frees_memory
-def evaluate_run(run: Run) -> dict:
+def evaluate_run(
+    run: Run, pairs: int = PAIRS, minutes: float | None = None, clock: Callable[[], float] = time.monotonic
+) -> dict:
     """Measures what the run has made.
 
     Writes `report/`: base/ (the bare base's pictures), metrics.json, identity.png, losses.png, manifest.json.
     Returns the metrics.
 
+    Args:
+        pairs: first attempts that are drawn without the LoRA as well, at most, spread over the prompts. What an
+            evaluation was begun with holds.
+        minutes: that it may take: fewer pairs where that is short, even none; None is no limit.
+        clock: seconds that never go back.
     Raises:
         StageMissing: headshots have not been generated and restored.
+        MissingModel, MissingPackage: ArcFace can't be had; without dlib it goes on and says so.
     """
+    deadline = Deadline(0.0 if minutes is None else max(minutes, 1e-3), clock)
     generated = run.manifest("headshots")
-    stage = run.begin("report", {}, run.inputs_from("photos", "headshots", "restored"))
+    shots = [Headshot.from_dict(h) for h in generated["headshots"]]
+    first = [shot for shot in shots if shot.attempt == 1]
+    deadline.note(1, _picture_s(generated))
+    inputs = run.inputs_from("photos", "headshots", "restored")
+    settings = {"pairs": _begun_pairs(run, inputs, deadline.room_for(min(pairs, len(first))))}
+    stage = run.begin("report", settings, inputs)
     if stage.done:
         return stage.manifest["metrics"]
-    first = [Headshot.from_dict(h) for h in generated["headshots"] if h["attempt"] == 1]
-    base_files = _render_base(run, first, generated, stage.folder / "base")
-    known = {name: known_faces(run, name) for name in RECOGNISERS}
-    delivered = generated["delivered"]
-    files = {
-        "base": base_files,
-        "lora": [run.path("headshots") / h.file for h in first],
-        "delivered": [run.path("headshots") / f for f in delivered],
-        "restored": [run.path("restored") / f for f in delivered],
-    }
-    scores = {kind: score_files(some, known, f"measuring {kind}") for kind, some in files.items()}
+    known, missing = _known(run)
+    scores = _scores_of(run, shots, generated["delivered"], known)
+    paired = [first[place] for place in spread(len(first))[: settings["pairs"]]]
+    base = _render_base(run, paired, generated, stage.folder / "base", deadline)
+    scores = {"base": score_files(base, known, "measuring base")} | scores
     metrics = {
-        "identity": {name: _identity(name, known[name], scores) for name in RECOGNISERS},
+        "identity": {name: _identity(name, known[name], scores) for name in known},
         "sharpness": {kind: _median([s.sharpness for s in rows]) for kind, rows in scores.items()},
-        "accepted": sum(h["accepted"] for h in generated["headshots"]),
-        "attempted": len(generated["headshots"]),
+        "pairs": {"drawn": len(base), "wanted": min(pairs, len(first)), "of": len(first)},
+        "missing": missing,
+        "accepted": sum(shot.accepted for shot in shots),
+        "attempted": len(shots),
         "pass_mark": generated["pass_mark"],
         "seconds": {s: run.manifest(s)["seconds"] for s in STAGES if run.has(s) and s not in ("report", "gallery")},
     }
@@ -67,33 +83,85 @@ def evaluate_run(run: Run) -> dict:
     return metrics
 
 
+def _begun_pairs(run: Run, inputs: dict[str, str], room: int) -> int:
+    """As many pairs as it was begun with; where it was not, or the time cut it short, as many as fit now."""
+    before = run.peek("report")
+    begun, made = before.get("config", {}).get("pairs", 0), before.get("metrics", {}).get("pairs")
+    if not before or not run.is_begun("report", {"pairs": begun}, inputs):
+        return room
+    return max(room, begun) if made and made["drawn"] < made["wanted"] else begun
+
+
+def _known(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Embeddings of the person's photos by each recogniser that can be had, and why another one can't."""
+    known, missing = {"arcface": known_faces(run, "arcface")}, []
+    try:
+        known["dlib"] = known_faces(run, "dlib")
+    except (MissingModel, MissingPackage) as error:
+        missing.append(f"without dlib: {error.happened} {error.next_step}")
+    return known, missing
+
+
+def spread(count: int) -> list[int]:
+    """Return the places 0 to count - 1 in an order of which every beginning is spread evenly over them.
+
+    Source: the three-gap theorem, on multiples of the golden ratio.
+
+    >>> spread(24)[:4]
+    [0, 13, 5, 18]
+    """
+    return sorted(range(count), key=lambda place: place * GOLDEN % 1)
+
+
 def _outcome(metrics: dict) -> str:
     """Identity of base and LoRA by both recognisers, in one line."""
     parts = []
-    for name in RECOGNISERS:
-        m = metrics["identity"][name]
+    for name, m in metrics["identity"].items():
         rise = m["rise"]
         parts.append(
             f"{name} {_shown(m['base_median'])} -> {_shown(m['lora_median'])} of own photos' "
             f"{_shown(m['own_photos_median'])}, rise {rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}]"
         )
-    return "identity base -> LoRA: " + "; ".join(parts)
+    pairs = metrics["pairs"]
+    late = f" instead of {pairs['wanted']}, for the time was short" if pairs["drawn"] < pairs["wanted"] else ""
+    drawn = f"{pairs['drawn']} of {pairs['of']} first attempts drawn without the LoRA as well{late}"
+    return "identity base -> LoRA: " + "; ".join([*parts, drawn, *metrics["missing"]])
 
 
 def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def _render_base(run: Run, first: list[Headshot], generated: dict, folder: Path) -> list[Path]:
+def _render_base(
+    run: Run, first: list[Headshot], generated: dict, folder: Path, deadline: Deadline | None = None
+) -> list[Path]:
     """The same prompts and seeds without the LoRA, all else as the headshots' manifest says that they were drawn.
 
-    Pictures that exist are not made again.
+    Pictures that exist are not made again; where the time is up, the others stay out.
     """
+    deadline = deadline or Deadline(0.0)
     config = RenderConfig(**generated["config"])
     files = [folder / h.file for h in first]
     todo = [(h, f) for h, f in zip(first, files, strict=True) if not f.exists()]
-    if not todo:
-        return files
+    todo = todo[: deadline.room_for(len(todo))]
+    if todo:
+        minutes = len(todo) * _picture_s(generated) / 60
+        runtime.say(
+            f"the bare base's headshots: {len(todo)} to draw, about {minutes:.1f} minutes by the time of others"
+        )
+        _draw_base(run, todo, generated, config, deadline)
+    return [file for file in files if file.exists()]
+
+
+def _picture_s(generated: dict) -> float:
+    """Seconds that drawing and judging a headshot took; older manifests have those of the whole stage alone."""
+    return generated.get("drawing_seconds", generated["seconds"]) / max(len(generated["headshots"]), 1)
+
+
+def _draw_base(
+    run: Run, todo: list[tuple[Headshot, Path]], generated: dict, config: RenderConfig, deadline: Deadline
+) -> None:
+    """Draws the bare base's pictures until all are done or the time is up."""
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
     if generated.get("few_steps", {}).get("held"):
         family.use_few_steps(FEW_STEPS[config.few_steps])
@@ -101,13 +169,55 @@ def _render_base(run: Run, first: list[Headshot], generated: dict, folder: Path)
     family.encode_prompts([text for h, _ in todo for text in (h.prompt, h.negative)])  # all before any is drawn
     batches = runtime.batches_of(todo, config.batch, kind=lambda pair: pair[0].size_px)
     for batch in runtime.progress(batches, "the bare base's headshots"):
+        batch, start = batch[: deadline.room_for(len(batch))], deadline.clock()
+        if not batch:
+            return
         prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]
         seeds = [h.seed for h, _ in batch]
         sampling = Sampling.of(config, batch[0][0].size_px, lora.names)
-        images = family.render(prompts, negatives, seeds, sampling)
+        try:
+            images = family.render(prompts, negatives, seeds, sampling, on_step=deadline.check)
+        except OutOfTime:
+            return
         for (_, file), image in zip(batch, images, strict=True):
             write_atomic(file, png_bytes(image))
-    return files
+        deadline.note(len(batch), deadline.clock() - start)
+
+
+def _scores_of(
+    run: Run, shots: list[Headshot], delivered: list[str], known: dict[str, np.ndarray]
+) -> dict[str, list[Score]]:
+    """Scores of first attempts, of what is delivered, and of that restored; each picture is measured once.
+
+    Delivered ones are attempts, and a face that was not restored is the same file again.
+    """
+    wanted = {shot.file: shot for shot in shots if shot.attempt == 1 or shot.file in delivered}
+    made = {
+        file: _score_of_shot(run.path("headshots") / file, shot, known)
+        for file, shot in runtime.progress(wanted.items(), "measuring headshots")
+    }
+    changed = {row["file"] for row in run.manifest("restored")["restored"] if row["kept"] == "restored"}
+    restored = [file for file in delivered if file in changed]
+    again = {s.file: s for s in score_files([run.path("restored") / f for f in restored], known, "measuring restored")}
+    return {
+        "lora": [made[shot.file] for shot in shots if shot.attempt == 1],
+        "delivered": [made[file] for file in delivered],
+        "restored": [again.get(file, made[file]) for file in delivered],
+    }
+
+
+def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray]) -> Score:
+    """The score of a headshot, by the face that was found when it was judged; older manifests don't have that."""
+    if shot.identity is not None and not shot.face_points_px:
+        return _score(file, known)
+    others = {name: own for name, own in known.items() if name != "arcface"}
+    identity = {}
+    if shot.identity is not None and others:
+        face = faces.Face(np.zeros(4, np.float32), 1.0, np.array(shot.face_points_px, np.float32))
+        with Image.open(file) as picture:
+            image = np.asarray(picture.convert("RGB"))
+        identity = {name: identity_of(image, face, own.mean(0), name) for name, own in others.items()}
+    return Score(file.name, shot.identity, identity.get("dlib"), shot.sharpness)
 
 
 def score_files(files: list[Path], known: dict[str, np.ndarray], title: str = "measuring") -> list[Score]:
@@ -133,13 +243,15 @@ def _identity(name: str, known: np.ndarray, scores: dict[str, list[Score]]) -> d
     """One recogniser's medians, and the rise from base to LoRA."""
     own = faces.leave_one_out(known, faces.load_recogniser(name))
     values = {kind: [getattr(s, name) for s in rows] for kind, rows in scores.items()}
+    first = {s.file: getattr(s, name) for s in scores["lora"]}
+    with_lora = [first[s.file] for s in scores["base"]]
     return {
         "own_photos_median": round(float(np.median(own)), 4),
         "base_median": _median(values["base"]),
         "lora_median": _median(values["lora"]),
         "delivered_median": _median(values["delivered"]),
         "restored_median": _median(values["restored"]),
-        "rise": asdict(rise_of(values["base"], values["lora"])),
+        "rise": asdict(rise_of(values["base"], with_lora)),
     }
 
 

@@ -7,19 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
+from headshotkit import runtime
 from headshotkit.bases import choose_base
 from headshotkit.checkpoints import newest_step
+from headshotkit.class_images import missing_class_images
 from headshotkit.config import Config, DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
-from headshotkit.errors import BadConfig, NoPhotos
+from headshotkit.errors import BadConfig, NoPhotos, TooFewMinutes
+from headshotkit.families import weights_here
 from headshotkit.gallery import build_gallery
 from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.pacing import MAY_CHANGE
 from headshotkit.records import Verdict, kept_photos
 from headshotkit.restore import restore_headshots
-from headshotkit.run import COMMANDS, STAGES, Run, settings_of
+from headshotkit.run import COMMANDS, STAGES, Run, settings_of, write_json
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class Options:
     seed: int | None = None
 
 
+USUAL_MINUTES = 60.0
+"""Minutes that a run on CUDA is planned for where nothing else was said."""
+PLAN_FILE = "plan.json"
+
 CHOICES: dict[type[Config], tuple[str, ...]] = {
     DatasetConfig: ("token", "class_word", "class_images", "class_prompt", "aspect", "augment", "captioner", "seed"),
     TrainConfig: ("method", "steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
@@ -88,10 +95,12 @@ def make_headshots(
 ) -> Run:
     """Does every stage of a run that is not done yet, and tells a line a stage.
 
+    With minutes, plan.json in the run folder says what was planned and what each stage took.
+
     Args:
         photos: folder with the person's photos.
         out: the run folder.
-        options: settings; its `photos` is replaced by `photos`.
+        options: settings; its `photos` is replaced by `photos`. Minutes that are None are USUAL_MINUTES on CUDA.
         tell: is given each line; `print` by default.
     Raises:
         HeadshotError: as the stages do; what was finished before stays.
@@ -100,18 +109,38 @@ def make_headshots(
     run, options = Run(out), replace(options or Options(), photos=Path(photos))
     base, why = run_base(run, options)
     tell(f"base       {base}: {why}")
-    controller = begin_deadline(run, options, tell)
+    controller = _usual_deadline(run, base, options, tell) or begin_deadline(run, options, tell)
     for stage in STAGES:
-        tell(line_of(do_stage(stage, run, options, controller)))
-        if controller and COMMANDS[stage] in PLANNED:
-            controller.finish(COMMANDS[stage])
+        if controller:
+            controller.begin(COMMANDS[stage])
+        manifest = do_stage(stage, run, options, controller)
+        tell(line_of(manifest))
+        if controller:
+            drawn = len(manifest.get("headshots", ())) if "drawing_seconds" in manifest else 0
+            controller.finish(COMMANDS[stage], manifest["drawing_seconds"] / drawn if drawn else 0.0)
+            write_json(run.folder / PLAN_FILE, controller.record())
     return run
+
+
+def _usual_deadline(run: Run, base: str, options: Options, tell: Callable[[str], None]) -> DeadlineController | None:
+    """Plan for USUAL_MINUTES on CUDA where nothing was said of minutes; None elsewhere, and where no plan fits.
+
+    What a plan would leave unheeded speaks against one: a schedule, and a limit of the attempts.
+    """
+    said = options.minutes is not None or options.schedule or options.max_attempts
+    if said or base == "mini" or runtime.gpu_memory() is None:
+        return None
+    try:
+        return begin_deadline(run, replace(options, minutes=USUAL_MINUTES), tell)
+    except (BadConfig, TooFewMinutes) as error:
+        tell(f"plan       none: {error.happened} It takes as long as it takes; --minutes sets a limit.")
+        return None
 
 
 def begin_deadline(
     run: Run, options: Options, tell: Callable[[str], None], stages: tuple[str, ...] = PLANNED[1:]
 ) -> DeadlineController | None:
-    """Plans a run whose minutes are given, and tells the plan; None where they aren't. The minutes count from now.
+    """Plans a run whose minutes are given, and tells the plan; None where they aren't, or are 0. They count from now.
 
     Args:
         stages: those to be done, as `ladder.STAGES` names them; what is installed is no matter of a run.
@@ -121,7 +150,7 @@ def begin_deadline(
         NoPhotos: the photo folder is missing or holds no photo.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
-    if options.minutes is None:
+    if not options.minutes:
         return None
     if options.schedule:
         raise BadConfig(
@@ -133,7 +162,9 @@ def begin_deadline(
     count = config_for(RenderConfig, base, options).count
     training = {"method": options.method or TrainConfig.method, "prior": bool(_class_images(run, options))}
     done, steps_done = progress_of(run, base, options, stages)
-    left = tuple(stage for stage in stages if stage not in done)
+    left = tuple(stage for stage in stages if stage not in done and (stage != "download" or not weights_here(base)))
+    if "prepare" in left:
+        training["class_images"] = missing_class_images(config_for(DatasetConfig, base, options))
     plan = plan_here(base, count, options.minutes, options.steps or 0, left, steps_done=steps_done, **training)
     lines = f"{plan.minutes:.0f} minutes, at worst {plan.pessimistic:.0f}\n{plan.explain()}"
     tell("plan       " + lines.replace("\n", f"\n{'':<11}"))
@@ -284,7 +315,9 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
             chosen = {"fidelity": options.fidelity, "weights": options.codeformer_weights}
             restore_headshots(run, RestoreConfig.with_options(**chosen))
         case "report":
-            headshotkit.evaluate_run(run)
+            headshotkit.evaluate_run(
+                run, **(controller.evaluating if controller else {"minutes": options.minutes or None})
+            )
         case "gallery":
             build_gallery(run)
     return run.manifest(stage)

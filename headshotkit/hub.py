@@ -78,6 +78,14 @@ def fetch(wanted: Wanted) -> Path:
     return folder
 
 
+def is_here(wanted: Wanted) -> bool:
+    """Return whether fetching needs no download; asks the hub nothing."""
+    if Path(wanted.source).is_dir():
+        return True
+    known = _listing_of(wanted.source)
+    return (_whole(wanted, known) if known else _unlisted(wanted)) is not None
+
+
 def failed(wanted: Wanted, error: Exception) -> DownloadFailed:
     """Return the error for a download that failed, to be raised from its cause."""
     trouble = trouble_of(error)

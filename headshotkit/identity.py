@@ -51,6 +51,8 @@ class Judgement:
     quality: float | None = None
     copy: float | None = None
     obeyed: float | None = None
+    sharpness: float | None = None
+    face_points_px: tuple[tuple[float, ...], ...] = ()
 
 
 def known_faces(run: Run, recogniser: str) -> np.ndarray:
@@ -138,7 +140,11 @@ def judge_headshot(
     reasons = tuple(code for code, is_broken in broken.items() if is_broken)
     likeness = round(max(identity, 0.0) / max(person.mark.own_median, 0.01), 4)
     obeyed = obedience.share_obeyed(asked or {}, obedience.shown_by(image, marks))
-    return Judgement(identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, obeyed)
+    points = tuple(tuple(map(float, point)) for point in face.points)
+    return Judgement(
+        identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, obeyed,
+        round(known["sharpness"], 2), points,
+    )  # fmt: skip
 
 
 def _measures_of(image: np.ndarray, face: faces.Face, marks: np.ndarray) -> dict[str, float]:

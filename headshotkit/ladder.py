@@ -5,10 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from headshotkit.bases import BASES
-from headshotkit.config import METHODS, TrainConfig
-from headshotkit.costs import MINI_HEADSHOT_S, MINI_METHOD_STEP_S, MINI_STEP_S, Cost, Rates, cost, step_kind
+from headshotkit.config import METHODS, RenderConfig, TrainConfig
+from headshotkit.costs import (
+    MINI_HEADSHOT_S,
+    MINI_METHOD_STEP_S,
+    MINI_SCORE_S,
+    MINI_STEP_FIXED,
+    MINI_STEP_S,
+    MINI_WORD_PASSES,
+    SCORE_S,
+    Cost,
+    Rates,
+    cost,
+    step_kind,
+)
 from headshotkit.costs_flow import NF4_SLOWER, PASSES, TOGETHER
 from headshotkit.pacing import px_at
+
+PAIRS = 12
+"""First attempts that evaluation draws without the LoRA as well, at most."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +32,7 @@ class Choice:
 
     `schedule`: (side px, steps), in order. `guidance_share`: fraction of the sampler steps with guidance, the first
     ones. `gave_up`: what this rung does without that the one before it had; `stage`: the stage that this changes.
+    `pairs`: first attempts that evaluation draws without the LoRA as well.
     """
 
     schedule: tuple[tuple[int, int], ...]
@@ -25,6 +41,7 @@ class Choice:
     guidance_share: float
     gave_up: str = ""
     stage: str = "train"
+    pairs: int = PAIRS
 
     @property
     def steps(self) -> int:
@@ -55,7 +72,9 @@ _SHARE = replace(_ONE, guidance_share=0.6, stage="generate",
 _SPLIT = replace(_SHARE, schedule=((768, 700), (1024, 300)), stage="train",
                  gave_up="1024 px in the first 70 % of the training; the rest has it")  # fmt: skip
 _20 = replace(_SPLIT, sampler_steps=20, stage="generate", gave_up="5 of 25 sampler steps")
-_800 = replace(_20, schedule=((768, 560), (1024, 240)), stage="train", gave_up="{lost} of {first} training steps")
+_PAIRS = replace(_20, pairs=6, stage="evaluate", gave_up="6 of 12 pairs with and without the LoRA in the evaluation")
+_800 = replace(_PAIRS, schedule=((768, 560), (1024, 240)), stage="train",
+               gave_up="{lost} of {first} training steps")  # fmt: skip
 _600 = replace(_800, schedule=((768, 420), (1024, 180)), gave_up="{lost} more training steps")
 _16 = replace(_600, sampler_steps=16, guidance_share=0.4, stage="generate",
               gave_up="4 more sampler steps, and guidance in 20 % more of them")  # fmt: skip
@@ -67,7 +86,8 @@ _MINI_SPLIT = replace(_MINI, schedule=((192, 700), (256, 300)),
                       gave_up="256 px in the first 70 % of the training; the rest has it")  # fmt: skip
 _MINI_400 = replace(_MINI_SPLIT, schedule=((192, 280), (256, 120)), gave_up="{lost} of {first} training steps")
 _MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
-_MINI_2 = replace(_MINI_12, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
+_MINI_PAIRS = replace(_MINI_12, pairs=6, gave_up=_PAIRS.gave_up, stage="evaluate")
+_MINI_2 = replace(_MINI_PAIRS, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
 _MINI_192 = replace(_MINI_2, schedule=((192, 400),), batch=1, gave_up="batch 2, and 256 px in training")
 _F = Choice(((1024, 1000),), 1, 28, 1.0)
 _F_768 = replace(_F, schedule=((768, 1000),), gave_up="1024 px in training")
@@ -75,8 +95,10 @@ _F_20 = replace(_F_768, sampler_steps=20, gave_up="8 of 28 sampler steps", stage
 _F_600 = replace(_F_20, schedule=((768, 600),), gave_up="{lost} of {first} training steps", stage="train")
 _F_512 = replace(_F_600, schedule=((512, 600),), gave_up="768 px in training")
 _F_400 = replace(_F_512, schedule=((512, 400),), gave_up="{lost} more training steps, so {left} are left")
-_F_12 = replace(_F_400, sampler_steps=12, gave_up="8 more sampler steps, so 12 are left", stage="generate")
-_FLOW = (_F, _F_768, _F_20, _F_600, _F_512, _F_400, _F_12)
+_F_PAIRS = replace(_F_400, pairs=4, stage="evaluate",
+                   gave_up="8 of 12 pairs with and without the LoRA in the evaluation")  # fmt: skip
+_F_12 = replace(_F_PAIRS, sampler_steps=12, gave_up="8 more sampler steps, so 12 are left", stage="generate")
+_FLOW = (_F, _F_768, _F_20, _F_600, _F_512, _F_400, _F_PAIRS, _F_12)
 
 
 def _ladder(rungs: tuple[Choice, ...], steps: int) -> tuple[Choice, ...]:
@@ -98,8 +120,8 @@ def _best_steps(base: str, method: str) -> int:
 
 
 _RUNGS = {
-    "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _800, _600, _16, _768, _400, _512),
-    "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_2, _MINI_192),
+    "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _PAIRS, _800, _600, _16, _768, _400, _512),
+    "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_PAIRS, _MINI_2, _MINI_192),
     **dict.fromkeys(PASSES, _FLOW),
 }
 LADDERS = {kind: _ladder(rungs, rungs[0].steps) for kind, rungs in _RUNGS.items()}
@@ -108,29 +130,29 @@ METHOD_LADDERS = {(kind, method): _ladder(_RUNGS[kind], _best_steps(kind, method
                   for kind in ("sdxl", "mini") for method in METHODS if method != "lora"}  # fmt: skip
 """The same for the other methods: the steps of their presets in the LoRA's proportions."""
 
-# Minutes, central and pessimistic, of what doesn't depend on a choice. SDXL's are estimates for a free T4 (2026-11-20:
-# 5 minutes of set-up, cache, load, identity, restore and evaluate together); mini's are README's, two cores.
+# Minutes, central and pessimistic, of what doesn't depend on a choice: SDXL's are estimates for a free T4, the embedded
+# base's were measured on two cores. "load" is the base's in each stage that draws; "begin" comes before the first
+# training step: the base's and the encoding of pictures and captions. "evaluate" is but for drawing and scoring.
 FIXED = {
-    "sdxl": {"install": (1.5, 2.5), "download": (1.5, 3.0), "check": (0.5, 1.0), "prepare": (0.7, 1.2),
-             "load": (0.5, 1.0), "restore": (1.0, 1.5), "evaluate": (1.3, 2.0)},
-    "mini": {"check": (0.04, 0.1), "prepare": (0.01, 0.02), "evaluate": (0.4, 0.8)},
+    "sdxl": {"install": (1.5, 2.5), "download": (1.5, 3.0), "check": (0.5, 1.0), "prepare": (0.2, 0.4),
+             "begin": (0.7, 1.2), "load": (0.5, 1.0), "restore": (1.0, 1.5), "evaluate": (0.2, 0.4),
+             "gallery": (0.1, 0.2)},
+    "mini": {"check": (0.07, 0.15), "prepare": (0.01, 0.03), "begin": (0.02, 0.05), "load": (0.01, 0.03),
+             "evaluate": (0.03, 0.08), "gallery": (0.01, 0.03)},
 }  # fmt: skip
 
 
 def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
-    """The same for a flow-matching base: bringing and loading weights takes as much longer as they are larger.
-
-    They are loaded for the training as well, which SDXL's "prepare" holds already. Estimates.
-    """
+    """The same for a flow-matching base: bringing and loading weights takes as much longer as they are larger."""
     sdxl = FIXED["sdxl"]
     larger = next(base.download_gb for base in BASES.values() if base.family == family) / BASES["sdxl"].download_gb
     download, load = (tuple(minutes * larger for minutes in sdxl[stage]) for stage in ("download", "load"))
-    prepare = tuple(a + b for a, b in zip(sdxl["prepare"], load, strict=True))
-    return sdxl | {"download": download, "load": load, "prepare": prepare}
+    begin = tuple(a + b for a, b in zip(sdxl["prepare"], load, strict=True))
+    return sdxl | {"download": download, "load": load, "begin": begin}
 
 
 FIXED |= {family: _fixed_flow(family) for family in PASSES}
-STAGES = ("install", "check", "prepare", "download", "train", "load", "generate", "restore", "evaluate")
+STAGES = ("install", "check", "prepare", "download", "train", "pick", "generate", "restore", "evaluate", "gallery")
 ATTEMPTS = {"sdxl": 1.2, "mini": 1.5, **dict.fromkeys(PASSES, 1.2)}
 """Rendered headshots for one that is kept: 36 for 24 on mini (README, 2026-11-20), estimates for the others."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
@@ -140,6 +162,8 @@ OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02, **dict.fromkeys(PASSES, 0.09)}
 families' have fewer than SDXL's."""
 MEASURED_SPREAD = 1.05
 """Pessimistic seconds of a step relative to measured ones; estimate."""
+RELATED_SPREAD = 1.3
+"""The same of work that was not measured itself, on a machine whose training steps were; estimate."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +174,8 @@ class Task:
     that is less. `done`: finished stages. `steps_done`: of the training. `slower`: measured seconds of a step
     relative to the central ones, 0 where nothing was measured. `steps`: of the training, where a person has set them.
     `method`: of the training. `prior`: whether class images are trained beside the person, as many as photos a step.
+    `class_images`: those that are still to be drawn. `pick`: pictures that picking draws, 0: nothing is picked.
+    `begun`: the training's base is loaded, so its steps alone are left. `drawing_slower`: as `slower`, of a picture.
     """
 
     rates: Rates
@@ -164,6 +190,10 @@ class Task:
     steps: int = 0
     method: str = "lora"
     prior: bool = False
+    class_images: int = 0
+    pick: int = 0
+    begun: bool = False
+    drawing_slower: float = 0.0
 
     @property
     def ladder(self) -> tuple[Choice, ...]:
@@ -214,14 +244,23 @@ class Stage:
 
 def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, ...]:
     """The stages still to do, in order."""
-    computed = {"train": _train_minutes, "generate": _generate_minutes}
+    computed = {"prepare": _prepare_minutes, "train": _train_minutes, "pick": _pick_minutes,
+                "generate": _generate_minutes, "evaluate": _evaluate_minutes}  # fmt: skip
     made = []
     for name in STAGES:
-        if name in task.done or (name not in computed and name not in FIXED[task.kind]):
+        left_out = name in task.done or (name == "pick" and not task.pick)
+        if left_out or (name not in computed and name not in FIXED[task.kind]):
             continue
-        pair = computed[name](task, choice, checkpointing) if name in computed else FIXED[task.kind][name]
+        pair = computed[name](task, choice, checkpointing) if name in computed else on_cpu(task, FIXED[task.kind][name])
         made.append(Stage(name, *pair, _peak_gib(task, choice, checkpointing, name)))
     return tuple(made)
+
+
+def on_cpu(task: Task, pair: tuple[float, float]) -> tuple[float, float]:
+    """A time that the CPU takes, corrected where this CPU's training steps were measured."""
+    if task.kind != "mini" or not task.slower:
+        return pair
+    return pair[0] * task.slower, pair[0] * task.slower * RELATED_SPREAD
 
 
 def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tuple[float, float]:
@@ -229,7 +268,9 @@ def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tu
     counted = task.step_cost(choice, px, checkpointing).tflop
     if task.kind == "mini":
         timed = cost(step_kind(task.method, False, mini=True), px, LADDERS["mini"][0].batch).tflop
-        factor = MINI_METHOD_STEP_S[task.method] / MINI_METHOD_STEP_S["lora"] * counted / timed
+        fixed, losses = MINI_STEP_FIXED[px], 2 if task.prior else 1
+        factor = MINI_METHOD_STEP_S[task.method] / MINI_METHOD_STEP_S["lora"]
+        factor *= fixed * losses + (1 - fixed) * counted / timed
         pair = tuple(seconds * factor for seconds in MINI_STEP_S[px])
     else:
         pair = task.seconds("train", counted)
@@ -246,9 +287,54 @@ def optimizer_gib(task: Task, weights_gib: float) -> float:
     return 0.0 if task.method == "textual-inversion" else OPTIMIZER_GIB[task.kind]
 
 
+def picture_seconds(task: Task, steps: int, guidance_share: float, words: bool = False) -> tuple[float, float]:
+    """Seconds of a picture, central and pessimistic; measured ones have the first word.
+
+    Args:
+        steps: of the sampler.
+        guidance_share: fraction of them with guidance; 0 is none.
+        words: whether guidance by words acts, which the embedded base's headshots are drawn with.
+    """
+    if task.kind == "mini":
+        passes = steps * (MINI_WORD_PASSES if words else 1 + guidance_share)
+        usual = LADDERS["mini"][0].sampler_steps * MINI_WORD_PASSES
+        pair = tuple(seconds * passes / usual for seconds in MINI_HEADSHOT_S)
+    else:
+        passes = steps * (PASSES.get(task.kind) or 1 + guidance_share)
+        drawing, fixed = task.seconds("generate", passes * task.cost("forward").tflop), task.rates.fixed_s
+        if task.kind in PASSES:  # autoencoder and text encoders in float32
+            texts = task.rates.seconds("train", task.cost("text").tflop)
+            fixed = tuple(task.rates.fixed_fp32_s * factor + text for factor, text in zip((1, 2), texts, strict=True))
+        pair = tuple(a + b for a, b in zip(drawing, fixed, strict=True))
+    if task.drawing_slower:
+        return pair[0] * task.drawing_slower, pair[0] * task.drawing_slower * MEASURED_SPREAD
+    return on_cpu(task, pair)
+
+
+def drawing_minutes(task: Task, pictures: float, seconds: tuple[float, float]) -> tuple[float, float]:
+    """Minutes of a stage that loads the base and draws."""
+    load = on_cpu(task, FIXED[task.kind]["load"])
+    return tuple(a + pictures * b / 60 for a, b in zip(load, seconds, strict=True))
+
+
+def headshot_seconds(task: Task, choice: Choice) -> tuple[float, float]:
+    """Seconds of a headshot by a choice."""
+    return picture_seconds(task, choice.sampler_steps, choice.guidance_share, words=task.kind == "mini")
+
+
+def _prepare_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
+    """Minutes of the training pictures, and of the class images that are still to be drawn."""
+    cutting = on_cpu(task, FIXED[task.kind]["prepare"])
+    if not task.class_images:
+        return cutting
+    config = RenderConfig.for_base(task.base).wordless()
+    drawing = drawing_minutes(task, task.class_images, picture_seconds(task, config.steps, config.guidance_share))
+    return tuple(a + b for a, b in zip(cutting, drawing, strict=True))
+
+
 def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Minutes of the training steps that are not done yet."""
-    done, sums = task.steps_done, [0.0, 0.0]
+    """Minutes of the training steps that are not done yet, and of what comes before the first of them."""
+    done, sums = task.steps_done, [0.0, 0.0] if task.begun else list(FIXED[task.kind]["begin"])
     for px, steps in choice.schedule:
         left = max(0, steps - done)
         done = max(0, done - steps)
@@ -257,26 +343,34 @@ def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[flo
     return sums[0], sums[1]
 
 
+def _pick_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
+    """Minutes of picking's pictures, which are drawn by the base's preset whatever the plan."""
+    config = RenderConfig.for_base(task.base)
+    seconds = picture_seconds(task, config.steps, config.guidance_share, words=task.kind == "mini")
+    return drawing_minutes(task, task.pick, seconds)
+
+
 def _generate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
     """Minutes of all headshots with their second tries."""
-    tries = task.count * ATTEMPTS[task.kind]
-    if task.kind == "mini":
-        return tuple(
-            tries * seconds * choice.sampler_steps / LADDERS["mini"][0].sampler_steps / 60
-            for seconds in MINI_HEADSHOT_S
-        )
-    passes = choice.sampler_steps * (PASSES.get(task.kind) or 1 + choice.guidance_share)
-    seconds, fixed = task.seconds("generate", passes * task.cost("forward").tflop), task.rates.fixed_s
-    if task.kind in PASSES:  # autoencoder and text encoders in float32
-        texts = task.rates.seconds("train", task.cost("text").tflop)
-        fixed = tuple(task.rates.fixed_fp32_s * factor + text for factor, text in zip((1, 2), texts, strict=True))
-    return tuple(tries * (a + b) / 60 for a, b in zip(seconds, fixed, strict=True))
+    return drawing_minutes(task, task.count * ATTEMPTS[task.kind], headshot_seconds(task, choice))
+
+
+def _evaluate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
+    """Minutes of the bare base's pictures, and of scoring them and all headshots."""
+    pairs = min(choice.pairs, task.count)
+    files = task.count * ATTEMPTS[task.kind] + pairs
+    scoring = MINI_SCORE_S if task.kind == "mini" else SCORE_S
+    other = tuple(a + files * b / 60 for a, b in zip(FIXED[task.kind]["evaluate"], scoring, strict=True))
+    drawing = drawing_minutes(task, pairs, headshot_seconds(task, choice))
+    return tuple(a + b for a, b in zip(drawing, on_cpu(task, other), strict=True))
 
 
 def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> float:
     """Peak of the GPU's memory in a stage, with slack; 0 where it isn't used or isn't known. Mini's is the host's."""
-    if name not in (("train",) if task.kind == "mini" else ("prepare", "train", "generate")):
+    drawn = ("pick", "generate", "evaluate")
+    if name not in (("train",) if task.kind == "mini" else ("prepare", "train", *drawn)):
         return 0.0
+    name = "generate" if name in drawn or (name == "prepare" and task.class_images) else name
     if name == "train":
         steps = [task.step_cost(choice, px, checkpointing) for px, _ in choice.schedule]
         peak = max(step.peak_gib for step in steps) + optimizer_gib(task, steps[0].weights_gib)

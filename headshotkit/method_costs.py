@@ -6,12 +6,14 @@ base, or from the planner's rates and counted FLOPs of SDXL; where neither is kn
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from headshotkit import runtime
 from headshotkit.bases import find_base
-from headshotkit.config import TrainConfig
-from headshotkit.costs import GIB, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost, rates_of, step_kind
-from headshotkit.ladder import CONTEXT_GIB, SLACK
+from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost, rates_of, step_kind
+from headshotkit.ladder import CONTEXT_GIB, SLACK, Task, drawing_minutes, picture_seconds
 from headshotkit.records import Record
 
 MIB = 2**20
@@ -117,3 +119,36 @@ def _cost(config: TrainConfig):
     else:
         kind = "step_checkpointed" if config.checkpointing else "step"
     return cost(kind, COUNTED_PX, config.batch, family)
+
+
+def expect_drawing(pictures: int, config: RenderConfig, device_name: str) -> tuple[float | None, str]:
+    """Minutes of drawing pictures, the base's loading included, and where the rate is from; None where none is known.
+
+    Args:
+        pictures: how many.
+        config: how they are drawn.
+        device_name: what computes, as `runtime.choose_device` words it.
+
+    >>> minutes, source = expect_drawing(42, RenderConfig.for_base("sdxl"), "CUDA is there: Tesla T4")
+    >>> round(minutes), source
+    (12, 'planned for t4')
+    """
+    mini = config.base == "mini"
+    if mini and not device_name.startswith("no GPU"):
+        return None, "the embedded base was timed on a CPU alone"
+    rates = GPUS["cpu"] if mini else rates_of(device_name)
+    if rates is None:
+        return None, "no rate is known for it here"
+    task = Task(rates, config.base, pictures, math.inf, 0.0)
+    share = config.guidance_share if config.guidance > 1 else 0.0
+    seconds = picture_seconds(task, config.steps, share, words=mini and config.word_guidance > 1)
+    return drawing_minutes(task, pictures, seconds)[0], f"planned for {rates.name}"
+
+
+def say_drawing(title: str, pictures: int, config: RenderConfig) -> None:
+    """Say before a slow step how many pictures it draws, and about how long that takes."""
+    minutes, source = expect_drawing(pictures, config, runtime.choose_device()[1])
+    words = (
+        f"about {max(minutes, 0.1):.1f} minutes ({source})" if minutes is not None else f"minutes not known: {source}"
+    )
+    runtime.say(f"{title}: {pictures} to draw, {words}")

@@ -21,6 +21,7 @@ from headshotkit.errors import BadConfig, BadPromptBank
 from headshotkit.families import Family, Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
+from headshotkit.method_costs import say_drawing
 from headshotkit.obedience import asked_of
 from headshotkit.prompts import BANK, Prompt, load_prompts
 from headshotkit.records import Headshot, Lora, Pick
@@ -63,8 +64,10 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
     if stage.done:
         return Pick.from_dict(stage.manifest["chosen"])
     person = known_person(run, rendering)
-    session = _Session(load_family(lora.base), rendering, run.path("lora"), lora, tasks, stage, person, config.seed)
     steps = sorted({*snapshots_in(run.path("lora")), lora.step})
+    pictures = len(tasks) * (len(steps) + len(set(config.scales)) - 1) - len(stage.manifest.get("pictures", ()))
+    say_drawing("picking", max(pictures, 0), rendering)
+    session = _Session(load_family(lora.base), rendering, run.path("lora"), lora, tasks, stage, person, config.seed)
     chosen, tried = session.compare(steps, config)
     stage.finish(
         _outcome(chosen, tried, lora, config),

@@ -73,6 +73,8 @@ class Plan:
             how = "" if self.task.method == "lora" else f"by {self.task.method}: "
             beside = ", and as many class images" if self.task.prior else ""
             lines.append(f"train {how}{sizes}; batch {self.choice.batch}{beside}; {memory}")
+        if self.doing("pick"):
+            lines.append(f"pick by {self.task.pick} pictures")
         if self.doing("generate"):
             guided = RenderConfig.for_base(self.task.base).guidance > 1
             lines.append(
@@ -80,6 +82,9 @@ class Plan:
                 f"{self.choice.sampler_steps} sampler steps"
                 + (f", guidance in the first {self.choice.guidance_share:.0%}" if guided else "")
             )
+        if self.doing("evaluate"):
+            pairs = min(self.choice.pairs, self.task.count)
+            lines.append(f"evaluate: {pairs} first attempts drawn without the LoRA as well")
         lines.append(f"rates of {self.task.rates.name}: {self.task.rates.source}")
         if self.peak_gib and self.task.memory_gib:
             lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, slack included")
@@ -116,7 +121,7 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         count: headshots to deliver, at least 1.
         minutes: what the run may take at worst, finite.
         base: one of `bases.BASES`; None is mini on "cpu", else sdxl.
-        known: other fields of `Task`, such as `memory_gib`, `done`, `steps`.
+        known: other fields of `Task`, such as `memory_gib`, `done`, `steps`, `class_images`, `pick`.
     Raises:
         UnknownGpu, UnknownBase: no rates of that GPU; no such base.
         BadConfig: count or minutes are too small, no rate is known for that base on that GPU, or the base can't be

@@ -41,7 +41,7 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
     figure = Plot(figsize=(9, 3.6), layout="constrained")
     kinds = ("base", "lora", "delivered", "restored")
     for place, name in enumerate(metrics["identity"]):
-        axes = figure.add_subplot(1, 2, place + 1)
+        axes = figure.add_subplot(1, len(metrics["identity"]), place + 1)
         for x, kind in enumerate(kinds):
             values = [s[name] for s in scores[kind] if s[name] is not None]
             spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
@@ -252,6 +252,7 @@ def table_metrics(run: Run) -> Table:
         rise = m["rise"]
         interval = f"{rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}] over {rise['pairs']} pairs"
         rows.append((f"identity, {name}: rise from base to LoRA, 95 % interval", interval))
+    rows += [("not measured", words) for words in metrics.get("missing", ())]
     rows += [(f"sharpness: {kind}, median", _number(value)) for kind, value in metrics["sharpness"].items()]
     rows.append(("accepted of attempted", f"{metrics['accepted']} of {metrics['attempted']}"))
     rows += [(f"seconds: {stage}", f"{seconds:.1f}") for stage, seconds in metrics["seconds"].items()]

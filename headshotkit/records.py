@@ -183,7 +183,8 @@ class Headshot(Record):
 
     likeness: identity relative to the own photos' median, so 0.87 is 87 % as much like you as your own photos are ·
     quality: of the face, in [0, 1], higher is better · copy: how much of the face's structure is one photo's ·
-    obeyed: share of what the prompt asks that is shown, in [0, 1], of what can be told; None where nothing can.
+    obeyed: share of what the prompt asks that is shown, in [0, 1], of what can be told; None where nothing can ·
+    sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each.
     """
 
     file: str
@@ -201,6 +202,8 @@ class Headshot(Record):
     quality: float | None = None
     copy: float | None = None
     obeyed: float | None = None
+    sharpness: float | None = None
+    face_points_px: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)

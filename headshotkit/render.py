@@ -36,7 +36,8 @@ def render_headshots(
 
     Writes `headshots/`: a PNG an attempt (it says how it was made) and manifest.json: every attempt in `headshots`, the
     best `count` in `delivered`, best first, prompts without an accepted one in `missing`, rows that the denoiser
-    computed for a picture in `forwards_per_headshot`, and in `lora` which checkpoint drew them at which strength.
+    computed for a picture in `forwards_per_headshot`, seconds of drawing and judging all of them in `drawing_seconds`,
+    and in `lora` which checkpoint drew them at which strength.
 
     Args:
         clock: seconds that never go back.

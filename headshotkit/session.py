@@ -130,9 +130,11 @@ class Session:
                             **asdict(judged))  # fmt: skip
             write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, config))
             self.headshots.append(shot)
+        seconds = self.deadline.clock() - start
         self.stage.manifest["headshots"] = [h.to_dict() for h in self.headshots]
+        self.stage.manifest["drawing_seconds"] = round(self.stage.manifest.get("drawing_seconds", 0.0) + seconds, 2)
         self.stage.note_seconds()
-        self.deadline.note(len(batch), self.deadline.clock() - start)
+        self.deadline.note(len(batch), seconds)
 
     def _unless_twin(self, judged: Judgement, image: Image.Image, file: str) -> Judgement:
         """The gate's judgement, unless the picture is nearly one that passed before: two such are one to a person."""

@@ -170,7 +170,10 @@ class _Loop:
     def _show(self, bar) -> None:
         """Step, loss and GiB on the progress bar."""
         memory = {f"{place}_gib": size for place, size in runtime.peak_memory_gib().items()}
-        bar.total, bar.n = self.settings.steps, len(self.losses)
+        if bar.total != self.settings.steps:
+            bar.reset(self.settings.steps)  # a notebook's bar does not follow its `total`
+            bar.initial = len(self.losses)
+        bar.n = len(self.losses)
         bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}", **memory)
 
     def _try_step(self, step: int) -> str:

@@ -10,7 +10,13 @@ from conftest import P1, SHARED, open_picture
 from PIL import Image
 
 from headshotkit import augment, captions, faces, train
-from headshotkit.class_images import build_class_images, class_shelf, weights_version
+from headshotkit.class_images import (
+    build_class_images,
+    class_recipe,
+    class_shelf,
+    missing_class_images,
+    weights_version,
+)
 from headshotkit.config import DatasetConfig, GateConfig, TrainConfig
 from headshotkit.crops import face_window
 from headshotkit.dataset import build_dataset
@@ -370,6 +376,19 @@ def assert_facts(text):
     assert text["base"] == "mini" and text["prompt"] == "photo of a man" and text["class_word"] == "man"
     assert text["weights"] == weights_version("mini") and len(text["weights"]) == 64
     assert text["size_px"] == "256" and text["seed"] == "0" and text["noise"] and text["steps"] and text["guidance"]
+    assert (text["guidance"], text["guidance_share"]) == ("3.0", "0.2")
+
+
+def test_class_images_are_guided_in_a_share_of_the_steps_and_announced(small_run, own_cache, monkeypatch, capsys):
+    """20 sampler steps with guidance in four of them: 24 passes of the denoiser, not 40."""
+    config = DatasetConfig.for_base("mini", class_word="man", class_images=1)
+    family = load_family("mini")
+    monkeypatch.setattr("headshotkit.class_images.load_family", lambda base: family)
+    assert missing_class_images(config) == 1
+    build_class_images(config, small_run.path("dataset"))
+    assert family.forwards == 24 and class_recipe(DatasetConfig(class_images=1))["guidance_share"] == "0.6"
+    assert missing_class_images(config) == missing_class_images(DatasetConfig.for_base("mini")) == 0
+    assert "class images: 1 to draw" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"class_word": "woman"}, {"seed": 1}, {"size_px": 128}, {"base": "sdxl"},

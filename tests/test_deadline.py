@@ -8,7 +8,7 @@ from headshotkit import deadline
 from headshotkit.costs import GPUS
 from headshotkit.deadline import DeadlineController
 from headshotkit.errors import BadConfig
-from headshotkit.ladder import FIXED, LADDERS, STAGES, Task, step_seconds
+from headshotkit.ladder import FIXED, LADDERS, STAGES, Task, headshot_seconds, stages_of, step_seconds
 from headshotkit.planner import NotEnoughMemory, plan_rest, plan_run
 
 
@@ -29,8 +29,8 @@ def test_a_slow_gpu_is_noticed_after_20_steps_and_said(clock):
     told = []
     plan = plan_run("t4", 50, 60)
     controller = DeadlineController(plan, clock, told.append)
-    for stage in ("install", "download", "check", "prepare"):
-        clock.now += 60
+    for stage in ("install", "check", "prepare", "download"):
+        clock.now += 100
         controller.finish(stage)
     assert controller.plan.choice == plan.choice and not told
     planned = step_seconds(plan.task, plan.choice, 768, False)[0]
@@ -39,7 +39,7 @@ def test_a_slow_gpu_is_noticed_after_20_steps_and_said(clock):
         after = controller.time_step()
     assert after.choice != plan.choice and after.task.slower == pytest.approx(2) and after.task.steps_done == 21
     assert "planned again, a step takes 1.53 s, planned 0.77" in told[0] and "gave up" in told[0]
-    assert [stage.name for stage in after.stages] == ["train", "load", "generate", "restore", "evaluate"]
+    assert [stage.name for stage in after.stages] == ["train", "generate", "restore", "evaluate", "gallery"]
     assert after.pessimistic <= controller.minutes_left
 
 
@@ -63,7 +63,7 @@ def test_time_won_in_training_buys_sampler_steps(clock):
     assert controller.plan.choice.sampler_steps == 25 and controller.plan.choice.guidance_share == 1
     assert not any("training steps" in line for line in controller.plan.given_up)
     told.clear()
-    for stage in ("load", "generate", "restore", "evaluate"):
+    for stage in ("generate", "restore", "evaluate", "gallery"):
         controller.finish(stage)
     assert controller.plan.stages == () and not told
     with pytest.raises(BadConfig, match="no stage is called 'bake'"):
@@ -127,8 +127,113 @@ def test_the_machine_that_this_is_gets_planned(monkeypatch, gpu, named, gib):
     assert deadline.plan_here("mini", 24, 90).task.rates.name == "cpu"
 
 
+def test_apples_gpu_is_planned_at_a_t4s_rates(monkeypatch):
+    """It has none of its own; its memory is not known, so it is not checked."""
+    monkeypatch.setattr(deadline.runtime, "gpu_memory", lambda: None)
+    monkeypatch.setattr(deadline.runtime, "choose_device", lambda: ("mps", "Apple's GPU is there"))
+    task = deadline.plan_here("sdxl", 24, 90).task
+    assert (task.rates.name, task.memory_gib) == ("t4", 0.0)
+
+
 def test_done_steps_are_not_planned_again():
     task = Task(GPUS["t4"], "sdxl", 50, 60.0, 14.7, done=("install", "download", "check", "prepare"))
     fresh, late = plan_rest(task), plan_rest(replace(task, steps_done=1000))
     assert fresh.stages[0].name == late.stages[0].name == "train"
-    assert late.stages[0].minutes == 0 < fresh.stages[0].minutes
+    assert late.stages[0].minutes == FIXED["sdxl"]["begin"][0] < fresh.stages[0].minutes, "the base is loaded again"
+    assert plan_rest(replace(task, steps_done=1000, begun=True)).stages[0].minutes == 0
+
+
+def test_generating_leaves_time_for_what_comes_after_it(clock):
+    """Evaluation draws pictures as well, so it gets minutes, and fewer pairs where they are short."""
+    controller = DeadlineController(plan_run("t4", 50, 60), clock, lambda line: None)
+    controller.finish("train")
+    clock.now = 30 * 60.0
+    worst = {stage.name: stage.pessimistic for stage in controller.plan.stages}
+    later = worst["restore"] + worst["evaluate"] + worst["gallery"]
+    assert controller.rendering["minutes"] == pytest.approx(30 - later, abs=0.01) and worst["evaluate"] > 4
+    clock.now = 50 * 60.0
+    controller.finish("generate")
+    assert controller.evaluating["pairs"] == 12 and 9 < controller.evaluating["minutes"] < 10
+    clock.now = 55 * 60.0
+    controller.finish("restore")
+    assert controller.evaluating["pairs"] == 6 and 4 < controller.evaluating["minutes"] < 5
+    clock.now = 61 * 60.0
+    assert controller.evaluating == {"pairs": 6, "minutes": 0.0}
+
+
+def test_a_step_of_other_settings_is_timed_again(clock):
+    """What a smaller batch saves is reckoned, not measured, so the plan that it led to is checked by steps of it."""
+    controller = DeadlineController(plan_run("cpu", 24, 6), clock, lambda line: None)
+    controller.begin("train")
+    controller.start_training(controller.plan.training, 0)
+    changes = []
+    for _ in range(70):
+        before = controller.plan.training
+        clock.now += 0.5 if before["batch"] == 4 else 0.4
+        if controller.time_step().training != before:
+            changes.append(controller.plan.task.steps_done)
+    seconds = step_seconds(controller.plan.task, controller.plan.choice, 192, False)[0]
+    assert changes[0] == deadline.TIMED_STEPS + 1 and controller.plan.training["batch"] < 4
+    assert seconds == pytest.approx(0.4) and len(changes) <= 2
+
+
+def test_what_was_measured_corrects_what_comes_later(clock):
+    """Steps of half the speed say that a CPU's pictures take twice as long; pictures that were drawn say it of others.
+
+    A GPU trains and draws by rates of their own, so there the steps say nothing of pictures.
+    """
+    minutes = {}
+    for gpu, px, first in (("cpu", 256, 24), ("t4", 768, 50)):
+        plan = plan_run(gpu, first, 60)
+        controller = DeadlineController(plan, clock, lambda line: None)
+        controller.finish("prepare")
+        planned = step_seconds(plan.task, plan.choice, px, False)[0]
+        for _ in range(deadline.TIMED_STEPS + 1):
+            clock.now += 1.5 * planned
+            controller.time_step()
+        after = {stage.name: stage.minutes for stage in controller.plan.stages}
+        again = stages_of(replace(controller.plan.task, slower=0.0), controller.plan.choice, False)
+        before = {stage.name: stage.minutes for stage in again}
+        minutes[gpu] = {name: after[name] / before[name] for name in ("train", "generate", "evaluate", "gallery")}
+    assert minutes["cpu"] == pytest.approx(dict.fromkeys(minutes["cpu"], 1.5), rel=0.05)
+    assert minutes["t4"] == {"train": minutes["t4"]["train"], "generate": 1, "evaluate": 1, "gallery": 1}
+    pictures = {stage.name: stage.minutes for stage in controller.plan.stages}["evaluate"]
+    controller.finish("generate", 3 * headshot_seconds(controller.plan.task, controller.plan.choice)[0])
+    assert controller.plan.task.drawing_slower == pytest.approx(3)
+    assert {stage.name: stage.minutes for stage in controller.plan.stages}["evaluate"] > 2 * pictures
+
+
+def test_the_record_says_planned_expected_and_taken(clock):
+    """The training's expectation is corrected by its timed steps; generating is expected to use what it is given."""
+    plan = plan_run("cpu", 24, 12)
+    controller = DeadlineController(plan, clock, lambda line: None)
+    planned = {stage.name: stage.minutes for stage in plan.stages}
+    for stage in ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"):
+        controller.begin(stage)
+        if stage == "train":
+            controller.start_training(plan.training, 0)
+            for _ in range(deadline.TIMED_STEPS + 1):
+                clock.now += 0.4
+                controller.time_step()
+        clock.now += 60.0
+        controller.finish(stage)
+    record = controller.record()
+    rows = {row["stage"]: row for row in record["stages"]}
+    assert list(rows) == ["check", "prepare", "train", "generate", "restore", "evaluate", "gallery"]
+    assert all(row["planned"] == pytest.approx(planned.get(name, 0.0), abs=1e-3) for name, row in rows.items())
+    steps = controller.plan.choice.steps if controller.plan.choice.schedule else 0
+    assert rows["train"]["expected"] > rows["train"]["planned"] and steps
+    assert rows["train"]["minutes"] == pytest.approx(1.14) and rows["generate"]["minutes"] == 1.0
+    assert rows["generate"]["expected"] > 3 * rows["generate"]["planned"]
+    assert record["plan"] == plan.to_dict() and record["minutes_left"] == pytest.approx(12 - 7.14)
+
+
+def test_class_images_bring_the_weights_and_are_drawn_before_the_training(clock):
+    plan = plan_run("a100", 50, 120, prior=True, class_images=50)
+    alone = plan_run("a100", 50, 120, prior=True)
+    prepare = [next(s for s in one.stages if s.name == "prepare") for one in (plan, alone)]
+    assert prepare[0].minutes > prepare[1].minutes + FIXED["sdxl"]["load"][0] + 1
+    controller = DeadlineController(plan, clock, lambda line: None)
+    controller.finish("check")
+    controller.finish("prepare")
+    assert not controller.plan.doing("download") and controller.plan.task.class_images == 0

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import P1, P2
 
-from headshotkit.evaluate import rise_of, score_files
+from headshotkit.evaluate import _render_base, rise_of, score_files
 from headshotkit.flow import Options, do_missing, make_headshots, run_base
 from headshotkit.identity import known_faces
+from headshotkit.records import Headshot
 from headshotkit.run import STAGES, Run
 
 SETTINGS = Options(base="mini", max_attempts=1)
@@ -32,7 +33,7 @@ def runs(tmp_path_factory):
 def test_the_lora_moves_identity(runs, person, recogniser):
     rise = runs[person].manifest("report")["metrics"]["identity"][recogniser]["rise"]
     print(person, recogniser, rise)
-    assert rise["pairs"] >= 20 and rise["low"] > 0
+    assert rise["pairs"] >= 10 and rise["low"] > 0
 
 
 @pytest.mark.parametrize(("trained", "scored"), [(0, 1), (1, 0)])
@@ -41,12 +42,12 @@ def test_it_moves_towards_nobody_else(runs, trained, scored):
 
     A quarter is what is asked; measured were 0.396 towards the person and at most 0.064 towards the other (2026-11-21).
     """
-    known = {"arcface": known_faces(runs[scored], "arcface")}
-    first = [h["file"] for h in runs[trained].manifest("headshots")["headshots"] if h["attempt"] == 1]
-    base, lora = (
-        [s.arcface for s in score_files([runs[trained].path(stage) / kind / f for f in first], known)]
-        for stage, kind in (("report", "base"), ("headshots", "."))
-    )
+    run, known = runs[trained], {"arcface": known_faces(runs[scored], "arcface")}
+    generated = run.manifest("headshots")
+    first = [shot for shot in map(Headshot.from_dict, generated["headshots"]) if shot.attempt == 1]
+    drawn = _render_base(run, first, generated, run.path("report") / "base")  # those that evaluation left out, too
+    files = {"base": drawn, "lora": [run.path("headshots") / shot.file for shot in first]}
+    base, lora = ([s.arcface for s in score_files(some, known)] for some in files.values())
     rise = rise_of(base, lora)
     print(trained, scored, rise)
     own = runs[trained].manifest("report")["metrics"]["identity"]["arcface"]["rise"]

@@ -101,12 +101,14 @@ def test_a_picture_is_what_its_snapshot_draws_at_that_strength(picked):
     assert json.loads(saved.text["headshotkit"])["lora_scale"] == 1.0
 
 
-def test_an_interrupted_choice_goes_on_to_the_same(picked_run, picked):
+def test_an_interrupted_choice_goes_on_to_the_same(picked_run, picked, capsys):
+    """What is left is said before: 2 prompts by 2 checkpoints and 1 more strength, less the 2 that are there."""
     whole = picked.manifest("picked")
     write_json(
         picked_run.path("picked") / "manifest.json", whole | {"status": "started", "pictures": whole["pictures"][:2]}
     )
     assert pick_lora(picked_run, SETTINGS, RenderConfig.for_base("mini", **RENDERING)).to_dict() == whole["chosen"]
+    assert "picking: 4 to draw" in capsys.readouterr().err
     again = picked_run.manifest("picked")
     assert again["candidates"] == whole["candidates"]
     assert {p["file"] for p in again["pictures"]} == {p["file"] for p in whole["pictures"]}

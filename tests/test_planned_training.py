@@ -20,7 +20,7 @@ from headshotkit.families import load_family
 from headshotkit.flow import Options, begin_deadline, make_headshots, planned_settings, progress_of
 from headshotkit.ladder import STAGES as STEPS
 from headshotkit.planner import NotEnoughMemory, TooFewMinutes, plan_run
-from headshotkit.run import STAGES, Run, write_json
+from headshotkit.run import COMMANDS, STAGES, Run, write_json
 from headshotkit.train import train_lora
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB."
@@ -160,7 +160,7 @@ def test_slow_steps_are_noticed_and_the_rest_is_cut(prepared_run, clock, small_g
     seen = small_gpu(batch=4, calls=0)
     monkeypatch.setattr(deadline, "TIMED_STEPS", 3)
     clock.__class__.__call__ = lambda self: 3.0 * len(seen)
-    controller = DeadlineController(plan_run("cpu", 24, 20), clock, told.append)
+    controller = DeadlineController(plan_run("cpu", 24, 40), clock, told.append)
     interrupted_after(5, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_lora(prepared_run, config_of(controller), controller)
@@ -169,6 +169,29 @@ def test_slow_steps_are_noticed_and_the_rest_is_cut(prepared_run, clock, small_g
     assert change["why"].startswith("a step takes 3.00 s, planned 0.2")
     assert "planned again, a step takes 3.00 s" in told[0]
     assert controller.plan.task.steps_done == 6
+
+
+def test_a_notebooks_bar_ends_where_the_new_plan_does(prepared_run, clock, small_gpu, monkeypatch):  # noqa: F811
+    """tqdm.notebook's own widget, not shown: it keeps its length when only `total` is set."""
+    from tqdm.notebook import tqdm
+
+    bars = []
+
+    def progress(items, title, total=None):
+        bars.append(tqdm(items, desc=title, total=total, display=False, leave=True))
+        return bars[-1]
+
+    seen = small_gpu(batch=4, calls=0)
+    monkeypatch.setattr(deadline, "TIMED_STEPS", 2)
+    monkeypatch.setattr(train.runtime, "progress", progress)
+    clock.__class__.__call__ = lambda self: 3.0 * len(seen)
+    controller = DeadlineController(plan_run("cpu", 24, 20), clock, lambda line: None)
+    interrupted_after(4, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(prepared_run, config_of(controller), controller)
+    bar = next(bar for bar in bars if bar.desc == "training")
+    assert bar.total == bar.container.children[1].max == controller.plan.training["steps"] == 400
+    assert bar.n == 5 and bar.initial > 0
 
 
 # --- the commands -------------------------------------------------------------------------------------------------
@@ -287,4 +310,8 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     make_headshots(P1, tmp_path, replace(options), tell=told.append)
     assert list(seen) == list(STAGES) and told[1].startswith("plan       ")
     assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"steps": 20, "guidance_share": 0.2}
-    assert seen["headshots"].rendering["steps"] == 12 and seen["gallery"].stages == ()
+    assert seen["headshots"].rendering["steps"] == 12 and [s.name for s in seen["gallery"].stages] == ["gallery"]
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert [row["stage"] for row in record["stages"]] == [COMMANDS[stage] for stage in STAGES]
+    assert [row["minutes"] for row in record["stages"]] == pytest.approx([0.1, 0.1, 24, 0.1, 0.1, 0.1, 0.1])
+    assert record["minutes_left"] == pytest.approx(25 - 24.6) and record["plan"]["minutes_given"] == 25

@@ -7,16 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import P1
 from diffusers import UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from headshotkit import costs, counting
+from headshotkit import costs, counting, flow
 from headshotkit.cli import main
 from headshotkit.config import METHODS, TrainConfig
 from headshotkit.costs import GPUS, cost, public_seconds
 from headshotkit.errors import BadConfig, UnknownBase
-from headshotkit.flow import Options, _beside_class_images, config_for
-from headshotkit.ladder import LADDERS, METHOD_LADDERS, STAGES, Task, stages_of, step_seconds
+from headshotkit.flow import Options, _beside_class_images, begin_deadline, config_for, make_headshots
+from headshotkit.ladder import FIXED, LADDERS, METHOD_LADDERS, STAGES, Task, picture_seconds, stages_of, step_seconds
 from headshotkit.planner import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of
 from headshotkit.run import Run
 
@@ -160,12 +161,72 @@ def test_50_headshots_on_a_t4_fit_into_the_hour():
     assert train.minutes == pytest.approx(16, abs=1.5)
 
 
+def test_everything_that_draws_is_planned_with_its_pictures_and_its_load():
+    """Evaluation's pairs, picking, class images and each load of the base: none of them is free."""
+    plan = plan_run("t4", 50, 60)
+    stages = {stage.name: stage for stage in plan.stages}
+    picture = picture_seconds(plan.task, plan.choice.sampler_steps, 0.6)[0] / 60
+    load = FIXED["sdxl"]["load"][0]
+    assert stages["generate"].minutes == pytest.approx(60 * picture + load)
+    assert stages["evaluate"].minutes > 8 * picture + load and 8 <= plan.choice.pairs <= 12
+    assert stages["evaluate"].peak_gib == stages["generate"].peak_gib
+    other = plan_run("t4", 50, 600, pick=42, class_images=50)
+    more = {stage.name: stage.minutes for stage in other.stages}
+    by_preset = picture_seconds(other.task, 25, 0.6)[0] / 60
+    assert more["pick"] == pytest.approx(42 * by_preset + load)
+    assert more["prepare"] == pytest.approx(stages["prepare"].minutes + 50 * by_preset + load)
+    assert 12 < 50 * by_preset < 15
+
+
+def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
+    """`plan` counts the installation too; a run counts from its start, with the download where weights are missing."""
+    monkeypatch.setattr(flow.runtime, "gpu_memory", lambda: ("Tesla T4", 14.7))
+    plan, told = plan_run("t4", 50, 60), []
+    for here, names in ((False, {"download"}), (True, set())):
+        monkeypatch.setattr(flow, "weights_here", lambda base, here=here: here)
+        run = begin_deadline(Run(tmp_path), Options(base="sdxl", minutes=60), told.append).plan
+        assert run.minutes <= 45 and run.pessimistic <= 58 and run.choice.schedule == plan.choice.schedule
+        assert run.choice.pairs == plan.choice.pairs and run.choice.sampler_steps >= plan.choice.sampler_steps
+        assert {stage.name for stage in plan.stages} - {stage.name for stage in run.stages} == {
+            "install",
+            "download",
+        } - names
+        if not here:
+            assert run.choice == plan.choice
+
+
+@pytest.mark.parametrize(
+    ("gpu", "asked", "minutes"),
+    [
+        (("Tesla T4", 14.7), {}, 60), (("Tesla T4", 14.7), {"minutes": 0}, None), (None, {}, None),
+        (("Tesla T4", 14.7), {"minutes": 90}, 90), (("Tesla T4", 14.7), {"base": "mini"}, None),
+        (("Tesla T4", 14.7), {"schedule": ((1024, 5),)}, None), (("Tesla T4", 14.7), {"max_attempts": 2}, None),
+        (("Tesla T4", 14.7), {"count": 400}, None), (("Tesla T4", 14.7), {"base": "flux"}, None),
+    ],
+)  # fmt: skip
+def test_an_hour_is_what_a_run_on_cuda_is_planned_for(tmp_path, monkeypatch, gpu, asked, minutes):
+    """Where nothing was said; the stages only note the controller that they are given."""
+    monkeypatch.setattr(flow.runtime, "gpu_memory", lambda: gpu)
+    seen, told = [], []
+
+    def done(stage, run, options, controller):
+        seen.append(controller)
+        return {"stage": stage, "outcome": "", "seconds": 1.0}
+
+    monkeypatch.setattr(flow, "do_stage", done)
+    make_headshots(P1, tmp_path, Options(**{"base": "sdxl"} | asked), tell=told.append)
+    given = seen[0] and seen[0].first.task.minutes
+    assert given == minutes
+    assert (tmp_path / "plan.json").exists() == (minutes is not None)
+    assert any("plan       none: " in line for line in told) == ("count" in asked or asked.get("base") == "flux")
+
+
 def test_what_was_given_up_is_said_with_its_numbers():
     plan = plan_run("t4", 50, 60)
-    assert len(plan.given_up) == 3 and all("minutes at worst, of 60" in line for line in plan.given_up)
+    assert len(plan.given_up) == 4 and all("minutes at worst, of 60" in line for line in plan.given_up)
     said = plan.explain()
     assert "gave up batch 2" in said and "guidance in the first 60%" in said
-    assert plan.rendering == {"steps": 25, "guidance_share": 0.6}
+    assert plan.rendering == {"steps": 20, "guidance_share": 0.6}
 
 
 def test_steps_that_a_person_set_are_kept_and_shared_among_the_sizes():
@@ -298,7 +359,7 @@ def test_without_a_plan_class_images_on_a_large_base_bring_checkpointing(tmp_pat
 def test_steps_given_up_are_counted_by_the_methods_own():
     said = [choice.gave_up for choice in METHOD_LADDERS["sdxl", "dreambooth"]]
     assert "160 of 800 training steps" in said and "160 more training steps, so 320 are left" in said
-    assert [choice.gave_up for choice in LADDERS["sdxl"]][5] == "200 of 1000 training steps"
+    assert [choice.gave_up for choice in LADDERS["sdxl"]][6] == "200 of 1000 training steps"
     assert all("{" not in choice.gave_up for rungs in METHOD_LADDERS.values() for choice in rungs)
 
 

@@ -211,6 +211,17 @@ def base_wanted(base: Base) -> hub.Wanted:
     return hub.Wanted(base.source, title, otherwise, size_gb=base.download_gb, gated=base.gated)
 
 
+def weights_here(base_name: str) -> bool:
+    """Return whether a base can be loaded without a download.
+
+    Raises:
+        UnknownBase: no base has that name.
+    """
+    base = find_base(base_name)
+    wanted = replace(base_wanted(base), without=("vae",) if base.vae else ())
+    return base.source.startswith("data:") or any(hub.is_here(replace(wanted, half=half)) for half in (True, False))
+
+
 def weights_place(base: Base) -> str:
     """A base's weights as diffusers wants them named: a folder, or a hub id.
 

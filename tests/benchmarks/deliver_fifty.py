@@ -108,7 +108,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
              f"{which} correlate by {alike:.3f}", alike <= config.max_twin),
     ]  # fmt: skip
     if net:
-        bare = _render_base(run, delivered, config, run.folder / "deliver_fifty" / "base")
+        bare = _render_base(run, delivered, made, run.folder / "deliver_fifty" / "base")
         photos = [run.path("dataset") / p["file"] for p in run.manifest("dataset")["dataset"]["photos"]]
         ours, base, own = (diversity(some, net) for some in (files, bare, photos))
         words = f"LPIPS {ours:.3f}, the bare base's {base:.3f}: {ours / base:.2f} of it; photos' crops {own:.3f}"
