@@ -246,5 +246,5 @@ clock 33 and 35 s for 35 in two runs of `make demo` on free cores, 2026-11-21. P
 1.77 s for each of 24."""
 MINI_WORD_PASSES = 1 + 2 / 3
 """Denoiser passes a sampler step there, where guidance by words acts: three in every third step."""
-SCORE_S, MINI_SCORE_S = (0.3, 0.6), (0.2, 0.4)
+SCORE_S, MINI_SCORE_S = (0.3, 0.6), (0.1, 0.2)
 """Seconds of scoring a picture by both recognisers, on the CPU beside a GPU and beside the embedded base; estimates."""

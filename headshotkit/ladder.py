@@ -138,7 +138,7 @@ FIXED = {
              "begin": (0.7, 1.2), "load": (0.5, 1.0), "restore": (1.0, 1.5), "evaluate": (0.2, 0.4),
              "gallery": (0.1, 0.2)},
     "mini": {"check": (0.07, 0.15), "prepare": (0.01, 0.03), "begin": (0.02, 0.05), "load": (0.01, 0.03),
-             "evaluate": (0.1, 0.2), "gallery": (0.01, 0.03)},
+             "evaluate": (0.03, 0.08), "gallery": (0.01, 0.03)},
 }  # fmt: skip
 
 
