@@ -1,0 +1,71 @@
+"""The scripts for the real size: the package loads what they build, and each goes through with small networks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file
+
+from headshotkit.families import load_tokenizers
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+@pytest.fixture
+def real_size(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import real_size
+
+    return real_size
+
+
+def test_every_weight_written_is_loaded_in_its_place(real_size, tmp_path):
+    """Under the hub's names; nothing is left at what the class draws by itself."""
+    real_size.write_base(tmp_path, real_size.SMALL)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path, variant="fp16", add_watermarker=False)
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        (file,) = (tmp_path / part).glob("*.fp16.safetensors")
+        state = getattr(pipeline, part).state_dict()
+        written = load_file(file)
+        if part == "text_encoder":
+            written = {name.removeprefix("text_model."): tensor for name, tensor in written.items()}
+        assert written.keys() == state.keys()
+        assert all(torch.equal(tensor.float(), state[name].float()) for name, tensor in written.items())
+    text = "photo of ohwx woman, studio"
+    known = load_tokenizers("mini")[0](text).input_ids
+    assert pipeline.tokenizer(text).input_ids == pipeline.tokenizer_2(text).input_ids == known
+    assert (pipeline.tokenizer.pad_token_id, pipeline.tokenizer_2.pad_token_id) == (49407, 0)
+
+
+def test_the_cache_has_every_commit_that_a_preset_names(real_size, tmp_path):
+    commit = "a1" * 20
+    place = real_size.snapshot(tmp_path, "somebody/something", {commit})
+    assert (place.parent / commit).resolve() == place.resolve()
+    assert (tmp_path / "models--somebody--something" / "refs" / "main").read_text() == place.name
+
+
+def run_small(script: str, *words: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), "--small", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_real_size_script_goes_through_a_whole_run(tmp_path):
+    """Killed amid its training, at small size; the exit code says whether all of it was right."""
+    assert "train, killed" in run_small("real_size.py", "--folder", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_gpu_script_does_every_row_on_a_cpu(tmp_path):
+    run_small("gpu_proof.py", "--device", "cpu", "--out", str(tmp_path))
+    rows = {row["row"]: row for row in json.loads((tmp_path / "results.json").read_text()) if "row" in row}
+    left_out = {name for name, row in rows.items() if "left_out" in row}
+    assert len(rows) == 13 and left_out <= {"step-768-adamw8bit", "script-1024-checkpointing"}
+    assert all(row["s"] > 0 for name, row in rows.items() if name not in left_out)
+    assert (tmp_path / "picture.png").is_file() and (tmp_path / "picture-channels-last.png").is_file()
