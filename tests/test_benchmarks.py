@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
+from headshotkit import bases
 from headshotkit.families import load_tokenizers
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
@@ -41,11 +42,13 @@ def test_every_weight_written_is_loaded_in_its_place(real_size, tmp_path):
     assert (pipeline.tokenizer.pad_token_id, pipeline.tokenizer_2.pad_token_id) == (49407, 0)
 
 
-def test_the_cache_has_every_commit_that_a_preset_names(real_size, tmp_path):
-    commit = "a1" * 20
-    place = real_size.snapshot(tmp_path, "somebody/something", {commit})
-    assert (place.parent / commit).resolve() == place.resolve()
-    assert (tmp_path / "models--somebody--something" / "refs" / "main").read_text() == place.name
+def test_the_cache_has_main_and_the_commit_that_is_pinned(real_size, tmp_path, monkeypatch):
+    pinned = "a1" * 20
+    monkeypatch.setattr(bases, "COMMITS", {"somebody/something": pinned}, raising=False)
+    place = real_size.snapshot(tmp_path, "somebody/something")
+    repository = tmp_path / "hub" / "models--somebody--something"
+    assert (repository / "snapshots" / pinned).resolve() == place.resolve()
+    assert (repository / "refs" / "main").read_text() == place.name
 
 
 def run_small(script: str, *words: str) -> str:

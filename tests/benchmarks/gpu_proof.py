@@ -93,6 +93,7 @@ ROWS = (
 in pieces shows in "taken"."""
 ENVIRONMENT = {"expandable": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}}
 """What the process of a group has beside the usual."""
+OWN_FOLDERS = ("TMPDIR", "HF_HOME", "HEADSHOTKIT_CACHE")
 
 
 # --- the table: a process for each group, until the time is up --------------------------------------------------------
@@ -138,7 +139,7 @@ def results_of(group: str, given: argparse.Namespace, end_s: float) -> Iterator[
     command = [sys.executable, __file__, *sys.argv[1:], "--group", group, "--minutes", str(left_s / 60)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"} | ENVIRONMENT.get(group, {})
     with open(given.out / LOG_FILE, "a") as log, tempfile.TemporaryDirectory() as temporary:
-        environment["TMPDIR"] = temporary  # the process may be ended before it has tidied up
+        environment |= dict.fromkeys(OWN_FOLDERS, temporary)  # the process may be ended before it has tidied up
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         killer = threading.Timer(left_s, process.kill)
         killer.start()
@@ -234,7 +235,7 @@ class Bench:
         self.given, self.folder, self.end_s, self.lora = given, folder, end_s, None
         self.size, self.scale = (real_size.SMALL, SMALLER) if given.small else (real_size.REAL, 1)
         self.steps = WARM_UP + given.steps + 1
-        real_size.write_base(folder / "base", self.size, weights=False)
+        self.base = real_size.write_cache(Path(os.environ["HF_HOME"]), self.size, weights=False)
         write_dataset(folder / "prepared", 1024 // self.scale)
 
     def result(self, row: Row) -> dict:
@@ -267,7 +268,7 @@ class Bench:
         import torch
 
         torch.backends.cudnn.benchmark = row.benchmark
-        draw_networks(self.size, self.folder / "base", self.given.device, row)
+        draw_networks(self.size, self.base, self.given.device, row)
         seconds, notes, peaks = {}, [], []
         if row.px:
             with Clock(self, self.steps if row.script else FOREVER) as clock:
@@ -311,7 +312,7 @@ class Bench:
         install()
         eight_bit = ["--use_8bit_adam"] if runtime.has_module("bitsandbytes") else []
         settings = {
-            "pretrained_model_name_or_path": self.folder / "base", "instance_prompt": PROMPT, "rank": 32,
+            "pretrained_model_name_or_path": self.base, "instance_prompt": PROMPT, "rank": 32,
             "instance_data_dir": pictures_of(self.folder / "prepared"), "resolution": row.px[0] // self.scale,
             "train_batch_size": 1, "max_train_steps": FOREVER, "checkpointing_steps": FOREVER, "seed": 0,
             "output_dir": self.folder / "theirs", "dataloader_num_workers": 0,

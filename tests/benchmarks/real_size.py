@@ -22,7 +22,6 @@ import contextlib
 import copy
 import json
 import os
-import re
 import shutil
 import signal
 import struct
@@ -31,7 +30,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +40,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from headshotkit import Run, counting, restore, runtime
-from headshotkit.bases import BASES, Base
+from headshotkit import Run, bases, counting, restore, runtime
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path("/var/tmp/headshotkit-real-size")
@@ -174,38 +172,35 @@ def write_base(folder: Path, size: Size, weights: bool = True) -> None:
     (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": True}))
 
 
-def write_vae(folder: Path, size: Size) -> None:
+def write_vae(folder: Path, size: Size, weights: bool = True) -> None:
     """Writes an autoencoder alone, in float32 and without a variant, as the fp16-fix one is on the hub."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         network = makers(size)["vae"]()
     network.save_config(folder)
-    if not (file := folder / "diffusion_pytorch_model.safetensors").exists():
+    if weights and not (file := folder / "diffusion_pytorch_model.safetensors").exists():
         write_weights(network, file, torch.float32)
 
 
-def snapshot(hub: Path, source: str, commits: set[str]) -> Path:
-    """A repository's snapshot in the hub's cache; main and all the given commits lead to it."""
-    repository = hub / f"models--{source.replace('/', '--')}"
-    (repository / "refs").mkdir(parents=True, exist_ok=True)
+def snapshot(home: Path, source: str) -> Path:
+    """A repository's snapshot in the hub's cache of a HF_HOME; main and the commit that is pinned lead to it."""
+    repository = home / "hub" / f"models--{source.replace('/', '--')}"
+    place = repository / "snapshots" / COMMIT
+    place.mkdir(parents=True, exist_ok=True)
+    (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs" / "main").write_text(COMMIT)
-    (repository / "snapshots" / COMMIT).mkdir(parents=True, exist_ok=True)
-    for commit in commits - {COMMIT}:
-        if not (link := repository / "snapshots" / commit).exists():
-            link.symlink_to(COMMIT)
-    return repository / "snapshots" / COMMIT
+    pinned = getattr(bases, "COMMITS", {}).get(source)
+    if pinned and not (repository / "snapshots" / pinned).exists():
+        (repository / "snapshots" / pinned).symlink_to(COMMIT)
+    return place
 
 
-def commits_of(base: Base) -> set[str]:
-    """Every commit that a base's preset names, of whichever repository."""
-    return set(re.findall(r"\b[0-9a-f]{40}\b", str(asdict(base))))
-
-
-def write_cache(home: Path, size: Size) -> None:
-    """Fills a HF_HOME with all that the base needs; what is there stays."""
-    base, hub = BASES[BASE], home / "hub"
-    write_base(snapshot(hub, base.source, commits_of(base)), size)
-    write_vae(snapshot(hub, base.vae, commits_of(base)), size)
+def write_cache(home: Path, size: Size, weights: bool = True) -> Path:
+    """Fills a HF_HOME with all that the base needs, and returns the pipeline's folder; weights that are there stay."""
+    base = bases.find_base(BASE)
+    write_vae(snapshot(home, base.vae), size, weights)
+    write_base(snapshot(home, base.source), size, weights)
+    return snapshot(home, base.source)
 
 
 def write_codeformer(file: Path) -> bool:
@@ -225,8 +220,8 @@ class Process:
 
     def __init__(self, words: list[str], home: Path, log: Path) -> None:
         environment = os.environ | {
-            "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HEADSHOTKIT_DTYPE": "bfloat16",
-            "PYTHONPATH": str(REPOSITORY),
+            "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HEADSHOTKIT_CACHE": str(home / "cache"),
+            "HEADSHOTKIT_DTYPE": "bfloat16", "PYTHONPATH": str(REPOSITORY),
         }  # fmt: skip
         self.log, self.begun_s, self.begun = log, time.monotonic(), time.time()
         self.anonymous_gb, self.most_gb = 0.0, 0.0
