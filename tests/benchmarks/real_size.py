@@ -353,11 +353,14 @@ def main() -> int:
     names = [versions[name] for versions in [runtime.versions()] for name in ("torch", "diffusers", "transformers")]
     print(f"{cpu()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}; torch, diffusers, transformers {names}")
     print(f"{home}: {size:.2f} GB of weights, made in {time.monotonic() - begun_s:.0f} s\n\n{HEADER}", flush=True)
-    shutil.rmtree(home / "run", ignore_errors=True)
     trip = Trip(given, home, Run(home / "run"))
-    trip.do("check", "check", str(runtime.sample_person()))
-    trip.do("prepare", "prepare", "--base", BASE, "--class-word", "man")
-    trip.train()
+    if not given.drawing:
+        shutil.rmtree(home / "run", ignore_errors=True)
+        trip.do("check", "check", str(runtime.sample_person()))
+        trip.do("prepare", "prepare", "--base", BASE, "--class-word", "man")
+        trip.train()
+    for stage in ("headshots", "restored", "report"):
+        shutil.rmtree(home / "run" / stage, ignore_errors=True)
     trip.do("export", "export", str(home / "run" / "person_kohya.safetensors"))
     sampler = ("--sampler-steps", str(given.sampler_steps))
     trip.do("generate", "generate", "--count", str(given.pictures), "--max-attempts", "1", *sampler)
@@ -379,6 +382,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--px", type=int, default=512, help="side of the training pictures (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=1, help="headshots to draw (default: %(default)s)")
     parser.add_argument("--sampler-steps", type=int, default=3, help="of a headshot (default: %(default)s)")
+    parser.add_argument("--drawing", action="store_true", help="only what comes after the training of an earlier call")
     parser.add_argument("--limit", type=float, default=10.0, help="GB of anonymous memory (default: %(default)g)")
     given = parser.parse_args()
     given.steps = given.steps or (40 if given.small else 3)
