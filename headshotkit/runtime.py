@@ -208,8 +208,7 @@ LARGE_BLOCK = 4 * 2**20
 def return_large_blocks() -> None:
     """Has the C library give each large block back to the system as soon as it is freed, where it is GNU's.
 
-    It would keep blocks of up to 32 MB in its heap, in between smaller ones, and a picture of SDXL's takes 1 to 2 GB
-    more of the host's memory so.
+    It would keep blocks of up to 32 MB in its heap, in between smaller ones that are still in use.
     """
     import ctypes
 
@@ -218,10 +217,13 @@ def return_large_blocks() -> None:
 
 
 def free_memory() -> None:
-    """Gives memory of dropped models back: Python's garbage, and the GPU's cache."""
+    """Gives memory of dropped models back: Python's garbage, what the C library keeps of it, and the GPU's cache."""
+    import ctypes
     import gc
 
     gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # only GNU's C library can be asked
+        ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -96,7 +96,7 @@ torch.ones(7 * 2**20)  # 28 MB, freed: the C library then keeps what is smaller
 large, small = [], []
 for _ in range(20):
     large.append(torch.ones(2 * 2**20))
-    small.append(torch.ones(4096))
+    small.append(torch.ones(100_000))
 large.clear()
 with open("/proc/self/status") as file:
     print(int(file.read().split("RssAnon:")[1].split()[0]) / 1024)

@@ -58,6 +58,8 @@ class SdxlFamily:
         self.pipeline = self._load()
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
+        if self.device == "cpu" and isinstance(self.pipeline.vae, AutoencoderKL):
+            self.pipeline.vae.to(memory_format=torch.channels_last)  # else convolutions copy what they read and write
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.forwards, self.decoding = 0, "whole"
         self.without_lora: dict[str, torch.Tensor] = {}
@@ -239,6 +241,8 @@ class SdxlFamily:
         self.without_lora = copies_on_disk(weights)
         self.pipeline.fuse_lora(components=["unet"])
         self.pipeline.unload_lora_weights()
+        del layers, weights
+        runtime.free_memory()
 
     @torch.no_grad()
     def render(

@@ -349,7 +349,9 @@ def main() -> int:
     begun_s = time.monotonic()
     write_cache(home, SMALL if given.small else REAL)
     restoring = write_codeformer(given.folder / "codeformer.pth")
-    size = sum(file.stat().st_size for file in (home / "hub").rglob("*") if file.is_file() and not file.is_symlink()) / 1e9
+    size = (
+        sum(file.stat().st_size for file in (home / "hub").rglob("*") if file.is_file() and not file.is_symlink()) / 1e9
+    )
     names = [versions[name] for versions in [runtime.versions()] for name in ("torch", "diffusers", "transformers")]
     print(f"{cpu()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}; torch, diffusers, transformers {names}")
     print(f"{home}: {size:.2f} GB of weights, made in {time.monotonic() - begun_s:.0f} s\n\n{HEADER}", flush=True)
