@@ -60,7 +60,7 @@ def test_on_a_cpu_the_autoencoder_computes_in_the_order_of_its_convolutions(real
 
 def test_the_cache_has_main_and_the_commit_that_is_pinned(real_size, tmp_path, monkeypatch):
     pinned = "a1" * 20
-    monkeypatch.setattr(bases, "COMMITS", {"somebody/something": pinned}, raising=False)
+    monkeypatch.setattr(bases, "COMMITS", {"somebody/something": pinned})
     place = real_size.snapshot(tmp_path, "somebody/something")
     repository = tmp_path / "hub" / "models--somebody--something"
     assert (repository / "snapshots" / pinned).resolve() == place.resolve()

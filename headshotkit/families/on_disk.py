@@ -38,5 +38,5 @@ def _mapped(size: int) -> torch.Tensor | None:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size)  # writing to a page without room would end the process
             return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, RuntimeError):  # the last is what torch says where it can't map the file
         return None

@@ -189,7 +189,7 @@ def snapshot(home: Path, source: str) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs" / "main").write_text(COMMIT)
-    pinned = getattr(bases, "COMMITS", {}).get(source)
+    pinned = bases.COMMITS.get(source)
     if pinned and not (repository / "snapshots" / pinned).exists():
         (repository / "snapshots" / pinned).symlink_to(COMMIT)
     return place
