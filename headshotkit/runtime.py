@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from headshotkit.errors import HeadshotError, MissingPackage
+from headshotkit.errors import BadConfig, HeadshotError, MissingPackage
 
 PACKAGE = Path(__file__).parent
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
@@ -29,6 +29,9 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "USE_FLAX": "0",  # diffusers 0.39 imports JAX where it is installed, as on Colab: 0.1 GB of memory, and warnings
 }
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What HEADSHOTKIT_DTYPE can be."""
 
 
 def set_environment() -> None:
@@ -103,10 +106,22 @@ def choose_dtype(device: str):
     """The dtype for the frozen weights and autocast, and why: (torch dtype, reason).
 
     fp16 on CUDA, for a T4 (sm_75) computes bf16 about 20 times slower; fp32 on a CPU, where bf16 is emulated on
-    most machines and slower for small batches even where it isn't.
+    most machines and slower for small batches even where it isn't. HEADSHOTKIT_DTYPE sets another: in bfloat16 a large
+    base takes half of a CPU's memory.
+
+    Raises:
+        BadConfig: HEADSHOTKIT_DTYPE names no dtype of DTYPES.
     """
     import torch
 
+    if wanted := os.environ.get("HEADSHOTKIT_DTYPE"):
+        if wanted not in DTYPES:
+            raise BadConfig(
+                f"HEADSHOTKIT_DTYPE is {wanted!r}.",
+                f"Weights are held in one of: {', '.join(DTYPES)}.",
+                "Set it to one of them, or unset it: the device then decides.",
+            )
+        return getattr(torch, wanted), "HEADSHOTKIT_DTYPE asks for it"
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
         if major >= 8:
@@ -186,11 +201,29 @@ def versions() -> dict[str, str]:
     return found
 
 
+LARGE_BLOCK = 4 * 2**20
+"""Bytes; a base's activations are larger, those of the embedded one smaller."""
+
+
+def return_large_blocks() -> None:
+    """Has the C library give each large block back to the system as soon as it is freed, where it is GNU's.
+
+    It would keep blocks of up to 32 MB in its heap, in between smaller ones that are still in use.
+    """
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no such call, or no C library to be asked
+        ctypes.CDLL(None).mallopt(-3, LARGE_BLOCK)  # M_MMAP_THRESHOLD
+
+
 def free_memory() -> None:
-    """Gives memory of dropped models back: Python's garbage, and the GPU's cache."""
+    """Gives memory of dropped models back: Python's garbage, what the C library keeps of it, and the GPU's cache."""
+    import ctypes
     import gc
 
     gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # only GNU's C library can be asked
+        ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

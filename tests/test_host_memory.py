@@ -1,8 +1,9 @@
-"""How much of the host's memory loading SDXL takes: its U-Net at its real size, of random numbers, from a real file.
+"""How much of the host's memory SDXL takes: loading its U-Net at its real size, of random numbers, and what waits.
 
 The other parts are the embedded base's. Free Colab has 12.7 GB of RAM in all.
 """
 
+import errno
 import json
 import shutil
 import struct
@@ -15,6 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from headshotkit import counting, runtime
+from headshotkit.families.on_disk import copies_on_disk
 
 NEEDED_DISK, NEEDED_RAM = 6e9, 11e9
 LOADING = """
@@ -51,6 +53,64 @@ def write_random_unet(folder):
         for start in range(0, end, len(block)):
             file.write(block[: end - start])
     return end
+
+
+def anonymous_mb() -> float:
+    with open("/proc/self/status") as file:
+        return int(file.read().split("RssAnon:")[1].split()[0]) / 1024
+
+
+def test_copies_on_the_disk_take_no_memory_and_keep_their_numbers():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(33, 7, generator=generator).half()
+    weights = {"odd": first, "large": torch.zeros(16, 2**20).bfloat16(), "scalar": torch.tensor(3.0)}
+    weights["large"][:, ::2] = 1
+    wanted = {name: weight.clone() for name, weight in weights.items()}
+    before = anonymous_mb()
+    copies = copies_on_disk(weights)
+    grown = anonymous_mb() - before
+    for weight in weights.values():
+        weight.fill_(9)
+    assert all(torch.equal(copies[name], wanted[name]) for name in wanted)
+    assert {copy.dtype for copy in copies.values()} == {torch.half, torch.bfloat16, torch.float32}
+    assert grown < 8, "the large one has 32 MB"
+    assert not list(runtime.cache_path("waiting").iterdir())
+
+
+def test_without_room_on_the_disk_the_copies_are_in_memory(monkeypatch):
+    """The error is put in where the file is made; the disk itself can't be filled here."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    assert torch.equal(copies_on_disk({"weight": torch.arange(5.0)})["weight"], torch.arange(5.0))
+
+
+BLOCKS = """
+import sys, torch
+from headshotkit import runtime
+if sys.argv[1] == "returned":
+    runtime.return_large_blocks()
+torch.ones(7 * 2**20)  # 28 MB, freed: the C library then keeps what is smaller
+large, small = [], []
+for _ in range(20):
+    large.append(torch.ones(2 * 2**20))
+    small.append(torch.ones(100_000))
+large.clear()
+with open("/proc/self/status") as file:
+    print(int(file.read().split("RssAnon:")[1].split()[0]) / 1024)
+"""
+
+
+def test_large_blocks_are_returned_though_small_ones_lie_between_them():
+    """In processes of their own, for the setting stays: 20 blocks of 8 MB, all freed."""
+    command = [sys.executable, "-c", BLOCKS]
+    kept, returned = (
+        float(subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("kept", "returned")
+    )
+    assert kept - returned > 120
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 import headshotkit
 from headshotkit import runtime
-from headshotkit.errors import MissingPackage
+from headshotkit.errors import BadConfig, MissingPackage
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -136,3 +137,11 @@ def test_diffusers_does_without_jax():
     bare = {name: value for name, value in os.environ.items() if name not in runtime.ENVIRONMENT}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=bare)
     assert done.stdout.split()[-1] == "False" and "Flax" not in done.stderr
+
+
+def test_the_dtype_can_be_set_from_outside(monkeypatch):
+    monkeypatch.setenv("HEADSHOTKIT_DTYPE", "bfloat16")
+    assert runtime.choose_dtype("cpu")[0] is torch.bfloat16
+    monkeypatch.setenv("HEADSHOTKIT_DTYPE", "int8")
+    with pytest.raises(BadConfig, match="int8"):
+        runtime.choose_dtype("cpu")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from headshotkit import hub
+from headshotkit import hub, runtime
 from headshotkit.bases import Base, find_base
 from headshotkit.config import RenderConfig
 from headshotkit.downloads import first_line
@@ -172,6 +172,7 @@ def load_family(base_name: str) -> Family:
         BaseUnavailable: its weights are not here and can't be downloaded.
     """
     base = find_base(base_name)
+    runtime.return_large_blocks()
     module = importlib.import_module(f"headshotkit.families.{base.family}")
     return getattr(module, FAMILIES[base.family])(base)
 

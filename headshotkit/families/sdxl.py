@@ -31,6 +31,7 @@ from headshotkit.families import (
 from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import base_folder, dtype_option, loading, quiet
 from headshotkit.families.lora_files import load_lora_file, load_lora_tensors, lora_bytes, lora_tensors, put_lora
+from headshotkit.families.on_disk import copies_on_disk
 from headshotkit.few_steps import FewSteps
 
 METHODS = sdxl_methods.METHODS
@@ -57,6 +58,8 @@ class SdxlFamily:
         self.pipeline = self._load()
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
+        if self.device == "cpu" and isinstance(self.pipeline.vae, AutoencoderKL):
+            self.pipeline.vae.to(memory_format=torch.channels_last)  # else convolutions copy what they read and write
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.forwards, self.decoding = 0, "whole"
         self.without_lora: dict[str, torch.Tensor] = {}
@@ -229,14 +232,17 @@ class SdxlFamily:
     def _fuse(self) -> None:
         """Adds the loaded LoRA to the weights, so that a step costs what it costs without one.
 
-        The weights as they were are kept on the CPU: subtracting a LoRA would leave rounding errors.
+        The weights as they were are kept on the disk: subtracting a LoRA would leave rounding errors, and the memory of
+        a free Colab has no 1.9 GB for them.
         """
         unet = self.pipeline.unet
         layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, BaseTunerLayer)}
         weights = {name: layer.get_base_layer().weight.detach() for name, layer in layers.items()}
-        self.without_lora = {name: weight.to("cpu", copy=True) for name, weight in weights.items()}
+        self.without_lora = copies_on_disk(weights)
         self.pipeline.fuse_lora(components=["unet"])
         self.pipeline.unload_lora_weights()
+        del layers, weights
+        runtime.free_memory()
 
     @torch.no_grad()
     def render(

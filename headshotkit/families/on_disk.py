@@ -1,0 +1,42 @@
+"""Weights that wait on the disk, so that they take none of the host's memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import torch
+
+from headshotkit import runtime
+
+ALIGNED = 64
+"""Bytes; each copy begins at a multiple of it."""
+
+
+def copies_on_disk(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return copies on the CPU that lie in a mapped temporary file, whose pages the system can drop and read again.
+
+    The file is in the cache folder and has no name any more, so it is gone with the copies. Where it can't be made, on
+    a full disk for example, the copies are in memory.
+    """
+    places = [-(-tensor.nbytes // ALIGNED) * ALIGNED for tensor in tensors.values()]
+    file = _mapped(sum(places)) if tensors else None
+    if file is None:
+        return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+    parts = file.split(places)
+    return {
+        name: part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
+    }
+
+
+def _mapped(size: int) -> torch.Tensor | None:
+    """Return the bytes of a new temporary file, shape (size,), mapped; None where there is no room or no such call."""
+    folder = runtime.cache_path("waiting")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # writing to a page without room would end the process
+            return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
+    except (OSError, AttributeError, RuntimeError):  # the last is what torch says where it can't map the file
+        return None
