@@ -30,7 +30,7 @@ def plan_here(
         base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs.
         steps: of the training, where a person has set them; 0: the plan decides.
         stages: those that are to be done, of `ladder.STAGES`.
-        **training: `method`, `prior` and `steps_done`, as `Task` has them.
+        **training: `method`, `prior`, `worded` and `steps_done`, as `Task` has them.
     Raises:
         BadConfig: no rate is known for that base here, or it can't be trained by that method.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.

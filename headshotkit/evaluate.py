@@ -14,7 +14,7 @@ from PIL import Image
 
 from headshotkit import faces, measures, runtime
 from headshotkit.config import RenderConfig
-from headshotkit.families import Sampling, load_family
+from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
@@ -41,7 +41,7 @@ def evaluate_run(run: Run) -> dict:
     if stage.done:
         return stage.manifest["metrics"]
     first = [Headshot.from_dict(h) for h in generated["headshots"] if h["attempt"] == 1]
-    base_files = _render_base(run, first, generated, stage.folder / "base")
+    base_files = _render_base(run, first, generated, stage.folder / "base", stage.manifest.setdefault(CHANGES, []))
     known = {name: known_faces(run, name) for name in RECOGNISERS}
     delivered = generated["delivered"]
     files = {
@@ -84,7 +84,9 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def _render_base(run: Run, first: list[Headshot], generated: dict, folder: Path) -> list[Path]:
+def _render_base(
+    run: Run, first: list[Headshot], generated: dict, folder: Path, changes: list[dict] | None = None
+) -> list[Path]:
     """The same prompts and seeds without the LoRA, all else as the headshots' manifest says that they were drawn.
 
     Pictures that exist are not made again.
@@ -95,6 +97,7 @@ def _render_base(run: Run, first: list[Headshot], generated: dict, folder: Path)
     if not todo:
         return files
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
+    family.changes = [] if changes is None else changes
     if generated.get("few_steps", {}).get("held"):
         family.use_few_steps(FEW_STEPS[config.few_steps])
         config = drawn_in_few(config)

@@ -18,7 +18,7 @@ import numpy as np
 from headshotkit import runtime
 from headshotkit.config import PickConfig, RenderConfig
 from headshotkit.errors import BadConfig, BadPromptBank
-from headshotkit.families import Family, Sampling, load_family
+from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.obedience import asked_of
@@ -63,7 +63,9 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
     if stage.done:
         return Pick.from_dict(stage.manifest["chosen"])
     person = known_person(run, rendering)
-    session = _Session(load_family(lora.base), rendering, run.path("lora"), lora, tasks, stage, person, config.seed)
+    family = load_family(lora.base)
+    family.changes = stage.manifest.setdefault(CHANGES, [])
+    session = _Session(family, rendering, run.path("lora"), lora, tasks, stage, person, config.seed)
     steps = sorted({*snapshots_in(run.path("lora")), lora.step})
     chosen, tried = session.compare(steps, config)
     stage.finish(
