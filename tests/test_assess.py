@@ -34,7 +34,10 @@ def test_each_limit_is_exact_and_names_the_number(rule, sight):
 
 
 def test_every_limit_of_the_config_is_used():
-    set_level = {"min_photos", "max_photos", "min_same_person", "max_hash_distance", "min_duplicate_identity"}
+    set_level = {
+        "min_photos", "max_photos", "min_same_person", "max_hash_distance", "min_duplicate_identity",
+        "min_duplicate_structure", "max_stops_below",
+    }  # fmt: skip
     limits = {f.name for f in dataclasses.fields(GateConfig)}
     assert limits == {rule.limit for rule in assess.RULES} | set_level
 
@@ -46,7 +49,7 @@ def test_turning_left_or_right_counts_alike(sight):
 
 
 def test_the_cause_is_named_and_not_what_follows_from_it(sight):
-    dark = sight.measures | {"brightness": 9.0, "noise": 9.0, "disagreement": 0.5, "recognisable": 3.0}
+    dark = sight.measures | {"visible": 1.0, "noise": 9.0, "disagreement": 0.5, "recognisable": 3.0}
     assert [r.code for r in assess.reasons_against(dark, GateConfig())] == ["dark"]
     two = sight.measures | {"other_face": 0.9, "face_px": 40}
     assert [r.code for r in assess.reasons_against(two, GateConfig())] == ["many_faces", "small_face"]

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,10 @@ def test_the_minority_of_a_mixed_folder_is_somebody_else(tmp_path):
     assert all(v.photo.startswith("p2") == v.kept for v in verdicts)
 
 
+AS_BURST = GateConfig(max_hash_distance=0, min_duplicate_structure=2)
+"""Pieces of one photo stand for a burst's, so that they must not count as one picture."""
+
+
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -210,7 +215,7 @@ def test_a_burst_is_one_moment(tmp_path):
     with Image.open(P1 / "p1_04.jpg") as image:
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
-    verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig(max_hash_distance=0))
+    verdicts = judge_photos(folder, Run(tmp_path / "run"), AS_BURST)
     moments = {v.photo: v.measures["moment"] for v in verdicts}
     assert len({moments[name] for name in moments if name.startswith("burst")}) == 1
     assert moments["other.jpg"] not in {moments[name] for name in moments if name.startswith("burst")}
@@ -221,7 +226,11 @@ def test_a_second_photo_of_a_moment_is_kept_only_where_there_are_too_few(tmp_pat
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
     few, enough = (
-        judge_photos(folder, Run(tmp_path / f"run{least}"), GateConfig(max_hash_distance=0, min_photos=least))
+        judge_photos(
+            folder,
+            Run(tmp_path / f"run{least}"),
+            GateConfig(max_hash_distance=0, min_duplicate_structure=2, min_photos=least),
+        )
         for least in (4, 2)
     )
     assert sum(v.kept for v in few) == 4 and sum(v.kept for v in enough) == 2
