@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import augment, captions, crops, runtime
+from headshotkit import augment, captions, crops, locks, runtime
 from headshotkit.bases import BASES
 from headshotkit.captioners import Captioner
 from headshotkit.class_images import build_class_images
@@ -26,6 +26,7 @@ from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.tokens import check_token
 
 
+@locks.writes("prepare")
 @runtime.frees_memory
 def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     """Turns the kept photos into the training folder.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, measures, runtime
+from headshotkit import faces, locks, measures, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.families import Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
@@ -26,6 +26,7 @@ from headshotkit.run import STAGES, Run, write_atomic, write_json
 RECOGNISERS = ("arcface", "dlib")
 
 
+@locks.writes("evaluate")
 @runtime.frees_memory
 def evaluate_run(run: Run) -> dict:
     """Measures what the run has made.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from headshotkit import locks
 from headshotkit.bases import choose_base
 from headshotkit.checkpoints import newest_step
 from headshotkit.config import Config, DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
@@ -84,6 +85,7 @@ CHOICES: dict[type[Config], tuple[str, ...]] = {
 """Which of the options each stage's config takes."""
 
 
+@locks.writes("run")
 def make_headshots(
     photos: Path | str, out: Path | str, options: Options | None = None, tell: Callable[[str], None] = print
 ) -> Run:
@@ -187,6 +189,7 @@ def run_base(run: Run, options: Options) -> tuple[str, str]:
     return choose_base(options.base)
 
 
+@locks.writes("do_missing")
 def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callable[[str], None] = print) -> None:
     """Does those of the stages that the run does not have, whatever settings the others were made with.
 
