@@ -14,6 +14,7 @@ from PIL import Image
 
 from headshotkit import faces, locks, measures, runtime
 from headshotkit.config import RenderConfig
+from headshotkit.errors import DamagedRun
 from headshotkit.families import Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
@@ -21,7 +22,7 @@ from headshotkit.intervals import rise_of
 from headshotkit.photos import png_bytes
 from headshotkit.plots import plot_identity, plot_losses
 from headshotkit.records import Headshot, Lora, Score
-from headshotkit.run import STAGES, Run, write_atomic, write_json
+from headshotkit.run import STAGES, Run, Stage, write_atomic, write_json
 
 RECOGNISERS = ("arcface", "dlib")
 
@@ -38,19 +39,18 @@ def evaluate_run(run: Run) -> dict:
         StageMissing: headshots have not been generated and restored.
     """
     generated = run.manifest("headshots")
+    first = [Headshot.from_dict(h) for h in generated["headshots"] if h["attempt"] == 1]
+    files = {
+        "lora": run.files("headshots", [h.file for h in first]),
+        "delivered": run.files("headshots", generated["delivered"]),
+        "restored": run.files("restored", generated["delivered"]),
+    }
     stage = run.begin("report", {}, run.inputs_from("photos", "headshots", "restored"))
     if stage.done:
         return stage.manifest["metrics"]
-    first = [Headshot.from_dict(h) for h in generated["headshots"] if h["attempt"] == 1]
-    base_files = _render_base(run, first, generated, stage.folder / "base")
+    base_files = _render_base(run, first, generated, stage)
     known = {name: known_faces(run, name) for name in RECOGNISERS}
-    delivered = generated["delivered"]
-    files = {
-        "base": base_files,
-        "lora": [run.path("headshots") / h.file for h in first],
-        "delivered": [run.path("headshots") / f for f in delivered],
-        "restored": [run.path("restored") / f for f in delivered],
-    }
+    files = {"base": base_files, **files}
     scores = {kind: score_files(some, known, f"measuring {kind}") for kind, some in files.items()}
     metrics = {
         "identity": {name: _identity(name, known[name], scores) for name in RECOGNISERS},
@@ -63,8 +63,12 @@ def evaluate_run(run: Run) -> dict:
     table = {kind: [s.to_dict() for s in rows] for kind, rows in scores.items()}
     write_json(stage.folder / "metrics.json", metrics | {"scores": table})
     write_atomic(stage.folder / "identity.png", plot_identity(metrics, table).png())
-    write_atomic(stage.folder / "losses.png", plot_losses(run).png())
-    stage.finish(_outcome(metrics), metrics=metrics)
+    try:
+        write_atomic(stage.folder / "losses.png", plot_losses(run).png())
+        without = ""
+    except DamagedRun:  # nothing else is made from the losses, and they can't be made again
+        without = "; without losses.png, for lora/losses.json is missing or damaged"
+    stage.finish(_outcome(metrics) + without, metrics=metrics)
     return metrics
 
 
@@ -85,14 +89,14 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def _render_base(run: Run, first: list[Headshot], generated: dict, folder: Path) -> list[Path]:
+def _render_base(run: Run, first: list[Headshot], generated: dict, stage: Stage) -> list[Path]:
     """The same prompts and seeds without the LoRA, all else as the headshots' manifest says that they were drawn.
 
     Pictures that exist are not made again.
     """
     config = RenderConfig(**generated["config"])
-    files = [folder / h.file for h in first]
-    todo = [(h, f) for h, f in zip(first, files, strict=True) if not f.exists()]
+    files = [stage.folder / "base" / h.file for h in first]
+    todo = [(h, f) for h, f in zip(first, files, strict=True) if not f.exists() or f"base/{h.file}" in stage.spoilt]
     if not todo:
         return files
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])

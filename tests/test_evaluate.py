@@ -8,6 +8,7 @@ from PIL import Image
 from headshotkit.evaluate import evaluate_run, rise_of, score_files
 from headshotkit.identity import known_faces
 from headshotkit.restore import restore_headshots
+from headshotkit.run import CHECK_SUM
 
 
 def test_the_rise_and_its_interval():
