@@ -125,7 +125,7 @@ def score_files(files: list[Path], known: dict[str, np.ndarray], title: str = "m
 
 
 def _score(file: Path, known: dict[str, np.ndarray]) -> Score:
-    image = np.asarray(Image.open(file).convert("RGB"))
+    image = np.asarray(Image.open(file, formats=("PNG", "JPEG")).convert("RGB"))
     found = faces.detect_faces(image)
     if len(found) != 1:
         return Score(file.name, None, None, None)

@@ -24,7 +24,7 @@ from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.errors import BadConfig, DamagedRun, NoPhotos
 from headshotkit.evaluate import evaluate_run
-from headshotkit.gallery import build_gallery
+from headshotkit.gallery import PAGE, build_gallery
 from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.pacing import MAY_CHANGE
@@ -118,7 +118,7 @@ def make_headshots(
     tell(f"base       {base}: {why}")
     controller = begin_deadline(run, options, tell)
     for stage in STAGES:
-        tell(line_of(do_stage(stage, run, options, controller)))
+        tell(line_of(do_stage(stage, run, options, controller), run))
         if controller and COMMANDS[stage] in PLANNED:
             controller.finish(COMMANDS[stage])
     return run
@@ -211,7 +211,7 @@ def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callab
     """
     for stage in stages:
         if not run.has(stage):
-            tell(line_of(do_stage(stage, run, options)))
+            tell(line_of(do_stage(stage, run, options), run))
 
 
 def config_for(kind: type[Config], base: str, options: Options, planned: dict | None = None,
@@ -386,7 +386,13 @@ def _check(run: Run, options: Options) -> None:
     kept_photos(verdicts, config.min_photos, run.manifest("photos")["advice"])
 
 
-def line_of(manifest: dict) -> str:
-    """One line on a finished stage: its name, what came out, seconds; after the check another, with what is missing."""
+def line_of(manifest: dict, run: Run | None = None) -> str:
+    """One line on a finished stage: its name, what came out, seconds.
+
+    After the check another line says what is missing; after the gallery, where in the run its page is.
+    """
     line = f"{COMMANDS[manifest['stage']]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"
-    return line + (f"\n{'':<10} {manifest['advice']}" if "advice" in manifest else "")
+    more = manifest.get("advice", "")
+    if run and manifest["stage"] == "gallery":
+        more = f"{(run.path('gallery') / PAGE).resolve()}"
+    return line + (f"\n{'':<10} {more}" if more or "advice" in manifest else "")

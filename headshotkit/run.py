@@ -289,7 +289,7 @@ class Stage:
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
         self.manifest |= facts
         self.manifest |= {
-            "files": {name: _facts_of(self.folder / name) for name in _made_in(self.folder)},
+            "files": {name: facts_of(self.folder / name) for name in _made_in(self.folder)},
             "status": "done",
             "outcome": outcome,
             "seconds": round(seconds, 2),
@@ -330,8 +330,18 @@ def _made_in(folder: Path) -> list[str]:
     return sorted(name for name in names if name != "manifest.json" and not name.startswith("."))
 
 
-def _facts_of(path: Path) -> dict:
+def facts_of(path: Path) -> dict:
+    """What a manifest notes of a file: size and sha256."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a kill left half written in a stage's folder, and closes the folder to others."""
+    with contextlib.suppress(OSError):
+        folder.chmod(0o700)
+        for half in [*folder.rglob(".*.part"), *folder.parent.glob(".*.part")]:
+            if half.is_file() and not half.name.startswith(locks.HOLDER):
+                half.unlink(missing_ok=True)
 
 
 def _is_grown(before: dict, settings: dict, inputs: dict, grows: tuple[str, ...]) -> bool:
@@ -394,6 +404,24 @@ class Run:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
+    def place_of(self, folder: Path) -> str:
+        """A folder outside the run as a manifest may name it: from the run folder, or from ~, without a user's name.
+
+        Empty where there is no such way; ask `placed` for the folder.
+        """
+        folder, home = folder.resolve(), Path.home().resolve()
+        users = {home.name, os.environ.get("USER") or home.name, os.environ.get("USERNAME") or home.name}
+        ways = []
+        with contextlib.suppress(ValueError):  # on another drive
+            ways.append(Path(os.path.relpath(folder, self.folder.resolve())))
+        if folder.is_relative_to(home):
+            ways.append(Path("~", folder.relative_to(home)))
+        return next((way.as_posix() for way in ways if not users & set(way.parts)), "")
+
+    def placed(self, place: str) -> Path | None:
+        """The folder of a name from `place_of`; None where it has none."""
+        return self.folder.resolve() / Path(place).expanduser() if place else None
+
     def path(self, stage: str) -> Path:
         """A stage's folder, whether it exists or not."""
         return self.folder / stage
@@ -416,6 +444,7 @@ class Run:
         folder, settings = self.path(stage), settings_of(config)
         key = fingerprint(settings, inputs)
         before = self.peek(stage)
+        _clear(folder)
         if before.get("fingerprint") == key:
             spoilt = self.spoilt(stage, before)
             if spoilt and stage == "lora":
