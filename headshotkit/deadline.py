@@ -107,7 +107,7 @@ class DeadlineController:
         self.stages.append({"stage": stage, "planned": planned, "expected": round(expected, 3), "minutes": None})
 
     def _minutes_of(self, plan: Plan, stage: str) -> float:
-        """The minutes of a stage in a plan; the download's go to the stage that brings the weights."""
+        """Return the minutes of a stage in a plan; the download counts in the stage that first loads the weights."""
         brings = "prepare" if self.plan.task.class_images else "train"
         names = (stage, "download") if stage == brings else (stage,)
         return sum(one.minutes for one in plan.stages if one.name in names)

@@ -84,7 +84,7 @@ def evaluate_run(
 
 
 def _begun_pairs(run: Run, inputs: dict[str, str], room: int) -> int:
-    """As many pairs as it was begun with; where it was not, or the time cut it short, as many as fit now."""
+    """Return the pairs that the evaluation was begun with, or as many as fit now if it is new or was cut short."""
     before = run.peek("report")
     begun, made = before.get("config", {}).get("pairs", 0), before.get("metrics", {}).get("pairs")
     if not before or not run.is_begun("report", {"pairs": begun}, inputs):
@@ -93,7 +93,7 @@ def _begun_pairs(run: Run, inputs: dict[str, str], room: int) -> int:
 
 
 def _known(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Embeddings of the person's photos by each recogniser that can be had, and why another one can't."""
+    """Return the photos' embeddings by each available recogniser, and why another one is missing."""
     known, missing = {"arcface": known_faces(run, "arcface")}, []
     try:
         known["dlib"] = known_faces(run, "dlib")
@@ -103,7 +103,7 @@ def _known(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def spread(count: int) -> list[int]:
-    """Return the places 0 to count - 1 in an order of which every beginning is spread evenly over them.
+    """Return the indices 0 to count - 1 in an order whose first few, however many, are spread evenly.
 
     Source: the three-gap theorem, on multiples of the golden ratio.
 
@@ -135,9 +135,9 @@ def _shown(value: float | None) -> str:
 def _render_base(
     run: Run, first: list[Headshot], generated: dict, folder: Path, deadline: Deadline | None = None
 ) -> list[Path]:
-    """The same prompts and seeds without the LoRA, all else as the headshots' manifest says that they were drawn.
+    """Draw the same prompts and seeds without the LoRA, with the settings in the headshots' manifest; return the files.
 
-    Pictures that exist are not made again; where the time is up, the others stay out.
+    Pictures that exist are not drawn again. When the time is up, the rest are left out.
     """
     deadline = deadline or Deadline(0.0)
     config = RenderConfig(**generated["config"])
@@ -154,14 +154,14 @@ def _render_base(
 
 
 def _picture_s(generated: dict) -> float:
-    """Seconds that drawing and judging a headshot took; older manifests have those of the whole stage alone."""
+    """Return the seconds of drawing and judging a headshot; older manifests hold the whole stage's."""
     return generated.get("drawing_seconds", generated["seconds"]) / max(len(generated["headshots"]), 1)
 
 
 def _draw_base(
     run: Run, todo: list[tuple[Headshot, Path]], generated: dict, config: RenderConfig, deadline: Deadline
 ) -> None:
-    """Draws the bare base's pictures until all are done or the time is up."""
+    """Draw the bare base's pictures until all are done or the time is up."""
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
     if generated.get("few_steps", {}).get("held"):
         family.use_few_steps(FEW_STEPS[config.few_steps])
@@ -187,9 +187,9 @@ def _draw_base(
 def _scores_of(
     run: Run, shots: list[Headshot], delivered: list[str], known: dict[str, np.ndarray]
 ) -> dict[str, list[Score]]:
-    """Scores of first attempts, of what is delivered, and of that restored; each picture is measured once.
+    """Return the scores of first attempts, delivered and restored headshots; measure each picture once.
 
-    Delivered ones are attempts, and a face that was not restored is the same file again.
+    Delivered headshots are attempts, and a headshot that was not restored is the same file again.
     """
     wanted = {shot.file: shot for shot in shots if shot.attempt == 1 or shot.file in delivered}
     made = {
@@ -207,7 +207,7 @@ def _scores_of(
 
 
 def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray]) -> Score:
-    """The score of a headshot, by the face that was found when it was judged; older manifests don't have that."""
+    """Return a headshot's score from the face found when it was judged; find it again if the manifest lacks it."""
     if shot.identity is not None and not shot.face_points_px:
         return _score(file, known)
     others = {name: own for name, own in known.items() if name != "arcface"}

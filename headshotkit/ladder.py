@@ -257,7 +257,7 @@ def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, .
 
 
 def on_cpu(task: Task, pair: tuple[float, float]) -> tuple[float, float]:
-    """A time that the CPU takes, corrected where this CPU's training steps were measured."""
+    """Return a CPU time, scaled by this machine's measured training steps if there are any."""
     if task.kind != "mini" or not task.slower:
         return pair
     return pair[0] * task.slower, pair[0] * task.slower * RELATED_SPREAD
@@ -288,7 +288,7 @@ def optimizer_gib(task: Task, weights_gib: float) -> float:
 
 
 def picture_seconds(task: Task, steps: int, guidance_share: float, words: bool = False) -> tuple[float, float]:
-    """Seconds of a picture, central and pessimistic; measured ones have the first word.
+    """Return the seconds of a picture, central and pessimistic; measured ones replace planned ones.
 
     Args:
         steps: of the sampler.
@@ -312,18 +312,18 @@ def picture_seconds(task: Task, steps: int, guidance_share: float, words: bool =
 
 
 def drawing_minutes(task: Task, pictures: float, seconds: tuple[float, float]) -> tuple[float, float]:
-    """Minutes of a stage that loads the base and draws."""
+    """Return the minutes of loading the base and drawing."""
     load = on_cpu(task, FIXED[task.kind]["load"])
     return tuple(a + pictures * b / 60 for a, b in zip(load, seconds, strict=True))
 
 
 def headshot_seconds(task: Task, choice: Choice) -> tuple[float, float]:
-    """Seconds of a headshot by a choice."""
+    """Return the seconds of a headshot drawn by a choice's settings."""
     return picture_seconds(task, choice.sampler_steps, choice.guidance_share, words=task.kind == "mini")
 
 
 def _prepare_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Minutes of the training pictures, and of the class images that are still to be drawn."""
+    """Return the minutes of cutting the training pictures and drawing the missing class images."""
     cutting = on_cpu(task, FIXED[task.kind]["prepare"])
     if not task.class_images:
         return cutting
@@ -333,7 +333,7 @@ def _prepare_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[f
 
 
 def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Minutes of the training steps that are not done yet, and of what comes before the first of them."""
+    """Return the minutes of the remaining training steps, and of loading and encoding before the first."""
     done, sums = task.steps_done, [0.0, 0.0] if task.begun else list(FIXED[task.kind]["begin"])
     for px, steps in choice.schedule:
         left = max(0, steps - done)
@@ -344,19 +344,19 @@ def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[flo
 
 
 def _pick_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Minutes of picking's pictures, which are drawn by the base's preset whatever the plan."""
+    """Return the minutes of picking; it draws by the base's preset, whatever the plan."""
     config = RenderConfig.for_base(task.base)
     seconds = picture_seconds(task, config.steps, config.guidance_share, words=task.kind == "mini")
     return drawing_minutes(task, task.pick, seconds)
 
 
 def _generate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Minutes of all headshots with their second tries."""
+    """Return the minutes of all headshots, second attempts included."""
     return drawing_minutes(task, task.count * ATTEMPTS[task.kind], headshot_seconds(task, choice))
 
 
 def _evaluate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Minutes of the bare base's pictures, and of scoring them and all headshots."""
+    """Return the minutes of drawing the bare base's pictures, and of scoring them and all headshots."""
     pairs = min(choice.pairs, task.count)
     files = task.count * ATTEMPTS[task.kind] + pairs
     scoring = MINI_SCORE_S if task.kind == "mini" else SCORE_S

@@ -122,7 +122,7 @@ def _cost(config: TrainConfig):
 
 
 def expect_drawing(pictures: int, config: RenderConfig, device_name: str) -> tuple[float | None, str]:
-    """Minutes of drawing pictures, the base's loading included, and where the rate is from; None where none is known.
+    """Return the minutes of loading the base and drawing, None if no rate is known, and the rate's source.
 
     Args:
         pictures: how many.

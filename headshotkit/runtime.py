@@ -206,7 +206,7 @@ LARGE_BLOCK = 4 * 2**20
 
 
 def return_large_blocks() -> None:
-    """Has the C library give each large block back to the system as soon as it is freed, where it is GNU's.
+    """Make GNU's C library return each large block to the system as soon as it is freed; do nothing with another one.
 
     It would keep blocks of up to 32 MB in its heap, in between smaller ones that are still in use.
     """

@@ -279,7 +279,7 @@ class _Loop:
 
     @contextlib.contextmanager
     def _going_on(self, what: str) -> Iterator[None]:
-        """Goes on with the training where a file can't be written that it can do without; says so, and notes it."""
+        """Go on training if a file that it can do without can't be written; say so and note it in the manifest."""
         try:
             yield
         except (DiskFull, RunFolderError) as error:

@@ -80,7 +80,7 @@ class SdxlFamily:
             return StableDiffusionXLPipeline.from_pretrained(self.place, add_watermarker=False, **options)
 
     def _options(self, place: str, part: str = "") -> dict:
-        """How weights are loaded from a folder: the half-size files where half precision is wanted and they are there.
+        """Return the options for loading a folder's weights: its float16 files if half precision is wanted.
 
         Args:
             part: subfolder that is loaded alone.

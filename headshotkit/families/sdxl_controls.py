@@ -152,7 +152,7 @@ class SdxlControls:
         return self.net
 
     def _place(self, part: str, file: str) -> str:
-        """The folder of the ControlNet or the refiner; what is missing of it is downloaded.
+        """Return the folder of the ControlNet or the refiner; download what is missing.
 
         Raises:
             BadConfig: the base has none.
@@ -177,7 +177,7 @@ class SdxlControls:
         return str(folder)
 
     def _loading(self, part: str, place: str) -> AbstractContextManager[None]:
-        """Loads in silence; what goes wrong names the part."""
+        """Load silently; an error names the part."""
         return loading(f"the {part} of base {self.family.base.name!r}", place, f"leave out the {part}.")
 
     # --- the refiner ----------------------------------------------------------------------------------------------
