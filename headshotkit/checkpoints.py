@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headshotkit import runtime
 from headshotkit.errors import DiskFull
 from headshotkit.run import discard, write_atomic
 
@@ -43,14 +44,20 @@ def read_checked(path: Path) -> dict:
 
     Raises:
         one of DAMAGE: the file is cut, altered or can't be read.
+        MemoryError: it is whole as far as it was read, but memory gave out.
     """
     import torch
 
-    with zipfile.ZipFile(path) as archive:
-        spoilt = archive.testzip()
-    if spoilt:
-        raise zipfile.BadZipFile(f"the check sum of {spoilt} is wrong")
-    return torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            spoilt = archive.testzip()
+        if spoilt:
+            raise zipfile.BadZipFile(f"the check sum of {spoilt} is wrong")
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except DAMAGE as error:
+        if said := runtime.out_of_memory(error):
+            raise MemoryError(said) from error
+        raise
 
 
 def newest_step(stage_folder: Path) -> int:

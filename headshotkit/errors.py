@@ -94,7 +94,11 @@ class BadLora(HeadshotError):
 
 
 class OutOfMemory(HeadshotError):
-    """A training step needs more memory than the GPU has free; what was trained before is saved."""
+    """A stage needs more memory than there is, and nothing cheaper is left; what was finished before is saved."""
+
+
+class NotFinite(HeadshotError):
+    """A loss, weights, latents or a picture hold NaN or infinity; nothing of them is saved."""
 
 
 class UnknownGpu(HeadshotError):

@@ -35,6 +35,7 @@ OTHERS = 1
 """`measures["person"]` of the first of the other people; 0 is the main person."""
 
 
+@runtime.frees_memory
 def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> list[Verdict]:
     """Judges every photo of a folder and keeps the best of the good ones.
 

@@ -54,7 +54,7 @@ def control_panel(run: Run, request: PictureRequest, studio: Studio | None = Non
 def _unexpected(error: Exception) -> str:
     """What happened, in one line, and what to do where it is the GPU's memory."""
     said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"
-    return f"{said} Draw fewer at once (batch), or smaller." if "out of memory" in said else said
+    return f"{said} Draw fewer at once (batch), or smaller." if runtime.out_of_memory(error) else said
 
 
 def request_of(knobs: dict, base: str) -> PictureRequest:

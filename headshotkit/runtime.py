@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib
 import importlib.util
@@ -15,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from headshotkit.errors import BadConfig, HeadshotError, MissingPackage
+from headshotkit.errors import BadConfig, HeadshotError, MissingPackage, OutOfMemory
 
 PACKAGE = Path(__file__).parent
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
@@ -32,6 +33,27 @@ ENVIRONMENT = {
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What HEADSHOTKIT_DTYPE can be."""
+
+MEMORY_WORDS = (
+    "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed",
+    "unable to find an engine to execute this computation",  # cuDNN, where no workspace can be had
+    "bad_alloc", "failed to map", "cannot allocate memory", "can't allocate memory", "not enough memory",
+    "failed to allocate memory", "insufficient memory",
+)  # fmt: skip
+"""What libraries say when memory gives out: CUDA, cuBLAS, cuDNN, C++, mmap, torch's CPU allocator, ONNX, OpenCV."""
+AMBIGUOUS_WORDS = (
+    "cublas_status_not_initialized", "cudnn_status_not_initialized", "cudnn_status_internal_error",
+    "cublas_status_internal_error", "cudnn_status_execution_failed", "cublas_status_execution_failed",
+)  # fmt: skip
+"""What cuBLAS and cuDNN say of a bug as well; near the GPU's limit it is memory."""
+NEAR_LIMIT_GIB = 0.75
+"""So little of the GPU is free near its limit."""
+MORE_MEMORY = (
+    "Close other notebooks and programs that use this machine's memory, then give the same command again: what was "
+    "finished stays. If that is not enough, use a machine with more memory."
+)
+NEVER_MEMORY = (ImportError, LookupError, TypeError, ValueError)
+"""Exceptions of a program, not of a machine, whatever their words are."""
 
 
 def set_environment() -> None:
@@ -174,6 +196,59 @@ def free_gpu_gib() -> float | None:
     return (torch.cuda.mem_get_info()[0] + cached) / 2**30
 
 
+def usable_gpu_gib() -> float | None:
+    """Return what this process can have of the GPU's memory in all, what it has already included, GiB; None without."""
+    import torch
+
+    free = free_gpu_gib()
+    return None if free is None else free + torch.cuda.memory_allocated() / 2**30
+
+
+def out_of_memory(error: BaseException | None) -> str:
+    """Return the first line of what an exception says, if it or its cause means that memory gave out; else "".
+
+    Every stage asks this one function, for the GPU's memory and the host's.
+
+    >>> out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    'cuDNN error: CUDNN_STATUS_ALLOC_FAILED'
+    >>> out_of_memory(RuntimeError("The size of tensor a (4) must match the size of tensor b (3)"))
+    ''
+    """
+    while error is not None:
+        said, words = str(error).strip().split("\n")[0], str(error).lower()
+        known = any(word in words for word in MEMORY_WORDS)
+        known = known or (any(word in words for word in AMBIGUOUS_WORDS) and _near_the_gpus_limit())
+        known = known and isinstance(error, Exception) and not isinstance(error, (HeadshotError, *NEVER_MEMORY))
+        known = known or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+        if known or type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported
+            return said or type(error).__name__
+        error = error.__cause__
+    return ""
+
+
+def _near_the_gpus_limit() -> bool:
+    """Whether the driver has next to nothing left; torch's own cache is of no use to cuBLAS and cuDNN."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return False
+    return torch.cuda.mem_get_info()[0] / 2**30 < NEAR_LIMIT_GIB
+
+
+def within_memory(work: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what some work makes and "", or None and what was said where memory gave out; the memory is then free.
+
+    Errors of another kind pass.
+    """
+    try:
+        return work(), ""
+    except Exception as error:
+        said = out_of_memory(error)
+        if not said:
+            raise
+    free_memory()  # only here: the exception held the frames with all that they had
+    return None, said
+
+
 def batches_of(items: Iterable, size: int, kind: Callable[[Any], Any]) -> list[list]:
     """The items in their order as batches of at most `size`, each of one kind.
 
@@ -233,7 +308,8 @@ def frees_memory(work: Callable) -> Callable:
     """Has a function give its models back when it is stopped or ends in an error that people are told.
 
     A notebook keeps the last traceback, whose frames hold all that they had: the same cell run again would have two
-    bases in the GPU. The same where memory gave out. Other errors keep their frames for a debugger.
+    bases in the GPU. Other errors keep their frames for a debugger. Where memory gave out and nothing inside went on
+    with less, the error that people are told is OutOfMemory, from what the library raised.
     """
 
     @functools.wraps(work)
@@ -242,9 +318,14 @@ def frees_memory(work: Callable) -> Callable:
         try:
             return work(*args, **options)
         except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, HeadshotError)) or "out of memory" in str(error):
+            said = out_of_memory(error)
+            if said or isinstance(error, (KeyboardInterrupt, HeadshotError)):
                 _clear_frames(error, handled)
                 free_memory()
+            if said and not isinstance(error, OutOfMemory):
+                peak = ", ".join(f"{gib:.1f} GiB of {place} memory" for place, gib in peak_memory_gib().items())
+                happened = f"{work.__name__} ran out of memory; at most it held {peak}."
+                raise OutOfMemory(happened, said, MORE_MEMORY) from error
             raise
 
     return wrapped

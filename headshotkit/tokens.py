@@ -76,6 +76,7 @@ class TokenScore(Record):
         return words
 
 
+@runtime.frees_memory
 def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Sequence[str] = ()) -> list[TokenScore]:
     """The tokens that mean least to a base, best first.
 

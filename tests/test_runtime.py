@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 
 import headshotkit
 from headshotkit import runtime
-from headshotkit.errors import BadConfig, MissingPackage
+from headshotkit.errors import BadConfig, BaseUnavailable, MissingPackage, OutOfMemory
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -47,9 +48,68 @@ def test_what_a_stopped_function_held_is_freed_but_a_bugs_frames_stay(error, fre
         except ValueError:
             raise error from None
 
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises((type(error), OutOfMemory)) as caught:
         work()
-    assert caught.value is error and (seen[0]() is None) == freed
+    told = caught.value.__cause__ if isinstance(caught.value, OutOfMemory) else caught.value
+    assert told is error and (seen[0]() is None) == freed
+    assert isinstance(caught.value, OutOfMemory) == bool(runtime.out_of_memory(error))
+
+
+class Fail(Exception):
+    """As onnxruntime's: no RuntimeError."""
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("unable to mmap 5135149760 bytes from file <a.safetensors>: Cannot allocate memory (12)"),
+    MemoryError(),
+    OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    Fail("[ONNXRuntimeError] : 1 : FAIL : bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9"),
+    caused(OSError("Unable to load weights"), RuntimeError("failed to map the file")),
+    caused(BaseUnavailable("a", "b", "c"), MemoryError("bad_alloc")),
+]
+"""Every class of running out of memory, in the libraries' own words."""
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=lambda error: f"{type(error).__name__} {error}"[:50])
+def test_every_class_of_running_out_of_memory_is_told(error):
+    assert runtime.out_of_memory(error)
+    made, said = runtime.within_memory(lambda: (_ for _ in ()).throw(error))
+    assert (made, said) == (None, runtime.out_of_memory(error)) and "\n" not in said
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("The size of tensor a (4) must match the size of tensor b (3) at non-singleton dimension 1"),
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+    RuntimeError("CUDA error: device-side assert triggered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    ValueError("a layer named failed to map"), ImportError("libx.so: failed to map segment from shared object"),
+    KeyError("out of memory"), OSError(errno.ENOSPC, "No space left on device"), MissingPackage("out of memory"),
+    KeyboardInterrupt(),
+], ids=lambda error: f"{type(error).__name__} {error}"[:50])  # fmt: skip
+def test_a_bug_is_not_taken_for_memory(error):
+    assert runtime.out_of_memory(error) == ""
+    with pytest.raises(type(error)):
+        runtime.within_memory(lambda: (_ for _ in ()).throw(error))
+
+
+@pytest.mark.parametrize(("free_gib", "is_memory"), [(0.2, True), (6.0, False)])
+def test_what_cudnn_says_of_a_bug_too_is_memory_near_the_limit(monkeypatch, free_gib, is_memory):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free_gib * 2**30), 2**34))
+    assert bool(runtime.out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"))) == is_memory
 
 
 def test_what_the_caller_was_handling_keeps_its_frames():
