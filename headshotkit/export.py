@@ -8,11 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from headshotkit import runtime
 from headshotkit.bases import find_base
-from headshotkit.errors import BadConfig
+from headshotkit.errors import BadConfig, BadLora
+from headshotkit.finite import spoilt
 from headshotkit.records import Lora
 from headshotkit.run import Run, write_atomic
 
@@ -22,6 +24,7 @@ PEFT_METADATA = "lora_adapter_metadata"
 """The header's place for peft's config; diffusers would read kohya's names by it, so kohya's file goes without."""
 
 
+@runtime.frees_memory
 def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
     """Writes what the run has trained to a file of its own; a file that is there already is replaced.
 
@@ -37,7 +40,7 @@ def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
         StageMissing: nothing has been trained.
         BadConfig: the format is unknown, the base's family has no kohya naming, the path has another ending, or the
             whole U-Net was trained.
-        BadLora: the file holds layers that have no name in kohya's naming.
+        BadLora: the file holds layers that have no name in kohya's naming, or NaN or infinity.
         DiskFull, RunFolderError: the file can't be written.
     """
     lora = Lora.from_dict(run.manifest("lora")["lora"])
@@ -58,11 +61,28 @@ def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
             "A1111, ComfyUI and diffusers find a LoRA by its ending.",
             f"Name it {target.with_suffix(SUFFIX).name}.",
         )
+    for file in [run.path("lora") / name for name in lora.files or (lora.path,)]:
+        _demand_sound(file, run)
     as_it_is = format == "diffusers" or lora.method == "textual-inversion"
     write_atomic(target, source.read_bytes() if as_it_is else _kohya_file(source, lora))
     if lora.method == "pivotal":
         write_atomic(target.with_name(called), (run.path("lora") / lora.files[1]).read_bytes())
     return target
+
+
+def _demand_sound(file: Path, run: Run) -> None:
+    """Raises BadLora for a file that can't be read, or holds NaN or infinity."""
+    try:
+        names = spoilt(load_file(file))
+        problem, cause = f"{len(names)} of its tensors hold NaN or infinity: {', '.join(names[:2])}", None
+    except (OSError, SafetensorError) as error:
+        names, problem, cause = [""], str(error).splitlines()[0], error
+    if names:
+        raise BadLora(
+            f"{file} can't be exported.",
+            f"{problem}.",
+            f"Train again: headshotkit train --out {run.folder}",
+        ) from cause
 
 
 def header_of(path: Path) -> dict[str, str]:

@@ -12,11 +12,12 @@ from diffusers import DiffusionPipeline
 from peft import LoraConfig, import_utils
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from headshotkit.bases import Base
 from headshotkit.errors import BadLora
 from headshotkit.families.loading import quiet
+from headshotkit.finite import demand_finite, spoilt
 
 ADAPTER = "person"
 """Peft's name of the LoRA."""
@@ -81,12 +82,15 @@ def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) 
         network: the one that the LoRA is in.
         prefix: what diffusers puts before the names, such as "transformer.".
         metadata: more for the header.
+    Raises:
+        NotFinite: it holds NaN or infinity.
     """
     config, usual = network.peft_config[ADAPTER].to_dict(), LoraConfig().to_dict()
     told = {name: value for name, value in config.items() if name in CONFIG_KEPT or value != usual[name]}
     known = {f"{prefix}{name}": sorted(value) if isinstance(value, set) else value for name, value in told.items()}
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(known, default=str, sort_keys=True)}
     tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in lora_tensors(network).items()}
+    demand_finite(tensors)
     return save(tensors, metadata=header | metadata)
 
 
@@ -112,9 +116,12 @@ def load_lora_file(pipeline: DiffusionPipeline, path: Path, scale: float, base: 
     """Puts the LoRA of a file into a pipeline, so strongly.
 
     Raises:
-        BadLora: diffusers or peft can't read it, or it fits in part.
+        BadLora: diffusers or peft can't read it, it fits in part, or it holds NaN or infinity.
     """
     try:
+        names = spoilt(load_file(path))
+        if names:
+            raise ValueError(f"{len(names)} of its tensors hold NaN or infinity: {', '.join(names[:2])}")
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
             pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)

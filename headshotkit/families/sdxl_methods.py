@@ -20,6 +20,7 @@ from headshotkit.errors import BadConfig
 from headshotkit.families import Condition
 from headshotkit.families.lora_files import does_not_fit
 from headshotkit.families.methods import EMBEDDINGS_FILE, Method, names_token, word_of
+from headshotkit.finite import demand_finite, spoilt
 from headshotkit.records import Lora
 
 UNET_FOLDER = "unet"
@@ -52,8 +53,9 @@ class FullUnet(Method):
         described = {
             name: value for name, value in json.loads(unet.to_json_string()).items() if name != "_name_or_path"
         }
-        yield f"{UNET_FOLDER}/config.json", json.dumps(described, indent=2).encode()
         half = {name: tensor.detach().half().cpu().contiguous() for name, tensor in unet.state_dict().items()}
+        demand_finite(half)
+        yield f"{UNET_FOLDER}/config.json", json.dumps(described, indent=2).encode()
         parts = split_torch_state_dict_into_shards(half, filename_pattern=UNET_FILES, max_shard_size=SHARD)
         for name, keys in parts.filename_to_tensors.items():
             yield f"{UNET_FOLDER}/{name}", save({key: half[key] for key in keys}, {"format": "pt"} | metadata)
@@ -70,9 +72,11 @@ class FullUnet(Method):
         weights, unet.moved = dict(unet.named_parameters()), scale != 0
         try:
             for file in [folder / f for f in lora.files if f.suffix == ".safetensors"] if scale else []:
-                for name, tensor in load_file(file).items():
+                tensors = load_file(file)
+                _demand_sound(tensors)
+                for name, tensor in tensors.items():
                     weights[name].data.lerp_(tensor.to(weights[name]), scale)
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
             raise does_not_fit(folder / lora.path, family.base, _said(error)) from error
 
 
@@ -211,6 +215,7 @@ class TextualInversion(Method):
     def files(self, metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
         """Keys clip_l and clip_g, shape (N, D), as A1111, ComfyUI and diffusers' pivotal script have them."""
         tensors = {key: new_weights(self.family, key).detach().cpu().contiguous() for key in ENCODERS}
+        demand_finite(tensors)
         yield EMBEDDINGS_FILE, save(tensors, {"format": "pt"} | metadata)
 
     @staticmethod
@@ -243,8 +248,7 @@ class Pivotal(TextualInversion):
         Method.load_state(self, {name: tensor for name, tensor in state.items() if not name.startswith("emb.")})
 
     def files(self, metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-        yield from Method.files(self, metadata)
-        yield from super().files(metadata)
+        yield from [*Method.files(self, metadata), *super().files(metadata)]  # both are finite, or none is written
 
     @staticmethod
     def use(family, folder: Path, lora: Lora, scale: float) -> None:
@@ -260,6 +264,7 @@ def _use_embeddings(family, file: Path, lora: Lora, scale: float) -> None:
         return
     try:
         tensors = load_file(file)
+        _demand_sound(tensors)
         for key, (encoder, _) in ENCODERS.items():
             wanted = getattr(family.pipeline, encoder).get_input_embeddings().embedding_dim
             if tensors[key].shape[-1] != wanted:
@@ -267,6 +272,12 @@ def _use_embeddings(family, file: Path, lora: Lora, scale: float) -> None:
         add_tokens(family, lora.token, tensors)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise does_not_fit(file, family.base, _said(error)) from error
+
+
+def _demand_sound(tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError for tensors that hold NaN or infinity."""
+    if names := spoilt(tensors):
+        raise ValueError(f"{len(names)} of its tensors hold NaN or infinity: {', '.join(names[:2])}")
 
 
 def _said(error: Exception) -> str:

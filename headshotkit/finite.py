@@ -1,0 +1,38 @@
+"""Finite numbers: tensors that hold NaN or infinity are neither saved nor used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from headshotkit.errors import NotFinite
+
+
+def spoilt(tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity.
+
+    >>> spoilt({"a": torch.zeros(2), "b": torch.tensor([1.0, float("nan")])})
+    ['b']
+    """
+    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+
+
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether no tensor holds NaN or infinity; asks the device once, not for each of them."""
+    found = [tensor.detach().isfinite().all() for tensor in tensors]
+    return not found or bool(torch.stack(found).all())
+
+
+def demand_finite(tensors: dict[str, torch.Tensor]) -> None:
+    """Refuses to write what was trained where some of it is NaN or infinity.
+
+    Raises:
+        NotFinite: with the count of such tensors.
+    """
+    if names := spoilt(tensors):
+        raise NotFinite(
+            f"{len(names)} of {len(tensors)} trained tensors hold NaN or infinity: {', '.join(names[:2])}.",
+            "The training diverged, mostly because the learning rate is too high.",
+            "Train again with a lower TrainConfig.learning_rate, for example half of it; nothing was written.",
+        )
