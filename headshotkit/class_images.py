@@ -17,7 +17,7 @@ from headshotkit.photos import png_bytes
 from headshotkit.run import sha256_of, write_atomic
 
 
-def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
+def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:
     """The class images of a dataset, made or taken from those that an earlier run made.
 
     They are kept in the cache folder's class/, in a folder for each recipe: base, fingerprint of its weights, class
@@ -27,6 +27,7 @@ def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
 
     Args:
         folder: of the dataset; they go to its class/.
+        changes: what was given up because memory gave out; more is added to it.
     Returns: their names, relative to `folder`.
     Raises:
         BaseUnavailable: some are missing, and the base's weights can't be had.
@@ -45,6 +46,7 @@ def build_class_images(config: DatasetConfig, folder: Path) -> list[str]:
         picture, facts = shelf / f"{number:03d}.png", recipe | {"noise": str(runtime.seed_for(config.seed, number))}
         if not _made_by(picture, facts):
             family = family or load_family(config.base)
+            family.changes = family.changes if changes is None else changes
             _render(family, picture, facts)
         _link(picture, folder / name)
     return names

@@ -20,6 +20,7 @@ from headshotkit.bases import BASES, find_base
 from headshotkit.captioners import Captioner, source_of
 from headshotkit.class_images import build_class_images
 from headshotkit.config import DatasetConfig, GateConfig
+from headshotkit.families import CHANGES
 from headshotkit.photos import png_bytes, read_photo
 from headshotkit.records import Dataset, TrainingPhoto, Verdict, kept_photos
 from headshotkit.run import Run, write_atomic, write_json
@@ -50,8 +51,9 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
         return captions.note_edits(run)
     stage.manifest |= {"edited": edited, "digests": digests}
     write_json(stage.folder / "manifest.json", stage.manifest)  # so that they outlive an interruption
+    changes = stage.manifest.setdefault(CHANGES, [])
     photos, upscaled = _prepare(run, verdicts, config, edited)
-    class_images = build_class_images(config, stage.folder) if config.class_images else ()
+    class_images = build_class_images(config, stage.folder, changes) if config.class_images else ()
     dataset = Dataset(
         Path("."),
         config.token,

@@ -31,7 +31,7 @@ def plan_here(
             one on Apple's GPU at a T4's, its memory unchecked.
         steps: of the training, where a person has set them; 0: the plan decides.
         stages: those that are to be done, of `ladder.STAGES`.
-        **training: `method`, `prior`, `class_images` and `steps_done`, as `Task` has them.
+        **training: `method`, `prior`, `class_images`, `worded` and `steps_done`, as `Task` has them.
     Raises:
         BadConfig: no rate is known for that base here, or it can't be trained by that method.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.

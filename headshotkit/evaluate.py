@@ -17,7 +17,7 @@ from PIL import Image
 from headshotkit import faces, measures, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.errors import MissingModel, MissingPackage
-from headshotkit.families import Sampling, load_family
+from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
@@ -63,7 +63,8 @@ def evaluate_run(
     known, missing = _known(run)
     scores = _scores_of(run, shots, generated["delivered"], known)
     paired = [first[place] for place in spread(len(first))[: settings["pairs"]]]
-    base = _render_base(run, paired, generated, stage.folder / "base", deadline)
+    changes = stage.manifest.setdefault(CHANGES, [])
+    base = _render_base(run, paired, generated, stage.folder / "base", deadline, changes)
     scores = {"base": score_files(base, known, "measuring base")} | scores
     metrics = {
         "identity": {name: _identity(name, known[name], scores) for name in known},
@@ -133,7 +134,12 @@ def _shown(value: float | None) -> str:
 
 
 def _render_base(
-    run: Run, first: list[Headshot], generated: dict, folder: Path, deadline: Deadline | None = None
+    run: Run,
+    first: list[Headshot],
+    generated: dict,
+    folder: Path,
+    deadline: Deadline | None = None,
+    changes: list[dict] | None = None,
 ) -> list[Path]:
     """Draw the same prompts and seeds without the LoRA, with the settings in the headshots' manifest; return the files.
 
@@ -149,7 +155,7 @@ def _render_base(
         runtime.say(
             f"the bare base's headshots: {len(todo)} to draw, about {minutes:.1f} minutes by the time of others"
         )
-        _draw_base(run, todo, generated, config, deadline)
+        _draw_base(run, todo, generated, config, deadline, [] if changes is None else changes)
     return [file for file in files if file.exists()]
 
 
@@ -159,10 +165,16 @@ def _picture_s(generated: dict) -> float:
 
 
 def _draw_base(
-    run: Run, todo: list[tuple[Headshot, Path]], generated: dict, config: RenderConfig, deadline: Deadline
+    run: Run,
+    todo: list[tuple[Headshot, Path]],
+    generated: dict,
+    config: RenderConfig,
+    deadline: Deadline,
+    changes: list[dict],
 ) -> None:
     """Draw the bare base's pictures until all are done or the time is up."""
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
+    family.changes = changes
     if generated.get("few_steps", {}).get("held"):
         family.use_few_steps(FEW_STEPS[config.few_steps])
         config = drawn_in_few(config)

@@ -159,8 +159,10 @@ def begin_deadline(
             "Leave out --schedule, or --minutes.",
         )
     base, _ = run_base(run, options)
-    count = config_for(RenderConfig, base, options).count
+    rendering = config_for(RenderConfig, base, options)
+    count = rendering.count
     training = {"method": options.method or TrainConfig.method, "prior": bool(_class_images(run, options))}
+    training["worded"] = rendering.word_guidance > 1
     done, steps_done = progress_of(run, base, options, stages)
     left = tuple(stage for stage in stages if stage not in done and (stage != "download" or not weights_here(base)))
     if "prepare" in left:

@@ -160,6 +160,8 @@ SLACK, CONTEXT_GIB = 1.1, 0.4
 OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02, **dict.fromkeys(PASSES, 0.09)}
 """8-bit Adam's two bytes for each of the LoRA's 46.4 M parameters; Adam's eight for each of mini's 2.6 M; the other
 families' have fewer than SDXL's."""
+WITHOUT_LORA_GIB = 1.779
+"""What word guidance keeps beside SDXL: the weights without the LoRA of those layers that have one, float16."""
 MEASURED_SPREAD = 1.05
 """Pessimistic seconds of a step relative to measured ones; estimate."""
 RELATED_SPREAD = 1.3
@@ -176,6 +178,7 @@ class Task:
     `method`: of the training. `prior`: whether class images are trained beside the person, as many as photos a step.
     `class_images`: those that are still to be drawn. `pick`: pictures that picking draws, 0: nothing is picked.
     `begun`: the training's base is loaded, so its steps alone are left. `drawing_slower`: as `slower`, of a picture.
+    `worded`: whether headshots are drawn with word guidance.
     """
 
     rates: Rates
@@ -194,6 +197,7 @@ class Task:
     pick: int = 0
     begun: bool = False
     drawing_slower: float = 0.0
+    worded: bool = False
 
     @property
     def ladder(self) -> tuple[Choice, ...]:
@@ -381,6 +385,8 @@ def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> flo
         vae = cost("decode" if name == "generate" else "encode")
         working = [one.peak_gib - one.weights_gib for one in ((unet, vae) if name == "generate" else (vae,))]
         peak = unet.weights_gib + text.weights_gib + vae.weights_gib + max(working)
+        if name == "generate" and task.worded:
+            peak += {"dreambooth": unet.weights_gib, "textual-inversion": 0.0}.get(task.method, WITHOUT_LORA_GIB)
     return peak * SLACK + (0.0 if task.kind == "mini" else CONTEXT_GIB)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from headshotkit import hub, runtime
 from headshotkit.config import PickConfig, RenderConfig
 from headshotkit.errors import BadConfig, BadPromptBank
-from headshotkit.families import Family, Sampling, load_family
+from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.method_costs import say_drawing
@@ -67,7 +67,9 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
     steps = sorted({*snapshots_in(run.path("lora")), lora.step})
     pictures = len(tasks) * (len(steps) + len(set(config.scales)) - 1) - len(stage.manifest.get("pictures", ()))
     say_drawing("picking", max(pictures, 0), rendering)
-    session = _Session(load_family(lora.base), rendering, run.path("lora"), lora, tasks, stage, person, config.seed)
+    family = load_family(lora.base)
+    family.changes = stage.manifest.setdefault(CHANGES, [])
+    session = _Session(family, rendering, run.path("lora"), lora, tasks, stage, person, config.seed)
     chosen, tried = session.compare(steps, config)
     stage.finish(
         _outcome(chosen, tried, lora, config),

@@ -20,7 +20,7 @@ from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import demand
 from headshotkit.edges import edge_agreement
 from headshotkit.errors import BadLora
-from headshotkit.families import Family, Sampling, load_family
+from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.controls import Controls, Guide, load_controls
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
@@ -169,6 +169,7 @@ class Studio:
         self.run, self.family, self.controls, self.person = run, None, None, None
         self.loaded: tuple = ()
 
+    @runtime.frees_memory
     def render(self, request: PictureRequest, on_step: Callable[[], None] | None = None) -> list[Picture]:
         """As `render_pictures`."""
         config = RenderConfig.for_base(
@@ -254,7 +255,8 @@ class Studio:
             "agreement": agreement,
         }
         picture = Picture(f"{key}_{seed}.png", request, seed, **measured)
-        how = json.dumps(facts | {"seed": seed} | measured)
+        given_up = {CHANGES: self.family.changes} if self.family.changes else {}
+        how = json.dumps(facts | {"seed": seed} | measured | given_up)
         write_atomic(self.run.path(FOLDER) / picture.file, png_bytes(image, Software=ORIGIN, headshotkit=how))
         return picture
 

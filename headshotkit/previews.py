@@ -11,7 +11,7 @@ import numpy as np
 from headshotkit import runtime
 from headshotkit.config import RenderConfig
 from headshotkit.errors import StageMissing
-from headshotkit.families import Sampling, load_family
+from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.records import Headshot, Lora, Record
 from headshotkit.run import Run, write_atomic, write_json
@@ -63,10 +63,12 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
         return drawn
     settings = RenderConfig.for_base(lora.base)
     person = known_person(run, settings)
-    mark, session = person.mark, _Session(load_family(lora.base), settings, run, person, lora)
+    family = load_family(lora.base)
+    mark, session = person.mark, _Session(family, settings, run, person, lora)
     for step in runtime.progress(missing, "previews"):
         drawn += session.draw(step, text, [runtime.seed_for(config["seed"], n) for n in range(pictures)])
         facts = {"prompt": text, "pictures": pictures, "pass_mark": mark.mark, "own_median": mark.own_median}
+        facts[CHANGES] = family.changes
         write_json(folder / FACTS, facts | {"previews": [p.to_dict() for p in drawn]})
     return drawn
 

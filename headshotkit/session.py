@@ -18,7 +18,7 @@ from PIL import Image
 from headshotkit import policy, runtime
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
-from headshotkit.families import Family, Sampling
+from headshotkit.families import CHANGES, Family, Sampling
 from headshotkit.few_steps import FEW_STEPS, PAIRS, compare_few, drawn_in_few
 from headshotkit.identity import Judgement, Person, judge_headshot
 from headshotkit.obedience import asked_of
@@ -69,6 +69,7 @@ class Session:
                  stage: Stage, person: Person, deadline: policy.Deadline) -> None:  # fmt: skip
         self.family, self.use_lora, self.tasks, self.config = family, use_lora, tasks, config
         self.stage, self.person, self.deadline = stage, person, deadline
+        family.changes = stage.manifest.setdefault(CHANGES, [])
         self.headshots = [Headshot.from_dict(h) for h in stage.manifest.get("headshots", [])]
         self.album = Album()
         for shot in (h for h in self.headshots if h.accepted):

@@ -110,9 +110,8 @@ def test_guidance_ends_where_it_should(family, controls, photo, way, rows):
 
 def with_refiner(family, folder):
     other = load_controls(family)
-    other.family = SimpleNamespace(**vars(family), **{
-        name: getattr(family, name) for name in ("_size_factor", "_count_rows", "_options", "encode_prompts", "render")
-    })  # fmt: skip
+    names = ("_size_factor", "_count_rows", "counting_rows", "_options", "encode_prompts", "render")
+    other.family = SimpleNamespace(**vars(family), **{name: getattr(family, name) for name in names})
     other.family.base = replace(family.base, refiner=str(folder))
     return other
 

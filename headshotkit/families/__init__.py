@@ -30,6 +30,8 @@ TOKENIZERS = {
     "flux2": {"tokenizer": "Qwen2TokenizerFast"},
     "zimage": {"tokenizer": "Qwen2TokenizerFast"},
 }
+CHANGES = "memory_changes"
+"""The manifests' name for a family's `changes`."""
 EMPTY_TOKENIZER = 200
 """Tokens; transformers 5 makes a tokenizer of its special ones, 2 to 104, without an error, where files are missing."""
 
@@ -103,6 +105,8 @@ class Family(Protocol):
     """Rows that the denoiser has computed for pictures so far: two a picture and guided step, one in the others."""
     decoding: str
     """How the last pictures came out of their latents: whole, or in parts, and then why."""
+    changes: list[dict]
+    """What was given up because memory gave out, each with why; a stage puts its manifest's own list here."""
 
     def encode_images(self, images: list[Image]) -> Any:
         """Latents of pictures, float32 on the CPU, shape (N, C, h, w)."""

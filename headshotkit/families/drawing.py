@@ -21,7 +21,7 @@ from PIL import Image
 from headshotkit import runtime
 from headshotkit.costs import cost
 from headshotkit.errors import BadConfig
-from headshotkit.families import Condition, Sampling
+from headshotkit.families import Condition, Sampling, frugal
 
 CUT = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 """What StableDiffusionXLPipeline holds twice while it guides: for the negative prompts, then for the prompts."""
@@ -35,8 +35,8 @@ def draw(
     sampling: Sampling,
     on_step: Callable[[], None] | None = None,
     words: WordGuidance | None = None,
-) -> list[Image.Image]:
-    """The stock pipeline's pictures of prompts and negative prompts, each from its own seed's noise."""
+) -> torch.Tensor:
+    """The stock pipeline's latents for prompts and negative prompts, each from its own seed's noise."""
     dtype, device = pipeline.unet.dtype, pipeline.unet.device
     told = {
         prefix + name: condition[part].to(device, dtype)
@@ -49,6 +49,7 @@ def draw(
             width=sampling.size_px[0],
             height=sampling.size_px[1],
             num_inference_steps=sampling.steps,
+            output_type="latent",
             **told,
             **guidance_options(sampling, on_step),
         ).images
@@ -89,19 +90,19 @@ class WordGuidance:
 
     Args:
         unet: the U-Net that draws.
-        bare: the base's own.
+        bare: enters a context that gives the base's own U-Net, which may be the same one with other weights.
         told: the N prompts with a class word in the person's place, N times that class word alone, and a row for each
             of `unusual` with the usual expression.
         unusual: places of the prompts that ask for another expression than the usual one.
     Source: predictions of several conditions added up, Liu et al. 2022, arXiv:2206.01714.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, bare: UNet2DConditionModel, told: Condition, unusual: list[int],
+    def __init__(self, unet: UNet2DConditionModel, bare: Callable, told: Condition, unusual: list[int],
                  sampling: Sampling) -> None:  # fmt: skip
-        self.unet, self.bare, self.unusual = unet, bare, unusual
+        self.unet, self.bare, self.unusual, self.comparing = unet, bare, unusual, False
         self.count = (told.count - len(unusual)) // 2
         self.strength, self.every, self.step, self.push = sampling.word_guidance - 1, sampling.word_every, 0, None
-        self.text, self.pooled = (told[name].to(bare.device, bare.dtype) for name in ("text", "pooled"))
+        self.text, self.pooled = (told[name].to(unet.device, unet.dtype) for name in ("text", "pooled"))
 
     def __enter__(self) -> WordGuidance:
         self.hook = self.unet.register_forward_hook(self._after, with_kwargs=True)
@@ -110,8 +111,10 @@ class WordGuidance:
     def __exit__(self, *_: object) -> None:
         self.hook.remove()
 
-    def _after(self, _: torch.nn.Module, inputs: tuple, told: dict, predicted: tuple) -> tuple:
+    def _after(self, _: torch.nn.Module, inputs: tuple, told: dict, predicted: tuple) -> tuple | None:
         """The U-Net's prediction, of the prompts or of negative prompts and prompts, with the words' part added."""
+        if self.comparing:  # it is the bare base's own, in the same U-Net
+            return None
         if self.step % self.every == 0:
             self.push = self.strength * self._difference(inputs[0], inputs[1], told["added_cond_kwargs"]["time_ids"])
         self.step += 1
@@ -121,7 +124,12 @@ class WordGuidance:
         """What the words change in the bare base's prediction of the last N latents, shape (N, C, h, w)."""
         rows = [*range(self.count)] * 2 + self.unusual
         facts = {"text_embeds": self.pooled, "time_ids": ids[-self.count :][rows]}
-        made = self.bare(latents[-self.count :][rows], time, self.text, added_cond_kwargs=facts).sample
+        self.comparing = True
+        try:
+            with self.bare() as bare:
+                made = bare(latents[-self.count :][rows], time, self.text, added_cond_kwargs=facts).sample
+        finally:
+            self.comparing = False
         worded, plain, usual = made.split([self.count, self.count, len(self.unusual)])
         difference = worded - plain
         difference[self.unusual] += worded[self.unusual] - usual
@@ -179,12 +187,32 @@ def karras_dpm(usual: SchedulerMixin, base: str) -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler.from_config(usual.config, use_karras_sigmas=True)
 
 
+def decode(family, latents: list[torch.Tensor], size_px: tuple[int, int]) -> list[Image.Image]:
+    """The pictures of an SDXL family's latents, as its stock pipeline decodes them; each tensor of the list by itself.
+
+    Raises:
+        OutOfMemory, NotFinite: as `frugal.coded` and `frugal.demand_finite`.
+    """
+    vae, images = family.pipeline.vae, []
+    for drawn in latents:
+        frugal.demand_finite(drawn)
+        usual = fit_decoding(vae, size_px, len(drawn))
+        made = frugal.coded(
+            family, vae, len(drawn),
+            lambda drawn=drawn: vae.decode(drawn.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0],
+        )  # fmt: skip
+        family.decoding = frugal.decoding_of(family, usual)
+        images += family.pipeline.image_processor.postprocess(made, output_type="pil")
+    return images
+
+
 def fit_decoding(vae: AutoencoderKL, size_px: tuple[int, int], pictures: int) -> str:
     """Has the autoencoder decode by the memory that is free, and returns how, with the reason where not whole."""
     how = decoding_for(runtime.free_gpu_gib(), size_px, pictures, vae.dtype.itemsize)
     (vae.disable_slicing if how == "whole" else vae.enable_slicing)()
-    (vae.enable_tiling if how.startswith("tiles") else vae.disable_tiling)()
-    return how
+    tiles = how.startswith("tiles") and frugal.can_tile(vae)
+    (vae.enable_tiling if tiles else vae.disable_tiling)()
+    return how if tiles else how.replace("tiles", "slices")
 
 
 def decoding_for(free_gib: float | None, size_px: tuple[int, int], pictures: int, itemsize: int) -> str:

@@ -21,7 +21,7 @@ from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig
-from headshotkit.families import Condition, Sampling, check_size
+from headshotkit.families import Condition, Sampling, check_size, frugal
 from headshotkit.families.flow_parts import FlowParts
 from headshotkit.families.lora_files import (
     check_fits,
@@ -53,7 +53,7 @@ class FlowFamily(FlowParts):
     def __init__(self, base: Base) -> None:
         super().__init__(base)
         self.encoded: dict[str, Condition] = {}
-        self.forwards, self.decoding = 0, "slices: a picture at a time"
+        self.forwards, self.decoding, self.changes = 0, "slices: a picture at a time", []
         self.lora_in_use: tuple[Path, float] | None = None
 
     # --- encoding ------------------------------------------------------------------------------------------------
@@ -65,9 +65,13 @@ class FlowFamily(FlowParts):
         for image in images:
             for side_px in image.size:
                 check_size(self.base, side_px, self.size_factor)
-            pixels = self.processor.preprocess(image).to(self.device, self.vae.dtype)
-            latents.append(self._normalise(self.vae.encode(pixels).latent_dist.mode()).float().cpu())
+            pixels = self.processor.preprocess(image).to(self.device)
+            raw = frugal.coded(self, self.vae, 1, lambda pixels=pixels: self._encoded(pixels))
+            latents.append(self._normalise(raw).float().cpu())
         return torch.cat(latents)
+
+    def _encoded(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Condition:
@@ -203,18 +207,24 @@ class FlowFamily(FlowParts):
         self._need_pipeline()
         self.transformer.eval()
         guidance = sampling.guidance if sampling.guided_steps or not self.uses_negatives else 1.0
-        made = self.pipeline(
-            **self._told(wanted, avoided, guidance),
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            width=sampling.size_px[0],
-            height=sampling.size_px[1],
-            num_inference_steps=sampling.steps,
-            callback_on_step_end=self._after_step(len(seeds), sampling, on_step),
-            output_type="latent",  # the autoencoder may be of another dtype, which the pipelines don't expect
-        ).images
-        raw = self._decodable(made, sampling.size_px).to(self.vae.dtype)
-        pixels = torch.cat([self.vae.decode(one[None]).sample for one in raw])
-        return self.processor.postprocess(pixels, output_type="pil")
+
+        def draw(places: list[int]) -> torch.Tensor:
+            told = wanted.pick(places), avoided.pick(places) if avoided else None
+            return self.pipeline(
+                **self._told(*told, guidance),
+                generator=[torch.Generator().manual_seed(seeds[n]) for n in places],
+                width=sampling.size_px[0],
+                height=sampling.size_px[1],
+                num_inference_steps=sampling.steps,
+                callback_on_step_end=self._after_step(len(places), sampling, on_step),
+                output_type="latent",  # the autoencoder may be of another dtype, which the pipelines don't expect
+            ).images
+
+        made = torch.cat(frugal.in_parts(self, len(prompts), draw))
+        raw, vae = self._decodable(frugal.demand_finite(made), sampling.size_px), self.vae
+        pixels = [frugal.coded(self, vae, 1, lambda one=one: vae.decode(one[None].to(vae.dtype)).sample) for one in raw]
+        self.decoding = frugal.decoding_of(self, "slices: a picture at a time")
+        return self.processor.postprocess(torch.cat(pixels), output_type="pil")
 
     def _after_step(self, pictures: int, sampling: Sampling, on_step: Callable[[], None] | None) -> Callable:
         """What the pipeline calls after each step: counts rows, calls `on_step`, and ends guidance after its share."""

@@ -5,8 +5,8 @@ The scheduler's config decides what the U-Net predicts (epsilon or v), never thi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -18,12 +18,14 @@ from PIL import Image
 from headshotkit import hub, runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
+from headshotkit.errors import OutOfMemory
 from headshotkit.expressions import with_expression
 from headshotkit.families import (
     Condition,
     Sampling,
     check_size,
     drawing,
+    frugal,
     sdxl_controls,
     sdxl_kohya,
     sdxl_methods,
@@ -44,6 +46,8 @@ TARGETS = {
         "conv1", "conv2", "conv_shortcut", "time_emb_proj",
     ],
 }  # fmt: skip
+WORKING_GIB = 0.5
+"""What one forward pass of the U-Net takes beside weights, with slack; 0.15 was counted for 1024 px."""
 KOHYA_VERSION, kohya_names = sdxl_kohya.KOHYA_VERSION, sdxl_kohya.kohya_names
 
 
@@ -61,9 +65,9 @@ class SdxlFamily:
         if self.device == "cpu" and isinstance(self.pipeline.vae, AutoencoderKL):
             self.pipeline.vae.to(memory_format=torch.channels_last)  # else convolutions copy what they read and write
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.forwards, self.decoding = 0, "whole"
+        self.forwards, self.decoding, self.changes = 0, "whole", []
         self.without_lora: dict[str, torch.Tensor] = {}
-        self.bare: torch.nn.Module | None = None
+        self.bare: torch.nn.Module | None = None  # the base's own U-Net, where another one draws
         self.respell = str  # how a prompt is written to the encoders; new tokens change it
 
     def _load(self) -> StableDiffusionXLPipeline:
@@ -89,7 +93,9 @@ class SdxlFamily:
         return dtype_option(self.dtype) | {"use_safetensors": True} | half
 
     def restore_unet(self) -> None:
-        """The base's own U-Net again, where training or a trained one has changed it."""
+        """The base's own U-Net again, where training or a trained one has changed it; never two of them at once."""
+        self.pipeline.unet.to("meta")
+        runtime.free_memory()
         self.pipeline.unet = self._own_unet()
 
     def _own_unet(self) -> torch.nn.Module:
@@ -105,8 +111,7 @@ class SdxlFamily:
         for image in images:
             check_size(self.base, image.width, self._size_factor())
             pixels = self.pipeline.image_processor.preprocess(image).to(self.device, vae.dtype)
-            encoded = vae.encode(pixels)
-            raw = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+            raw = frugal.coded(self, vae, 1, lambda pixels=pixels: _mode(vae.encode(pixels.to(vae.dtype))))
             latents.append(raw.float().cpu() * vae.config.scaling_factor)
         return torch.cat(latents)
 
@@ -256,27 +261,84 @@ class SdxlFamily:
         for side in sampling.size_px:
             check_size(self.base, side, self._size_factor())
         wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
-        self.decoding = drawing.fit_decoding(self.pipeline.vae, sampling.size_px, len(seeds))
-        words = self._word_guidance(prompts, sampling) if sampling.worded else None
-        unets = [self.pipeline.unet] + ([self.bare] if words else [])
-        counting = [unet.register_forward_pre_hook(self._count_rows) for unet in unets]
-        try:
-            return drawing.draw(self.pipeline, self.base.name, (wanted, avoided), seeds, sampling, on_step, words)
-        finally:
-            for hook in counting:
-                hook.remove()
+
+        def draw(places: list[int]) -> torch.Tensor:
+            told, own_seeds = (wanted.pick(places), avoided.pick(places)), [seeds[n] for n in places]
+            words = self._word_guidance([prompts[n] for n in places], sampling) if sampling.worded else None
+            return drawing.draw(self.pipeline, self.base.name, told, own_seeds, sampling, on_step, words)
+
+        with self.counting_rows():
+            latents = frugal.in_parts(self, len(prompts), draw)
+        return drawing.decode(self, latents, sampling.size_px)
 
     def _word_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:
         """What the bare base adds, told a class word where the prompts name the person."""
-        self.bare = self.bare or self._own_unet()
+        self._make_bare_ready()
         person, anybody, usual = sampling.names
         words = [prompt.replace(person, anybody) for prompt in prompts]
         others = {n: told for n, text in enumerate(words) if (told := with_expression(text, usual)) != text}
         told = self.encode_prompts([*words, *[f"photo of {anybody}"] * len(words), *others.values()])
-        return drawing.WordGuidance(self.pipeline.unet, self.bare, told, list(others), sampling)
+        return drawing.WordGuidance(self.pipeline.unet, self._bare_unet, told, list(others), sampling)
+
+    def _make_bare_ready(self) -> None:
+        """Puts the weights without the LoRA where the U-Net computes, if there is room; loads the base's own U-Net
+        where all weights were trained.
+
+        Raises:
+            OutOfMemory: there is no room for a second U-Net.
+        """
+        unet, free = self.pipeline.unet, runtime.free_gpu_gib()
+        if getattr(unet, "moved", False) and self.bare is None:
+            needed = sum(weight.nbytes for weight in unet.parameters()) / 2**30 + WORKING_GIB
+            if free is not None and free < needed:
+                raise OutOfMemory(
+                    f"word guidance needs {needed:.1f} GiB more of the GPU, {free:.1f} are free.",
+                    "All weights of the U-Net were trained, so the bare base's are a second U-Net beside it.",
+                    "Set RenderConfig.word_guidance to 1 (--word-guidance 1), or use a larger GPU.",
+                )
+            self.bare = self._own_unet()
+        needed = sum(weight.nbytes for weight in self.without_lora.values()) / 2**30 + WORKING_GIB
+        if free is not None and free >= needed:  # else each look at the bare base moves them there and back
+            self.without_lora = {name: weight.to(self.device) for name, weight in self.without_lora.items()}
+
+    @contextmanager
+    def _bare_unet(self) -> Iterator[torch.nn.Module]:
+        """The base's own U-Net for a moment: the same one, with the weights without the LoRA in the others' places.
+
+        Those with it are meanwhile where the ones without were, so the GPU never holds more than before.
+        """
+        unet, with_it = self.pipeline.unet, {}
+        if getattr(unet, "moved", False):
+            yield self.bare
+            return
+        try:
+            for name, without in self.without_lora.items():
+                weight = unet.get_submodule(name).weight
+                with_it[name] = weight.data.to(without.device)
+                weight.data = without.to(self.device)
+            yield unet
+        finally:
+            for name, data in with_it.items():
+                unet.get_submodule(name).weight.data = data.to(self.device)
+
+    @contextmanager
+    def counting_rows(self) -> Iterator[None]:
+        """Counts rows in `forwards`, the bare base's as well."""
+        unets = [unet for unet in (self.pipeline.unet, self.bare) if unet is not None]
+        counting = [unet.register_forward_pre_hook(self._count_rows) for unet in unets]
+        try:
+            yield
+        finally:
+            for hook in counting:
+                hook.remove()
 
     def _count_rows(self, unet: torch.nn.Module, inputs: tuple) -> None:
         self.forwards += len(inputs[0])
+
+
+def _mode(encoded) -> torch.Tensor:
+    """What an autoencoder of either kind has made of a picture, without noise."""
+    return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
 
 
 def _snr_weight(signal: torch.Tensor, kind: str, gamma: float) -> torch.Tensor:

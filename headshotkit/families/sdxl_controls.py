@@ -24,7 +24,7 @@ from PIL import Image
 from headshotkit import hub, runtime
 from headshotkit.edges import find_edges
 from headshotkit.errors import BadConfig, BaseUnavailable
-from headshotkit.families import Sampling, check_size, drawing
+from headshotkit.families import Sampling, check_size, drawing, frugal
 from headshotkit.families.controls import Guide
 from headshotkit.families.loading import loading
 
@@ -60,22 +60,28 @@ class SdxlControls:
         guide: Guide,
         on_step: Callable[[], None] | None = None,
     ) -> list[Image.Image]:
-        family, unet = self.family, self.family.pipeline.unet
+        family = self.family
         for side in sampling.size_px:
             check_size(family.base, side, family._size_factor())
-        pipeline, given = self._road(seeds, sampling, guide)
-        family.decoding = drawing.fit_decoding(family.pipeline.vae, sampling.size_px, len(seeds))
-        told = self._told(pipeline, prompts, negatives)
         gone = int(sampling.steps * guide.strength) if guide.photo else sampling.steps
-        given |= _with_edges_cut(drawing.guidance_options(replace(sampling, steps=gone), on_step), bool(guide.edges))
-        given |= {"denoising_end": 1 - guide.refined, "output_type": "latent"} if guide.refined else {}
-        counting = unet.register_forward_pre_hook(family._count_rows)
-        try:
+        options = _with_edges_cut(drawing.guidance_options(replace(sampling, steps=gone), on_step), bool(guide.edges))
+        options |= {"denoising_end": 1 - guide.refined} if guide.refined else {}
+
+        drawing.fit_decoding(family.pipeline.vae, sampling.size_px, 1)  # a photo is encoded in the same way
+
+        def draw(places: list[int]) -> torch.Tensor:
+            pipeline, given = self._road([seeds[n] for n in places], sampling, guide)
+            told = self._told(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
             with drawing.sampling_by(pipeline, sampling.sampler, family.base.name):
-                made = pipeline(num_inference_steps=sampling.steps, **told, **given).images
-        finally:
-            counting.remove()
-        return self._refine(made, prompts, negatives, sampling, guide, on_step) if guide.refined else made
+                return pipeline(
+                    num_inference_steps=sampling.steps, output_type="latent", **told, **given, **options
+                ).images
+
+        with family.counting_rows():
+            latents = frugal.in_parts(family, len(prompts), draw)
+        if guide.refined:
+            latents = self._refine(torch.cat(latents), prompts, negatives, sampling, guide, on_step)
+        return drawing.decode(family, latents, sampling.size_px)
 
     def _road(self, seeds: list[int], sampling: Sampling, guide: Guide) -> tuple[DiffusionPipeline, dict]:
         """The pipeline that draws, and what it is given beside prompts.
@@ -184,29 +190,41 @@ class SdxlControls:
 
     def _refine(
         self, latents: torch.Tensor, prompts: list[str], negatives: list[str], sampling: Sampling, guide: Guide, on_step
-    ) -> list[Image.Image]:
-        """Draws the lowest noise levels of latents that the base left there; guided where the base's last steps are."""
+    ) -> list[torch.Tensor]:
+        """Draws the lowest noise levels of latents that the base left there; guided where the base's last steps are.
+
+        The refiner is loaded once, however many at once it draws.
+        """
         guided = sampling.guidance if sampling.guidance_share > 1 - guide.refined else 1.0
+        options = drawing.guidance_options(replace(sampling, guidance=1.0), on_step) | {"guidance_scale": guided}
         with self._refiner() as pipeline:
             counting = pipeline.unet.register_forward_pre_hook(self.family._count_rows)
-            options = drawing.guidance_options(replace(sampling, guidance=1.0), on_step) | {"guidance_scale": guided}
-            told = self._told(pipeline, prompts, negatives)
+
+            def draw(places: list[int]) -> torch.Tensor:
+                told = self._told(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
+                return pipeline(
+                    image=Image.new("RGB", sampling.size_px),  # it is asked for; the latents are what counts
+                    latents=latents[places],
+                    denoising_start=1 - guide.refined,
+                    num_inference_steps=sampling.steps,
+                    output_type="latent",
+                    **told,
+                    **options,
+                ).images
+
             try:
                 with drawing.sampling_by(pipeline, sampling.sampler, self.family.base.name):
-                    return pipeline(
-                        image=Image.new("RGB", sampling.size_px),  # it is asked for; the latents are what counts
-                        latents=latents,
-                        denoising_start=1 - guide.refined,
-                        num_inference_steps=sampling.steps,
-                        **told,
-                        **options,
-                    ).images
+                    return frugal.in_parts(self.family, len(prompts), draw)
             finally:
                 counting.remove()
 
     @contextmanager
     def _refiner(self) -> Iterator[StableDiffusionXLImg2ImgPipeline]:
-        """The refiner's pipeline; the base's U-Net and the ControlNet are out of the GPU as long as it is in."""
+        """The refiner's pipeline; the base's U-Net and the ControlNet are out of the GPU as long as it is in.
+
+        Its own weights are dropped where they are: in the host's memory beside the base's U-Net they would be 4.2 GiB
+        too many for Colab.
+        """
         staged = [part for part in (self.family.pipeline.unet, self.net) if part is not None]
         for part in staged:
             part.to("cpu")
@@ -217,7 +235,7 @@ class SdxlControls:
             yield pipeline
         finally:
             if pipeline is not None:  # who draws with it still holds it
-                pipeline.unet.to("cpu")
+                pipeline.unet.to("meta")
             runtime.free_memory()
             for part in staged:
                 part.to(self.family.device)

@@ -1,0 +1,133 @@
+"""Drawing and coding in less memory where it gives out, and nothing but finite numbers out of it.
+
+What was given up for memory is noted in the family's `changes`; a stage shares its manifest's list with the family, so
+an interrupted stage goes on with what it had come to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny
+
+from headshotkit import runtime
+from headshotkit.errors import NotFinite, OutOfMemory
+
+AT_ONCE, CODING = "pictures_at_once", "autoencoder"
+"""What a change may be of: how many pictures are drawn together at most; how the autoencoder works."""
+SLICES, TILES, FLOAT32 = "slices", "tiles", "float32"
+"""The autoencoder: a picture at a time; in overlapping parts, which alters pictures a little; where float16 overflows,
+in float32."""
+
+
+def in_parts(family, count: int, draw: Callable[[list[int]], Any]) -> list:
+    """Return what `draw` makes of pictures 0 to count - 1, in order: of all at once, or of half where memory gives out.
+
+    Raises:
+        OutOfMemory: one picture alone is too much.
+    """
+    made, start = [], 0
+    while start < count:
+        most = min((change[AT_ONCE] for change in family.changes if AT_ONCE in change), default=count)
+        places = list(range(start, min(count, start + most)))
+        part, said = runtime.within_memory(lambda places=places: draw(places))
+        if not said:
+            made.append(part)
+            start += len(places)
+        elif len(places) == 1:
+            raise OutOfMemory(
+                "one picture, drawn alone, needs more memory than there is.",
+                said,
+                "Ask for smaller pictures, close what else uses the memory, or use a larger GPU; then give the same "
+                "command again: what was finished stays.",
+            )
+        else:
+            _note(family, {AT_ONCE: len(places) // 2}, f"{len(places) // 2} pictures at once from now on", said)
+    return made
+
+
+def coded(family, vae: torch.nn.Module, pictures: int, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Return what `work` makes of so many pictures with an autoencoder: in slices, then tiles, where memory gives out.
+
+    Where half precision overflows, which would be a black picture, it is made again in float32. `work` is called
+    anew for each way.
+
+    Raises:
+        OutOfMemory: even tiles need more memory than there is.
+        NotFinite: even in float32 there are numbers that are not finite.
+    """
+    if any(change.get(CODING) == TILES for change in family.changes) and can_tile(vae):
+        vae.enable_tiling()
+    usual = vae.dtype
+    upcast = usual == torch.float16 and getattr(vae.config, "force_upcast", False)
+    try:
+        while True:
+            if upcast:
+                vae.float()
+            made, said = runtime.within_memory(work)
+            if said and (vae.use_tiling or not (can_tile(vae) or (pictures > 1 and not vae.use_slicing))):
+                raise OutOfMemory(
+                    "the autoencoder needs more memory than there is, even in the smallest parts that it can work in.",
+                    said,
+                    "Close what else uses the memory, or use a larger GPU; then give the same command again: what was "
+                    "finished stays.",
+                )
+            if said:
+                way = SLICES if pictures > 1 and not vae.use_slicing else TILES
+                (vae.enable_tiling if way == TILES else vae.enable_slicing)()
+                _note(family, {CODING: way}, f"the autoencoder works in {way} from now on", said)
+            elif made.isfinite().all():
+                return made
+            elif vae.dtype == torch.float32:
+                raise not_finite(made, "come out of the autoencoder")
+            else:
+                upcast = True
+                _note(family, {CODING: FLOAT32}, "a picture was decoded again in float32", f"{usual} overflowed")
+    finally:
+        vae.disable_slicing()
+        vae.disable_tiling()
+        if vae.dtype != usual:
+            vae.to(usual)
+
+
+def can_tile(vae: torch.nn.Module) -> bool:
+    """Whether an autoencoder can work in tiles; AutoencoderTiny's fit together at a factor of 8 alone, so it never is
+    asked to."""
+    return not isinstance(vae, AutoencoderTiny)
+
+
+def decoding_of(family, usual: str) -> str:
+    """Return how pictures are decoded: as the free memory says, unless memory gave out before."""
+    ways = [change for change in family.changes if change.get(CODING) in (SLICES, TILES)]
+    return f"{ways[-1][CODING]}: {ways[-1]['why']}" if ways else usual
+
+
+def demand_finite(latents: torch.Tensor) -> torch.Tensor:
+    """Return latents (N, ...) that a denoiser has drawn, if all numbers are finite.
+
+    Raises:
+        NotFinite: some are not; they would become black pictures.
+    """
+    if not latents.isfinite().all():
+        raise not_finite(latents, "come out of the denoiser")
+    return latents
+
+
+def not_finite(made: torch.Tensor, where: str) -> NotFinite:
+    """Return the error for pictures or latents (N, ...) that hold NaN or infinity."""
+    bad = sum(not bool(one.isfinite().all()) for one in made)
+    return NotFinite(
+        f"{bad} of {len(made)} pictures {where} with NaN or infinity in {made.dtype}.",
+        "The LoRA is applied too strongly or was trained too fast, or the base's weights are damaged.",
+        "Lower lora_scale, or train again with a lower learning_rate; if the bare base (lora_scale 0) does the same, "
+        "download its weights again.",
+    )
+
+
+def _note(family, change: dict, words: str, why: str) -> None:
+    """Notes a change once, and says it in a line."""
+    if not any(change.items() <= known.items() for known in family.changes):
+        family.changes.append(change | {"why": why})
+        runtime.say(f"{words}: {why}")
