@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from headshotkit import faces, runtime
 from headshotkit.config import RestoreConfig
+from headshotkit.errors import NotFinite
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos import png_bytes
 from headshotkit.run import Run, sha256_of, write_atomic
@@ -63,10 +65,19 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         )
     net = load_codeformer(weights)
     centre = known_faces(run, "arcface").mean(0)
-    rows = []
+    rows, changes = [], stage.manifest.setdefault("memory_changes", [])
     for file in runtime.progress(files, "restoring faces"):
         original = Image.open(run.path("headshots") / file)
-        result, row = _restored(np.asarray(original.convert("RGB")), net, centre, config)
+        pixels = np.asarray(original.convert("RGB"))
+        device = "cpu" if changes else runtime.choose_device()[0]
+        work = partial(_restored, pixels, net, centre, config)
+        made, said = runtime.within_memory(lambda work=work, device=device: (net.to(device), work())[1])
+        if said and not changes:
+            changes.append({"device": "cpu", "why": said})
+            runtime.say(f"restoring goes on on the CPU: {said}")
+        if said:
+            net.to("cpu")
+        result, row = work() if said else made
         texts = {**getattr(original, "text", {}), "Restored": f"CodeFormer, fidelity {config.fidelity}"}
         unchanged = (run.path("headshots") / file).read_bytes()
         restored = row["kept"] == "restored"
@@ -116,13 +127,13 @@ def codeformer_class():
 
 
 def load_codeformer(weights: Path):
-    """The network with its weights, float32 (it overflows in fp16), ready to restore."""
+    """The network with its weights on the CPU, float32 (it overflows in fp16), ready to restore."""
     import torch
 
     net = codeformer_class()()
     state = torch.load(weights, weights_only=True, map_location="cpu")
     net.load_state_dict(state.get("params_ema", state))
-    return net.to(runtime.choose_device()[0]).eval()
+    return net.eval()
 
 
 def _restored(image: np.ndarray, net, centre: np.ndarray, config: RestoreConfig) -> tuple[np.ndarray, dict]:
@@ -132,7 +143,10 @@ def _restored(image: np.ndarray, net, centre: np.ndarray, config: RestoreConfig)
         return image, {"kept": "unrestored", "why": f"{len(found)} faces"}
     before = identity_of(image, found[0], centre, "arcface")
     aligned = faces.align_face(image, found[0].points, SIDE_PX, TEMPLATE)
-    result = paste_back(image, restore_face(aligned, net, config.fidelity), found[0].points)
+    try:
+        result = paste_back(image, restore_face(aligned, net, config.fidelity), found[0].points)
+    except NotFinite as error:
+        return image, {"identity_before": before, "kept": "unrestored", "why": error.happened}
     after_faces = faces.detect_faces(result)
     after = identity_of(result, after_faces[0], centre, "arcface") if len(after_faces) == 1 else None
     row = {"identity_before": before, "identity_after": after}
@@ -148,6 +162,8 @@ def restore_face(aligned: np.ndarray, net, fidelity: float) -> np.ndarray:
         aligned: RGB, uint8, shape (512, 512, 3).
         fidelity: in [0, 1]; 0 = better looking, 1 = truer to the input.
     Returns: RGB, uint8, shape (512, 512, 3).
+    Raises:
+        NotFinite: the result holds NaN or infinity.
     Source: Zhou et al. 2022, arXiv:2206.11253.
     """
     import torch
@@ -155,6 +171,12 @@ def restore_face(aligned: np.ndarray, net, fidelity: float) -> np.ndarray:
     pixels = torch.from_numpy(aligned.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
     with torch.no_grad():
         made = net(pixels.to(next(net.parameters()).device), w=fidelity, adain=True)[0]
+    if not made.isfinite().all():
+        raise NotFinite(
+            "the restored face holds NaN or infinity.",
+            "CodeFormer's weights are damaged, or not CodeFormer's.",
+            "Download them again; the face stays as it is.",
+        )
     return ((made[0].clamp(-1, 1).cpu().numpy().transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
 
 
