@@ -86,7 +86,10 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--steps", {"type": int, "help": "optimizer updates"}),
         SCHEDULE,
         MINUTES,
-        ("--optimizer", {"choices": OPTIMIZERS, "help": "auto: adamw8bit on CUDA, else adamw"}),
+        (
+            "--optimizer",
+            {"choices": OPTIMIZERS, "help": "auto: adamw where the GPU has room for its state, else adamw8bit"},
+        ),
         ("--face-weight", {"type": float, "help": "weight of the face in the loss, 1 is that of all else"}),
         ("--rank", {"type": int, "help": "rank of the LoRA"}),
         ("--snapshots", {"type": int, "help": "LoRA files to leave along the way, in lora/previews/"}),

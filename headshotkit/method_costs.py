@@ -70,10 +70,11 @@ def expect_cost(method, groups: list[dict], optimizer: str, device_name: str, cl
     held = method.loaded_bytes() + count * (FLOAT_BYTES + state)
     checkpoint = count * (FLOAT_BYTES * (2 if config.ema else 1) + state)
     minutes, source = expect_minutes(config, device_name, bool(class_images))
+    peak = expect_peak_gib(config, count * state, bool(class_images))
     return MethodCost(
-        config.method, count, minutes, source, round(held / GIB, 3), expect_peak_gib(config, count * state),
+        config.method, count, minutes, source, round(held / GIB, 3), peak,
         round(count * method.bytes_each / MIB, 3), round(checkpoint * (config.keep_checkpoints + 1) / MIB, 1),
-        _advice(config, class_images, rates_of(device_name), expect_peak_gib(config, count * state)),
+        _advice(config, class_images, rates_of(device_name), peak),
     )  # fmt: skip
 
 
@@ -103,22 +104,26 @@ def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) ->
     return round(config.steps * seconds * times / 60, 1), f"planned for {rates.name} at {COUNTED_PX} px"
 
 
-def expect_peak_gib(config: TrainConfig, optimizer_bytes: int) -> float | None:
-    """The GPU's peak at 1024 px with the planner's slack; None on the embedded base, which is trained on a CPU."""
+def expect_peak_gib(config: TrainConfig, optimizer_bytes: int, prior: bool = False) -> float | None:
+    """The GPU's peak at 1024 px with the planner's slack; None on the embedded base, which is trained on a CPU.
+
+    Args:
+        prior: whether class images are trained beside the person, so that two losses are held at once.
+    """
     if config.base == "mini":
         return None
-    peak = _cost(config).peak_gib
+    peak = _cost(config, 2 if prior else 1).peak_gib
     return round((peak + optimizer_bytes / GIB) * SLACK + CONTEXT_GIB, 1)
 
 
-def _cost(config: TrainConfig):
-    """The counted cost of a step at 1024 px."""
+def _cost(config: TrainConfig, losses: int = 1):
+    """The counted cost of a step at 1024 px that holds so many losses at once."""
     family = find_base(config.base).family
     if family == "sdxl":
         kind = step_kind(config.method, config.checkpointing)
     else:
         kind = "step_checkpointed" if config.checkpointing else "step"
-    return cost(kind, COUNTED_PX, config.batch, family)
+    return cost(kind, COUNTED_PX, config.batch * losses, family)
 
 
 def expect_drawing(pictures: int, config: RenderConfig, device_name: str) -> tuple[float | None, str]:

@@ -8,6 +8,8 @@ import torch
 
 from headshotkit import runtime
 from headshotkit.config import TrainConfig
+from headshotkit.costs import GIB
+from headshotkit.method_costs import ADAM_BYTES, expect_peak_gib
 
 WEIGHT_DECAY = 1e-2
 FUSED = ("cuda", "cpu")
@@ -28,30 +30,66 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(parameters: list, config: TrainConfig, device: str) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer and why it is this one: (optimizer, reason). 8-bit Adam's state takes a quarter of the memory.
+def make_optimizer(
+    groups: list, config: TrainConfig, device: str, prior: bool = False, begun_with: str = ""
+) -> tuple[torch.optim.Optimizer, str]:
+    """Return the optimizer and why it is this one: (optimizer, reason). 8-bit Adam's state takes a quarter of AdamW's.
 
+    Args:
+        groups: parameters, or groups of them as torch's optimizers take them.
+        prior: whether class images are trained beside the person.
+        begun_with: the optimizer that the training was begun with; auto keeps to it on a GPU, whatever is free by now.
     Raises:
         MissingPackage: adamw8bit or prodigy was asked for, and its package is not installed.
     """
-    name, reason = _choose(config.optimizer, device)
+    name, reason = config.optimizer, "asked for"
+    if name == "auto":
+        parameters = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+        name, reason = _choose(sum(p.numel() for p in parameters), config, device, prior, begun_with)
     options = {"lr": config.learning_rate, "weight_decay": WEIGHT_DECAY}
     if name == "adamw8bit":
-        made = runtime.require("bitsandbytes", "train").optim.AdamW8bit(parameters, **options)
+        made = runtime.require("bitsandbytes", "train").optim.AdamW8bit(groups, **options)
     elif name == "prodigy":  # finds the size of its steps by itself, arXiv:2306.06101; options as its authors advise
         prodigy = runtime.require("prodigyopt", "prodigy").Prodigy
-        made = prodigy(parameters, use_bias_correction=True, safeguard_warmup=True, **options)
+        made = prodigy(groups, use_bias_correction=True, safeguard_warmup=True, **options)
     else:
-        made = torch.optim.AdamW(parameters, fused=device in FUSED, **options)
+        made, slower = _adamw(groups, device, options)
+        reason += slower
     return made, f"{name}: {reason}"
 
 
-def _choose(wanted: str, device: str) -> tuple[str, str]:
-    """The optimizer's name and why."""
-    if wanted != "auto":
-        return wanted, "asked for"
+def _adamw(groups: list, device: str, options: dict) -> tuple[torch.optim.AdamW, str]:
+    """AdamW, fused where torch has that for the device and the dtype, and words where it isn't: (optimizer, words)."""
+    if device not in FUSED:
+        return torch.optim.AdamW(groups, **options), f"; not fused, for torch is not known to have that on {device}"
+    try:
+        return torch.optim.AdamW(groups, fused=True, **options), ""
+    except RuntimeError as error:
+        if runtime.out_of_memory(error):
+            raise
+        return torch.optim.AdamW(groups, **options), f"; not fused: {str(error).splitlines()[0]}"
+
+
+def _choose(count: int, config: TrainConfig, device: str, prior: bool, begun_with: str) -> tuple[str, str]:
+    """The optimizer of so many trained numbers on a device, and why.
+
+    8-bit Adam is for where memory is short: bitsandbytes waits for the GPU at each tensor, AdamW updates all in one go.
+    """
     if device != "cuda":
         return "adamw", f"8-bit Adam saves nothing on {device}"
-    if runtime.has_module("bitsandbytes"):
-        return "adamw8bit", "on CUDA"
-    return "adamw", "bitsandbytes is not installed; pip install 'headshotkit[train]' saves 0.26 GiB on SDXL"
+    installed = runtime.has_module("bitsandbytes")
+    if begun_with == "adamw" or (begun_with == "adamw8bit" and installed):
+        return begun_with, "the training was begun with it"
+    peak = expect_peak_gib(config, count * ADAM_BYTES["adamw"], prior)
+    usable, saves = runtime.usable_gpu_gib(), count * (ADAM_BYTES["adamw"] - ADAM_BYTES["adamw8bit"]) / GIB
+    if peak is None or usable is None:
+        return "adamw", "the base is small"
+    if peak <= usable:
+        return "adamw", f"at most {peak:.1f} GiB are expected with it, {usable:.1f} can be had"
+    short = f"{peak:.1f} GiB are expected with AdamW, {usable:.1f} can be had"
+    if installed:
+        return "adamw8bit", f"{short}; it saves {saves:.2f}"
+    return (
+        "adamw",
+        f"{short}, but bitsandbytes is not installed; pip install 'headshotkit[train]' saves {saves:.2f} GiB",
+    )

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from headshotkit import optimizers
 from headshotkit.checkpoints import read_checked, to_bytes
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig, MissingPackage
@@ -19,6 +20,32 @@ def test_the_optimizer_says_why(monkeypatch):
     monkeypatch.setattr("headshotkit.runtime.has_module", lambda name: False)
     _, reason = make_optimizer(parameters, TrainConfig(), "cpu")
     assert "saves nothing on cpu" in reason
+
+
+@pytest.mark.parametrize(
+    ("usable_gib", "options", "name"),
+    [(14.7, {}, "adamw"), (12.9, {}, "adamw8bit"), (12.9, {"installed": False}, "adamw"),
+     (14.7, {"prior": True}, "adamw8bit"), (7.5, {"checkpointing": True}, "adamw"),
+     (14.7, {"begun_with": "adamw8bit"}, "adamw8bit"), (12.9, {"begun_with": "adamw"}, "adamw"),
+     (14.7, {"begun_with": "adamw8bit", "installed": False}, "adamw")],
+)  # fmt: skip
+def test_auto_is_adamw_where_the_gpu_has_room_for_its_state(monkeypatch, usable_gib, options, name):
+    """SDXL's LoRA of 46.4 M numbers; a training keeps to what it was begun with, or it would not resume exactly."""
+    config = TrainConfig.for_base("sdxl", checkpointing=options.get("checkpointing", False))
+    monkeypatch.setattr("headshotkit.runtime.usable_gpu_gib", lambda: usable_gib)
+    monkeypatch.setattr("headshotkit.runtime.has_module", lambda name: options.get("installed", True))
+    chosen = optimizers._choose(46_448_640, config, "cuda", options.get("prior", False), options.get("begun_with", ""))
+    assert chosen[0] == name and ("pip install" in chosen[1]) == (
+        not options.get("installed", True) and usable_gib < 13
+    )
+
+
+def test_where_adamw_is_not_fused_that_is_said():
+    config = TrainConfig(optimizer="adamw")
+    optimizer, reason = make_optimizer([torch.nn.Parameter(torch.zeros(3))], config, "mps")
+    assert not optimizer.defaults["fused"] and "not fused" in reason and reason.startswith("adamw: asked for")
+    optimizer, reason = make_optimizer([torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))], config, "cpu")
+    assert not optimizer.defaults["fused"] and "not fused" in reason
 
 
 def test_eight_bit_adam_that_is_missing_is_said():

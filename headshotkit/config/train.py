@@ -51,7 +51,8 @@ class TrainConfig(Config):
     warmup: float = 0.05
     """Fraction of the steps in which the learning rate rises."""
     optimizer: str = "auto"
-    """adamw8bit, adamw, prodigy (arXiv:2306.06101), or auto: adamw8bit where CUDA and bitsandbytes are, else adamw."""
+    """adamw8bit (a quarter of AdamW's state), adamw, prodigy (arXiv:2306.06101), or auto: adamw, fused, where the GPU
+    has room for its state, else adamw8bit."""
     min_snr_gamma: float = 5.0
     """Cap of the signal-to-noise weight (min-SNR, arXiv:2303.09556); 0 is off."""
     noise_offset: float = 0.0
