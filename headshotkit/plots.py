@@ -60,7 +60,7 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
 
 def plot_losses(run: Run) -> Plot:
     """The training loss a step, and its running mean over a twentieth of the steps."""
-    losses = np.array(json.loads((run.path("lora") / "losses.json").read_text())["loss"])
+    losses = np.array(json.loads((run.path("lora") / "losses.json").read_text())["loss"], float)  # None: not finite
     window = max(1, len(losses) // 20)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     figure = Plot(figsize=(7, 3), layout="constrained")

@@ -88,7 +88,7 @@ def plot_previews(run: Run) -> Plot:
 def plot_progress(run: Run) -> Plot:
     """Loss (running mean) and identity of the previews over the steps: the loss hardly tells what identity does."""
     facts = _previews(run)
-    losses = np.array(json.loads((run.path("lora") / "losses.json").read_text())["loss"])
+    losses = np.array(json.loads((run.path("lora") / "losses.json").read_text())["loss"], float)  # None: not finite
     window = max(1, len(losses) // 10)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     figure = Plot(figsize=(8, 4.4), layout="constrained")

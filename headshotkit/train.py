@@ -7,6 +7,7 @@ On CUDA it does so to rounding: the backward of attention and of upsampling adds
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,20 +24,26 @@ from headshotkit.checkpoints import (
     set_random_states,
 )
 from headshotkit.config import TrainConfig
-from headshotkit.errors import DiskFull, OutOfMemory, RunFolderError
+from headshotkit.errors import DiskFull, NotFinite, OutOfMemory, RunFolderError
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
-from headshotkit.families import Condition, load_family
+from headshotkit.families import CHANGES, Condition, load_family
 from headshotkit.families.methods import Method, load_method
+from headshotkit.finite import all_finite
 from headshotkit.method_costs import expect_cost
 from headshotkit.optimizers import learning_rate_at, make_optimizer
 from headshotkit.pacing import MAY_CHANGE, Controller, Pacing, changing
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, Stage, discard, write_json
-from headshotkit.snapshots import Snapshots
+from headshotkit.snapshots import Snapshots, snapshot_steps
 from headshotkit.trained import write_trained
 
 LOSSES_FILE = "losses.json"
 MAX_GRAD_NORM = 1.0
+BAD_IN_A_ROW = 10
+"""Steps without finite numbers, one after the other, that end a training; the first steps of float16's loss scaling may
+have a few."""
+SMALLER_SCALE = 1 / 16
+"""Of float16's loss scale after such steps."""
 STEP, EPOCH = 1, 2
 """Places of the seed: all that is random in a step; the order of an epoch."""
 
@@ -49,6 +56,11 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
     manifest.json. While it works, `lora/` also holds checkpoints; Ctrl-C and SIGTERM take effect after the step's end,
     when it has been saved.
 
+    Where memory gives out, it goes on from its last checkpoint with gradient checkpointing, then with half of the
+    batch, or as the controller says. A step whose loss or gradients are not finite changes nothing; after ten in a row
+    it goes back once to the last checkpoint before them. The manifest's `changes`, `went_back` and `skipped_steps` say
+    so.
+
     Args:
         controller: may change how steps are made while they run, for time or memory; each change is in the manifest,
             and what was begun with one goes on exactly.
@@ -56,7 +68,8 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
         StageMissing: the dataset has not been built.
         BadConfig: the base's family can't do the method.
         BaseUnavailable: the base's weights can't be had.
-        OutOfMemory, NotEnoughMemory: a step needs more memory than there is, and no controller or no plan can help.
+        OutOfMemory, NotEnoughMemory: a step needs more memory than there is, and nothing cheaper is left.
+        NotFinite: ten steps in a row gave no finite numbers, twice, or the weights are not finite.
         DiskFull, RunFolderError: what the training leaves can't be written; the last checkpoint stays. One that can't
             be written stops nothing: it is said, noted in the manifest, and tried again when the next is due.
         KeyboardInterrupt: Ctrl-C; the same call goes on from where it came.
@@ -67,6 +80,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
         _tidy(stage)
         return Lora.from_dict(stage.manifest["lora"])
     family = load_family(config.base)
+    family.changes = stage.manifest.setdefault(CHANGES, [])
     pacing = Pacing(config, dataset.size_px, stage.manifest.setdefault("changes", []))
     if controller:
         stage.manifest["planned"] = list(MAY_CHANGE)
@@ -79,12 +93,13 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
     loop.run(controller)
     steps = len(loop.losses)
     lora = write_trained(method, loop.checkpoints, stage, dataset, steps)
-    write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) for x in loop.losses]})
-    last = sum(loop.losses[-50:]) / len(loop.losses[-50:])
+    write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) if math.isfinite(x) else None for x in loop.losses]})
+    skipped = f", {len(loop.skipped)} of them skipped, for their numbers were not finite" if loop.skipped else ""
     stage.finish(
-        f"{method.title} after {steps} steps, loss {last:.3f}",
+        f"{method.title} after {steps} steps{skipped}, loss {loop.recent_loss(50):.3f}",
         lora=lora.to_dict(),
         optimizer=loop.optimizer_reason,
+        skipped_steps=[step + 1 for step in loop.skipped],
         dtype=family.dtype_reason,
         weights=hub.commits_of(*family.base.sources),
     )
@@ -110,12 +125,16 @@ class _Loop:
         groups = method.add()
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
-        self.optimizer, self.optimizer_reason = make_optimizer(groups, config, self.family.device)
+        prior = any(examples.sizes for examples in class_pictures.values())
+        begun_with = stage.manifest.get("optimizer", "").partition(":")[0]
+        self.optimizer, self.optimizer_reason = make_optimizer(groups, config, self.family.device, prior, begun_with)
+        stage.manifest["optimizer"] = self.optimizer_reason
         self._tell_cost(groups)
         self.scaler = self._new_scaler()
         self.checkpoints = Checkpoints(stage.folder, config.keep_checkpoints)
         self.snapshots = Snapshots(stage.folder, config, self.family, self.checkpoints.write)
         self.losses: list[float] = []
+        self.skipped: list[int] = []  # steps (from 0) whose numbers were not finite
         self.saved_s = time.monotonic()
         self.updating = False
 
@@ -132,13 +151,18 @@ class _Loop:
         self._resume()
         if controller:
             controller.start_training(changing(self.settings), len(self.losses))
-            if not self.losses:
-                self._save(must=True)  # so that there is always something to go back to
+        elif not self.losses:
+            self._begin_within_memory()
+        if not self.losses:
+            self._save(must=True)  # so that there is always something to go back to
         with Interruption() as interruption, runtime.progress((), "training", self.settings.steps) as bar:
             while (step := len(self.losses)) < self.settings.steps:
                 problem = self._try_step(step)
                 if problem:
                     self._go_on_cheaper(step, problem, controller)
+                    continue
+                if reason := self._not_finite(step):
+                    self._go_back(step, reason, controller)
                     continue
                 self._follow(step)
                 with self._going_on(f"the snapshot after step {step + 1}"):
@@ -152,6 +176,11 @@ class _Loop:
                     interruption.pass_on()
         for parameter, average in zip(self.parameters, self.average, strict=False):
             parameter.data.copy_(average)
+
+    def recent_loss(self, count: int) -> float:
+        """The mean of the last losses, of those that are finite; NaN where none is."""
+        recent = [loss for loss in self.losses[-count:] if math.isfinite(loss)]
+        return sum(recent) / len(recent) if recent else math.nan
 
     def _new_scaler(self) -> torch.amp.GradScaler:
         """Float16 gradients would underflow without it; in other dtypes it does nothing."""
@@ -174,42 +203,110 @@ class _Loop:
             bar.reset(self.settings.steps)  # a notebook's bar does not follow its `total`
             bar.initial = len(self.losses)
         bar.n = len(self.losses)
-        bar.set_postfix(loss=f"{sum(self.losses[-20:]) / len(self.losses[-20:]):.3f}", **memory)
+        bar.set_postfix(loss=f"{self.recent_loss(20):.3f}", **memory)
 
     def _try_step(self, step: int) -> str:
-        """One step; where the memory doesn't suffice, the first line of what torch says of it, else nothing."""
-        try:
-            self.losses.append(self._step(step))
-        except torch.OutOfMemoryError as error:
-            return str(error).split("\n")[0]
-        return ""
+        """One step; where the memory doesn't suffice, the first line of what was said of it, else nothing."""
+        loss, problem = runtime.within_memory(lambda: self._step(step))
+        if not problem:
+            self.losses.append(loss)
+        return problem
+
+    def _begin_within_memory(self) -> None:
+        """Begins with checkpointing where a step without it is expected to need more of the GPU than can be had."""
+        peak, usable = self.stage.manifest["cost"]["peak_gib"], runtime.usable_gpu_gib()
+        if peak and usable and peak > usable and not self.settings.checkpointing:
+            why = f"without checkpointing a step needs {peak:.1f} GiB, {usable:.1f} can be had"
+            self._change(changing(self.settings) | {"checkpointing": True}, why)
+            runtime.say(f"training with gradient checkpointing: {why}")
 
     def _go_on_cheaper(self, step: int, problem: str, controller: Controller | None) -> None:
         """Goes on from the last checkpoint with settings that need less memory, which is noted in the manifest.
 
-        That checkpoint is of the step before this one, unless the memory gave out amid the update itself.
+        That checkpoint is of the step before this one, unless the memory gave out amid the update itself. Without a
+        controller it is checkpointing first, which changes nothing of the result, then half of the batch.
 
         Raises:
-            OutOfMemory: there is no controller that knows such settings.
-            NotEnoughMemory: it knows none.
+            OutOfMemory: there is no controller, and nothing cheaper.
+            NotEnoughMemory: a controller knows nothing cheaper.
         """
         self.optimizer.zero_grad(set_to_none=True)
         runtime.free_memory()
         if not self.updating:
             self._save()
-        if controller is None:
-            px, settings = self.pacing.px_at(step), self.settings
-            raise OutOfMemory(
-                f"step {step + 1} at {px} px, batch {settings.batch}, ran out of memory.",
-                problem,
-                "Give the same command with --minutes, such as --minutes 60: settings that fit are then found, "
-                "and the training goes on from its last checkpoint.",
-            )
+        px, settings = self.pacing.px_at(step), self.settings
         self.scaler = self._new_scaler()  # the old one may stand amid an update
         self._resume()
-        plan = controller.out_of_memory("train", steps_done=len(self.losses))
-        self._change(plan.training, controller.why)
-        controller.start_training(changing(self.settings), len(self.losses))
+        if controller:
+            plan = controller.out_of_memory("train", steps_done=len(self.losses))
+            self._change(plan.training, controller.why)
+            controller.start_training(changing(self.settings), len(self.losses))
+            return
+        if settings.checkpointing and settings.batch == 1:
+            raise OutOfMemory(
+                f"step {step + 1} at {px} px, batch 1, with checkpointing, ran out of memory.",
+                problem,
+                "Close what else uses the memory, or train at smaller sizes (--schedule 768:1000), with a smaller "
+                f"--rank, or on a larger GPU. The checkpoint of step {len(self.losses)} stays.",
+            )
+        cheaper = {"batch": settings.batch // 2} if settings.checkpointing else {"checkpointing": True}
+        why = f"out of memory in step {step + 1}: {problem}"
+        self._change(changing(settings) | cheaper, why)
+        words = ", ".join(f"{name} {value}" for name, value in cheaper.items())
+        runtime.say(f"training goes on from step {len(self.losses)} with {words}: {why}")
+
+    def _not_finite(self, step: int) -> str:
+        """Why the training can't go on after a step as it is, for want of finite numbers; else nothing.
+
+        Weights are looked at where they are about to be written, and so after the last step.
+        """
+        done, streak, at_end = step + 1, self._streak, step + 1 == self.settings.steps
+        if streak >= BAD_IN_A_ROW or (at_end and streak == done and not math.isfinite(self.losses[-1])):
+            return f"{streak} steps in a row gave no finite loss and gradients, the last loss {self.losses[-1]}"
+        snapshot = done in snapshot_steps(self.settings.steps, self.config.snapshots)
+        if not (self._is_due(done) or snapshot or at_end):
+            return ""
+        return "" if all_finite([*self.parameters, *self.average]) else "the trained weights are not finite"
+
+    @property
+    def _streak(self) -> int:
+        """How many of the latest steps, one after the other, had no finite numbers."""
+        bad, step = set(self.skipped), len(self.losses) - 1
+        while step in bad:
+            step -= 1
+        return len(self.losses) - 1 - step
+
+    def _go_back(self, step: int, reason: str, controller: Controller | None) -> None:
+        """Goes back to the last checkpoint, once in a training; it was saved while all numbers were finite.
+
+        Raises:
+            NotFinite: it has gone back before.
+        """
+        went_back = self.stage.manifest.setdefault("went_back", [])
+        if went_back:
+            raise NotFinite(
+                f"at step {step + 1} {reason}.",
+                f"It went back to step {went_back[0]['to']} before, and it came again: mostly the learning rate is too "
+                f"high (now {self.settings.learning_rate:g}), else the base's weights are damaged.",
+                "Train again with a lower TrainConfig.learning_rate, for example half of it. The last checkpoint, in "
+                f"{self.checkpoints.folder}, stays.",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler = self._new_scaler()
+        self._resume()
+        went_back.append({"from": step + 1, "to": len(self.losses), "why": reason})
+        self._lower_the_scale()
+        self.stage.note_seconds()
+        warnings.warn(f"at step {step + 1} {reason}. Training goes on from step {len(self.losses)}.", stacklevel=4)
+        if controller:
+            controller.start_training(changing(self.settings), len(self.losses))
+
+    def _lower_the_scale(self) -> None:
+        """After going back to this very step float16's loss scale is smaller; it grows again by itself."""
+        here = [note for note in self.stage.manifest.get("went_back", []) if note["to"] == len(self.losses)]
+        if here and self.scaler.is_enabled():
+            state = self.scaler.state_dict()
+            self.scaler.load_state_dict(state | {"scale": state["scale"] * SMALLER_SCALE})
 
     def _keep_time(self, controller: Controller) -> None:
         """Tells the controller of a step; where that leads to another plan, goes on with it."""
@@ -245,9 +342,13 @@ class _Loop:
         self.scaler.scale(loss).backward()
         self.updating = True
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
+        finite = bool((norm + loss.detach()).isfinite())
+        if finite or self.scaler.is_enabled():  # a scaler leaves such a step out by itself, and lowers its scale
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        if not finite:
+            self.skipped.append(step)
         self.updating = False
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
@@ -289,11 +390,14 @@ class _Loop:
     def _save(self, must: bool = False) -> None:
         """A checkpoint of everything that a step changes; the steps done are the sampler's place.
 
-        Where it can't be written, older ones stay, and the next one is tried when it is due.
+        Nothing is saved where the latest step or the weights are not finite: an earlier checkpoint is what can be gone
+        on from. Where one can't be written, older ones stay, and the next one is tried when it is due.
 
         Raises:
             DiskFull, RunFolderError: it can't be written, and must be, for the training ends with it.
         """
+        if self._streak or not all_finite([*self.parameters, *self.average]):
+            return
         state = {
             "lora": self.method.state(),
             "average": [tensor.cpu() for tensor in self.average],
@@ -302,6 +406,7 @@ class _Loop:
             "scaler": self.scaler.state_dict(),
             "random": random_states(),
             "losses": self.losses,
+            "skipped": self.skipped,
         }
         self.saved_s = time.monotonic()
         with contextlib.nullcontext() if must else self._going_on(f"the checkpoint of step {len(self.losses)}"):
@@ -329,7 +434,8 @@ class _Loop:
         if state["scaler"]:  # empty where no float16 was trained; this machine's dtype may be another
             self.scaler.load_state_dict(state["scaler"])
         set_random_states(state["random"])
-        self.losses = list(state["losses"])
+        self.losses, self.skipped = list(state["losses"]), list(state.get("skipped", []))
+        self._lower_the_scale()
 
     def _resume_optimizer(self, state: dict, done: int) -> None:
         """The optimizer's state; another machine's or a later installation's other optimizer can't take it over."""

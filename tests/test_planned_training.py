@@ -100,15 +100,20 @@ def losses(run):
     return (run.path("lora") / "losses.json").read_text()
 
 
-def test_without_a_plan_out_of_memory_is_an_error_that_lost_nothing(prepared_run, small_gpu):
-    small_gpu(batch=3, calls=2)
+def test_without_a_plan_it_goes_on_with_checkpointing_then_half_the_batch_then_ends(prepared_run, small_gpu):
+    small_gpu(batch=2, calls=2)
+    train_lora(prepared_run, TrainConfig.for_base("mini", steps=3))
+    (change,) = prepared_run.manifest("lora")["changes"]
+    assert (change["step"], change["batch"], change["checkpointing"]) == (2, 2, True)
+    small_gpu(batch=0, calls=2)
     config = TrainConfig.for_base("mini", steps=4)
-    with pytest.raises(OutOfMemory, match="step 3 at 256 px, batch 4, ran out of memory") as caught:
+    with pytest.raises(OutOfMemory, match="step 3 at 256 px, batch 1, with checkpointing") as caught:
         train_lora(prepared_run, config)
-    assert caught.value.why == SAID and "--minutes 60" in caught.value.next_step
-    assert [file.name for file in Checkpoints(prepared_run.path("lora"), 3).files()] == ["000002.pt"]
+    assert caught.value.why == SAID
+    files = [file.name for file in Checkpoints(prepared_run.path("lora"), 3).files()]
+    assert files == ["000000.pt", "000002.pt"]
     small_gpu(batch=3, calls=0)
-    train_lora(prepared_run, config, controller_of(4))
+    train_lora(prepared_run, config)
     assert [change["step"] for change in prepared_run.manifest("lora")["changes"]] == [2]
 
 
@@ -121,8 +126,8 @@ def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(prepare
     for run, fails in ((prepared_run, True), (beside, False)):
         done = []
 
-        def made(groups, config, device, fails=fails, done=done):
-            optimizer, reason = make(groups, config, device)
+        def made(groups, *told, fails=fails, done=done):
+            optimizer, reason = make(groups, *told)
             update = optimizer.step
 
             def step(*_):

@@ -83,18 +83,20 @@ def test_a_killed_training_goes_on_to_the_same_lora(prepared_run, undisturbed):
     """kill -9 in the middle of a real training process, then the same call: the LoRA of an undisturbed run."""
     process = training_process(prepared_run, BRIEF)
     deadline = time.monotonic() + 120
-    while not checkpoints_of(prepared_run) and time.monotonic() < deadline and process.poll() is None:
+    while len(checkpoints_of(prepared_run)) < 2 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    assert checkpoints_of(prepared_run) and not prepared_run.has("lora"), "it was killed before or after the training"
+    assert len(checkpoints_of(prepared_run)) > 1 and not prepared_run.has("lora"), (
+        "it was killed before or after the training"
+    )
     assert 0 < len(read_checked(checkpoints_of(prepared_run)[-1])["losses"]) < 12
     train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
     assert_equal_tensors(tensors(prepared_run), undisturbed)
 
 
 def test_sigterm_lets_the_step_end_and_saves_it(prepared_run):
-    """No checkpoint is due in 60 steps, so the one that lies there is the signal's; then the process ends by it."""
+    """No checkpoint is due in 60 steps, so the one after the start's is the signal's; then the process ends by it."""
     settings = BRIEF | {"steps": 60, "checkpoint_every_steps": 60}
     process = training_process(prepared_run, settings, TELLING)
     while process.stdout.readline().strip() not in ("2", ""):
@@ -103,17 +105,17 @@ def test_sigterm_lets_the_step_end_and_saves_it(prepared_run):
     told, errors = process.communicate()
     assert process.returncode == -signal.SIGTERM and not prepared_run.has("lora"), errors
     last = int(("2\n" + told).split()[-1])
-    assert [file.name for file in checkpoints_of(prepared_run)] == [f"{last + 1:06d}.pt"]
-    assert len(read_checked(checkpoints_of(prepared_run)[0])["losses"]) == last + 1 < 60
+    assert [file.name for file in checkpoints_of(prepared_run)] == ["000000.pt", f"{last + 1:06d}.pt"]
+    assert len(read_checked(checkpoints_of(prepared_run)[1])["losses"]) == last + 1 < 60
 
 
 def test_the_minutes_count_as_well(prepared_run, monkeypatch):
-    """With a limit of a few milliseconds every step is saved, but for the last, which the LoRA itself follows."""
+    """With a limit of a few milliseconds each step is saved, but for the last, which the LoRA itself follows."""
     saved, save = [], Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: (saved.append(step), save(self, step, state)))
     settings = BRIEF | {"steps": 4, "checkpoint_every_steps": 100, "checkpoint_every_minutes": 1e-6}
     train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
-    assert saved == [1, 2, 3]
+    assert saved == [0, 1, 2, 3], "the start is what a first step goes back to"
 
 
 def halfway(run, monkeypatch, settings=BRIEF):
