@@ -94,6 +94,8 @@ class Checkpoints:
     def write(self, path: Path, data: bytes) -> None:
         """Writes a file atomically; where the disk is full, all checkpoints but the newest give way to it.
 
+        The one of step 0 gives way too: it holds nothing that beginning anew would not give.
+
         Raises:
             DiskFull: there is no room even so; the newest checkpoint stays, and the error names it.
             RunFolderError: the place can't be written.
@@ -101,7 +103,8 @@ class Checkpoints:
         try:
             return write_atomic(path, data)
         except DiskFull:
-            for old in self.files()[:-1]:
+            files = self.files()
+            for old in files[:-1] if _step(files) else files:
                 with contextlib.suppress(OSError):
                     discard(old)
         try:

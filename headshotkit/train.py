@@ -154,7 +154,7 @@ class _Loop:
         elif not self.losses:
             self._begin_within_memory()
         if not self.losses:
-            self._save(must=True)  # so that there is always something to go back to
+            self._save(must=controller is not None)  # so that there is something to go back to
         with Interruption() as interruption, runtime.progress((), "training", self.settings.steps) as bar:
             while (step := len(self.losses)) < self.settings.steps:
                 problem = self._try_step(step)
@@ -232,11 +232,17 @@ class _Loop:
         """
         self.optimizer.zero_grad(set_to_none=True)
         runtime.free_memory()
-        if not self.updating:
+        half_updated = self.updating
+        if not half_updated:
             self._save()
         px, settings = self.pacing.px_at(step), self.settings
         self.scaler = self._new_scaler()  # the old one may stand amid an update
-        self._resume()
+        if not self._resume() and half_updated:
+            raise OutOfMemory(
+                f"step {step + 1} at {px} px ran out of memory amid its update; there is no checkpoint to go back to.",
+                problem,
+                "Free space where the run is, so that checkpoints can be written, and give the same command again.",
+            )
         if controller:
             plan = controller.out_of_memory("train", steps_done=len(self.losses))
             self._change(plan.training, controller.why)
@@ -293,7 +299,12 @@ class _Loop:
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler = self._new_scaler()
-        self._resume()
+        if not self._resume():
+            raise NotFinite(
+                f"at step {step + 1} {reason}.",
+                "No checkpoint is there to go back to: none could be written.",
+                "Free space where the run is, then train with a lower TrainConfig.learning_rate, for example half.",
+            )
         went_back.append({"from": step + 1, "to": len(self.losses), "why": reason})
         self._lower_the_scale()
         self.stage.note_seconds()
@@ -413,8 +424,8 @@ class _Loop:
             self.checkpoints.save(len(self.losses), state)
             self.stage.note_seconds()
 
-    def _resume(self) -> None:
-        """Goes on from the newest good checkpoint, if there is one; a damaged one is said and noted."""
+    def _resume(self) -> bool:
+        """Goes on from the newest good checkpoint and returns whether there is one; says and notes a damaged one."""
         state, problems = self.checkpoints.newest()
         self.updating = False
         done = len(state["losses"]) if state else 0
@@ -426,7 +437,7 @@ class _Loop:
         if self.pacing.at(done).checkpointing:
             self.family.use_checkpointing()
         if state is None:
-            return
+            return False
         self.method.load_state(state["lora"])
         for average, saved in zip(self.average, state["average"], strict=True):
             average.copy_(saved)
@@ -436,6 +447,7 @@ class _Loop:
         set_random_states(state["random"])
         self.losses, self.skipped = list(state["losses"]), list(state.get("skipped", []))
         self._lower_the_scale()
+        return True
 
     def _resume_optimizer(self, state: dict, done: int) -> None:
         """The optimizer's state; another machine's or a later installation's other optimizer can't take it over."""

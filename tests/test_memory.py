@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from headshotkit import class_images, previews, render, restore, runtime, train
 from headshotkit.checkpoints import Checkpoints, read_checked
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
-from headshotkit.errors import BadLora, NotFinite, OutOfMemory
+from headshotkit.errors import BadLora, DiskFull, NotFinite, OutOfMemory
 from headshotkit.examples import cached_examples
 from headshotkit.export import export_lora
 from headshotkit.families import CHANGES, Sampling, drawing, frugal, load_family
@@ -445,6 +445,16 @@ def test_a_loss_that_stays_nan_from_step_3_ends_in_an_error_after_going_back_onc
     with pytest.raises(NotFinite):
         training(config, spoil=bad_from(1))
     assert len(training.run.peek("lora")["went_back"]) == 1, "the same command does not go back again and again"
+
+
+def test_where_no_checkpoint_could_be_written_nan_is_not_trained_on(training, monkeypatch):
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda *_: (_ for _ in ()).throw(DiskFull("no room.", "full.", "free some."))
+    )
+    with pytest.raises(NotFinite) as caught:
+        training(settings(steps=40), spoil=bad_from(3))
+    assert "No checkpoint" in caught.value.why
+    assert not list(training.run.path("lora").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("scaled", [False, True])

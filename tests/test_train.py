@@ -263,7 +263,7 @@ def refuse(monkeypatch, number, refused):
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
 def test_a_checkpoint_that_can_not_be_written_stops_no_training(prepared_run, undisturbed, monkeypatch, capsys, number):
-    refuse(monkeypatch, number, lambda name: name.startswith(".0000") and "000002" not in name)
+    refuse(monkeypatch, number, lambda name: name.startswith(".0000") and not name.startswith((".000000", ".000002")))
     train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
     assert_equal_tensors(tensors(prepared_run), undisturbed)
     noted = prepared_run.manifest("lora")["not_written"]
@@ -295,7 +295,7 @@ def test_an_interruption_that_can_not_be_saved_says_so(prepared_run, monkeypatch
     monkeypatch.setattr(train._Loop, "_follow", stop)
     with pytest.raises(RunFolderError):
         train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
-    assert [file.name for file in checkpoints_of(prepared_run)] == ["000002.pt"]
+    assert [file.name for file in checkpoints_of(prepared_run)] == ["000000.pt", "000002.pt"]
 
 
 def test_older_checkpoints_give_way_on_a_full_disk(small_disk):
@@ -306,6 +306,17 @@ def test_older_checkpoints_give_way_on_a_full_disk(small_disk):
         kept.save(step, state)
     kept.write(disk / "lora", bytes(3 * 2**20))
     assert [f.name for f in kept.files()] == ["000003.pt"] and (disk / "lora").stat().st_size == 3 * 2**20
+
+
+def test_on_a_full_disk_the_checkpoint_of_step_0_gives_way(small_disk):
+    kept = Checkpoints(small_disk(5), 3)
+    state = {"tensor": torch.zeros(3 * 2**18)}  # 3 MiB
+    for step in (0, 2):
+        kept.save(step, state)
+    assert [f.name for f in kept.files()] == ["000002.pt"]
+    with pytest.raises(DiskFull):
+        kept.save(4, state)
+    assert [f.name for f in kept.files()] == ["000002.pt"]
 
 
 def test_the_newest_few_are_kept_and_half_written_ones_cleared(tmp_path):
