@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from headshotkit import decoding
-from headshotkit.decoding import AS_JPEG, MAX_JPEG_PIXELS, MAX_PIXELS, TURNS, Refused, Source
+from headshotkit import colour, decoding, metadata
+from headshotkit.decoding import MAX_JPEG_CLAIM, MAX_PIXELS, SMALLER, TURNS, Refused, Source
 from headshotkit.errors import HeadshotError, NoPhotos
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
@@ -48,7 +48,8 @@ class Opened:
     pixels: RGB, uint8, shape (H, W, 3), upright, sRGB · width_px, height_px: of the full upright picture ·
     scale: the pixels' width relative to the full width, in (0, 1] · taken_at: when, by the camera's clock, ISO 8601
     without a zone, or None · jpeg_quality: 1 to 100, as libjpeg counts, for its tables; None if it is no JPEG ·
-    profile: the colour profile that the pixels were in before, or None · file_bytes: size of the file.
+    profile: the colour profile that the pixels were in before, or None · file_bytes: size of the file · made_by: which
+    mark in the file says that a model generated the picture, or None.
     """
 
     pixels: np.ndarray
@@ -59,6 +60,7 @@ class Opened:
     jpeg_quality: int | None = None
     profile: str | None = None
     file_bytes: int = 0
+    made_by: str | None = None
 
 
 # --- finding ------------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def _explained(error: Exception) -> tuple[str, str]:
     if isinstance(error, Image.DecompressionBombError):
         pixels = re.search(r"(\d+) pixels", text)
         claim = f"it claims {pixels[1] if pixels else 'far too many'} pixels"
-        return f"{claim}, at most {MAX_PIXELS} are read, of a JPEG {MAX_JPEG_PIXELS}", AS_JPEG
+        return f"{claim}, at most {MAX_PIXELS} are read, of a JPEG {MAX_JPEG_CLAIM}", SMALLER
     if isinstance(error, UnidentifiedImageError):
         return "it is damaged at its beginning", "Copy it again from where it came from, or export it."
     if isinstance(error, PermissionError):
@@ -228,22 +230,41 @@ def _open(file: Source, least_px: int | None) -> Opened:
         raise Refused(what, "Give a JPEG, PNG, WebP, HEIC, AVIF, TIFF, GIF or BMP file.")
     if kind == "HEIF":
         _learn_heif()
-    file.seek(0)
-    picture = Image.open(file, formats=(kind,))
+    picture = decoding.open_as(kind, file)
     decoding.refuse_bomb(picture, file)
-    whole_px, drafted = picture.size, decoding.draft(picture, least_px)
+    counted_px = decoding.draft(picture, least_px)
     quality = decoding.jpeg_quality(getattr(picture, "quantization", None))
-    turn, taken_at = decoding.turn_and_time(picture)
-    picture.load()
-    whole_px = whole_px if drafted else picture.size  # a HEIC knows its size only now
-    profile = picture.info.get("icc_profile")
-    picture = decoding.flat(decoding.reduced(picture, least_px))
-    picture, profile_name = decoding.to_srgb(decoding.reduced(picture, least_px), profile)
+    tags = metadata.exif_of(picture)
+    turn, taken_at = decoding.turn_and_time(picture, tags)
+    made_by = metadata.made_by(picture, tags, file)
+    planes = decoding.joined_planes(picture, file)
+    if planes is picture:
+        picture.load()
+    whole_px = counted_px or planes.size  # a HEIC knows its size only now
+    profile = _profile_of(picture, tags, file)
+    picture = decoding.flat(decoding.reduced(planes, least_px))
+    picture, profile_name = colour.to_srgb(decoding.reduced(picture, least_px), profile)
     if turn in TURNS:
         picture, whole_px = picture.transpose(TURNS[turn]), whole_px[::-1] if turn >= 5 else whole_px
     scale = picture.width / whole_px[0]
     name, size = profile_name and _words(profile_name), file.seek(0, os.SEEK_END)
-    return Opened(np.asarray(picture), *whole_px, scale, taken_at, quality, name, size)
+    return Opened(np.asarray(picture), *whole_px, scale, taken_at, quality, name, size, made_by)
+
+
+def _profile_of(picture: Image.Image, tags: metadata.Tags, file: Source) -> bytes | None:
+    """Return the colour profile that a file gives for its pixels; None for sRGB, and if it gives none.
+
+    Source: PNG (third edition), 4.3: cICP before iCCP before sRGB before gAMA and cHRM.
+    """
+    own = picture.info.get("icc_profile")
+    if (cicp := None if own and picture.format != "PNG" else metadata.cicp_of(picture, file)) is not None:
+        return colour.profile_from_cicp(*cicp)
+    if own:
+        return own
+    if picture.format == "PNG":
+        said = picture.info
+        return None if "srgb" in said else colour.profile_from_png(said.get("gamma"), said.get("chromaticity"))
+    return colour.adobe_rgb() if metadata.is_adobe_rgb(tags) else None
 
 
 @functools.cache
