@@ -16,6 +16,8 @@ from headshotkit.records import Reason
 
 LEAST_PX = 1600
 """Photos are measured at this length of their longer side or up to twice it, however large the file is."""
+CLEAR_DISAGREEMENT = 0.12
+"""Up to this much two landmark models disagree about a clear face."""
 GOOD = {"sharpness": 10.0, "face_px": 400.0, "steadiness": 12.0, "contrast": 20.0}
 """From these values on, more is no better: quality counts each up to here."""
 
@@ -37,10 +39,10 @@ def look_at(photo: Opened) -> Sight:
     """Measures a photo's largest face, its light, its colours and its surroundings."""
     image, scale = photo.pixels, photo.scale
     found = faces.detect_faces(image)
-    known: dict = {"faces": len(found), "colourfulness": measures.colourfulness(image)}
+    known: dict = {"faces": len(found), "bars": measures.bars(image)}
     known |= {"taken_at": photo.taken_at} if photo.taken_at else {}
     if not found:
-        return Sight(_rounded(known), hash=measures.difference_hash(image))
+        return Sight(_rounded(known | _of_turned(image, 1.0)))
     face = found[0]
     aligned = faces.align_face(image, face.points, measures.FACE_PX)
     embedding, norm = faces.load_recogniser("arcface").embed_with_norm(image, face)
@@ -54,10 +56,37 @@ def look_at(photo: Opened) -> Sight:
         "recognisable": norm if faces.norm_is_known() else None,
         **_of_landmarks(image, face),
         **_of_aligned(aligned),
+        "nose_free": measures.nose_free(aligned, _place_in(aligned, face.points, face.points[2])),
         **_of_surroundings(image, face, round(8 * photo.scale)),
     }
+    if known["disagreement"] > CLEAR_DISAGREEMENT or known["face_inside"] < 1:
+        known |= _of_turned(image, known["disagreement"])
     known["quality"] = quality(known)
     return Sight(_rounded(known), embedding, measures.difference_hash(image))
+
+
+def _place_in(aligned: np.ndarray, points: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return a point of the picture in the aligned face's px, shape (2,)."""
+    matrix = faces.template_transform(points, len(aligned))
+    return matrix[:, :2] @ place + matrix[:, 2]
+
+
+def _of_turned(image: np.ndarray, disagreement: float) -> dict:
+    """Return the number of faces, their roll and how much is inside, for a picture that is on its side or upside down.
+
+    The detector finds such a face too, but puts its points in the wrong places. Empty if no turn makes a face far
+    clearer.
+    """
+    for quarters, roll_deg in ((2, 180.0), (1, 90.0), (3, -90.0)):
+        turned = np.ascontiguousarray(np.rot90(image, quarters))
+        found = faces.detect_faces(turned)
+        if not found:
+            continue
+        marks = faces.landmarks_106(turned, found[0])
+        if pose.disagreement(found[0].points, marks) < min(CLEAR_DISAGREEMENT, 0.5 * disagreement):
+            inside = pose.face_inside(found[0].points, turned.shape[1], turned.shape[0])
+            return {"faces": len(found), "roll_deg": roll_deg, "face_inside": inside}
+    return {}
 
 
 def _of_landmarks(image: np.ndarray, face: faces.Face) -> dict:
@@ -77,8 +106,8 @@ def _of_landmarks(image: np.ndarray, face: faces.Face) -> dict:
 
 def _of_aligned(aligned: np.ndarray) -> dict:
     names = (
-        "sharpness", "steadiness", "noise", "brightness", "contrast", "clipped", "light_side", "eye_contrast",
-        "skin_share",
+        "sharpness", "steadiness", "noise", "brightness", "contrast", "clipped", "light_side",
+        "eye_contrast", "skin_share", "hue_spread",
     )  # fmt: skip
     return {name: getattr(measures, name)(aligned) for name in names}
 
@@ -135,7 +164,7 @@ RULES = (
     Rule(1, "bright", "clipped", "most", "max_clipped",
          "{0:.0%} of the face is pure white, at most {1:.0%} is allowed"),
     Rule(2, "tilted", "roll_deg", "most", "max_roll_deg",
-         "the head lies {0:.0f} degrees to the side, at most {1:.0f} can be put upright: turn the photo"),
+         "the head is turned by {0:.0f} degrees, at most {1:.0f} can be put upright: turn the photo"),
     Rule(2, "pale", "contrast", "least", "min_contrast",
          "the face's contrast is {0:.1f} grey levels, at least {1:.1f} is needed: fog, or a dirty lens"),
     Rule(2, "noisy", "noise", "most", "max_noise",
@@ -145,20 +174,25 @@ RULES = (
     Rule(2, "compressed", "blockiness", "most", "max_blockiness",
          "steps between the blocks of the JPEG are {0:.1f} times the others, at most {1:.1f} is allowed:"
          " send the original"),
-    Rule(2, "greyscale", "colourfulness", "least", "min_colourfulness",
-         "its colourfulness is {0:.1f}, at least {1:.1f} is needed: a black-and-white filter teaches grey skin"),
     Rule(3, "occluded", "eye_contrast", "least", "min_eye_contrast",
          "the eyes are covered: as bright as {0:.0%} of the cheeks, at least {1:.0%} is needed"),
     Rule(3, "occluded", "eye_contrast", "most", "max_eye_contrast",
          "the eyes are covered: as bright as {0:.0%} of the cheeks, at most {1:.0%} is skin"),
     Rule(3, "occluded", "skin_share", "least", "min_skin_share",
          "only {0:.0%} of the face has the colour of its skin, at least {1:.0%} is needed: something covers it"),
+    Rule(3, "occluded", "nose_free", "least", "min_nose_free",
+         "only {0:.0%} of the nose looks like skin, at least {1:.0%} is needed: a filter or a plaster covers it"),
     Rule(3, "profile", "yaw_deg", "most", "max_yaw_deg",
          "the head is turned {0:.0f} degrees away, at most {1:.0f} shows both eyes"),
     Rule(3, "profile", "pitch_deg", "most", "max_pitch_deg",
          "the head is raised or lowered by {0:.0f} degrees, at most {1:.0f} shows the face"),
     Rule(4, "occluded", "disagreement", "most", "max_disagreement",
          "two detectors see its eyes, nose and mouth {0:.2f} eye distances apart, at most {1:.2f} is a clear face"),
+    Rule(4, "greyscale", "hue_spread", "least", "min_hue_spread",
+         "the face has one tint: hues of equal brightness differ by {0:.1f} %, at least {1:.1f} % is skin; a filter"
+         " teaches grey or brown skin"),
+    Rule(4, "framed", "bars", "most", "max_bars",
+         "plain bars take {0:.0%} of its height or width, at most {1:.0%} is allowed: cut them off"),
     Rule(4, "moved", "steadiness", "least", "min_steadiness",
          "the sharpness along the camera's movement is {0:.1f}, at least {1:.1f} is needed"),
     Rule(5, "eyes_closed", "eye_openness", "least", "min_eye_openness",

@@ -29,7 +29,7 @@ from headshotkit.variety import coverage, moments
 THUMB_PX = 240
 OVERRULED = "overruled.json"
 """What a person decided otherwise, in the run folder: a photo's name -> its sha256, kept, and when it was said."""
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 """Raised when what is measured or how it is compared changes, so that photos are judged anew."""
 OTHERS = 1
 """`measures["person"]` of the first of the other people; 0 is the main person."""
@@ -157,6 +157,9 @@ class _Look:
         self.photo = replace(self.photo, width_px=opened.width_px, height_px=opened.height_px)
         self.sight, self.bytes = assess.look_at(opened), opened.file_bytes
         reasons = tuple(assess.reasons_against(self.sight.measures, config))
+        if opened.made_by:
+            text = f"{opened.made_by} says that a model generated it; a LoRA would learn the model's mistakes"
+            reasons = (Reason("generated", opened.made_by, None, text),)
         self.verdict = Verdict(self.name, not reasons, reasons, self.sight.measures)
         return thumbnail(opened.pixels)
 

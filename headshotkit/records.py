@@ -14,9 +14,9 @@ from pathlib import Path
 from headshotkit.errors import TooFewPhotos
 
 REASON_CODES = (
-    "unreadable", "no_face", "crowd", "many_faces", "cropped_face", "small_face", "dark", "bright", "tilted", "pale",
-    "noisy", "blurred", "compressed", "greyscale", "occluded", "profile", "moved", "eyes_closed", "grimace",
-    "unrecognisable", "other_person", "duplicate", "surplus",
+    "unreadable", "generated", "no_face", "crowd", "many_faces", "cropped_face", "small_face", "dark", "bright",
+    "tilted", "framed", "pale", "noisy", "blurred", "compressed", "greyscale", "occluded", "profile", "moved",
+    "eyes_closed", "grimace", "unrecognisable", "other_person", "duplicate", "surplus",
 )  # fmt: skip
 
 

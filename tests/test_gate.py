@@ -3,18 +3,21 @@ import json
 import os
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import P1, P2
-from PIL import Image
+from conftest import P1, P2, open_picture
+from PIL import Image, ImageOps
 
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing
 from headshotkit.gate import judge_photos, main_person, people
+from headshotkit.metadata import ORIGIN
 from headshotkit.overrule import overrule_verdict
+from headshotkit.photos import png_bytes
 from headshotkit.records import REASON_CODES
 from headshotkit.run import Run
 
@@ -114,6 +117,10 @@ def test_the_minority_of_a_mixed_folder_is_somebody_else(tmp_path):
     assert all(v.photo.startswith("p2") == v.kept for v in verdicts)
 
 
+AS_BURST = GateConfig(max_hash_distance=0)
+"""Pieces of one photo stand for a burst's, so that they must not count as one picture."""
+
+
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -181,7 +188,7 @@ def test_a_decompression_bomb_is_refused_by_its_claim(tmp_path):
 def folder_of(tmp_path, **photos) -> Path:
     """A photo folder: name -> file to copy, or encoded bytes."""
     folder = tmp_path / "photos"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name, source in photos.items():
         data = source if isinstance(source, bytes) else source.read_bytes()
         (folder / f"{name}.jpg").write_bytes(data)
@@ -210,7 +217,7 @@ def test_a_burst_is_one_moment(tmp_path):
     with Image.open(P1 / "p1_04.jpg") as image:
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
-    verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig(max_hash_distance=0))
+    verdicts = judge_photos(folder, Run(tmp_path / "run"), AS_BURST)
     moments = {v.photo: v.measures["moment"] for v in verdicts}
     assert len({moments[name] for name in moments if name.startswith("burst")}) == 1
     assert moments["other.jpg"] not in {moments[name] for name in moments if name.startswith("burst")}
@@ -221,8 +228,7 @@ def test_a_second_photo_of_a_moment_is_kept_only_where_there_are_too_few(tmp_pat
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
     few, enough = (
-        judge_photos(folder, Run(tmp_path / f"run{least}"), GateConfig(max_hash_distance=0, min_photos=least))
-        for least in (4, 2)
+        judge_photos(folder, Run(tmp_path / f"run{least}"), replace(AS_BURST, min_photos=least)) for least in (4, 2)
     )
     assert sum(v.kept for v in few) == 4 and sum(v.kept for v in enough) == 2
     assert all("better photo of the same moment" in v.reasons[0].text for v in enough if not v.kept)
@@ -326,3 +332,33 @@ def test_a_photo_without_a_face_cannot_be_kept(small_run):
     with pytest.raises(CannotKeep, match="no longer in"):
         overrule_verdict(run, "grey.jpg", kept=True)
     assert not run.manifest("photos")["verdicts"][-2]["kept"]
+
+
+# --- photos as people have them -----------------------------------------------------------------------------------
+
+
+def codes_of(folder, tmp_path, **limits) -> dict[str, list[str]]:
+    verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig(**limits))
+    return {v.photo.removesuffix(".jpg"): [r.code for r in v.reasons] for v in verdicts}
+
+
+def test_pictures_that_were_generated_are_refused_and_can_be_kept_all_the_same(tmp_path):
+    drawn = png_bytes(open_picture(P1 / "p1_08.jpg"), Software=ORIGIN)
+    folder = folder_of(tmp_path, a=P1 / "p1_04.jpg", drawn=drawn)
+    assert codes_of(folder, tmp_path) == {"a": [], "drawn": ["generated"]}
+    assert overrule_verdict(Run(tmp_path / "run"), "drawn.jpg", kept=True).kept
+
+
+def test_upside_down_lying_tinted_and_framed_photos_are_named_as_such(tmp_path):
+    photo = open_picture(P1 / "p1_13.jpg")
+    framed = Image.new("RGB", (photo.width, photo.height + 300), (30, 120, 220))
+    framed.paste(photo.convert("L").convert("RGB"), (0, 150))
+    folder = folder_of(
+        tmp_path, down=encoded(photo.rotate(180), "JPEG"), left=encoded(photo.rotate(90), "JPEG"),
+        right=encoded(photo.rotate(-90), "JPEG"), sepia=encoded(ImageOps.colorize(photo.convert("L"), (0, 0, 0),
+        (255, 221, 172)), "JPEG"), screen=encoded(framed, "JPEG"), fine=encoded(photo, "JPEG"),
+    )  # fmt: skip
+    assert codes_of(folder, tmp_path) == {
+        "down": ["tilted"], "left": ["tilted"], "right": ["tilted"], "sepia": ["greyscale"],
+        "screen": ["greyscale", "framed"], "fine": [],
+    }  # fmt: skip

@@ -41,14 +41,18 @@ class GateConfig(Config):
     """Least detail in the direction that has least of it; a moved camera takes it from one direction only."""
     max_blockiness: float = 3.0
     """Largest ratio of the steps between a JPEG's blocks to all other steps."""
-    min_colourfulness: float = 3.0
-    """Least colourfulness (Hasler and Suesstrunk); 0 is greyscale."""
+    min_hue_spread: float = 1.8
+    """Least difference of hues of equal brightness on the face, percent; 0 is greyscale, sepia stays below 1.2."""
+    max_bars: float = 0.02
+    """Largest part of the height or width that plain bars along the edges take; more gets into the training picture."""
     min_eye_contrast: float = 0.35
     """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
     max_eye_contrast: float = 1.3
-    """Largest luma of the eye band relative to the cheeks; a light bar, or a beard that isn't one, rise above."""
+    """Largest luma of the eye band relative to the cheeks; a light bar over the eyes rises above."""
     min_skin_share: float = 0.55
     """Least fraction of the face's oval that has the colour of its cheeks and forehead."""
+    min_nose_free: float = 0.4
+    """Least freedom of the nose from what is no skin, in [0, 1]: dark pixels count twice, other colours once."""
     max_disagreement: float = 0.18
     """Largest distance between two landmark models' points, eye distances; 0.05 on a clear face."""
     max_yaw_deg: float = 50.0
