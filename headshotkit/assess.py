@@ -20,6 +20,8 @@ CLEAR_DISAGREEMENT = 0.12
 """Up to this much two landmark models disagree about a clear face."""
 GOOD = {"sharpness": 10.0, "face_px": 400.0, "steadiness": 12.0, "contrast": 20.0}
 """From these values on, more is no better: quality counts each up to here."""
+LIT, BURNT_FROM = 12.0, 190.0
+"""Values of `visible` from which a face is well lit, and of `brightness` from which it burns out."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _of_landmarks(image: np.ndarray, face: faces.Face) -> dict:
 
 def _of_aligned(aligned: np.ndarray) -> dict:
     names = (
-        "sharpness", "steadiness", "noise", "brightness", "contrast", "clipped", "light_side",
+        "sharpness", "steadiness", "noise", "brightness", "contrast", "visible", "clipped", "light_side",
         "eye_contrast", "skin_share", "hue_spread",
     )  # fmt: skip
     return {name: getattr(measures, name)(aligned) for name in names}
@@ -122,9 +124,13 @@ def _of_surroundings(image: np.ndarray, face: faces.Face, block_px: int) -> dict
 
 
 def quality(known: dict) -> float:
-    """How good a photo is to learn from, in [0, 1]: mean of sharpness, steadiness, contrast, size, light, capped."""
+    """Return how good a photo is to learn from, in [0, 1]: mean of sharpness, steadiness, contrast, size and light.
+
+    Light is good if it shows the face and burns nothing out, however bright the skin itself is.
+    """
     parts = [min(1.0, known[name] / good) for name, good in GOOD.items()]
-    light = 1 - min(1.0, abs(known["brightness"] - 150) / 150) - 0.5 * min(1.0, known["clipped"])
+    glare = max(0.0, known["brightness"] - BURNT_FROM) / (255 - BURNT_FROM)
+    light = min(1.0, known["visible"] / LIT) - glare - 0.5 * min(1.0, known["clipped"])
     return float(np.clip(np.mean([*parts, max(light, 0.0)]), 0, 1))
 
 
@@ -159,8 +165,8 @@ RULES = (
          "only {0:.0%} of the face is in the picture, at least {1:.0%} is needed"),
     Rule(1, "small_face", "face_px", "least", "min_face_px",
          "the face is {0:.0f} px wide, at least {1:.0f} is needed"),
-    Rule(1, "dark", "brightness", "least", "min_brightness",
-         "the face's brightness is {0:.0f} of 255, at least {1:.0f} is needed"),
+    Rule(1, "dark", "visible", "least", "min_visible",
+         "the light leaves {0:.1f} grey levels of the face's contrast, at least {1:.1f} are needed"),
     Rule(1, "bright", "clipped", "most", "max_clipped",
          "{0:.0%} of the face is pure white, at most {1:.0%} is allowed"),
     Rule(2, "tilted", "roll_deg", "most", "max_roll_deg",

@@ -19,6 +19,7 @@ from PIL import Image
 
 from headshotkit import assess, coach, faces, runtime
 from headshotkit.choice import choose_photos
+from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
 from headshotkit.errors import RunFolderError
 from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
@@ -31,6 +32,8 @@ OVERRULED = "overruled.json"
 """What a person decided otherwise, in the run folder: a photo's name -> its sha256, kept, and when it was said."""
 RULES_VERSION = "3"
 """Raised when what is measured or how it is compared changes, so that photos are judged anew."""
+LEAST_TO_COMPARE = 3
+"""Fewest photos of a person by which one of them is called too dark."""
 OTHERS = 1
 """`measures["person"]` of the first of the other people; 0 is the main person."""
 
@@ -194,6 +197,7 @@ def thumbnail(image: np.ndarray) -> bytes:
 def _judge_set(looks: list[_Look], config: GateConfig) -> None:
     """What only the set can tell: other people, duplicates, moments, and which photos are more than are needed."""
     _refuse_other_people([look for look in looks if look.verdict.kept], config)
+    _refuse_darker([look for look in looks if look.verdict.kept], config)
     _refuse_duplicates([look for look in looks if look.verdict.kept], config)
     kept = [look for look in looks if look.verdict.kept]
     if not kept:
@@ -265,6 +269,19 @@ def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
         if person >= OTHERS:
             text = f"somebody else: identity to the other photos is {identity:.2f}, at least {limit:.2f} is needed"
             look.refuse("other_person", identity, limit, text)
+
+
+def _refuse_darker(looks: list[_Look], config: GateConfig) -> None:
+    """Refuse photos on which the face is far darker, in stops of light, than on most of the person's photos."""
+    if len(looks) < LEAST_TO_COMPARE:
+        return
+    light = srgb_curve(np.array([look.sight.measures["brightness"] for look in looks]) / 255)
+    stops = np.log2(np.maximum(light, 1e-4) / np.median(light))
+    for look, below in zip(looks, (-stops).round(2).tolist(), strict=True):
+        if below > config.max_stops_below:
+            limit = config.max_stops_below
+            text = f"the face is {below:.1f} stops darker than on most of the photos, at most {limit:.1f} are allowed"
+            look.refuse("dark", below, limit, text)
 
 
 def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:

@@ -18,6 +18,8 @@ USUAL_CONTRAST = 0.2
 """Standard deviation of a face's luma relative to its mean."""
 TINT_DEGREE = 5
 """Degree of the polynomial by which a tint's hue may follow brightness."""
+LIT_PER_LEVEL = 12.0
+"""Brightness that counts as one grey level of contrast: a bright face without contrast is pale, not dark."""
 
 
 def _skin(aligned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +72,14 @@ def contrast(aligned: np.ndarray) -> float:
     """Standard deviation of the face's luma, grey levels; about 15 to 40, below 5 as through fog."""
     luma, oval = _skin(aligned)
     return float(luma[oval].std())
+
+
+def visible(aligned: np.ndarray) -> float:
+    """Return the face's contrast, grey levels, or a part of its brightness if that is more; a dark face has neither.
+
+    Dark skin in low light keeps its contrast, and a recogniser knows the face.
+    """
+    return max(contrast(aligned), brightness(aligned) / LIT_PER_LEVEL)
 
 
 def steadiness(aligned: np.ndarray) -> float:

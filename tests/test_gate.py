@@ -2,22 +2,24 @@ import io
 import json
 import os
 import shutil
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import P1, P2, open_picture
+from conftest import P1, P2, SHARED, open_picture
 from PIL import Image, ImageOps
 
+from headshotkit import assess
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing
 from headshotkit.gate import judge_photos, main_person, people
 from headshotkit.metadata import ORIGIN
 from headshotkit.overrule import overrule_verdict
-from headshotkit.photos import png_bytes
+from headshotkit.photos import Opened, open_photo, png_bytes
 from headshotkit.records import REASON_CODES
 from headshotkit.run import Run
 
@@ -362,3 +364,31 @@ def test_upside_down_lying_tinted_and_framed_photos_are_named_as_such(tmp_path):
         "down": ["tilted"], "left": ["tilted"], "right": ["tilted"], "sepia": ["greyscale"],
         "screen": ["greyscale", "framed"], "fine": [],
     }  # fmt: skip
+
+
+def test_a_face_far_darker_than_on_the_others_is_dark_whatever_its_skin(tmp_path):
+    """A gate that lets dark faces pass on their own still compares them with the person's other photos."""
+    limit = {"max_stops_below": 3.5, "min_visible": 0.5, "min_contrast": 0.5}
+    for share in (1.0, 0.5):  # the same photos as of a darker skin
+        folder = folder_of(
+            tmp_path / str(share),
+            **{name: encoded(open_picture(P1 / f"p1_{name[1:]}.jpg").point(lambda v, s=share: v * s), "PNG")
+               for name in ("n04", "n08", "n12")},
+            dim=encoded(open_picture(P1 / "p1_15.jpg").point(lambda v, s=share: v * s * 0.4), "PNG"),
+            dark=encoded(open_picture(P1 / "p1_16.jpg").point(lambda v, s=share: v * s * 0.2), "PNG"),
+        )  # fmt: skip
+        found = codes_of(folder, tmp_path / str(share), **limit)
+        assert found == {"n04": [], "n08": [], "n12": [], "dim": [], "dark": ["dark"]}
+
+
+@pytest.mark.skipif(not (SHARED / "london").is_dir(), reason="needs ../shared/assets/london")
+def test_low_light_refuses_no_skin_more_than_another():
+    """The lightest and the darkest of four real people, 3 stops down: ArcFace knows all, and all pass."""
+    sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+    from skin_tones import KNOWN, dimmed
+
+    for person in ("003", "038", "011", "018"):
+        image = open_photo(SHARED / "london" / f"{person}_neutral.jpg", assess.LEAST_PX).pixels
+        seen, dim = (assess.look_at(Opened(x, *x.shape[1::-1], 1.0, None)) for x in (image, dimmed(image, 3)))
+        assert float(seen.embedding @ dim.embedding) > KNOWN
+        assert assess.reasons_against(dim.measures, GateConfig()) == []

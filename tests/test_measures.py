@@ -117,6 +117,15 @@ def test_hues_stay_in_low_light_and_where_light_is_warm(aligned):
     assert measures.hue_spread(np.zeros_like(aligned)) is None
 
 
+def test_a_face_in_the_dark_is_visible_by_its_contrast(aligned):
+    assert measures.visible(aligned) == pytest.approx(measures.contrast(aligned))
+    dim = (aligned * 0.3).astype(np.uint8)
+    assert measures.visible(dim) == pytest.approx(measures.contrast(dim)) and measures.visible(dim) > 5
+    assert measures.visible((aligned * 0.05).astype(np.uint8)) < 5
+    pale = (200 + aligned * 0.02).astype(np.uint8)
+    assert measures.visible(pale) > 5 > measures.contrast(pale)
+
+
 def test_a_beard_is_not_a_light_bar_over_the_eyes(aligned):
     bearded = aligned.copy()
     bearded[82:, 24:104] = np.random.default_rng(0).normal(28, 8, (46, 80, 1)).clip(0, 255).astype(np.uint8)

@@ -25,8 +25,10 @@ class GateConfig(Config):
     """Smallest width of the main face, px; ArcFace looks at 112 px, so below about 90 it guesses."""
     min_face_inside: float = 0.7
     """Least fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
-    min_brightness: float = 30.0
-    """Least median luma of the face, 0 to 255."""
+    min_visible: float = 5.0
+    """Least contrast of the face, grey levels, or least twelfth of its brightness if that is larger."""
+    max_stops_below: float = 5.0
+    """Largest number of stops of exposure by which a face may be darker than in most of the person's photos."""
     max_clipped: float = 0.4
     """Largest fraction of the face's pixels that are pure white (luma above 250)."""
     max_roll_deg: float = 45.0
