@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headshotkit import faces, measures, pose
+from headshotkit import copies, faces, measures, pose
 from headshotkit.config import GateConfig
 from headshotkit.photos import Opened
 from headshotkit.records import Reason
@@ -26,15 +26,16 @@ LIT, BURNT_FROM = 12.0, 190.0
 
 @dataclass(frozen=True)
 class Sight:
-    """What was measured on a photo; embedding and hash are None where there is no face.
+    """What was measured on a photo; embedding, hash and look are None where there is no face.
 
     measures: plain numbers by name, coordinates in px of the full photo · embedding: ArcFace, shape (512,), L2 norm 1
-    · hash: bool, shape (64,).
+    · hash: bool, shape (64,) · look: the face's luma as `copies.look_of` has it.
     """
 
     measures: dict = field(default_factory=dict)
     embedding: np.ndarray | None = None
     hash: np.ndarray | None = None
+    look: np.ndarray | None = None
 
 
 def look_at(photo: Opened) -> Sight:
@@ -64,7 +65,7 @@ def look_at(photo: Opened) -> Sight:
     if known["disagreement"] > CLEAR_DISAGREEMENT or known["face_inside"] < 1:
         known |= _of_turned(image, known["disagreement"])
     known["quality"] = quality(known)
-    return Sight(_rounded(known), embedding, measures.difference_hash(image))
+    return Sight(_rounded(known), embedding, measures.difference_hash(image), copies.look_of(image, face))
 
 
 def _place_in(aligned: np.ndarray, points: np.ndarray, place: np.ndarray) -> np.ndarray:

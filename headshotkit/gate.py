@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess, coach, faces, runtime
+from headshotkit import assess, coach, copies, faces, runtime
 from headshotkit.choice import choose_photos
 from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
@@ -34,6 +34,8 @@ RULES_VERSION = "3"
 """Raised when what is measured or how it is compared changes, so that photos are judged anew."""
 LEAST_TO_COMPARE = 3
 """Fewest photos of a person by which one of them is called too dark."""
+MOST_COMPARED = 4
+"""Number of most similar photos (ArcFace) whose fine structure is compared."""
 OTHERS = 1
 """`measures["person"]` of the first of the other people; 0 is the main person."""
 
@@ -285,7 +287,10 @@ def _refuse_darker(looks: list[_Look], config: GateConfig) -> None:
 
 
 def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
-    """Of pictures that are nearly the same, keeps the one with most pixels, then with the largest file."""
+    """Of equal pictures, keep the one with most pixels, then with the largest file.
+
+    Pictures are equal if they look alike as a whole, or if their faces have the same fine structure.
+    """
     looks = sorted(looks, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.bytes, k.name))
     if not looks:
         return
@@ -296,12 +301,20 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
         apart = (hashes[unique] != hashes[number]).sum(1)
         alike = embeddings[unique] @ embeddings[number]
         same = np.flatnonzero((apart <= config.max_hash_distance) & (alike >= config.min_duplicate_identity))
-        if not len(same):
+        if len(same):
+            text = f"the same picture as {looks[unique[same[0]]].name}: {apart[same[0]]} of 64 hash bits differ"
+            text += f", up to {config.max_hash_distance} are a duplicate"
+            look.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
+            continue
+        near = [unique[i] for i in np.argsort(-alike)[:MOST_COMPARED] if alike[i] >= config.min_duplicate_identity]
+        shared = [copies.copy_likeness(look.sight.look, [looks[i].sight.look]) for i in near]
+        if max(shared, default=-1.0) < config.min_duplicate_structure:
             unique.append(number)
             continue
-        text = f"the same picture as {looks[unique[same[0]]].name}: {apart[same[0]]} of 64 hash bits differ"
-        text += f", up to {config.max_hash_distance} are a duplicate"
-        look.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
+        limit = config.min_duplicate_structure
+        text = f"the same picture as {looks[near[int(np.argmax(shared))]].name}, cut, mirrored, framed or changed:"
+        text += f" {max(shared):.3f} of the face's structure is shared, from {limit:.2f} on it is a duplicate"
+        look.refuse("duplicate", max(shared), limit, text)
 
 
 # --- overruled verdicts: overrule.py writes them ------------------------------------------------------------------

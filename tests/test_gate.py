@@ -119,7 +119,7 @@ def test_the_minority_of_a_mixed_folder_is_somebody_else(tmp_path):
     assert all(v.photo.startswith("p2") == v.kept for v in verdicts)
 
 
-AS_BURST = GateConfig(max_hash_distance=0)
+AS_BURST = GateConfig(max_hash_distance=0, min_duplicate_structure=2)
 """Pieces of one photo stand for a burst's, so that they must not count as one picture."""
 
 
@@ -364,6 +364,20 @@ def test_upside_down_lying_tinted_and_framed_photos_are_named_as_such(tmp_path):
         "down": ["tilted"], "left": ["tilted"], "right": ["tilted"], "sepia": ["greyscale"],
         "screen": ["greyscale", "framed"], "fine": [],
     }  # fmt: skip
+
+
+def test_a_picture_is_a_duplicate_however_it_was_changed(tmp_path):
+    photo = open_picture(P1 / "p1_04.jpg")
+    changed = {
+        "small": photo.resize((500, 500)), "mirrored": photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "cut": photo.crop((60, 40, 740, 720)), "leaning": photo.rotate(5, Image.Resampling.BICUBIC),
+        "bright": photo.point(lambda value: min(255, value * 1.1)),
+    }  # fmt: skip
+    folder = folder_of(
+        tmp_path, a=encoded(photo, "JPEG", quality=97), other=P1 / "p1_08.jpg",
+        **{name: encoded(image, "JPEG", quality=85) for name, image in changed.items()},
+    )  # fmt: skip
+    assert codes_of(folder, tmp_path) == {"a": [], "other": [], **dict.fromkeys(changed, ["duplicate"])}
 
 
 def test_a_face_far_darker_than_on_the_others_is_dark_whatever_its_skin(tmp_path):
