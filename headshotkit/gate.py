@@ -22,7 +22,7 @@ from headshotkit.choice import choose_photos
 from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
 from headshotkit.errors import RunFolderError
-from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
+from headshotkit.photos import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Verdict
 from headshotkit.run import COMMANDS, Run, fingerprint, write_atomic, write_json
 from headshotkit.variety import coverage, moments
@@ -57,10 +57,12 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     _demand_apart(Path(photos), run)
     files = {plain_name(f): f for f in find_photos(photos)}
     digests = _digests(files)
-    folder = {"folder": str(Path(photos).resolve())}
+    folder = {"folder": str(Path(photos).resolve()), "left_out": left_out(photos)}
     stage = run.begin("photos", config, _inputs(digests, run))
     if stage.done:
-        if stage.manifest["folder"] != folder["folder"]:  # the same photos, moved
+        verdicts = [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
+        folder["outcome"] = outcome_of(verdicts, folder["left_out"])
+        if stage.manifest | folder != stage.manifest:  # the same photos, moved, or beside other files
             write_json(stage.folder / "manifest.json", stage.manifest | folder)
         return [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
     write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run knows its photos too
@@ -76,7 +78,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
             look.copy_to(stage.folder / "kept" / look.name)
     verdicts = [look.verdict for look in looks]
     stage.finish(
-        outcome_of(verdicts),
+        outcome_of(verdicts, folder["left_out"]),
         photos=[look.photo.to_dict() for look in looks],
         face_models=faces.model_folder()[1],
         **folder,
@@ -123,13 +125,15 @@ def _judges() -> dict[str, str]:
     return {"face models": faces.model_folder()[1], "HEIC": "read" if heif else "not read", "rules": RULES_VERSION}
 
 
-def outcome_of(verdicts: list[Verdict]) -> str:
-    """How many were kept, and how many refused for which reason, in words."""
+def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
+    """Return how many were kept, how many refused for which reason, and what was not looked at, in words."""
     refused = Counter(v.reasons[0].code for v in verdicts if not v.kept and v.reasons)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
     overruled = sum(v.overruled for v in verdicts)
     words = f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos"
-    return words + (f"; refused: {counts}" if counts else "") + (f"; {overruled} by your own word" if overruled else "")
+    words += f"; refused: {counts}" if counts else ""
+    words += f"; {overruled} by your own word" if overruled else ""
+    return words + (f"; not looked at: {left_out}" if left_out else "")
 
 
 def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
@@ -157,7 +161,7 @@ class _Look:
         try:
             opened = open_photo(self.path, assess.LEAST_PX)
         except Unreadable as error:
-            self.refuse("unreadable", None, None, error.happened)
+            self.refuse("unreadable", None, None, f"{error.happened} {error.next_step}")
             return None
         self.photo = replace(self.photo, width_px=opened.width_px, height_px=opened.height_px)
         self.sight, self.bytes = assess.look_at(opened), opened.file_bytes

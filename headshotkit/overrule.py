@@ -70,7 +70,7 @@ def _write_overruled(run: Run, said: dict, manifest: dict) -> None:
     judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
     manifest |= advice_on(judged, GateConfig.with_options(**manifest["config"])) | {
         "inputs": inputs,
-        "outcome": outcome_of(judged),
+        "outcome": outcome_of(judged, manifest.get("left_out", "")),
         "fingerprint": fingerprint(manifest["config"], inputs),
     }
     write_json(run.path("photos") / "manifest.json", manifest)

@@ -14,6 +14,7 @@ import io
 import os
 import re
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,21 @@ from headshotkit.errors import HeadshotError, NoPhotos
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
             ".heic", ".heif", ".avif"}  # fmt: skip
+PLACEHOLDER = "placeholder of a file that is only in the cloud"
+RAW = (
+    "cr2", "cr3", "crw", "nef", "nrw", "arw", "sr2", "srf", "raf", "orf", "rw2", "pef", "dng", "3fr", "iiq", "x3f",
+    "rwl", "srw", "erf", "mrw", "gpr",
+)  # fmt: skip
+UNREAD = {
+    **{f".{name}": f"raw file ({name.upper()})" for name in RAW},
+    **dict.fromkeys((".jxl",), "JPEG XL"), **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000"),
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".afphoto"), "image editor's file"),
+    **dict.fromkeys((".mov", ".mp4", ".m4v", ".avi", ".webm", ".3gp"), "film"), ".pdf": "PDF",
+    **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".gz"), "archive"), ".icloud": PLACEHOLDER,
+    **dict.fromkeys((".crdownload", ".part", ".download", ".partial"), "unfinished download"),
+}  # fmt: skip
+"""Suffix -> kind of a file that may hold photos but is not read."""
+MOST_FOLDERS = 1000
 MAX_NAME_BYTES = 200
 
 SIGNATURES = {
@@ -89,12 +105,46 @@ def find_photos(folder: Path) -> list[Path]:
         raise NoPhotos(f"the photo folder {_words(str(folder))} {what}.", "", next_step) from error
     photos = [f for f in map(folder.joinpath, names) if f.suffix.lower() in SUFFIXES or kind_of(_head(f))]
     if not photos:
+        others = left_out(folder)
         raise NoPhotos(
             f"{_words(str(folder))} holds no photo among its {len(names)} files.",
-            f"Photos end in {', '.join(sorted(SUFFIXES))}.",
-            "Put 10-20 photos of one person there.",
+            f"Not looked at: {others}." if others else f"Photos end in {', '.join(sorted(SUFFIXES))}.",
+            "Put 10-20 photos of one person there" + (", as JPEG, and in no subfolder." if others else "."),
         )
     return photos
+
+
+def left_out(folder: Path) -> str:
+    """Return in words what may hold photos in a folder but is not looked at; empty if there is nothing.
+
+    That is photos in subfolders (except a run's folder), files of kinds that are not read, and the small files that a
+    cloud's client leaves in place of photos.
+    """
+    photos, folders, kinds = 0, 0, Counter()
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            found = _photos_below(Path(entry))
+            photos, folders = photos + found, folders + bool(found)
+        elif entry.is_file(follow_symlinks=False):
+            kind = UNREAD.get(os.path.splitext(entry.name)[1].lower())
+            if kind and (not entry.name.startswith(".") or kind == PLACEHOLDER) and not kind_of(_head(Path(entry))):
+                kinds[kind] += 1
+    words = [f"{photos} photo{'s' * (photos != 1)} in {folders} subfolder{'s' * (folders != 1)}"] if photos else []
+    return ", ".join(words + [f"{count} {kind}" for kind, count in sorted(kinds.items())])
+
+
+def _photos_below(folder: Path) -> int:
+    """Return how many files below a folder are named like photos, without those of run folders, which hold copies."""
+    count = 0
+    for seen, (place, folders, names) in enumerate(os.walk(folder)):
+        if seen >= MOST_FOLDERS:
+            break
+        if os.path.exists(os.path.join(place, "photos", "manifest.json")):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        count += sum(os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") for name in names)
+    return count
 
 
 def _head(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissin
 from headshotkit.gate import judge_photos, main_person, people
 from headshotkit.metadata import ORIGIN
 from headshotkit.overrule import overrule_verdict
-from headshotkit.photos import Opened, open_photo, png_bytes
+from headshotkit.photos import Opened, left_out, open_photo, png_bytes
 from headshotkit.records import REASON_CODES
 from headshotkit.run import Run
 
@@ -393,6 +393,27 @@ def test_a_face_far_darker_than_on_the_others_is_dark_whatever_its_skin(tmp_path
         )  # fmt: skip
         found = codes_of(folder, tmp_path / str(share), **limit)
         assert found == {"n04": [], "n08": [], "n12": [], "dim": [], "dark": ["dark"]}
+
+
+def test_what_is_not_looked_at_is_said(tmp_path):
+    folder = folder_of(tmp_path, a=P1 / "p1_04.jpg")
+    for name in ("more/b.jpg", "more/deep/c.heic", "run/photos/manifest.json", "run/photos/kept/d.jpg", ".cache/e.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    for name in ("x.CR3", "y.jxl", "z.mov", ".IMG_3.HEIC.icloud", "notes.txt", "._a.jpg"):
+        (folder / name).write_bytes(b"x")
+    said = "2 photos in 1 subfolder, 1 JPEG XL, 1 film, 1 placeholder of a file that is only in the cloud"
+    said += ", 1 raw file (CR3)"
+    assert left_out(folder) == said
+    run = Run(tmp_path / "run")
+    judge_photos(folder, run)
+    assert said in run.manifest("photos")["outcome"]
+    (folder / "y.jxl").unlink()
+    judge_photos(folder, run)  # nothing is judged again
+    assert "JPEG XL" not in run.manifest("photos")["outcome"]
+    (folder / "a.jpg").unlink()
+    with pytest.raises(NoPhotos, match="2 photos in 1 subfolder"):
+        judge_photos(folder, run)
 
 
 @pytest.mark.skipif(not (SHARED / "london").is_dir(), reason="needs ../shared/assets/london")
