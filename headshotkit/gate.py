@@ -21,6 +21,7 @@ from headshotkit import assess, coach, copies, faces, runtime
 from headshotkit.choice import choose_photos
 from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
+from headshotkit.decoding import Refused, Source
 from headshotkit.errors import RunFolderError
 from headshotkit.photos import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Verdict
@@ -64,7 +65,8 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         folder["outcome"] = outcome_of(verdicts, folder["left_out"])
         if stage.manifest | folder != stage.manifest:  # the same photos, moved, or beside other files
             write_json(stage.folder / "manifest.json", stage.manifest | folder)
-        return [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
+        _mend_kept(stage.folder / "kept", verdicts, files, digests)
+        return verdicts
     write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run knows its photos too
     looks = [_Look(name, file, digests[name]) for name, file in files.items()]
     for number, look in enumerate(runtime.progress(looks, "judging photos")):
@@ -85,6 +87,38 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         **advice_on(verdicts, config),
     )
     return verdicts
+
+
+def _mend_kept(kept: Path, verdicts: list[Verdict], files: dict[str, Path], digests: dict[str, str]) -> None:
+    """Copy kept photos again if they were edited or deleted in the run folder, and name files that are not kept photos.
+
+    Training pictures are cut around the face that was found when the photo was judged, so an edited photo would be cut
+    in the wrong place.
+    """
+    wanted = [v.photo for v in verdicts if v.kept]
+    changed = [name for name in wanted if digest_of(kept / name) != digests[name]]
+    for name in changed:
+        copy_judged(files[name], kept / name, digests[name])
+    if changed:
+        what = f"{len(changed)} photos in {kept} were changed or deleted since they were judged, and are copied again"
+        runtime.say(f"{what}: {', '.join(changed[:10])}. Edit photos in your own folder, then check them again.")
+    strange = sorted(set(map(plain_name, kept.iterdir())) - set(wanted)) if kept.is_dir() else []
+    if strange:
+        what = f"{len(strange)} files in {kept} are not kept photos and are not used"
+        runtime.say(f"{what}: {', '.join(strange[:10])}. Put photos into your own folder, then check them again.")
+
+
+def copy_judged(source: Path, place: Path, digest: str) -> bool:
+    """Copy a photo if it still is the file that was judged; return whether it is."""
+    try:
+        with Source(source) as file:  # it may have become a pipe that nobody writes to
+            data = file.read()
+    except (OSError, Refused):
+        return False
+    if hashlib.sha256(data).hexdigest() != digest:
+        return False
+    write_atomic(place, data)
+    return True
 
 
 def is_judged(photos: Path, run: Run, config: GateConfig | None = None) -> bool:
@@ -174,13 +208,7 @@ class _Look:
 
     def copy_to(self, place: Path) -> None:
         """Copies the file as it was judged; one that has gone or changed since is refused."""
-        try:
-            data = self.path.read_bytes()
-        except OSError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() == self.photo.sha256:
-            write_atomic(place, data)
-        else:
+        if not copy_judged(self.path, place, self.photo.sha256):
             self.refuse("unreadable", None, None, f"{self.name} was moved or changed while it was judged")
 
     def refuse(self, code: str, value, limit, text: str) -> None:

@@ -16,10 +16,10 @@ from headshotkit import assess
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing
-from headshotkit.gate import judge_photos, main_person, people
+from headshotkit.gate import copy_judged, judge_photos, main_person, people
 from headshotkit.metadata import ORIGIN
 from headshotkit.overrule import overrule_verdict
-from headshotkit.photos import Opened, left_out, open_photo, png_bytes
+from headshotkit.photos import Opened, digest_of, left_out, open_photo, png_bytes
 from headshotkit.records import REASON_CODES
 from headshotkit.run import Run
 
@@ -414,6 +414,32 @@ def test_what_is_not_looked_at_is_said(tmp_path):
     (folder / "a.jpg").unlink()
     with pytest.raises(NoPhotos, match="2 photos in 1 subfolder"):
         judge_photos(folder, run)
+
+
+def test_kept_photos_that_were_edited_are_copied_again_and_strange_ones_named(small_run, capsys):
+    run, folder = small_run
+    kept = run.path("photos") / "kept"
+    open_picture(kept / "a.jpg").resize((99, 99)).save(kept / "a.jpg")
+    (kept / "b.jpg").unlink()
+    (kept / "mine.jpg").write_bytes(b"x")
+    capsys.readouterr()
+    judge_photos(folder, run, GateConfig(min_photos=2))
+    said = capsys.readouterr().err
+    assert all((kept / name).read_bytes() == (folder / name).read_bytes() for name in ("a.jpg", "b.jpg", "c.jpg"))
+    assert "2 photos" in said and "a.jpg, b.jpg" in said and "mine.jpg" in said and (kept / "mine.jpg").exists()
+    judge_photos(folder, run, GateConfig(min_photos=2))
+    assert "copied again" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_photo_that_becomes_a_pipe_before_it_is_copied_does_not_hang(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"photo")
+    digest = digest_of(tmp_path / "a.jpg")
+    assert copy_judged(tmp_path / "a.jpg", tmp_path / "copy.jpg", digest)
+    (tmp_path / "a.jpg").unlink()
+    os.mkfifo(tmp_path / "a.jpg")
+    assert not copy_judged(tmp_path / "a.jpg", tmp_path / "second.jpg", digest)
+    assert not (tmp_path / "second.jpg").exists()
 
 
 @pytest.mark.skipif(not (SHARED / "london").is_dir(), reason="needs ../shared/assets/london")
