@@ -43,7 +43,9 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     if config.token != DatasetConfig.token:  # the default is fine; reading the tokenizers takes a second
         check_token(config.token)
     judged = run.manifest("photos")
-    verdicts = kept_photos([Verdict.from_dict(v) for v in judged["verdicts"]], _least_photos(judged))
+    advice, left_out = judged.get("advice", ""), judged.get("left_out", "")
+    verdicts = [Verdict.from_dict(v) for v in judged["verdicts"]]
+    verdicts = kept_photos(verdicts, _least_photos(judged), advice, left_out)
     digests = {Path(photo["path"]).name: photo["sha256"] for photo in judged["photos"]}
     edited = {name: words for name, words in _edited_before(run).items() if _is_of(words, digests)}
     stage = run.begin("dataset", config, run.inputs_from("photos"), seed=config.seed)

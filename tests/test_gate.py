@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 from headshotkit import assess
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing
+from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing, TooFewPhotos
+from headshotkit.flow import Options, do_stage
 from headshotkit.gate import copy_judged, judge_photos, main_person, people
 from headshotkit.metadata import ORIGIN
 from headshotkit.overrule import overrule_verdict
@@ -408,6 +409,10 @@ def test_what_is_not_looked_at_is_said(tmp_path):
     run = Run(tmp_path / "run")
     judge_photos(folder, run)
     assert said in run.manifest("photos")["outcome"]
+    for stage in ("photos", "dataset"):
+        with pytest.raises(TooFewPhotos) as error:
+            do_stage(stage, run, Options(photos=folder, base="mini"))
+        assert said in error.value.why
     (folder / "y.jxl").unlink()
     judge_photos(folder, run)  # nothing is judged again
     assert "JPEG XL" not in run.manifest("photos")["outcome"]
