@@ -9,38 +9,43 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headshotkit import faces, measures, pose
+from headshotkit import copies, faces, measures, pose
 from headshotkit.config import GateConfig
 from headshotkit.photos import Opened
 from headshotkit.records import Reason
 
 LEAST_PX = 1600
 """Photos are measured at this length of their longer side or up to twice it, however large the file is."""
+CLEAR_DISAGREEMENT = 0.12
+"""Up to this much two landmark models disagree about a clear face."""
 GOOD = {"sharpness": 10.0, "face_px": 400.0, "steadiness": 12.0, "contrast": 20.0}
 """From these values on, more is no better: quality counts each up to here."""
+LIT, BURNT_FROM = 12.0, 190.0
+"""Values of `visible` from which a face is well lit, and of `brightness` from which it burns out."""
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What was measured on a photo; embedding and hash are None where there is no face.
+    """What was measured on a photo; embedding, hash and look are None where there is no face.
 
     measures: plain numbers by name, coordinates in px of the full photo · embedding: ArcFace, shape (512,), L2 norm 1
-    · hash: bool, shape (64,).
+    · hash: bool, shape (64,) · look: the face's luma as `copies.look_of` has it.
     """
 
     measures: dict = field(default_factory=dict)
     embedding: np.ndarray | None = None
     hash: np.ndarray | None = None
+    look: np.ndarray | None = None
 
 
 def look_at(photo: Opened) -> Sight:
     """Measures a photo's largest face, its light, its colours and its surroundings."""
     image, scale = photo.pixels, photo.scale
     found = faces.detect_faces(image)
-    known: dict = {"faces": len(found), "colourfulness": measures.colourfulness(image)}
+    known: dict = {"faces": len(found), "bars": measures.bars(image)}
     known |= {"taken_at": photo.taken_at} if photo.taken_at else {}
     if not found:
-        return Sight(_rounded(known), hash=measures.difference_hash(image))
+        return Sight(_rounded(known | _of_turned(image, 1.0)))
     face = found[0]
     aligned = faces.align_face(image, face.points, measures.FACE_PX)
     embedding, norm = faces.load_recogniser("arcface").embed_with_norm(image, face)
@@ -54,10 +59,37 @@ def look_at(photo: Opened) -> Sight:
         "recognisable": norm if faces.norm_is_known() else None,
         **_of_landmarks(image, face),
         **_of_aligned(aligned),
+        "nose_free": measures.nose_free(aligned, _place_in(aligned, face.points, face.points[2])),
         **_of_surroundings(image, face, round(8 * photo.scale)),
     }
+    if known["disagreement"] > CLEAR_DISAGREEMENT or known["face_inside"] < 1:
+        known |= _of_turned(image, known["disagreement"])
     known["quality"] = quality(known)
-    return Sight(_rounded(known), embedding, measures.difference_hash(image))
+    return Sight(_rounded(known), embedding, measures.difference_hash(image), copies.look_of(image, face))
+
+
+def _place_in(aligned: np.ndarray, points: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return a point of the picture in the aligned face's px, shape (2,)."""
+    matrix = faces.template_transform(points, len(aligned))
+    return matrix[:, :2] @ place + matrix[:, 2]
+
+
+def _of_turned(image: np.ndarray, disagreement: float) -> dict:
+    """Return the number of faces, their roll and how much is inside, for a picture that is on its side or upside down.
+
+    The detector finds such a face too, but puts its points in the wrong places. Empty if no turn makes a face far
+    clearer.
+    """
+    for quarters, roll_deg in ((2, 180.0), (1, 90.0), (3, -90.0)):
+        turned = np.ascontiguousarray(np.rot90(image, quarters))
+        found = faces.detect_faces(turned)
+        if not found:
+            continue
+        marks = faces.landmarks_106(turned, found[0])
+        if pose.disagreement(found[0].points, marks) < min(CLEAR_DISAGREEMENT, 0.5 * disagreement):
+            inside = pose.face_inside(found[0].points, turned.shape[1], turned.shape[0])
+            return {"faces": len(found), "roll_deg": roll_deg, "face_inside": inside}
+    return {}
 
 
 def _of_landmarks(image: np.ndarray, face: faces.Face) -> dict:
@@ -77,8 +109,8 @@ def _of_landmarks(image: np.ndarray, face: faces.Face) -> dict:
 
 def _of_aligned(aligned: np.ndarray) -> dict:
     names = (
-        "sharpness", "steadiness", "noise", "brightness", "contrast", "clipped", "light_side", "eye_contrast",
-        "skin_share",
+        "sharpness", "steadiness", "noise", "brightness", "contrast", "visible", "clipped", "light_side",
+        "eye_contrast", "skin_share", "hue_spread",
     )  # fmt: skip
     return {name: getattr(measures, name)(aligned) for name in names}
 
@@ -93,9 +125,13 @@ def _of_surroundings(image: np.ndarray, face: faces.Face, block_px: int) -> dict
 
 
 def quality(known: dict) -> float:
-    """How good a photo is to learn from, in [0, 1]: mean of sharpness, steadiness, contrast, size, light, capped."""
+    """Return how good a photo is to learn from, in [0, 1]: mean of sharpness, steadiness, contrast, size and light.
+
+    Light is good if it shows the face and burns nothing out, however bright the skin itself is.
+    """
     parts = [min(1.0, known[name] / good) for name, good in GOOD.items()]
-    light = 1 - min(1.0, abs(known["brightness"] - 150) / 150) - 0.5 * min(1.0, known["clipped"])
+    glare = max(0.0, known["brightness"] - BURNT_FROM) / (255 - BURNT_FROM)
+    light = min(1.0, known["visible"] / LIT) - glare - 0.5 * min(1.0, known["clipped"])
     return float(np.clip(np.mean([*parts, max(light, 0.0)]), 0, 1))
 
 
@@ -130,12 +166,12 @@ RULES = (
          "only {0:.0%} of the face is in the picture, at least {1:.0%} is needed"),
     Rule(1, "small_face", "face_px", "least", "min_face_px",
          "the face is {0:.0f} px wide, at least {1:.0f} is needed"),
-    Rule(1, "dark", "brightness", "least", "min_brightness",
-         "the face's brightness is {0:.0f} of 255, at least {1:.0f} is needed"),
+    Rule(1, "dark", "visible", "least", "min_visible",
+         "the light leaves {0:.1f} grey levels of the face's contrast, at least {1:.1f} are needed"),
     Rule(1, "bright", "clipped", "most", "max_clipped",
          "{0:.0%} of the face is pure white, at most {1:.0%} is allowed"),
     Rule(2, "tilted", "roll_deg", "most", "max_roll_deg",
-         "the head lies {0:.0f} degrees to the side, at most {1:.0f} can be put upright: turn the photo"),
+         "the head is turned by {0:.0f} degrees, at most {1:.0f} can be put upright: turn the photo"),
     Rule(2, "pale", "contrast", "least", "min_contrast",
          "the face's contrast is {0:.1f} grey levels, at least {1:.1f} is needed: fog, or a dirty lens"),
     Rule(2, "noisy", "noise", "most", "max_noise",
@@ -145,20 +181,25 @@ RULES = (
     Rule(2, "compressed", "blockiness", "most", "max_blockiness",
          "steps between the blocks of the JPEG are {0:.1f} times the others, at most {1:.1f} is allowed:"
          " send the original"),
-    Rule(2, "greyscale", "colourfulness", "least", "min_colourfulness",
-         "its colourfulness is {0:.1f}, at least {1:.1f} is needed: a black-and-white filter teaches grey skin"),
     Rule(3, "occluded", "eye_contrast", "least", "min_eye_contrast",
          "the eyes are covered: as bright as {0:.0%} of the cheeks, at least {1:.0%} is needed"),
     Rule(3, "occluded", "eye_contrast", "most", "max_eye_contrast",
          "the eyes are covered: as bright as {0:.0%} of the cheeks, at most {1:.0%} is skin"),
     Rule(3, "occluded", "skin_share", "least", "min_skin_share",
          "only {0:.0%} of the face has the colour of its skin, at least {1:.0%} is needed: something covers it"),
+    Rule(3, "occluded", "nose_free", "least", "min_nose_free",
+         "only {0:.0%} of the nose looks like skin, at least {1:.0%} is needed: a filter or a plaster covers it"),
     Rule(3, "profile", "yaw_deg", "most", "max_yaw_deg",
          "the head is turned {0:.0f} degrees away, at most {1:.0f} shows both eyes"),
     Rule(3, "profile", "pitch_deg", "most", "max_pitch_deg",
          "the head is raised or lowered by {0:.0f} degrees, at most {1:.0f} shows the face"),
     Rule(4, "occluded", "disagreement", "most", "max_disagreement",
          "two detectors see its eyes, nose and mouth {0:.2f} eye distances apart, at most {1:.2f} is a clear face"),
+    Rule(4, "greyscale", "hue_spread", "least", "min_hue_spread",
+         "the face has one tint: hues of equal brightness differ by {0:.1f} %, at least {1:.1f} % is skin; a filter"
+         " teaches grey or brown skin"),
+    Rule(4, "framed", "bars", "most", "max_bars",
+         "plain bars take {0:.0%} of its height or width, at most {1:.0%} is allowed: cut them off"),
     Rule(4, "moved", "steadiness", "least", "min_steadiness",
          "the sharpness along the camera's movement is {0:.1f}, at least {1:.1f} is needed"),
     Rule(5, "eyes_closed", "eye_openness", "least", "min_eye_openness",

@@ -17,8 +17,9 @@ from headshotkit.variety import ONE_SIDED, Axis, Coverage, coverage, moments
 __all__ = ["Choice", "Chosen", "Coverage", "Request", "choose_photos", "coverage", "moments", "requests", "summary"]
 
 MOST_REQUESTS = 3
-LEAST_MOMENTS = 5
-"""Fewest moments that show a trait before its lack of variety is spoken of."""
+LEAST_MOMENTS, LEAST_ALIKE = 5, 3
+"""Fewest moments that show a trait before its lack of variety is spoken of; fewest if they all show the same. A pose or
+an expression that no photo shows is asked for from the first photo on."""
 WANTED = 2
 """Moments wanted of each of: left, front, right; neutral, smiling."""
 SPOILT = 0.15
@@ -38,7 +39,9 @@ FIXABLE = {
     "cropped_face": "photos with the whole face in the frame",
     "occluded": "photos without sunglasses, mask or hand before the face",
     "profile": "photos in which both eyes are seen",
-    "tilted": "photos with the head upright",
+    "tilted": "photos the right way up, with the head upright",
+    "framed": "the photos themselves, without a frame, bars or an app around them",
+    "generated": "photos from a camera, not pictures that a model generated",
     "eyes_closed": "photos with open eyes",
     "grimace": "photos with a calm face or a smile",
     "many_faces": "photos of the person alone",
@@ -163,8 +166,9 @@ def _turned(covered: Coverage) -> tuple[float, Request] | None:
         "right": "turned half to the right of the picture",
         "front": "looking straight into the camera",
     }
-    lacks = {pose: WANTED - axis.count(pose) for pose in words if axis.count(pose) < WANTED}
-    if not lacks or sum(axis.moments) < LEAST_MOMENTS:
+    enough = WANTED if sum(axis.moments) >= LEAST_MOMENTS else 1
+    lacks = {pose: WANTED - axis.count(pose) for pose in words if axis.count(pose) < enough}
+    if not lacks or not sum(axis.moments):
         return None
     (pose, count), *others = lacks.items()
     text = f"{_photos(count)} with the face {words[pose]}"
@@ -177,7 +181,7 @@ def _turned(covered: Coverage) -> tuple[float, Request] | None:
 def _one_sided(axis: Axis, what: str) -> tuple[int, str] | None:
     """How many others to ask for, and why, when most moments show the same; None when they don't."""
     total, top = sum(axis.moments), max(axis.moments, default=0)
-    if total < LEAST_MOMENTS or axis.share <= ONE_SIDED:
+    if total < (LEAST_ALIKE if top == total else LEAST_MOMENTS) or axis.share <= ONE_SIDED:
         return None
     why = f"{top} of {total} moments show {what}, at most {ONE_SIDED:.0%} should"
     return min(3, max(1, math.ceil(top / ONE_SIDED - total))), why
@@ -205,7 +209,7 @@ def _expression(covered: Coverage) -> tuple[float, Request] | None:
     total = sum(axis.moments)
     rare = min(axis.values, key=axis.count)
     count = WANTED - axis.count(rare)
-    if total < LEAST_MOMENTS or count <= 0:
+    if not total or count <= 0 or (axis.count(rare) and total < LEAST_MOMENTS):
         return None
     text = f"{_photos(count)} with " + ("a smile" if rare == "smiling" else "a calm face and the mouth closed")
     why = f"{axis.count(rare)} of {total} moments show a {rare} face, {WANTED} are wanted"

@@ -43,12 +43,16 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     if config.token != DatasetConfig.token:  # the default is fine; reading the tokenizers takes a second
         check_token(config.token)
     judged = run.manifest("photos")
-    verdicts = kept_photos([Verdict.from_dict(v) for v in judged["verdicts"]], _least_photos(judged))
+    advice, left_out = judged.get("advice", ""), judged.get("left_out", "")
+    verdicts = [Verdict.from_dict(v) for v in judged["verdicts"]]
+    verdicts = kept_photos(verdicts, _least_photos(judged), advice, left_out)
     digests = {Path(photo["path"]).name: photo["sha256"] for photo in judged["photos"]}
     edited = {name: words for name, words in _edited_before(run).items() if _is_of(words, digests)}
     stage = run.begin("dataset", config, run.inputs_from("photos"), seed=config.seed)
     if stage.done:
-        return captions.note_edits(run)
+        dataset = captions.note_edits(run)
+        _name_strange_files(stage.folder, dataset)
+        return dataset
     stage.manifest |= {"edited": edited, "digests": digests}
     write_json(stage.folder / "manifest.json", stage.manifest)  # so that they outlive an interruption
     changes = stage.manifest.setdefault(CHANGES, [])
@@ -71,6 +75,15 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
         weights=hub.commits_of(source_of(config.captioner, config.captioner_weights), *used),
     )
     return dataset
+
+
+def _name_strange_files(folder: Path, dataset: Dataset) -> None:
+    """Name pictures and captions in the training folder that this stage did not write; they are not trained on."""
+    own = {Path(photo.file).stem for photo in dataset.photos}
+    strange = [f.name for f in folder.iterdir() if f.is_file() and f.stem not in own and f.name != "manifest.json"]
+    if strange:
+        what = f"{len(strange)} files in {folder} are not used: {', '.join(sorted(strange)[:10])}"
+        runtime.say(f"{what}. Put your own pictures into the photo folder, then check the photos again.")
 
 
 def _prepare(

@@ -9,16 +9,23 @@ import io
 import os
 import re
 import stat
+import struct
 import time
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from headshotkit.colour import SRGB
+from headshotkit.metadata import ORIENTATION, TAKEN, TAKEN_PART, Tags
 
 MAX_PIXELS = 64_000_000
 """Most pixels that are decoded. The hungriest decoders, WebP's and HEIC's, take about 20 bytes for each."""
 MAX_JPEG_PIXELS = 128_000_000
 """The same for JPEG, which takes about 12 bytes for each: enough for a phone's 108 megapixels."""
+MAX_JPEG_CLAIM = 256_000_000
+"""A JPEG of up to this many pixels, such as a phone's of 200 megapixels, is decoded at a part of its size that keeps
+within MAX_JPEG_PIXELS. A progressive one still takes up to 6 bytes for each."""
 MAX_JPEG_SCANS = 64
 """A progressive JPEG has about 10 scans. Each costs a pass over all pixels, but only a few bytes in the file."""
 MAX_SIDE_PX, MAX_ASPECT = 32_000, 20
@@ -27,7 +34,6 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_READ_S = 3.0
 """This thread's own time, so that a busy machine refuses no photo, for what walks through a file block by block. A
 decoder that takes the file as a whole is held by the pixels alone."""
-MAX_EXIF_BYTES, MAX_PROFILE_BYTES = 128 * 2**10, 4 * 2**20
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -35,11 +41,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 RAW_TAG, REDUCED_TAG = 50706, 254
-PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-SRGB = ImageCms.createProfile("sRGB")
-MOMENT_TAGS = (ExifTags.Base.DateTimeOriginal, ExifTags.Base.SubsecTimeOriginal)
 BLOCK, START_OF_SCAN, END_OF_PICTURE = re.compile(rb"\xff+([^\x00\xff\xd0-\xd8])", re.DOTALL), b"\xda", b"\xd9"
 AS_JPEG = "Export it again as JPEG."
+AS_PLAIN_TIFF = "Export it again as JPEG, or as TIFF with 8 bit a channel and the channels interleaved."
+SMALLER = "Make it smaller, for example half as wide and half as high, or set the camera to 12 or 50 megapixels."
 
 
 class Refused(Exception):
@@ -69,7 +74,7 @@ class Source(io.BufferedReader):
             os.close(handle)
             raise
         self.until_s = time.thread_time() + MAX_READ_S
-        self.left_bytes = 3 * found.st_size + 16 * 2**20  # a JPEG is read three times
+        self.left_bytes = 4 * found.st_size + 16 * 2**20  # a JPEG is read four times
 
     def read(self, size: int | None = -1) -> bytes:
         data = super().read(size) or b""
@@ -96,9 +101,9 @@ def refuse_bomb(picture: Image.Image, file: Source) -> None:
         Refused: with the number and the limit.
     """
     (width, height), jpeg = picture.size, picture.format in ("JPEG", "MPO")
-    limit = MAX_JPEG_PIXELS if jpeg else MAX_PIXELS
+    limit = MAX_JPEG_CLAIM if jpeg else MAX_PIXELS
     if width * height > limit:
-        raise Refused(f"it claims {width} x {height} = {width * height} pixels, at most {limit} are read")
+        raise Refused(f"it claims {width} x {height} = {width * height} pixels, at most {limit} are read", SMALLER)
     if max(width, height) > min(MAX_SIDE_PX, MAX_ASPECT * min(width, height)):
         rule = f"at most {MAX_SIDE_PX} px a side and {MAX_ASPECT} to 1 are read"
         raise Refused(f"it is {width} x {height} px, {rule}")
@@ -126,32 +131,52 @@ def jpeg_scans(data: bytes) -> int:
     return scans
 
 
-def draft(picture: Image.Image, least_px: int | None) -> bool:
-    """Has a JPEG decoded at a part of its size, where that leaves at least `least_px`; whether it will be."""
-    longer = max(picture.size)
-    part = next((part for part in (8, 4, 2) if least_px and longer // part >= least_px), None)
-    if part is None or picture.format not in ("JPEG", "MPO"):
-        return False
-    return picture.draft(None, tuple(max(1, side // part) for side in picture.size)) is not None
+def open_as(kind: str, file: Source) -> Image.Image:
+    """Open a file as the format that its first bytes announce; nothing is decoded yet.
 
-
-def turn_and_time(picture: Image.Image) -> tuple[int, str | None]:
-    """A picture's EXIF orientation, 1 to 8, and when it was taken; (1, None) where its EXIF is missing or broken.
-
-    Ask before the pixels are loaded, for Pillow closes a TIFF after.
+    Raises:
+        Refused: it is a TIFF in a layout that can't be read.
     """
-    if len(picture.info.get("exif") or b"") > MAX_EXIF_BYTES:
-        del picture.info["exif"]
+    file.seek(0)
+    if kind == "JPEG":
+        try:
+            return JpegImagePlugin.jpeg_factory(file)  # Image.open refuses a phone's 200 megapixels
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            raise UnidentifiedImageError("no JPEG") from error
     try:
-        exif = picture.getexif()
-        turn, details = exif.get(ExifTags.Base.Orientation), exif.get_ifd(ExifTags.IFD.Exif)
-        moment, part = (str(details.get(tag, "")).strip("\0 ") for tag in MOMENT_TAGS)
-    except Refused:
-        raise
-    except Exception:  # a photo with a broken EXIF block is still a photo
-        return 1, None
-    if picture.format == "TIFF" or not isinstance(turn, int) or turn not in TURNS:
+        return Image.open(file, formats=(kind,))
+    except UnidentifiedImageError:
+        if kind != "TIFF":
+            raise
+        tags = _tiff_tags(file)
+        if not tags:
+            raise
+        raise Refused(f"it is a TIFF of {_layout(tags)}, which can't be read", AS_PLAIN_TIFF) from None
+
+
+def draft(picture: Image.Image, least_px: int | None) -> tuple[int, int] | None:
+    """Have a JPEG decoded at a part of its size, when that leaves at least `least_px`, or when it is too large.
+
+    Returns: the size that counts as the whole picture's, px: half of it or less for a JPEG of more than
+        MAX_JPEG_PIXELS; None if the picture is decoded as it is.
+    """
+    if picture.format not in ("JPEG", "MPO"):
+        return None
+    whole, pixels = picture.size, picture.width * picture.height
+    must = next(part for part in (1, 2, 4, 8) if pixels <= part * part * MAX_JPEG_PIXELS)
+    may = next((part for part in (8, 4, 2) if least_px and max(whole) // part >= least_px), 1)
+    part = max(must, may)
+    if part == 1 or picture.draft(None, tuple(max(1, side // part) for side in whole)) is None:
+        return None
+    return tuple(-(-side // must) for side in whole)
+
+
+def turn_and_time(picture: Image.Image, tags: Tags) -> tuple[int, str | None]:
+    """Return a picture's EXIF orientation, 1 to 8, and when it was taken; (1, None) if its EXIF says neither."""
+    turn = tags.get(ORIENTATION)
+    if picture.format == "TIFF" or turn not in TURNS:
         turn = 1  # Pillow itself turns a TIFF while it loads it
+    moment, part = (str(tags.get(tag, "")).strip("\0 ") for tag in (TAKEN, TAKEN_PART))
     try:
         taken = time.strptime(moment, "%Y:%m:%d %H:%M:%S")
     except ValueError:
@@ -205,36 +230,122 @@ def flat(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bit or in float as L; white is the format's own, or the next usual one above the values."""
+    """Return grey of 16 or 32 bit or in float as L; white is the format's own, or the next usual one above the values.
+
+    Pillow takes a TIFF's unsigned numbers of 32 bit for signed ones, so they are read by a rule of their own. It leaves
+    some floats in the file's byte order; those make no sense, and are swapped.
+    """
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    values = np.nan_to_num(np.array(picture, np.float32))
-    highest = float(values.max())
+    values, tags = np.array(picture), getattr(picture, "tag_v2", {})
+    if picture.mode == "I" and tags.get(SAMPLE_FORMAT, (1,)) in (1, (1,)) and tags.get(BITS) in (32, (32,)):
+        return Image.fromarray((values.view(np.uint32) >> 24).astype(np.uint8))
+    if picture.mode == "F" and not _sensible(values) and _sensible(values.byteswap()):
+        values = values.byteswap()
+    highest = float(np.nan_to_num(values).max())
     tops = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
     top = next((top for top in tops if highest <= top), highest)
-    np.clip(values, 0, top, out=values)
-    values *= 255 / top
-    values += 0.5
+    values = np.clip(np.nan_to_num(values.astype(np.float32)), 0, top) * np.float32(255 / top) + np.float32(0.5)
     return Image.fromarray(values.astype(np.uint8))
 
 
-def to_srgb(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """A picture of L, RGB or CMYK as RGB in sRGB, and the name of the profile that it was in, if that was used.
+def _sensible(values: np.ndarray) -> bool:
+    """Return whether floats can be a picture's: finite, and neither all tiny nor huge."""
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(values).all() and 1e-6 < np.abs(values).max(initial=0) < 1e7)
 
-    A profile that is broken, or meant for other colours than the picture has, is left out.
 
-    Source: ICC.1:2022, by littleCMS, perceptual intent.
+# --- TIFF whose channels lie one after the other ------------------------------------------------------------------
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIPS, CHANNELS, ROWS, STRIP_BYTES = (
+    256, 257, 258, 259, 262, 273, 277, 278, 279
+)  # fmt: skip
+TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, PREDICTOR, PLANAR, SAMPLE_FORMAT = 322, 323, 324, 325, 317, 284, 339
+EXTRA_SAMPLES, TURN = 338, 274
+PLANE_TAGS = (WIDTH, HEIGHT, COMPRESSION, ROWS, TILE_WIDTH, TILE_HEIGHT, PREDICTOR, TURN)
+PLANE_MODES = {2: "RGB", 5: "CMYK"}
+
+
+def joined_planes(picture: Image.Image, file: Source) -> Image.Image:
+    """Return a TIFF whose channels lie one after the other as an 8 bit picture; any other picture as it is.
+
+    Pillow takes such channels of 16 bit for one of 8 bit. So each channel is opened as a grey picture: the same file
+    with a directory of its own at the end.
+
+    Raises:
+        Refused: the channels are not those of a photo.
+    Source: TIFF 6.0, PlanarConfiguration.
     """
-    if not profile or len(profile) > MAX_PROFILE_BYTES:
-        return picture.convert("RGB"), None
+    tags = getattr(picture, "tag_v2", {})
+    count, bits = tags.get(CHANNELS, 1), _first(tags.get(BITS, 1))
+    if picture.format != "TIFF" or tags.get(PLANAR) != 2 or count == 1:
+        return picture
+    if bits == 8 and tags.get(PHOTOMETRIC) in PLANE_MODES and picture.mode in ("RGB", "RGBA", "CMYK"):
+        return picture
+    offsets, sizes = (TILES, TILE_BYTES) if TILES in tags else (STRIPS, STRIP_BYTES)
+    places, lengths, grey = tags.get(offsets, ()), tags.get(sizes, ()), tags.get(PHOTOMETRIC) in (0, 1)
+    channels = 1 if grey else {2: 3, 5: 4}.get(tags.get(PHOTOMETRIC), 0)
+    each = len(places) // count
+    file.seek(0)
+    data = file.read()
+    if not channels or count < channels or not each or len(lengths) != len(places) or data[2:4] not in (b"*\0", b"\0*"):
+        raise Refused(f"it is a TIFF of {_layout(tags)}, which can't be read", AS_PLAIN_TIFF)
+    alpha = next(iter(tags.get(EXTRA_SAMPLES, (0,))), 0) in (1, 2) and count > channels
+    planes = []
+    for number in range(channels + alpha):
+        part = slice(number * each, (number + 1) * each)
+        own = {tag: tags[tag] for tag in PLANE_TAGS if tag in tags}
+        own |= {BITS: bits, CHANNELS: 1, PHOTOMETRIC: tags[PHOTOMETRIC] if grey and not number else 1}
+        own |= {SAMPLE_FORMAT: _first(tags.get(SAMPLE_FORMAT, 1)), offsets: places[part], sizes: lengths[part]}
+        with Image.open(io.BytesIO(_with_directory(data, own)), formats=("TIFF",)) as plane:
+            planes.append(plane.convert("L") if plane.mode in ("1", "L") else plane.copy())
+    planes = [plane if plane.mode == "L" else _eight_bit(plane) for plane in planes]
+    mode = "L" if grey else PLANE_MODES[tags[PHOTOMETRIC]]
+    joined = Image.merge(mode, planes[:channels]) if channels > 1 else planes[0]
+    if alpha and mode in ("L", "RGB"):
+        joined.putalpha(planes[channels])
+    return joined
+
+
+def _with_directory(data: bytes, tags: dict) -> bytes:
+    """Return a TIFF with one more directory at its end, which is made its first."""
+    order = "<" if data[:2] == b"II" else ">"
+    at = len(data) + len(data) % 2
+    behind, entries, extra_at = b"", b"", at + 2 + 12 * len(tags) + 4
+    for tag in sorted(tags):
+        values = [int(v) for v in (tags[tag] if isinstance(tags[tag], (tuple, list)) else (tags[tag],))]
+        entries += struct.pack(f"{order}2HI", tag, 4, len(values))
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        entries += packed if len(values) == 1 else struct.pack(f"{order}I", extra_at + len(behind))
+        behind += packed if len(values) > 1 else b""
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + behind
+    return data[:4] + struct.pack(f"{order}I", at) + data[8:] + bytes(len(data) % 2) + directory
+
+
+def _tiff_tags(file: Source) -> dict:
+    """Return the tags of a TIFF's first directory; none if it is broken."""
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        name = ImageCms.getProfileDescription(source).strip()[:80]
-        mode = PROFILE_MODES.get(source.profile.xcolor_space)
-        if mode == "RGB" and "sRGB" in name:
-            return picture.convert("RGB"), name
-        if mode == picture.mode or (mode, picture.mode) == ("RGB", "L"):
-            return ImageCms.profileToProfile(picture.convert(mode), source, SRGB, outputMode="RGB"), name
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        pass
-    return picture.convert("RGB"), None
+        file.seek(0)
+        directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(directory.next)
+        directory.load(file)
+        return {tag: directory[tag] for tag in (BITS, CHANNELS, SAMPLE_FORMAT, PHOTOMETRIC) if tag in directory}
+    except Refused:
+        raise
+    except Exception:  # whatever Pillow makes of a hostile directory
+        return {}
+
+
+def _layout(tags) -> str:
+    """Return a TIFF's channels in words.
+
+    >>> _layout({BITS: (32, 32, 32), CHANNELS: 3, SAMPLE_FORMAT: (3, 3, 3)})
+    '3 channels of 32 bit float'
+    """
+    kind = {2: " signed", 3: " float"}.get(_first(tags.get(SAMPLE_FORMAT, 1)), "")
+    count, apart = tags.get(CHANNELS, 1), ", one after the other" if tags.get(PLANAR) == 2 else ""
+    return f"{count} channel{'s' if count != 1 else ''} of {_first(tags.get(BITS, 1))} bit{kind}{apart}"
+
+
+def _first(values) -> int:
+    return values[0] if isinstance(values, tuple) else values

@@ -335,7 +335,8 @@ def _check(run: Run, options: Options) -> None:
     if options.photos is None:
         raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
     verdicts: list[Verdict] = judge_photos(options.photos, run, config)
-    kept_photos(verdicts, config.min_photos, run.manifest("photos")["advice"])
+    judged = run.manifest("photos")
+    kept_photos(verdicts, config.min_photos, judged["advice"], judged["left_out"])
 
 
 def line_of(manifest: dict) -> str:

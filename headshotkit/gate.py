@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess, coach, faces, runtime
+from headshotkit import assess, coach, copies, faces, runtime
 from headshotkit.choice import choose_photos
+from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
+from headshotkit.decoding import Refused, Source
 from headshotkit.errors import RunFolderError
-from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
+from headshotkit.photos import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Verdict
 from headshotkit.run import COMMANDS, Run, fingerprint, write_atomic, write_json
 from headshotkit.variety import coverage, moments
@@ -29,8 +31,12 @@ from headshotkit.variety import coverage, moments
 THUMB_PX = 240
 OVERRULED = "overruled.json"
 """What a person decided otherwise, in the run folder: a photo's name -> its sha256, kept, and when it was said."""
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 """Raised when what is measured or how it is compared changes, so that photos are judged anew."""
+LEAST_TO_COMPARE = 3
+"""Fewest photos of a person by which one of them is called too dark."""
+MOST_COMPARED = 4
+"""Number of most similar photos (ArcFace) whose fine structure is compared."""
 OTHERS = 1
 """`measures["person"]` of the first of the other people; 0 is the main person."""
 
@@ -52,12 +58,15 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     _demand_apart(Path(photos), run)
     files = {plain_name(f): f for f in find_photos(photos)}
     digests = _digests(files)
-    folder = {"folder": str(Path(photos).resolve())}
+    folder = {"folder": str(Path(photos).resolve()), "left_out": left_out(photos)}
     stage = run.begin("photos", config, _inputs(digests, run))
     if stage.done:
-        if stage.manifest["folder"] != folder["folder"]:  # the same photos, moved
+        verdicts = [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
+        folder["outcome"] = outcome_of(verdicts, folder["left_out"])
+        if stage.manifest | folder != stage.manifest:  # the same photos, moved, or beside other files
             write_json(stage.folder / "manifest.json", stage.manifest | folder)
-        return [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
+        _mend_kept(stage.folder / "kept", verdicts, files, digests)
+        return verdicts
     write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run knows its photos too
     looks = [_Look(name, file, digests[name]) for name, file in files.items()]
     for number, look in enumerate(runtime.progress(looks, "judging photos")):
@@ -71,13 +80,45 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
             look.copy_to(stage.folder / "kept" / look.name)
     verdicts = [look.verdict for look in looks]
     stage.finish(
-        outcome_of(verdicts),
+        outcome_of(verdicts, folder["left_out"]),
         photos=[look.photo.to_dict() for look in looks],
         face_models=faces.model_folder()[1],
         **folder,
         **advice_on(verdicts, config),
     )
     return verdicts
+
+
+def _mend_kept(kept: Path, verdicts: list[Verdict], files: dict[str, Path], digests: dict[str, str]) -> None:
+    """Copy kept photos again if they were edited or deleted in the run folder, and name files that are not kept photos.
+
+    Training pictures are cut around the face that was found when the photo was judged, so an edited photo would be cut
+    in the wrong place.
+    """
+    wanted = [v.photo for v in verdicts if v.kept]
+    changed = [name for name in wanted if digest_of(kept / name) != digests[name]]
+    for name in changed:
+        copy_judged(files[name], kept / name, digests[name])
+    if changed:
+        what = f"{len(changed)} photos in {kept} were changed or deleted since they were judged, and are copied again"
+        runtime.say(f"{what}: {', '.join(changed[:10])}. Edit photos in your own folder, then check them again.")
+    strange = sorted(set(map(plain_name, kept.iterdir())) - set(wanted)) if kept.is_dir() else []
+    if strange:
+        what = f"{len(strange)} files in {kept} are not kept photos and are not used"
+        runtime.say(f"{what}: {', '.join(strange[:10])}. Put photos into your own folder, then check them again.")
+
+
+def copy_judged(source: Path, place: Path, digest: str) -> bool:
+    """Copy a photo if it still is the file that was judged; return whether it is."""
+    try:
+        with Source(source) as file:  # it may have become a pipe that nobody writes to
+            data = file.read()
+    except (OSError, Refused):
+        return False
+    if hashlib.sha256(data).hexdigest() != digest:
+        return False
+    write_atomic(place, data)
+    return True
 
 
 def is_judged(photos: Path, run: Run, config: GateConfig | None = None) -> bool:
@@ -118,13 +159,15 @@ def _judges() -> dict[str, str]:
     return {"face models": faces.model_folder()[1], "HEIC": "read" if heif else "not read", "rules": RULES_VERSION}
 
 
-def outcome_of(verdicts: list[Verdict]) -> str:
-    """How many were kept, and how many refused for which reason, in words."""
+def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
+    """Return how many were kept, how many refused for which reason, and what was not looked at, in words."""
     refused = Counter(v.reasons[0].code for v in verdicts if not v.kept and v.reasons)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
     overruled = sum(v.overruled for v in verdicts)
     words = f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos"
-    return words + (f"; refused: {counts}" if counts else "") + (f"; {overruled} by your own word" if overruled else "")
+    words += f"; refused: {counts}" if counts else ""
+    words += f"; {overruled} by your own word" if overruled else ""
+    return words + (f"; not looked at: {left_out}" if left_out else "")
 
 
 def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
@@ -152,23 +195,20 @@ class _Look:
         try:
             opened = open_photo(self.path, assess.LEAST_PX)
         except Unreadable as error:
-            self.refuse("unreadable", None, None, error.happened)
+            self.refuse("unreadable", None, None, f"{error.happened} {error.next_step}")
             return None
         self.photo = replace(self.photo, width_px=opened.width_px, height_px=opened.height_px)
         self.sight, self.bytes = assess.look_at(opened), opened.file_bytes
         reasons = tuple(assess.reasons_against(self.sight.measures, config))
+        if opened.made_by:
+            text = f"{opened.made_by} says that a model generated it; a LoRA would learn the model's mistakes"
+            reasons = (Reason("generated", opened.made_by, None, text),)
         self.verdict = Verdict(self.name, not reasons, reasons, self.sight.measures)
         return thumbnail(opened.pixels)
 
     def copy_to(self, place: Path) -> None:
         """Copies the file as it was judged; one that has gone or changed since is refused."""
-        try:
-            data = self.path.read_bytes()
-        except OSError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() == self.photo.sha256:
-            write_atomic(place, data)
-        else:
+        if not copy_judged(self.path, place, self.photo.sha256):
             self.refuse("unreadable", None, None, f"{self.name} was moved or changed while it was judged")
 
     def refuse(self, code: str, value, limit, text: str) -> None:
@@ -191,6 +231,7 @@ def thumbnail(image: np.ndarray) -> bytes:
 def _judge_set(looks: list[_Look], config: GateConfig) -> None:
     """What only the set can tell: other people, duplicates, moments, and which photos are more than are needed."""
     _refuse_other_people([look for look in looks if look.verdict.kept], config)
+    _refuse_darker([look for look in looks if look.verdict.kept], config)
     _refuse_duplicates([look for look in looks if look.verdict.kept], config)
     kept = [look for look in looks if look.verdict.kept]
     if not kept:
@@ -264,8 +305,24 @@ def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
             look.refuse("other_person", identity, limit, text)
 
 
+def _refuse_darker(looks: list[_Look], config: GateConfig) -> None:
+    """Refuse photos on which the face is far darker, in stops of light, than on most of the person's photos."""
+    if len(looks) < LEAST_TO_COMPARE:
+        return
+    light = srgb_curve(np.array([look.sight.measures["brightness"] for look in looks]) / 255)
+    stops = np.log2(np.maximum(light, 1e-4) / np.median(light))
+    for look, below in zip(looks, (-stops).round(2).tolist(), strict=True):
+        if below > config.max_stops_below:
+            limit = config.max_stops_below
+            text = f"the face is {below:.1f} stops darker than on most of the photos, at most {limit:.1f} are allowed"
+            look.refuse("dark", below, limit, text)
+
+
 def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
-    """Of pictures that are nearly the same, keeps the one with most pixels, then with the largest file."""
+    """Of equal pictures, keep the one with most pixels, then with the largest file.
+
+    Pictures are equal if they look alike as a whole, or if their faces have the same fine structure.
+    """
     looks = sorted(looks, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.bytes, k.name))
     if not looks:
         return
@@ -276,12 +333,20 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
         apart = (hashes[unique] != hashes[number]).sum(1)
         alike = embeddings[unique] @ embeddings[number]
         same = np.flatnonzero((apart <= config.max_hash_distance) & (alike >= config.min_duplicate_identity))
-        if not len(same):
+        if len(same):
+            text = f"the same picture as {looks[unique[same[0]]].name}: {apart[same[0]]} of 64 hash bits differ"
+            text += f", up to {config.max_hash_distance} are a duplicate"
+            look.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
+            continue
+        near = [unique[i] for i in np.argsort(-alike)[:MOST_COMPARED] if alike[i] >= config.min_duplicate_identity]
+        shared = [copies.copy_likeness(look.sight.look, [looks[i].sight.look]) for i in near]
+        if max(shared, default=-1.0) < config.min_duplicate_structure:
             unique.append(number)
             continue
-        text = f"the same picture as {looks[unique[same[0]]].name}: {apart[same[0]]} of 64 hash bits differ"
-        text += f", up to {config.max_hash_distance} are a duplicate"
-        look.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
+        limit = config.min_duplicate_structure
+        text = f"the same picture as {looks[near[int(np.argmax(shared))]].name}, cut, mirrored, framed or changed:"
+        text += f" {max(shared):.3f} of the face's structure is shared, from {limit:.2f} on it is a duplicate"
+        look.refuse("duplicate", max(shared), limit, text)
 
 
 # --- overruled verdicts: overrule.py writes them ------------------------------------------------------------------

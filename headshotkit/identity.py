@@ -150,7 +150,7 @@ def judge_headshot(
 def _measures_of(image: np.ndarray, face: faces.Face, marks: np.ndarray) -> dict[str, float]:
     """What is measured of a headshot's face; marks: its 106 landmarks, px."""
     aligned = faces.align_face(image, face.points, measures.FACE_PX)
-    names = ("sharpness", "steadiness", "contrast", "brightness", "clipped")
+    names = ("sharpness", "steadiness", "contrast", "brightness", "visible", "clipped")
     return {name: getattr(measures, name)(aligned) for name in names} | {
         "face_px": face.width_px,
         "face_share": face.height_px / min(image.shape[:2]),

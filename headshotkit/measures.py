@@ -14,6 +14,12 @@ from headshotkit import faces
 FACE_PX = 128
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
+USUAL_CONTRAST = 0.2
+"""Standard deviation of a face's luma relative to its mean."""
+TINT_DEGREE = 5
+"""Degree of the polynomial by which a tint's hue may follow brightness."""
+LIT_PER_LEVEL = 12.0
+"""Brightness that counts as one grey level of contrast: a bright face without contrast is pale, not dark."""
 
 
 def _skin(aligned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,19 +54,32 @@ def clipped(aligned: np.ndarray) -> float:
 
 
 def eye_contrast(aligned: np.ndarray) -> float:
-    """Median luma of the band over both eyes relative to the cheeks below; about 0.6 to 1, near 0 when covered."""
+    """Return the median luma of the band over both eyes relative to the cheeks; about 0.6 to 0.9, near 0 when covered.
+
+    Of the cheeks the brighter part counts: just below the eyes, where no beard grows, or beside the nose.
+    """
     luma, _ = _skin(aligned)
     eyes = faces.ARCFACE_TEMPLATE[:2] * len(luma)
     top, left, right = int(eyes[:, 1].mean()), int(eyes[0, 0]), int(eyes[1, 0])
     band = luma[top - 7 : top + 7, left - 12 : right + 12]
-    cheeks = luma[int(0.625 * len(luma)) : int(0.75 * len(luma)), 30:98]
-    return float(np.median(band) / max(float(np.median(cheeks)), 1.0))
+    upper = np.concatenate([_patch(luma, 0.52, 0.6, 0.24, 0.38), _patch(luma, 0.52, 0.6, 0.62, 0.76)])
+    lower = _patch(luma, 0.625, 0.75, 0.235, 0.766)
+    cheeks = max(float(np.median(part)) for part in (upper, lower))
+    return float(np.median(band) / max(cheeks, 1.0))
 
 
 def contrast(aligned: np.ndarray) -> float:
     """Standard deviation of the face's luma, grey levels; about 15 to 40, below 5 as through fog."""
     luma, oval = _skin(aligned)
     return float(luma[oval].std())
+
+
+def visible(aligned: np.ndarray) -> float:
+    """Return the face's contrast, grey levels, or a part of its brightness if that is more; a dark face has neither.
+
+    Dark skin in low light keeps its contrast, and a recogniser knows the face.
+    """
+    return max(contrast(aligned), brightness(aligned) / LIT_PER_LEVEL)
 
 
 def steadiness(aligned: np.ndarray) -> float:
@@ -140,6 +159,30 @@ def _share_like(lab: np.ndarray, reference: np.ndarray, oval: np.ndarray) -> flo
     return float(1 - other[oval].mean())
 
 
+def nose_free(aligned: np.ndarray, nose: np.ndarray) -> float:
+    """Return how much of the tip of the nose looks like skin, in [0, 1]; a drawn nose or a plaster lowers it.
+
+    Dark pixels count twice, because nostrils are small and no nose is black. Other colours count once, because noses
+    can be red.
+
+    Args:
+        nose: where the tip is in the aligned face, px, shape (2,).
+    """
+    import cv2
+
+    lab = cv2.cvtColor(cv2.GaussianBlur(aligned, (0, 0), 1), cv2.COLOR_RGB2LAB).astype(np.float32)
+    around = (
+        _patch(lab, 0.5, 0.62, 0.22, 0.38), _patch(lab, 0.5, 0.62, 0.62, 0.78), _patch(lab, 0.42, 0.52, 0.44, 0.56)
+    )  # fmt: skip
+    skin = np.median(np.concatenate(around), 0)
+    x, y = np.round(nose).astype(int)
+    tip = lab[max(y - 6, 0) : max(y + 8, 0), max(x - 7, 0) : max(x + 8, 0)]
+    if skin[0] < 25 or not tip.size:
+        return 1.0
+    other = (np.hypot(tip[..., 1] - skin[1], tip[..., 2] - skin[2]) >= 18) & (tip[..., 0] < 235)
+    return float(max(0.0, 1 - max(2 * (tip[..., 0] < 0.45 * skin[0]).mean(), other.mean())))
+
+
 def light_side(aligned: np.ndarray) -> float:
     """Which half of the face is brighter, in [-1, 1]; above 0 the viewer's right one, beyond 0.15 it is side light."""
     left, right = half_brightness(aligned)
@@ -153,15 +196,53 @@ def half_brightness(aligned: np.ndarray) -> tuple[float, float]:
     return float(luma[:, :half][oval[:, :half]].mean()), float(luma[:, half:][oval[:, half:]].mean())
 
 
-def colourfulness(image: np.ndarray) -> float:
-    """How colourful a picture is; 0 is greyscale, about 10 dull, 60 vivid.
+def hue_spread(aligned: np.ndarray) -> float | None:
+    """Return how much the colours of a face differ where it is equally bright, in percent; about 2.4 to 7.
 
-    Source: Hasler and Suesstrunk 2003, Measuring colourfulness in natural images.
+    Lips, cheeks and eyes of one brightness differ in hue. In a picture of one tint, grey or sepia, brightness decides
+    the colour. Haze makes colours dull as well, so the value of a face with little contrast is raised in proportion.
+    None if the face is nearly all black or white.
     """
-    red, green, blue = (image[::4, ::4, c].astype(np.float32) for c in range(3))
-    across, along = red - green, (red + green) / 2 - blue
-    spread, middle = np.hypot(across.std(), along.std()), np.hypot(across.mean(), along.mean())
-    return float(spread + 0.3 * middle)
+    import cv2
+
+    pixels = cv2.GaussianBlur(aligned, (0, 0), len(aligned) / 128).astype(np.float32)
+    luma = pixels @ LUMA
+    lit = _skin(aligned)[1] & (luma > 20) & (luma < 235)
+    if lit.sum() < 0.05 * lit.size:
+        return None
+    light = luma[lit]
+    hues = np.stack([pixels[..., c][lit] - light for c in (0, 2)], 1) / (light[:, None] + 8)
+    curve = np.vander((light - light.mean()) / max(float(light.std()), 1.0), TINT_DEGREE + 1)
+    left = hues - curve @ np.linalg.lstsq(curve, hues, rcond=None)[0]
+    contrast = max(float(light.std()) / (float(light.mean()) + 8), 0.02)
+    return float(100 * np.hypot(*left.T).mean() * max(1.0, USUAL_CONTRAST / contrast))
+
+
+def bars(image: np.ndarray) -> float:
+    """Return how much of a picture's height or width plain bars along its edges take, in [0, 1]; 0 is none.
+
+    Bars on two opposite sides count by the narrower one: letterboxes, frames, screenshots. A bar on one side counts if
+    it takes a twelfth. A bar has one colour and ends straight, as no wall does at a head.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+    """
+    shares = []
+    for turned in (image, image.transpose(1, 0, 2)):
+        first, last = _bar_px(turned), _bar_px(turned[::-1])
+        first, last = first / len(turned), last / len(turned)
+        shares += [min(first, last), max(first, last) if max(first, last) >= 1 / 12 else 0.0]
+    return float(max(shares))
+
+
+def _bar_px(image: np.ndarray) -> int:
+    """Return how many rows from the top on are a bar: of one colour, and with a straight end."""
+    thin = image[: len(image) // 2, :: max(1, image.shape[1] // 300)].astype(np.int16)
+    if not len(thin):
+        return 0
+    same = (np.abs(thin - np.median(thin[0], 0)).max(2) <= 10).mean(1)
+    rows = int(np.argmax(same < 0.9)) if (same < 0.9).any() else 0
+    return rows if rows and same[rows : rows + 4].min() < 0.5 else 0
 
 
 def to_lab(patch: np.ndarray) -> np.ndarray:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from headshotkit.config import GateConfig
 from headshotkit.errors import CannotKeep, NoPhotos, StageMissing
-from headshotkit.gate import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled
+from headshotkit.gate import OVERRULED, advice_on, copy_judged, outcome_of, overruled_input, read_overruled
 from headshotkit.photos import digest_of, find_photos, plain_name
 from headshotkit.records import Verdict
-from headshotkit.run import Run, discard, fingerprint, write_atomic, write_json
+from headshotkit.run import Run, discard, fingerprint, write_json
 
 
 def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
@@ -43,8 +43,8 @@ def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
     if not verdict.overruled:
         del said[photo]
     copy = run.path("photos") / "kept" / photo
-    if source:
-        write_atomic(copy, source.read_bytes())
+    if source and not copy_judged(source, copy, digest):
+        raise CannotKeep(f"{photo} was changed just now.", "Only the photo that was judged can be kept.", "Try again.")
     manifest["verdicts"][place] = verdict.to_dict()
     _write_overruled(run, said, manifest)
     if not kept:
@@ -70,7 +70,7 @@ def _write_overruled(run: Run, said: dict, manifest: dict) -> None:
     judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
     manifest |= advice_on(judged, GateConfig.with_options(**manifest["config"])) | {
         "inputs": inputs,
-        "outcome": outcome_of(judged),
+        "outcome": outcome_of(judged, manifest.get("left_out", "")),
         "fingerprint": fingerprint(manifest["config"], inputs),
     }
     write_json(run.path("photos") / "manifest.json", manifest)

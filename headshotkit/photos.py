@@ -14,6 +14,7 @@ import io
 import os
 import re
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,27 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from headshotkit import decoding
-from headshotkit.decoding import AS_JPEG, MAX_JPEG_PIXELS, MAX_PIXELS, TURNS, Refused, Source
+from headshotkit import colour, decoding, metadata
+from headshotkit.decoding import MAX_JPEG_CLAIM, MAX_PIXELS, SMALLER, TURNS, Refused, Source
 from headshotkit.errors import HeadshotError, NoPhotos
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
             ".heic", ".heif", ".avif"}  # fmt: skip
+PLACEHOLDER = "placeholder of a file that is only in the cloud"
+RAW = (
+    "cr2", "cr3", "crw", "nef", "nrw", "arw", "sr2", "srf", "raf", "orf", "rw2", "pef", "dng", "3fr", "iiq", "x3f",
+    "rwl", "srw", "erf", "mrw", "gpr",
+)  # fmt: skip
+UNREAD = {
+    **{f".{name}": f"raw file ({name.upper()})" for name in RAW},
+    **dict.fromkeys((".jxl",), "JPEG XL"), **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000"),
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".afphoto"), "image editor's file"),
+    **dict.fromkeys((".mov", ".mp4", ".m4v", ".avi", ".webm", ".3gp"), "film"), ".pdf": "PDF",
+    **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".gz"), "archive"), ".icloud": PLACEHOLDER,
+    **dict.fromkeys((".crdownload", ".part", ".download", ".partial"), "unfinished download"),
+}  # fmt: skip
+"""Suffix -> kind of a file that may hold photos but is not read."""
+MOST_FOLDERS = 1000
 MAX_NAME_BYTES = 200
 
 SIGNATURES = {
@@ -48,7 +64,8 @@ class Opened:
     pixels: RGB, uint8, shape (H, W, 3), upright, sRGB · width_px, height_px: of the full upright picture ·
     scale: the pixels' width relative to the full width, in (0, 1] · taken_at: when, by the camera's clock, ISO 8601
     without a zone, or None · jpeg_quality: 1 to 100, as libjpeg counts, for its tables; None if it is no JPEG ·
-    profile: the colour profile that the pixels were in before, or None · file_bytes: size of the file.
+    profile: the colour profile that the pixels were in before, or None · file_bytes: size of the file · made_by: which
+    mark in the file says that a model generated the picture, or None.
     """
 
     pixels: np.ndarray
@@ -59,6 +76,7 @@ class Opened:
     jpeg_quality: int | None = None
     profile: str | None = None
     file_bytes: int = 0
+    made_by: str | None = None
 
 
 # --- finding ------------------------------------------------------------------------------------------------------
@@ -87,12 +105,46 @@ def find_photos(folder: Path) -> list[Path]:
         raise NoPhotos(f"the photo folder {_words(str(folder))} {what}.", "", next_step) from error
     photos = [f for f in map(folder.joinpath, names) if f.suffix.lower() in SUFFIXES or kind_of(_head(f))]
     if not photos:
+        others = left_out(folder)
         raise NoPhotos(
             f"{_words(str(folder))} holds no photo among its {len(names)} files.",
-            f"Photos end in {', '.join(sorted(SUFFIXES))}.",
-            "Put 10-20 photos of one person there.",
+            f"Not looked at: {others}." if others else f"Photos end in {', '.join(sorted(SUFFIXES))}.",
+            "Put 10-20 photos of one person there" + (", as JPEG, and in no subfolder." if others else "."),
         )
     return photos
+
+
+def left_out(folder: Path) -> str:
+    """Return in words what may hold photos in a folder but is not looked at; empty if there is nothing.
+
+    That is photos in subfolders (except a run's folder), files of kinds that are not read, and the small files that a
+    cloud's client leaves in place of photos.
+    """
+    photos, folders, kinds = 0, 0, Counter()
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            found = _photos_below(Path(entry))
+            photos, folders = photos + found, folders + bool(found)
+        elif entry.is_file(follow_symlinks=False):
+            kind = UNREAD.get(os.path.splitext(entry.name)[1].lower())
+            if kind and (not entry.name.startswith(".") or kind == PLACEHOLDER) and not kind_of(_head(Path(entry))):
+                kinds[kind] += 1
+    words = [f"{photos} photo{'s' * (photos != 1)} in {folders} subfolder{'s' * (folders != 1)}"] if photos else []
+    return ", ".join(words + [f"{count} {kind}" for kind, count in sorted(kinds.items())])
+
+
+def _photos_below(folder: Path) -> int:
+    """Return how many files below a folder are named like photos, without those of run folders, which hold copies."""
+    count = 0
+    for seen, (place, folders, names) in enumerate(os.walk(folder)):
+        if seen >= MOST_FOLDERS:
+            break
+        if os.path.exists(os.path.join(place, "photos", "manifest.json")):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        count += sum(os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") for name in names)
+    return count
 
 
 def _head(path: Path) -> bytes:
@@ -208,7 +260,7 @@ def _explained(error: Exception) -> tuple[str, str]:
     if isinstance(error, Image.DecompressionBombError):
         pixels = re.search(r"(\d+) pixels", text)
         claim = f"it claims {pixels[1] if pixels else 'far too many'} pixels"
-        return f"{claim}, at most {MAX_PIXELS} are read, of a JPEG {MAX_JPEG_PIXELS}", AS_JPEG
+        return f"{claim}, at most {MAX_PIXELS} are read, of a JPEG {MAX_JPEG_CLAIM}", SMALLER
     if isinstance(error, UnidentifiedImageError):
         return "it is damaged at its beginning", "Copy it again from where it came from, or export it."
     if isinstance(error, PermissionError):
@@ -228,22 +280,41 @@ def _open(file: Source, least_px: int | None) -> Opened:
         raise Refused(what, "Give a JPEG, PNG, WebP, HEIC, AVIF, TIFF, GIF or BMP file.")
     if kind == "HEIF":
         _learn_heif()
-    file.seek(0)
-    picture = Image.open(file, formats=(kind,))
+    picture = decoding.open_as(kind, file)
     decoding.refuse_bomb(picture, file)
-    whole_px, drafted = picture.size, decoding.draft(picture, least_px)
+    counted_px = decoding.draft(picture, least_px)
     quality = decoding.jpeg_quality(getattr(picture, "quantization", None))
-    turn, taken_at = decoding.turn_and_time(picture)
-    picture.load()
-    whole_px = whole_px if drafted else picture.size  # a HEIC knows its size only now
-    profile = picture.info.get("icc_profile")
-    picture = decoding.flat(decoding.reduced(picture, least_px))
-    picture, profile_name = decoding.to_srgb(decoding.reduced(picture, least_px), profile)
+    tags = metadata.exif_of(picture)
+    turn, taken_at = decoding.turn_and_time(picture, tags)
+    made_by = metadata.made_by(picture, tags, file)
+    planes = decoding.joined_planes(picture, file)
+    if planes is picture:
+        picture.load()
+    whole_px = counted_px or planes.size  # a HEIC knows its size only now
+    profile = _profile_of(picture, tags, file)
+    picture = decoding.flat(decoding.reduced(planes, least_px))
+    picture, profile_name = colour.to_srgb(decoding.reduced(picture, least_px), profile)
     if turn in TURNS:
         picture, whole_px = picture.transpose(TURNS[turn]), whole_px[::-1] if turn >= 5 else whole_px
     scale = picture.width / whole_px[0]
     name, size = profile_name and _words(profile_name), file.seek(0, os.SEEK_END)
-    return Opened(np.asarray(picture), *whole_px, scale, taken_at, quality, name, size)
+    return Opened(np.asarray(picture), *whole_px, scale, taken_at, quality, name, size, made_by)
+
+
+def _profile_of(picture: Image.Image, tags: metadata.Tags, file: Source) -> bytes | None:
+    """Return the colour profile that a file gives for its pixels; None for sRGB, and if it gives none.
+
+    Source: PNG (third edition), 4.3: cICP before iCCP before sRGB before gAMA and cHRM.
+    """
+    own = picture.info.get("icc_profile")
+    if (cicp := None if own and picture.format != "PNG" else metadata.cicp_of(picture, file)) is not None:
+        return colour.profile_from_cicp(*cicp)
+    if own:
+        return own
+    if picture.format == "PNG":
+        said = picture.info
+        return None if "srgb" in said else colour.profile_from_png(said.get("gamma"), said.get("chromaticity"))
+    return colour.adobe_rgb() if metadata.is_adobe_rgb(tags) else None
 
 
 @functools.cache

@@ -24,10 +24,10 @@ from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.controls import Controls, Guide, load_controls
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
+from headshotkit.metadata import ORIGIN
 from headshotkit.photos import png_bytes, read_photo
 from headshotkit.records import Lora, Record
 from headshotkit.run import Run, write_atomic
-from headshotkit.session import ORIGIN
 
 FOLDER = "pictures"
 PERSON = "{person}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from headshotkit.plots import BLUE, GREY, RED, Plot, Table
+from headshotkit.plots import BLUE, GREY, Plot, Table
 from headshotkit.run import Run
 from headshotkit.variety import EXPRESSIONS, POSES, Axis, Coverage
 
@@ -24,6 +24,9 @@ def plot_coverage(run: Run) -> Plot:
     for number, axis in enumerate(covered.axes):
         _draw_bars(figure.add_subplot(places[number // 3, 1 + number % 3]), axis)
     figure.suptitle(f"{covered.photos} kept photos show {covered.moments} moments (a burst is one)", fontsize=11)
+    figure.supxlabel(
+        "bars count moments (the best photo of each); the table of chosen photos counts photos", fontsize=8
+    )
     return figure
 
 
@@ -57,7 +60,7 @@ def _draw_bars(axes, axis: Axis) -> None:
     for y, (value, count) in enumerate(rows):
         axes.barh(y, count, color=BLUE if value == axis.most else GREY, height=0.7)
         words = f" {count}, {axis.share:.0%}" if value == axis.most else f" {count}" if count else " none"
-        axes.text(count, y, words, va="center", fontsize=8, color="black" if count else RED)
+        axes.text(count, y, words, va="center", fontsize=8, color="black", style="normal" if count else "italic")
     axes.set(yticks=range(len(rows)), xlim=(0, 1.45 * longest), ylim=(max(len(rows), 3) - 0.4, -0.6))
     axes.set_yticklabels([value for value, _ in rows], fontsize=8)
     axes.set_title(axis.name, fontsize=9)
@@ -77,7 +80,14 @@ def table_requests(run: Run) -> Table:
 
 
 def table_chosen(run: Run) -> Table:
-    """The best photos for quality and variety together, in the order in which they were chosen."""
-    chosen = run.manifest("photos")["chosen"]["photos"]
-    rows = [(str(number + 1), one["photo"], one["why"]) for number, one in enumerate(chosen)]
-    return Table(("", "photo", "why"), rows)
+    """Return the best photos for quality and variety together, in the order in which they were chosen.
+
+    Photos of one burst share the number of their moment, which the coverage figure counts once.
+    """
+    judged = run.manifest("photos")
+    moments = {v["photo"]: v["measures"].get("moment") for v in judged["verdicts"]}
+    rows = []
+    for number, one in enumerate(judged["chosen"]["photos"], 1):
+        moment = moments.get(one["photo"])
+        rows.append((str(number), one["photo"], one["why"], "" if moment is None else str(moment + 1)))
+    return Table(("", "photo", "why", "moment"), rows)

@@ -14,9 +14,9 @@ from pathlib import Path
 from headshotkit.errors import TooFewPhotos
 
 REASON_CODES = (
-    "unreadable", "no_face", "crowd", "many_faces", "cropped_face", "small_face", "dark", "bright", "tilted", "pale",
-    "noisy", "blurred", "compressed", "greyscale", "occluded", "profile", "moved", "eyes_closed", "grimace",
-    "unrecognisable", "other_person", "duplicate", "surplus",
+    "unreadable", "generated", "no_face", "crowd", "many_faces", "cropped_face", "small_face", "dark", "bright",
+    "tilted", "framed", "pale", "noisy", "blurred", "compressed", "greyscale", "occluded", "profile", "moved",
+    "eyes_closed", "grimace", "unrecognisable", "other_person", "duplicate", "surplus",
 )  # fmt: skip
 
 
@@ -239,11 +239,12 @@ class Score(Record):
     sharpness: float | None
 
 
-def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "") -> list[Verdict]:
-    """The kept verdicts, if they are enough.
+def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "", left_out: str = "") -> list[Verdict]:
+    """Return the kept verdicts, if they are enough.
 
     Args:
         advice: what the coach asks for, for the error.
+        left_out: what is in the photo folder but was not looked at, for the error.
     Raises:
         TooFewPhotos: fewer than `at_least` were kept; the error counts the refusals by their reason.
     """
@@ -252,9 +253,11 @@ def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "") -> lis
         return kept
     refused = Counter(v.reasons[0].code for v in verdicts if v.reasons and not v.kept)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common()) or "none was refused"
+    advice = advice or f"Add {at_least - len(kept)} or more sharp photos of one person."
     raise TooFewPhotos(
         f"kept {len(kept)} of {len(verdicts)} photos, training needs {at_least}.",
-        f"Refused: {counts}; the number and the limit of each are in photos/manifest.json.",
-        f"{advice or f'Add {at_least - len(kept)} or more sharp photos of one person.'}"
-        f" Or lower --min-photos (now {at_least}).",
+        f"Refused: {counts}; the number and the limit of each are in photos/manifest.json."
+        + (f" Not looked at: {left_out}." if left_out else ""),
+        ("Put the photos that were not looked at into the folder itself, as JPEG. " if left_out else "")
+        + f"{advice} Or lower --min-photos (now {at_least}).",
     )

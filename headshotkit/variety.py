@@ -25,6 +25,9 @@ SIDE_LIGHT = 0.15
 """Difference of the face's halves from which the light comes from the side."""
 DIM_LUMA, HARD_CLIPPED = 60.0, 0.15
 """Median luma of a face below which the light is dim; fraction of pure white skin above which it is hard."""
+DIM_SHARE, SURELY_DIM_LUMA, LEAST_OWN = 0.5, 48.0, 3
+"""A face is dim below DIM_SHARE of the person's own well-lit luma, because dark skin is not dim light, and always below
+SURELY_DIM_LUMA. With fewer than LEAST_OWN photos, DIM_LUMA is the limit."""
 CLOSE_UP, HALF_BODY = 0.55, 0.3
 """Face height over the photo's shorter side: above, the face fills the frame; below, half of the body is in it."""
 BUSY_STD = 6.0
@@ -115,10 +118,10 @@ def by_moment(verdicts: list[Verdict]) -> list[list[int]]:
 def traits(verdicts: list[Verdict]) -> list[dict[str, str | None]]:
     """Each photo's value on each of AXES, None where it was not measured. Clusters are made among these photos."""
     measures = [v.measures for v in verdicts]
-    backgrounds, clothes = _backgrounds(measures), _clothes(measures)
+    backgrounds, clothes, dim = _backgrounds(measures), _clothes(measures), _dim_luma(measures)
     return [
         {
-            "pose": _pose(m), "expression": _expression(m), "light": _light(m), "framing": _framing(m),
+            "pose": _pose(m), "expression": _expression(m), "light": _light(m, dim), "framing": _framing(m),
             "background": background, "clothes": worn,
         }
         for m, background, worn in zip(measures, backgrounds, clothes, strict=True)
@@ -139,11 +142,19 @@ def _expression(m: dict) -> str | None:
     return None if smile is None else "smiling" if smile >= SMILE else "neutral"
 
 
-def _light(m: dict) -> str | None:
+def _dim_luma(measures: list[dict]) -> float:
+    """Return the luma below which this person's face is in dim light."""
+    own = [m["brightness"] for m in measures if m.get("brightness") is not None]
+    if len(own) < LEAST_OWN:
+        return DIM_LUMA
+    return float(np.clip(DIM_SHARE * np.percentile(own, 75), SURELY_DIM_LUMA, DIM_LUMA))
+
+
+def _light(m: dict, dim: float) -> str | None:
     side, luma = m.get("light_side"), m.get("brightness")
     if side is None or luma is None:
         return None
-    if luma < DIM_LUMA or m.get("clipped", 0.0) > HARD_CLIPPED:
+    if luma < dim or m.get("clipped", 0.0) > HARD_CLIPPED:
         return "dim or hard"
     return "soft" if abs(side) <= SIDE_LIGHT else "from the right" if side > 0 else "from the left"
 

@@ -1,10 +1,11 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
-from conftest import P1
+from conftest import P1, P2
 
-from headshotkit import assess
+from headshotkit import assess, faces
 from headshotkit.config import GateConfig
 from headshotkit.photos import Opened, open_photo
 from headshotkit.records import REASON_CODES
@@ -33,8 +34,35 @@ def test_each_limit_is_exact_and_names_the_number(rule, sight):
     assert rule.code in REASON_CODES and (rule.code == "no_face" or any(c.isdigit() for c in reason.text))
 
 
+def with_beard(image: np.ndarray) -> np.ndarray:
+    """Draw a full black beard that leaves the lips free."""
+    points = faces.detect_faces(image)[0].points
+    mouth, eyes = points[3:].mean(0), float(np.linalg.norm(points[1] - points[0]))
+    centre, beard = (int(mouth[0]), int(mouth[1])), np.zeros(image.shape[:2], np.float32)
+    below = (centre[0], int(mouth[1] + 0.15 * eyes))
+    cv2.ellipse(beard, below, (int(0.98 * eyes), int(0.95 * eyes)), 0, 0, 360, 1, -1)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    aside = np.clip(np.abs(x - mouth[0]) / (0.98 * eyes) - 0.55, 0, 1)
+    beard *= y > points[2][1] + 0.18 * eyes - 0.55 * eyes * aside
+    cv2.ellipse(beard, centre, (int(0.36 * eyes), int(0.11 * eyes)), 0, 0, 360, 0, -1)
+    beard = 0.95 * cv2.GaussianBlur(beard, (0, 0), max(2, 0.04 * eyes))[..., None]
+    hair = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, image.shape[:2]), (0, 0), max(0.8, 0.012 * eyes))
+    drawn = np.array([34, 27, 23]) + 14 * (hair / hair.std())[..., None]
+    return (image * (1 - beard) + drawn * beard).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("photo", [P1 / "p1_05.jpg", P2 / "p2_01.jpg", P2 / "p2_12.jpg"], ids=lambda path: path.stem)
+def test_a_beard_covers_nothing_and_tints_nothing(photo):
+    image = with_beard(open_photo(photo).pixels)
+    sight = assess.look_at(Opened(image, image.shape[1], image.shape[0], 1.0, None))
+    assert assess.reasons_against(sight.measures, GateConfig()) == []
+
+
 def test_every_limit_of_the_config_is_used():
-    set_level = {"min_photos", "max_photos", "min_same_person", "max_hash_distance", "min_duplicate_identity"}
+    set_level = {
+        "min_photos", "max_photos", "min_same_person", "max_hash_distance", "min_duplicate_identity",
+        "min_duplicate_structure", "max_stops_below",
+    }  # fmt: skip
     limits = {f.name for f in dataclasses.fields(GateConfig)}
     assert limits == {rule.limit for rule in assess.RULES} | set_level
 
@@ -46,7 +74,7 @@ def test_turning_left_or_right_counts_alike(sight):
 
 
 def test_the_cause_is_named_and_not_what_follows_from_it(sight):
-    dark = sight.measures | {"brightness": 9.0, "noise": 9.0, "disagreement": 0.5, "recognisable": 3.0}
+    dark = sight.measures | {"visible": 1.0, "noise": 9.0, "disagreement": 0.5, "recognisable": 3.0}
     assert [r.code for r in assess.reasons_against(dark, GateConfig())] == ["dark"]
     two = sight.measures | {"other_face": 0.9, "face_px": 40}
     assert [r.code for r in assess.reasons_against(two, GateConfig())] == ["many_faces", "small_face"]

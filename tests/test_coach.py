@@ -347,29 +347,62 @@ def test_three_people_are_three():
 
 def test_eighteen_photos_of_two_moments():
     verdicts = [photo(f"{m}{i}", moment=m, yaw_deg=-30 * m) for m in range(2) for i in range(9)]
-    (request,) = asked(verdicts)
+    request, *others = asked(verdicts)
     assert (request.code, request.count) == ("moments", 8)
+    assert {other.code for other in others} == {"pose", "expression"}
     assert request.text == "eight photos from other days, in other clothes and places"
     assert request.why == "18 photos show 2 moments, 10 are wanted"
 
 
 def test_a_burst_whose_photos_were_refused_as_duplicates():
     verdicts = [photo(f"{m}", moment=m) for m in range(2)] + [refused(f"d{i}", "duplicate") for i in range(16)]
-    (request,) = asked(verdicts)
+    request = asked(verdicts)[0]
     assert (request.code, request.count) == ("moments", 8)
     assert request.why == "18 photos show 2 moments, 10 are wanted"
 
 
 def test_too_few():
-    (request,) = asked(good_set(4))
+    request, smile = asked(good_set(4))
     assert (request.code, request.count, request.text) == ("few_photos", 6, "six more good photos")
+    assert (smile.code, smile.count) == ("expression", 2)
     assert request.why == "4 of 4 photos were kept, training needs 10"
     assert texts(good_set(9))[0] == "one more good photo"
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("moments", [1, 4])
+def test_a_small_uniform_set_is_asked_to_turn_and_to_smile(count, moments):
+    """Frontal, neutral selfies of one day; with min_photos as low as their number nothing else is in the way."""
+    verdicts = [photo(f"a{i}", moment=i % moments) for i in range(count)]
+    config = GateConfig(min_photos=min(count, 3))
+    codes = [r.code for r in coach.requests(verdicts, coach.coverage(verdicts), config)]
+    assert {"pose", "clothes" if min(count, moments) >= 3 else "expression"} <= set(codes)
+    lacking = coach.requests(
+        [photo(f"a{i}", smile=0.9, yaw_deg=-30) for i in range(count)],
+        coach.coverage([photo(f"a{i}", smile=0.9, yaw_deg=-30) for i in range(count)]),
+        config,
+    )
+    pose = next(r for r in lacking if r.code == "pose")
+    assert "left" not in pose.text and "right" in pose.text and "straight" in pose.text
+
+
+def test_a_small_set_that_shows_everything_once_is_not_asked_for_it_again():
+    shown = [photo("a", yaw_deg=-30), photo("b", yaw_deg=30, smile=0.9, clothes_lab=RED, backdrop_lab=GREY), photo("c")]
+    covered = coach.coverage(shown)
+    assert coach.requests(shown, covered, GateConfig(min_photos=3)) == ()
+
+
+def test_a_dark_skin_in_good_light_is_not_in_dim_light():
+    """Luma 55 to 66 is well lit for the darkest skins; the same luma is dim on a face that is bright elsewhere."""
+    own = [photo(f"a{i}", brightness=55 + i) for i in range(12)]
+    assert coach.coverage(own).axis("light").most == "soft"
+    mixed = [photo(f"a{i}", brightness=55 if i < 3 else 150) for i in range(12)]
+    assert coach.coverage(mixed).axis("light").count("dim or hard") == 3
+
+
 def test_too_few_for_they_are_blurred():
     verdicts = [*good_set(4), *(refused(f"b{i}", "blurred") for i in range(5)), refused("c", "no_face")]
-    assert [(r.code, r.count) for r in asked(verdicts)] == [("few_photos", 6), ("refused_blurred", 5)]
+    assert [(r.code, r.count) for r in asked(verdicts)][:2] == [("few_photos", 6), ("refused_blurred", 5)]
     assert asked(verdicts)[1].text == "sharp photos: hold still, touch the face on the screen to focus"
     assert asked(verdicts)[1].why == "5 of 10 photos were refused as blurred"
 
@@ -398,7 +431,7 @@ def test_an_overruled_stranger_is_no_stranger():
 
 
 def test_requests_go_to_json_and_back():
-    (request,) = asked(good_set(4))
+    request = asked(good_set(4))[0]
     assert coach.Request.from_dict(json.loads(json.dumps(request.to_dict()))) == request
     chosen = coach.choose_photos(good_set())
     assert coach.Choice.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen

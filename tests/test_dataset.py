@@ -416,3 +416,17 @@ def test_a_token_that_names_something_is_refused_before_anything_is_written(prep
     with pytest.raises(BadConfig, match=said):
         build_dataset(prepared_run, DatasetConfig.for_base("mini", token=token))
     assert prepared_run.manifest("dataset")["config"]["token"] == "ohwx"
+
+
+def test_own_pictures_in_the_training_folder_are_named_as_not_used(prepared_run, capsys):
+    folder = prepared_run.path("dataset")
+    (folder / "mine.png").write_bytes(b"x")
+    (folder / "mine.txt").write_text("photo of ohwx man")
+    capsys.readouterr()
+    dataset = build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man"))
+    said = capsys.readouterr().err
+    assert "2 files" in said and "mine.png, mine.txt" in said and "mine" not in str(dataset.photos)
+    (folder / "mine.png").unlink()
+    (folder / "mine.txt").unlink()
+    build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man"))
+    assert "not used" not in capsys.readouterr().err

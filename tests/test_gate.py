@@ -2,19 +2,25 @@ import io
 import json
 import os
 import shutil
+import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import P1, P2
-from PIL import Image
+from conftest import P1, P2, SHARED, open_picture
+from PIL import Image, ImageOps
 
+from headshotkit import assess
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing
-from headshotkit.gate import judge_photos, main_person, people
+from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing, TooFewPhotos
+from headshotkit.flow import Options, do_stage
+from headshotkit.gate import copy_judged, judge_photos, main_person, people
+from headshotkit.metadata import ORIGIN
 from headshotkit.overrule import overrule_verdict
+from headshotkit.photos import Opened, digest_of, left_out, open_photo, png_bytes
 from headshotkit.records import REASON_CODES
 from headshotkit.run import Run
 
@@ -114,6 +120,10 @@ def test_the_minority_of_a_mixed_folder_is_somebody_else(tmp_path):
     assert all(v.photo.startswith("p2") == v.kept for v in verdicts)
 
 
+AS_BURST = GateConfig(max_hash_distance=0, min_duplicate_structure=2)
+"""Pieces of one photo stand for a burst's, so that they must not count as one picture."""
+
+
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -181,7 +191,7 @@ def test_a_decompression_bomb_is_refused_by_its_claim(tmp_path):
 def folder_of(tmp_path, **photos) -> Path:
     """A photo folder: name -> file to copy, or encoded bytes."""
     folder = tmp_path / "photos"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name, source in photos.items():
         data = source if isinstance(source, bytes) else source.read_bytes()
         (folder / f"{name}.jpg").write_bytes(data)
@@ -210,7 +220,7 @@ def test_a_burst_is_one_moment(tmp_path):
     with Image.open(P1 / "p1_04.jpg") as image:
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
-    verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig(max_hash_distance=0))
+    verdicts = judge_photos(folder, Run(tmp_path / "run"), AS_BURST)
     moments = {v.photo: v.measures["moment"] for v in verdicts}
     assert len({moments[name] for name in moments if name.startswith("burst")}) == 1
     assert moments["other.jpg"] not in {moments[name] for name in moments if name.startswith("burst")}
@@ -221,8 +231,7 @@ def test_a_second_photo_of_a_moment_is_kept_only_where_there_are_too_few(tmp_pat
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
     few, enough = (
-        judge_photos(folder, Run(tmp_path / f"run{least}"), GateConfig(max_hash_distance=0, min_photos=least))
-        for least in (4, 2)
+        judge_photos(folder, Run(tmp_path / f"run{least}"), replace(AS_BURST, min_photos=least)) for least in (4, 2)
     )
     assert sum(v.kept for v in few) == 4 and sum(v.kept for v in enough) == 2
     assert all("better photo of the same moment" in v.reasons[0].text for v in enough if not v.kept)
@@ -326,3 +335,126 @@ def test_a_photo_without_a_face_cannot_be_kept(small_run):
     with pytest.raises(CannotKeep, match="no longer in"):
         overrule_verdict(run, "grey.jpg", kept=True)
     assert not run.manifest("photos")["verdicts"][-2]["kept"]
+
+
+# --- photos as people have them -----------------------------------------------------------------------------------
+
+
+def codes_of(folder, tmp_path, **limits) -> dict[str, list[str]]:
+    verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig(**limits))
+    return {v.photo.removesuffix(".jpg"): [r.code for r in v.reasons] for v in verdicts}
+
+
+def test_pictures_that_were_generated_are_refused_and_can_be_kept_all_the_same(tmp_path):
+    drawn = png_bytes(open_picture(P1 / "p1_08.jpg"), Software=ORIGIN)
+    folder = folder_of(tmp_path, a=P1 / "p1_04.jpg", drawn=drawn)
+    assert codes_of(folder, tmp_path) == {"a": [], "drawn": ["generated"]}
+    assert overrule_verdict(Run(tmp_path / "run"), "drawn.jpg", kept=True).kept
+
+
+def test_upside_down_lying_tinted_and_framed_photos_are_named_as_such(tmp_path):
+    photo = open_picture(P1 / "p1_13.jpg")
+    framed = Image.new("RGB", (photo.width, photo.height + 300), (30, 120, 220))
+    framed.paste(photo.convert("L").convert("RGB"), (0, 150))
+    folder = folder_of(
+        tmp_path, down=encoded(photo.rotate(180), "JPEG"), left=encoded(photo.rotate(90), "JPEG"),
+        right=encoded(photo.rotate(-90), "JPEG"), sepia=encoded(ImageOps.colorize(photo.convert("L"), (0, 0, 0),
+        (255, 221, 172)), "JPEG"), screen=encoded(framed, "JPEG"), fine=encoded(photo, "JPEG"),
+    )  # fmt: skip
+    assert codes_of(folder, tmp_path) == {
+        "down": ["tilted"], "left": ["tilted"], "right": ["tilted"], "sepia": ["greyscale"],
+        "screen": ["greyscale", "framed"], "fine": [],
+    }  # fmt: skip
+
+
+def test_a_picture_is_a_duplicate_however_it_was_changed(tmp_path):
+    photo = open_picture(P1 / "p1_04.jpg")
+    changed = {
+        "small": photo.resize((500, 500)), "mirrored": photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "cut": photo.crop((60, 40, 740, 720)), "leaning": photo.rotate(5, Image.Resampling.BICUBIC),
+        "bright": photo.point(lambda value: min(255, value * 1.1)),
+    }  # fmt: skip
+    folder = folder_of(
+        tmp_path, a=encoded(photo, "JPEG", quality=97), other=P1 / "p1_08.jpg",
+        **{name: encoded(image, "JPEG", quality=85) for name, image in changed.items()},
+    )  # fmt: skip
+    assert codes_of(folder, tmp_path) == {"a": [], "other": [], **dict.fromkeys(changed, ["duplicate"])}
+
+
+def test_a_face_far_darker_than_on_the_others_is_dark_whatever_its_skin(tmp_path):
+    """A gate that lets dark faces pass on their own still compares them with the person's other photos."""
+    limit = {"max_stops_below": 3.5, "min_visible": 0.5, "min_contrast": 0.5}
+    for share in (1.0, 0.5):  # the same photos as of a darker skin
+        folder = folder_of(
+            tmp_path / str(share),
+            **{name: encoded(open_picture(P1 / f"p1_{name[1:]}.jpg").point(lambda v, s=share: v * s), "PNG")
+               for name in ("n04", "n08", "n12")},
+            dim=encoded(open_picture(P1 / "p1_15.jpg").point(lambda v, s=share: v * s * 0.4), "PNG"),
+            dark=encoded(open_picture(P1 / "p1_16.jpg").point(lambda v, s=share: v * s * 0.2), "PNG"),
+        )  # fmt: skip
+        found = codes_of(folder, tmp_path / str(share), **limit)
+        assert found == {"n04": [], "n08": [], "n12": [], "dim": [], "dark": ["dark"]}
+
+
+def test_what_is_not_looked_at_is_said(tmp_path):
+    folder = folder_of(tmp_path, a=P1 / "p1_04.jpg")
+    for name in ("more/b.jpg", "more/deep/c.heic", "run/photos/manifest.json", "run/photos/kept/d.jpg", ".cache/e.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    for name in ("x.CR3", "y.jxl", "z.mov", ".IMG_3.HEIC.icloud", "notes.txt", "._a.jpg"):
+        (folder / name).write_bytes(b"x")
+    said = "2 photos in 1 subfolder, 1 JPEG XL, 1 film, 1 placeholder of a file that is only in the cloud"
+    said += ", 1 raw file (CR3)"
+    assert left_out(folder) == said
+    run = Run(tmp_path / "run")
+    judge_photos(folder, run)
+    assert said in run.manifest("photos")["outcome"]
+    for stage in ("photos", "dataset"):
+        with pytest.raises(TooFewPhotos) as error:
+            do_stage(stage, run, Options(photos=folder, base="mini"))
+        assert said in error.value.why
+    (folder / "y.jxl").unlink()
+    judge_photos(folder, run)  # nothing is judged again
+    assert "JPEG XL" not in run.manifest("photos")["outcome"]
+    (folder / "a.jpg").unlink()
+    with pytest.raises(NoPhotos, match="2 photos in 1 subfolder"):
+        judge_photos(folder, run)
+
+
+def test_kept_photos_that_were_edited_are_copied_again_and_strange_ones_named(small_run, capsys):
+    run, folder = small_run
+    kept = run.path("photos") / "kept"
+    open_picture(kept / "a.jpg").resize((99, 99)).save(kept / "a.jpg")
+    (kept / "b.jpg").unlink()
+    (kept / "mine.jpg").write_bytes(b"x")
+    capsys.readouterr()
+    judge_photos(folder, run, GateConfig(min_photos=2))
+    said = capsys.readouterr().err
+    assert all((kept / name).read_bytes() == (folder / name).read_bytes() for name in ("a.jpg", "b.jpg", "c.jpg"))
+    assert "2 photos" in said and "a.jpg, b.jpg" in said and "mine.jpg" in said and (kept / "mine.jpg").exists()
+    judge_photos(folder, run, GateConfig(min_photos=2))
+    assert "copied again" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_photo_that_becomes_a_pipe_before_it_is_copied_does_not_hang(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"photo")
+    digest = digest_of(tmp_path / "a.jpg")
+    assert copy_judged(tmp_path / "a.jpg", tmp_path / "copy.jpg", digest)
+    (tmp_path / "a.jpg").unlink()
+    os.mkfifo(tmp_path / "a.jpg")
+    assert not copy_judged(tmp_path / "a.jpg", tmp_path / "second.jpg", digest)
+    assert not (tmp_path / "second.jpg").exists()
+
+
+@pytest.mark.skipif(not (SHARED / "london").is_dir(), reason="needs ../shared/assets/london")
+def test_low_light_refuses_no_skin_more_than_another():
+    """The lightest and the darkest of four real people, 3 stops down: ArcFace knows all, and all pass."""
+    sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+    from skin_tones import KNOWN, dimmed
+
+    for person in ("003", "038", "011", "018"):
+        image = open_photo(SHARED / "london" / f"{person}_neutral.jpg", assess.LEAST_PX).pixels
+        seen, dim = (assess.look_at(Opened(x, *x.shape[1::-1], 1.0, None)) for x in (image, dimmed(image, 3)))
+        assert float(seen.embedding @ dim.embedding) > KNOWN
+        assert assess.reasons_against(dim.measures, GateConfig()) == []

@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 from conftest import P1, open_picture
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from headshotkit import faces, measures
+from headshotkit.config import GateConfig
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +91,75 @@ def test_light_from_the_right_is_positive(aligned):
     assert measures.light_side(lit[:, ::-1]) == pytest.approx(-measures.light_side(lit), abs=0.01)
 
 
-def test_greyscale_has_no_colour(good_photo):
-    grey = np.repeat(good_photo.mean(2, keepdims=True).astype(np.uint8), 3, 2)
-    assert measures.colourfulness(grey) == 0 and measures.colourfulness(good_photo) > 15
+TINTS = {
+    "grey": ("black", "white"), "sepia": ((0, 0, 0), (255, 221, 172)), "faded sepia": ((40, 25, 10), (255, 240, 200)),
+    "blue": ((0, 0, 30), (210, 230, 255)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tint", TINTS)
+@pytest.mark.parametrize("name", ["p1/p1_04", "p2/p2_04"])
+def test_one_tint_has_no_hues(name, tint):
+    photo = open_picture(P1.parent / f"{name}.jpg")
+    buffer = io.BytesIO()
+    ImageOps.colorize(photo.convert("L"), *TINTS[tint]).save(buffer, "JPEG", quality=85)
+    points = faces.detect_faces(np.asarray(photo))[0].points
+    seen, tinted = (faces.align_face(np.asarray(p), points, 128) for p in (photo, Image.open(buffer).convert("RGB")))
+    assert measures.hue_spread(tinted) < GateConfig.min_hue_spread < 2.3 < measures.hue_spread(seen)
+
+
+def test_hues_stay_in_low_light_and_where_light_is_warm(aligned):
+    whole = measures.hue_spread(aligned)
+    for light in ([0.3, 0.3, 0.3], [1, 0.8, 0.55], [0.4, 0.3, 0.2]):
+        assert measures.hue_spread((aligned * light).astype(np.uint8)) > 0.6 * whole
+    pale = (127 + (aligned.astype(float) - 127) * 0.3).round().astype(np.uint8)
+    assert measures.hue_spread(pale) > 0.6 * whole
+    assert measures.hue_spread(np.zeros_like(aligned)) is None
+
+
+def test_a_face_in_the_dark_is_visible_by_its_contrast(aligned):
+    assert measures.visible(aligned) == pytest.approx(measures.contrast(aligned))
+    dim = (aligned * 0.3).astype(np.uint8)
+    assert measures.visible(dim) == pytest.approx(measures.contrast(dim)) and measures.visible(dim) > 5
+    assert measures.visible((aligned * 0.05).astype(np.uint8)) < 5
+    pale = (200 + aligned * 0.02).astype(np.uint8)
+    assert measures.visible(pale) > 5 > measures.contrast(pale)
+
+
+def test_a_beard_is_not_a_light_bar_over_the_eyes(aligned):
+    bearded = aligned.copy()
+    bearded[82:, 24:104] = np.random.default_rng(0).normal(28, 8, (46, 80, 1)).clip(0, 255).astype(np.uint8)
+    assert measures.eye_contrast(bearded) == pytest.approx(measures.eye_contrast(aligned), rel=0.25)
+    eyes = aligned.copy()
+    eyes[52:66, 28:100] = 255
+    assert measures.eye_contrast((eyes * [0.9]).astype(np.uint8)) > measures.eye_contrast(bearded) + 0.2
+
+
+@pytest.mark.parametrize("colour", [(20, 10, 10), (220, 120, 150), (30, 60, 200), (90, 50, 30)])
+def test_a_drawn_nose_is_no_skin(colour):
+    photo = open_picture(P1 / "p1_04.jpg")
+    face = faces.detect_faces(np.asarray(photo))[0]
+    aligned = faces.align_face(np.asarray(photo), face.points, 128)
+    nose = faces.ARCFACE_TEMPLATE[2] * 128
+    drawn = Image.fromarray(aligned)
+    ImageDraw.Draw(drawn).ellipse((nose[0] - 9, nose[1] - 5, nose[0] + 9, nose[1] + 8), fill=colour)
+    assert measures.nose_free(np.asarray(drawn), nose) < 0.4 < 0.5 < measures.nose_free(aligned, nose)
+
+
+def test_bars_are_plain_and_end_straight(good_photo):
+    assert measures.bars(good_photo) == 0
+    for pad in (((100, 100), (0, 0)), ((0, 0), (60, 90)), ((40, 180), (40, 40)), ((0, 150), (0, 0))):
+        for fill in (0, 255, 90):
+            framed = np.pad(good_photo, (*pad, (0, 0)), constant_values=fill)
+            sides = [sorted(p[k] / n for k in (0, 1)) for p, n in zip(pad, framed.shape, strict=False)]
+            least = max(high if high >= 1 / 12 else low for low, high in sides)
+            buffer = io.BytesIO()
+            Image.fromarray(framed).save(buffer, "JPEG", quality=80)
+            assert measures.bars(np.asarray(Image.open(buffer))) == pytest.approx(least, abs=0.02)
+    wall = np.full((400, 300, 3), 235, np.uint8)
+    y, x = np.mgrid[:400, :300]
+    wall[((x - 150) / 80) ** 2 + ((y - 260) / 200) ** 2 < 1] = (160, 120, 100)  # a head in front of a white wall
+    assert measures.bars(wall) == 0 and measures.bars(np.full((40, 30, 3), 9, np.uint8)) == 0
 
 
 def test_colours_are_in_cielab():

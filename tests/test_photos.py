@@ -114,6 +114,24 @@ def test_the_time_of_taking_is_read(opened, picture, kind, moment, part, said):
     assert opened(encoded(picture, kind, exif=exif.tobytes())).taken_at == said
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_makers_large_block_hides_neither_orientation_nor_time(opened, picture, kind, order):
+    turned, _ = stored(picture, 6)
+    entries = struct.pack(f"{order}2HIHH", 274, 3, 1, 6, 0) + struct.pack(f"{order}2H2I", 0x8769, 4, 1, 38)
+    own = struct.pack(f"{order}2H2I", 0x9003, 2, 20, 56)
+    block = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, 2) + entries + bytes(4)
+    block += struct.pack(f"{order}H", 1) + own + bytes(4) + b"2024:05:01 12:30:00\0" + bytes(3 * 2**20)
+    found = opened(encoded(turned, kind, exif=b"Exif\0\0" + block, **LOSSLESS[kind]))
+    assert off(found.pixels, picture) == 0 and found.taken_at == "2024-05-01T12:30:00"
+
+
+def test_orientation_from_xmp_where_there_is_no_exif(opened, picture):
+    turned, _ = stored(picture, 8)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+    assert off(opened(encoded(turned, "WEBP", xmp=xmp, lossless=True)).pixels, picture) == 0
+
+
 @pytest.mark.parametrize("quality", [20, 50, 75, 92, 100])
 def test_jpeg_quality_is_read_from_the_tables(opened, picture, quality):
     assert abs(opened(encoded(picture, "JPEG", quality=quality)).jpeg_quality - quality) <= 1
@@ -219,6 +237,74 @@ def test_a_phones_mpo_is_decoded_at_a_smaller_scale_too(opened, picture):
     whole = picture.resize((960, 640))
     found = opened(encoded(whole, "MPO", save_all=True, append_images=[whole]), 200)
     assert found.pixels.shape == (160, 240, 3) and found.width_px == 960 and found.jpeg_quality == 75
+
+
+# --- TIFF layouts ---------------------------------------------------------------------------------------------------
+
+DEPTHS = {"u1": (8, 1), "u2": (16, 1), "u4": (32, 1), "f4": (32, 3)}
+
+
+def planar_tiff(pixels: np.ndarray, depth: str, order: str, alpha: bool = False) -> bytes:
+    """A TIFF whose channels lie one after the other, each in two strips; 8 bit pixels, stretched to the depth."""
+    bits, form = DEPTHS[depth]
+    scale = {"u1": 1, "u2": 257, "u4": 16843009, "f4": 1 / 255}[depth]
+    channels, (height, width) = pixels.shape[2], pixels.shape[:2]
+    planes = np.moveaxis((pixels.astype(float) * scale).astype(order + depth), 2, 0)
+    half = height // 2
+    strips = [part.tobytes() for plane in planes for part in (plane[:half], plane[half:])]
+    tags = [(256, [width]), (257, [height]), (258, [bits] * channels), (259, [1]),
+            (262, [{1: 1, 2: 1, 3: 2, 4: 2 if alpha else 5}[channels]]), (273, None), (277, [channels]), (278, [half]),
+            (279, [len(s) for s in strips]), (284, [2]), (339, [form] * channels)]  # fmt: skip
+    tags = sorted([*tags, (338, [2])] if alpha else tags)
+    behind_at = 8 + 2 + 12 * len(tags) + 4
+    pixels_at = behind_at + 4 * sum(len(v or strips) for _, v in tags)
+    places = [pixels_at + sum(map(len, strips[:n])) for n in range(len(strips))]
+    entries, behind = b"", b""
+    for tag, values in tags:
+        values = places if values is None else values
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        entries += struct.pack(f"{order}2HI", tag, 4, len(values))
+        entries += packed if len(values) == 1 else struct.pack(f"{order}I", behind_at + len(behind))
+        behind += packed
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return (head + entries + bytes(4) + behind).ljust(pixels_at, b"\0") + b"".join(strips)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("depth", list(DEPTHS))
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "RGBA", "LA"])
+def test_channels_that_lie_one_after_the_other(opened, picture, mode, depth, order):
+    image = picture.convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(np.tile(np.repeat([255, 0], 48), (64, 1)).astype(np.uint8)))
+    data = planar_tiff(np.asarray(image), depth, order, mode in ("RGBA", "LA"))
+    if (mode, depth) not in [(m, d) for m in ("RGB", "RGBA", "CMYK") for d in ("u1", "u2")] + [("LA", "u1")]:
+        with pytest.raises(Unreadable, match=f"TIFF of {len(mode)} channels of {DEPTHS[depth][0]} bit"):
+            opened(data)
+    else:
+        assert off(opened(data).pixels, decoding.flat(image).convert("RGB")) <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_unsigned_grey_of_32_bit(opened, picture, order):
+    grey = np.asarray(picture.convert("L"))[..., None]
+    data = planar_tiff(grey, "u4", order)
+    try:
+        found = opened(data).pixels
+    except Unreadable as error:  # Pillow reads one byte order alone
+        assert order == ">" and "1 channel of 32 bit" in error.happened
+    else:
+        assert off(found, np.repeat(grey, 3, 2)) == 0
+
+
+def test_a_layout_that_cannot_be_read_is_named_with_a_way_out(opened, picture):
+    """32 bit float, three channels interleaved, as image editors save HDR pictures."""
+    pixels = (np.asarray(picture) / 255).astype("<f4")
+    tags = [(256, 4, 1, 96), (257, 4, 1, 64), (258, 3, 1, 32), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 134),
+            (277, 3, 1, 3), (278, 4, 1, 64), (279, 4, 1, pixels.nbytes), (339, 3, 1, 3)]  # fmt: skip
+    with pytest.raises(Unreadable, match="TIFF of 3 channels of 32 bit float") as error:
+        opened(tiff_of(tags, pixels.tobytes()))
+    assert "8 bit" in error.value.next_step
 
 
 # --- colour -------------------------------------------------------------------------------------------------------
@@ -343,6 +429,28 @@ def test_pixels_at_the_limit_are_read(opened, monkeypatch):
     monkeypatch.setattr(decoding, "MAX_PIXELS", 6400)
     assert opened(png_of(100, 64)).width_px == 100
     assert "= 6500 pixels" in refusal(opened, png_of(100, 65))
+
+
+def test_a_jpeg_too_large_is_read_at_a_part_of_its_size(opened, picture, monkeypatch):
+    """As a phone's 200 megapixels are; each size that is asked for counts the same whole."""
+    monkeypatch.setattr(decoding, "MAX_JPEG_PIXELS", 100_000)
+    whole = picture.resize((603, 402))
+    for turn in (1, 6):
+        turned, exif = stored(whole, turn)
+        data = encoded(turned, "JPEG", quality=95, exif=exif)
+        for least_px, side in ((None, 302), (200, 302), (100, 151)):
+            found = opened(data, least_px)
+            assert (found.width_px, found.height_px) == (302, 201) and found.pixels.shape[1] == side
+            assert found.scale == side / 302
+            assert off(found.pixels, whole.resize(found.pixels.shape[1::-1], Image.Resampling.BOX)) < 4
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("JPEG", "MAX_JPEG_CLAIM"), ("PNG", "MAX_PIXELS"), ("HEIF", "MAX_PIXELS")])
+def test_too_many_pixels_have_a_next_step_that_helps(opened, picture, monkeypatch, kind, limit):
+    monkeypatch.setattr(decoding, limit, 6000)
+    with pytest.raises(Unreadable, match="= 6144 pixels, at most 6000") as error:
+        opened(encoded(picture, kind))
+    assert "smaller" in error.value.next_step and "JPEG" not in error.value.next_step
 
 
 def test_a_jpeg_of_many_scans_is_refused(opened):

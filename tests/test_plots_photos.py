@@ -96,6 +96,7 @@ def test_coverage_shows_the_grid_and_a_bar_an_axis(tmp_path):
     assert [axes.get_title() for axes in bars] == ["pose", "expression", "light", "framing", "background", "clothes"]
     assert [t.get_text() for t in bars[0].texts] == [" 1", " 3, 75%", " none", " none"]
     assert all(axes.get_xlabel() == "moments" for axes in bars)
+    assert "moments" in figure.get_supxlabel() and "photos" in figure.get_supxlabel()
     assert figure.get_suptitle() == "5 kept photos show 4 moments (a burst is one)"
 
 
@@ -114,10 +115,13 @@ def test_many_colours_are_summed_up(tmp_path):
 
 def test_tables_of_requests_and_of_the_choice(tmp_path):
     run = judged(tmp_path / "few", good_set(4))
-    assert plots_photos.table_requests(run).rows == [
-        ("1", "six more good photos", "4 of 4 photos were kept, training needs 10")
-    ]
+    rows = plots_photos.table_requests(run).rows
+    assert rows[0] == ("1", "six more good photos", "4 of 4 photos were kept, training needs 10") and len(rows) == 2
     assert sorted(row[1] for row in plots_photos.table_chosen(run).rows) == [f"g{i:02d}.jpg" for i in range(4)]
+    burst = judged(tmp_path / "burst", [photo("a", moment=0), photo("b", moment=0), photo("c", moment=1)])
+    assert {row[1]: row[3] for row in plots_photos.table_chosen(burst).rows} == dict.fromkeys(
+        ("a.jpg", "b.jpg"), "1"
+    ) | {"c.jpg": "2"}
     ((number, text, why),) = plots_photos.table_requests(judged(tmp_path / "good", good_set())).rows
     assert (number, why) == ("", "") and text.startswith("Nothing to ask for: 16 photos")
 

@@ -29,6 +29,9 @@ def test_too_few_photos_says_how_many_and_why():
         kept_photos(verdicts, 10)
     with pytest.raises(TooFewPhotos, match="To take next: four photos"):
         kept_photos(verdicts, 10, "To take next: four photos.")
+    with pytest.raises(TooFewPhotos) as error:
+        kept_photos(verdicts, 10, "", "2 photos in 1 subfolder")
+    assert "2 photos in 1 subfolder" in error.value.why and "JPEG" in error.value.next_step
     by_hand = [Verdict("c", True, (Reason("dark", 1, 2, ""),), {}, overruled=True)] * 3
     with pytest.raises(TooFewPhotos, match="Refused: none was refused"):
         kept_photos(by_hand, 10)

@@ -25,8 +25,10 @@ class GateConfig(Config):
     """Smallest width of the main face, px; ArcFace looks at 112 px, so below about 90 it guesses."""
     min_face_inside: float = 0.7
     """Least fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
-    min_brightness: float = 30.0
-    """Least median luma of the face, 0 to 255."""
+    min_visible: float = 5.0
+    """Least contrast of the face, grey levels, or least twelfth of its brightness if that is larger."""
+    max_stops_below: float = 5.0
+    """Largest number of stops of exposure by which a face may be darker than in most of the person's photos."""
     max_clipped: float = 0.4
     """Largest fraction of the face's pixels that are pure white (luma above 250)."""
     max_roll_deg: float = 45.0
@@ -41,14 +43,18 @@ class GateConfig(Config):
     """Least detail in the direction that has least of it; a moved camera takes it from one direction only."""
     max_blockiness: float = 3.0
     """Largest ratio of the steps between a JPEG's blocks to all other steps."""
-    min_colourfulness: float = 3.0
-    """Least colourfulness (Hasler and Suesstrunk); 0 is greyscale."""
+    min_hue_spread: float = 1.8
+    """Least difference of hues of equal brightness on the face, percent; 0 is greyscale, sepia stays below 1.2."""
+    max_bars: float = 0.02
+    """Largest part of the height or width that plain bars along the edges take; more gets into the training picture."""
     min_eye_contrast: float = 0.35
     """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
     max_eye_contrast: float = 1.3
-    """Largest luma of the eye band relative to the cheeks; a light bar, or a beard that isn't one, rise above."""
+    """Largest luma of the eye band relative to the cheeks; a light bar over the eyes rises above."""
     min_skin_share: float = 0.55
     """Least fraction of the face's oval that has the colour of its cheeks and forehead."""
+    min_nose_free: float = 0.4
+    """Least freedom of the nose from what is no skin, in [0, 1]: dark pixels count twice, other colours once."""
     max_disagreement: float = 0.18
     """Largest distance between two landmark models' points, eye distances; 0.05 on a clear face."""
     max_yaw_deg: float = 50.0
@@ -70,6 +76,10 @@ class GateConfig(Config):
     """Two photos whose difference hashes differ in at most so many of 64 bits are candidates for duplicates."""
     min_duplicate_identity: float = 0.9
     """Candidates whose faces are at least so alike (cosine) are duplicates."""
+    min_duplicate_structure: float = 0.96
+    """Photos whose faces share at least this fraction of fine structure are duplicates, even if one was cut, framed,
+    mirrored, made smaller or recoloured. Above 1 is off. Other photos of one person stay below 0.943 (max_copy in
+    config/render.py)."""
 
     def __post_init__(self) -> None:
         demand(
