@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import augment, captions, crops, hub, runtime
+from headshotkit import augment, captions, crops, hub, locks, runtime
 from headshotkit.bases import BASES, find_base
 from headshotkit.captioners import Captioner, source_of
 from headshotkit.class_images import build_class_images
@@ -26,6 +26,7 @@ from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.tokens import check_token
 
 
+@locks.writes("prepare")
 @runtime.frees_memory
 def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     """Turns the kept photos into the training folder.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, measures, runtime
+from headshotkit import faces, locks, measures, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.errors import MissingModel, MissingPackage
 from headshotkit.families import Sampling, load_family
@@ -32,6 +32,7 @@ RECOGNISERS = ("arcface", "dlib")
 GOLDEN = (5**0.5 - 1) / 2
 
 
+@locks.writes("evaluate")
 @runtime.frees_memory
 def evaluate_run(
     run: Run, pairs: int = PAIRS, minutes: float | None = None, clock: Callable[[], float] = time.monotonic

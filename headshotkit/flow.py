@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
-from headshotkit import runtime
+from headshotkit import locks, runtime
 from headshotkit.bases import choose_base
 from headshotkit.checkpoints import newest_step
 from headshotkit.class_images import missing_class_images
@@ -90,6 +90,7 @@ NEED_BASE = ("dataset", "lora", "picked", "headshots")
 """Stages that work with a base; choosing one looks for a GPU, which loads torch."""
 
 
+@locks.writes("run")
 def make_headshots(
     photos: Path | str, out: Path | str, options: Options | None = None, tell: Callable[[str], None] = print
 ) -> Run:
@@ -217,6 +218,7 @@ def run_base(run: Run, options: Options) -> tuple[str, str]:
     return choose_base(options.base)
 
 
+@locks.writes("do_missing")
 def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callable[[str], None] = print) -> None:
     """Does those of the stages that the run does not have, whatever settings the others were made with.
 

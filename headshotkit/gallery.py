@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from headshotkit import locks
 from headshotkit.run import Run, write_atomic
 
 PAGE = "index.html"
@@ -37,6 +38,7 @@ figcaption{color:#aaa}}
 """
 
 
+@locks.writes("gallery")
 def build_gallery(run: Run) -> Path:
     """Writes `gallery/`: index.html, which holds its pictures itself, contact_sheet.png, manifest.json.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess, coach, faces, runtime
+from headshotkit import assess, coach, faces, locks, runtime
 from headshotkit.choice import choose_photos
 from headshotkit.config import GateConfig
 from headshotkit.errors import RunFolderError
@@ -35,6 +35,7 @@ OTHERS = 1
 """`measures["person"]` of the first of the other people; 0 is the main person."""
 
 
+@locks.writes("check")
 def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> list[Verdict]:
     """Judges every photo of a folder and keeps the best of the good ones.
 

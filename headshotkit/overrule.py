@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from headshotkit import locks
 from headshotkit.config import GateConfig
 from headshotkit.errors import CannotKeep, NoPhotos, StageMissing
 from headshotkit.gate import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled
@@ -15,6 +16,7 @@ from headshotkit.records import Verdict
 from headshotkit.run import Run, discard, fingerprint, write_atomic, write_json
 
 
+@locks.writes("overrule_verdict")
 def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
     """Keeps a refused photo, or leaves a kept one out, because a person says so; noted in `overruled.json`.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headshotkit import hub, runtime
+from headshotkit import hub, locks, runtime
 from headshotkit.config import PickConfig, RenderConfig
 from headshotkit.errors import BadConfig, BadPromptBank
 from headshotkit.families import Family, Sampling, load_family
@@ -33,6 +33,7 @@ OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "
 """Settings of RenderConfig that say nothing of how one picture is drawn or judged."""
 
 
+@locks.writes("pick")
 @runtime.frees_memory
 def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = None) -> Pick:
     """Chooses checkpoint and strength, which `render_headshots` then uses.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import crops, faces, runtime
+from headshotkit import crops, faces, locks, runtime
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import demand
 from headshotkit.edges import edge_agreement
@@ -169,6 +169,7 @@ class Studio:
         self.run, self.family, self.controls, self.person = run, None, None, None
         self.loaded: tuple = ()
 
+    @locks.writes("render_pictures")
     def render(self, request: PictureRequest, on_step: Callable[[], None] | None = None) -> list[Picture]:
         """As `render_pictures`."""
         config = RenderConfig.for_base(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headshotkit import runtime
+from headshotkit import locks, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.errors import StageMissing
 from headshotkit.families import Sampling, load_family
@@ -34,6 +34,7 @@ class Preview(Record):
     identity: float | None
 
 
+@locks.writes("render_previews")
 @runtime.frees_memory
 def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person}") -> list[Preview]:
     """Draws one prompt with the bare base and with each snapshot, always from the same noise.

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from headshotkit import hub, runtime
+from headshotkit import hub, locks, runtime
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BadLora
@@ -26,6 +26,7 @@ from headshotkit.run import Run, sha256_of
 from headshotkit.session import Session, Task
 
 
+@locks.writes("generate")
 @runtime.frees_memory
 def render_headshots(
     run: Run, config: RenderConfig, clock: Callable[[], float] = time.monotonic, planned: tuple[str, ...] = ()

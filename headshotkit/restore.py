@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, runtime
+from headshotkit import faces, locks, runtime
 from headshotkit.config import RestoreConfig
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos import png_bytes
@@ -36,6 +36,7 @@ FEATHER = 0.06
 """Width of the soft edge with which a restored face is laid back, in fractions of the square's side."""
 
 
+@locks.writes("restore")
 @runtime.frees_memory
 def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     """Restores the faces of the delivered headshots.

@@ -16,10 +16,11 @@ import os
 import shutil
 import stat
 import time
+import uuid
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 
-from headshotkit import __version__, runtime
+from headshotkit import __version__, locks, runtime
 from headshotkit.errors import DiskFull, RunFolderError, StageMissing
 
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
@@ -38,8 +39,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
     Raises:
         DiskFull: no space is left; the earlier file is untouched.
-        RunFolderError: the place can't be written.
+        RunFolderError: the place can't be written, or the run folder was removed while it was worked in.
     """
+    locks.demand_there(path)
     data = data.encode() if isinstance(data, str) else data
     beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")
     try:
@@ -165,7 +167,10 @@ def edited_captions(folder: Path, photos: list[dict]) -> dict[str, str]:
 
 @dataclass
 class Stage:
-    """One stage's folder while it is worked on. `done` means that its manifest is complete: use it."""
+    """One stage's folder while it is worked on. `done` means that its manifest is complete: use it.
+
+    The manifest's `writer` tells this beginning of the stage from any other.
+    """
 
     folder: Path
     manifest: dict
@@ -176,7 +181,12 @@ class Stage:
         return self.manifest["status"] == "done"
 
     def finish(self, outcome: str, **facts) -> dict:
-        """Completes the manifest with the outcome in words and the stage's own facts, and returns it."""
+        """Completes the manifest with the outcome in words and the stage's own facts, and returns it.
+
+        Raises:
+            RunFolderError: the stage was removed, or begun anew, since it was begun here.
+        """
+        self._demand_own()
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
         self.manifest |= facts
         self.manifest |= {
@@ -190,11 +200,27 @@ class Stage:
         return self.manifest
 
     def note_seconds(self) -> None:
-        """Adds the seconds spent so far to the manifest, so that a resumed stage counts all of its time."""
+        """Adds the seconds spent so far to the manifest, so that a resumed stage counts all of its time.
+
+        Raises:
+            RunFolderError: as `finish`.
+        """
+        self._demand_own()
         now = time.monotonic()
         self.manifest["seconds"] = round(self.manifest.get("seconds", 0.0) + now - self.started_s, 2)
         self.started_s = now
         write_json(self.folder / "manifest.json", self.manifest)
+
+    def _demand_own(self) -> None:
+        """Refuses to write over what another command began here, or into a folder that was removed."""
+        there = Run(self.folder.parent).peek(self.folder.name)
+        if there.get("writer") == self.manifest.get("writer"):
+            return
+        raise RunFolderError(
+            f"{self.folder} was {'begun anew by another command' if there else 'removed'} meanwhile; stopped.",
+            "What this command made belongs to what was there before.",
+            "Give the command again when nothing else works in the run folder.",
+        )
 
 
 def _now() -> str:
@@ -230,6 +256,9 @@ class Run:
         key = fingerprint(settings, inputs)
         before = self.peek(stage)
         if before.get("fingerprint") == key:
+            if before["status"] != "done":
+                before["writer"] = uuid.uuid4().hex
+                write_json(folder / "manifest.json", before)
             return Stage(folder, before)
         if folder.exists() and any(folder.iterdir()):
             self._set_aside(stage)
@@ -243,6 +272,7 @@ class Run:
             "seed": seed,
             "versions": runtime.versions(),
             "started": _now(),
+            "writer": uuid.uuid4().hex,
         }
         write_json(folder / "manifest.json", manifest)
         return Stage(folder, manifest)

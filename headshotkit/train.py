@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit import hub, runtime
+from headshotkit import hub, locks, runtime
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
     Checkpoints,
@@ -41,6 +41,7 @@ STEP, EPOCH = 1, 2
 """Places of the seed: all that is random in a step; the order of an epoch."""
 
 
+@locks.writes("train")
 @runtime.frees_memory
 def train_lora(run: Run, config: TrainConfig, controller: Controller | None = None) -> Lora:
     """Trains the person on the run's dataset by the config's method, or goes on where it was interrupted.
