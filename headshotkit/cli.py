@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import partial
@@ -21,7 +24,8 @@ from headshotkit.prompts import PACKS
 from headshotkit.run import COMMANDS, STAGES, Run
 
 BAD_INPUT = 2
-INTERRUPTED = 130
+OWN_FAULT = 3
+INTERRUPTED, NOBODY_READS = 130, 141
 SAMPLE_CLASS = "man"
 
 ABOUT = {
@@ -188,18 +192,49 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command. Returns the exit code: 0 done, 2 bad input (the error says what to do), 130 interrupted."""
+    """Runs a command.
+
+    Returns: the exit code: 0 done, 2 bad input (the error says what to do), 3 a fault of headshotkit's own (its log
+        is named), 130 interrupted, 141 whoever read the output went away.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a console may lack a letter of a name; it then shows its number
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     runtime.set_environment()
     try:
         _do(arguments)
+        sys.stdout.flush()
     except HeadshotError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("Interrupted. Give the same command again: it goes on from the last checkpoint.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
+        return NOBODY_READS
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        print(
+            f"{type(error).__name__}: {said}\n  This is a fault of headshotkit's own; what was finished before stays."
+            f"\n  Its log, for a bug report: {_log(error)}",
+            file=sys.stderr,
+        )
+        return OWN_FAULT
     return 0
+
+
+def _log(error: Exception) -> str:
+    """Writes an error with its traceback to a file of the temporary directory that only its owner reads; its path."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="headshotkit-", suffix=".log")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"headshotkit {__version__}, {runtime.versions()}\n")
+            file.writelines(traceback.format_exception(error))
+    except OSError as problem:
+        return f"can't be written ({problem.strerror})"
+    return path
 
 
 def _do(arguments: argparse.Namespace) -> None:

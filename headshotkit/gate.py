@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,8 @@ from headshotkit.choice import choose_photos
 from headshotkit.config import GateConfig
 from headshotkit.errors import RunFolderError
 from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
-from headshotkit.records import Photo, Reason, Verdict
-from headshotkit.run import COMMANDS, Run, fingerprint, write_atomic, write_json
+from headshotkit.records import Photo, Reason, Record, Verdict
+from headshotkit.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
 from headshotkit.variety import coverage, moments
 
 THUMB_PX = 240
@@ -287,9 +286,22 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
 # --- overruled verdicts: overrule.py writes them ------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Note(Record):
+    """What a person decided of a photo, and when."""
+
+    sha256: str
+    kept: bool
+    at: str = ""
+
+
 def read_overruled(run: Run) -> dict[str, dict]:
-    path = run.folder / OVERRULED
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What a person decided: photo -> its sha256, kept, at.
+
+    Raises:
+        DamagedRun: the file is there and can't be used.
+    """
+    return read_json(run.folder / OVERRULED, Note) or {}
 
 
 def overruled_input(run: Run) -> dict[str, str]:

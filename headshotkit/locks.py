@@ -159,10 +159,8 @@ def _take(folder: Path, command: str) -> Held | None:
             (folder / LOCK).unlink(missing_ok=True)
         _take_lease(held, command)
         return held
-    try:
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, and only who holds it is unknown
         _note(held, command)
-    except OSError:
-        pass  # a full disk: the lock holds all the same, and only who holds it is unknown
     return held
 
 

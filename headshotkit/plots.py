@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 import math
 import textwrap
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
+from headshotkit.errors import DamagedRun
 from headshotkit.records import Verdict
-from headshotkit.run import Run
+from headshotkit.run import Run, read_json
 from headshotkit.variety import quality
 
 GREEN, RED, GREY, BLUE = "#2a7f3f", "#b3382c", "#8a8a8a", "#2f5f9e"
@@ -58,9 +58,24 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
     return figure
 
 
+def read_losses(run: Run) -> list[float]:
+    """The loss of each step of a finished training.
+
+    Raises:
+        StageMissing: nothing has been trained.
+        DamagedRun: the file is gone, or isn't what the training wrote.
+    """
+    run.manifest("lora")
+    path = run.path("lora") / "losses.json"
+    found = read_json(path, {"loss": tuple[float, ...]})
+    if not found or not found["loss"]:
+        raise DamagedRun(f"{path} is gone.", "It holds the loss of each step, for the plots.", "Put it back.")
+    return found["loss"]
+
+
 def plot_losses(run: Run) -> Plot:
     """The training loss a step, and its running mean over a twentieth of the steps."""
-    losses = np.array(json.loads((run.path("lora") / "losses.json").read_text())["loss"])
+    losses = np.array(read_losses(run))
     window = max(1, len(losses) // 20)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     figure = Plot(figsize=(7, 3), layout="constrained")
@@ -204,7 +219,9 @@ def plot_pass_mark(run: Run) -> Plot:
 
 def plot_evaluation(run: Run) -> Plot:
     """Identity of the base's, the LoRA's, the delivered and the restored headshots of an evaluated run."""
-    metrics = json.loads((run.path("report") / "metrics.json").read_text())
+    run.manifest("report")
+    command = f"headshotkit evaluate --out {run.folder}"
+    metrics = read_json(run.path("report") / "metrics.json", {"identity": dict, "scores": dict}, command)
     return plot_identity(metrics, metrics["scores"])
 
 

@@ -7,6 +7,7 @@ settings or inputs is moved to `earlier/`, never deleted.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -16,16 +17,36 @@ import os
 import shutil
 import stat
 import time
+import unicodedata
 import uuid
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
+from typing import Literal
 
 from headshotkit import __version__, locks, runtime
-from headshotkit.errors import DiskFull, RunFolderError, StageMissing
+from headshotkit.errors import BadCaption, DamagedRun, DiskFull, RunFolderError, StageMissing
+from headshotkit.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verdict, typed
 
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
 COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))
 COMMANDS["picked"] = "pick"  # a stage that a run can do without
+CHECK_SUM = "headshotkit.sha256"
+MAX_JSON_BYTES, MAX_DEPTH, MAX_CAPTION_BYTES = 64 * 2**20, 24, 16 * 2**10
+BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict}
+"""What every manifest holds, and its type."""
+ENDED = {"outcome": str, "seconds": float, "finished": str}
+"""What every finished stage's manifest holds besides."""
+FINISHED = {
+    "photos": {"verdicts": tuple[Verdict, ...], "photos": tuple[Photo, ...], "folder": str, "advice": str},
+    "dataset": {"dataset": Dataset},
+    "lora": {"lora": Lora},
+    "picked": {"chosen": Pick, "candidates": tuple[Pick, ...]},
+    "headshots": {"headshots": tuple[Headshot, ...], "delivered": tuple[Name, ...], "pass_mark": dict},
+    "restored": {"restored": tuple[dict, ...]},
+    "report": {"metrics": dict},
+    "gallery": {},
+}
+"""Stage -> what its finished manifest holds of its own."""
 
 
 def sha256_of(path: Path) -> str:
@@ -126,9 +147,82 @@ def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull 
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Writes a dict as readable JSON, atomically; what is no character (a byte of an odd path) is escaped."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    """Writes a dict as readable JSON, atomically; what is no character (a byte of an odd path) is escaped.
+
+    A check sum of it is added, by which `read_json` knows what was damaged or changed since.
+    """
+    text = json.dumps(value | {CHECK_SUM: _check_sum(value)}, indent=1, ensure_ascii=False) + "\n"
     write_atomic(path, text.encode(errors="backslashreplace"))
+
+
+def read_json(path: Path, shape: dict[str, object] | type, command: str = "") -> dict | None:
+    """What `write_json` wrote; None where the file is not there.
+
+    Args:
+        shape: name of a value that must be there -> its type, as `records.typed` knows it; or the type of all values.
+        command: makes the file anew, for the error.
+    Raises:
+        DamagedRun: the file is there, but isn't what was written.
+    """
+    try:
+        value = _parsed(path)
+        for name, kind in shape.items() if isinstance(shape, dict) else [(name, shape) for name in value]:
+            if name not in value:
+                raise ValueError(f"it lacks {name}")
+            typed(kind, value[name])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        what = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
+        others = [f for f in path.parent.iterdir() if f != path and f.is_file()] if path.parent.is_dir() else []
+        raise DamagedRun(
+            f"{path} can't be used: {what}.",
+            f"It was cut, altered or replaced. The {len(others)} other files of its folder are as they were.",
+            "Put it back from a copy; or move " + (f"{path.parent} away, then: {command}" if command else "it away."),
+        ) from error
+    return value
+
+
+def _parsed(path: Path) -> dict:
+    """A regular file's JSON object, without its check sum.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        OSError, ValueError, RecursionError: it can't be used.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is a folder, a pipe or a device")
+        if found.st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it holds {found.st_size / 2**20:.0f} MiB, at most {MAX_JSON_BYTES >> 20} are read")
+        value = json.loads(file.read().decode())
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a {type(value).__name__}, no table")
+    if _is_deep(value):
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    noted = value.pop(CHECK_SUM, None)
+    if noted is not None and noted != _check_sum(value):
+        raise ValueError(f"its check sum differs; if you edited it yourself, remove its line {CHECK_SUM!r}")
+    return value
+
+
+def _check_sum(value: dict) -> str:
+    """Hex sha256 of a dict as JSON reads it."""
+    plain = json.loads(json.dumps(value))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _is_deep(value: dict) -> bool:
+    """Whether tables and lists lie in one another more than MAX_DEPTH times."""
+    level: list = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [one for one in level if isinstance(one, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def settings_of(config) -> dict:
@@ -143,11 +237,34 @@ def fingerprint(config: dict, inputs: dict[str, str]) -> str:
 
 
 def caption_in(path: Path) -> str:
-    """The caption that a .txt file holds, on one line; empty where there is none."""
+    """The caption that a .txt file holds, on one line; empty where there is none.
+
+    UTF-8, or UTF-16 as Windows writes it, with its mark.
+
+    Raises:
+        BadCaption: it is another file, or no text.
+    """
     try:
-        return " ".join(path.read_text(encoding="utf-8-sig", errors="replace").split())
-    except OSError:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ValueError("it is a folder, a pipe or a device")
+            data = file.read(MAX_CAPTION_BYTES + 1)
+        if len(data) > MAX_CAPTION_BYTES:
+            raise ValueError(f"it holds more than {MAX_CAPTION_BYTES >> 10} KiB")
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+        odd = next((c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()), "")
+        if odd:
+            raise ValueError(f"it holds the control character {ord(odd):#04x}")
+    except FileNotFoundError:
         return ""
+    except (OSError, ValueError) as error:
+        raise BadCaption(
+            f"the caption in {path} can't be read: {error}.",
+            "A caption is text in UTF-8.",
+            "Save it again as UTF-8, or delete the file: then the caption that headshotkit wrote is used.",
+        ) from error
+    return " ".join(text.split())
 
 
 def edited_captions(folder: Path, photos: list[dict]) -> dict[str, str]:
@@ -310,11 +427,17 @@ class Run:
             return False
 
     def peek(self, stage: str) -> dict:
-        """A stage's manifest as it is, finished or not, out of date or not; empty where there is none."""
-        try:
-            return json.loads((self.path(stage) / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        """A stage's manifest as it is, finished or not, out of date or not; empty where there is none.
+
+        Raises:
+            DamagedRun: there is one, and it can't be used.
+        """
+        path, command = self.path(stage) / "manifest.json", f"headshotkit {COMMANDS.get(stage, stage)}"
+        command = f"{command}{' PHOTOS' * (stage == 'photos')} --out {self.folder}"
+        found = read_json(path, BEGUN, command)
+        if found and found["status"] == "done":
+            found = read_json(path, BEGUN | ENDED | FINISHED.get(stage, {}), command)
+        return found or {}
 
     def inputs_from(self, *stages: str) -> dict[str, str]:
         """The manifests of the stages read from, as inputs of the next: name -> sha256 of what decides their content.
