@@ -36,6 +36,7 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
 
     Raises:
         StageMissing: the photos have not been judged.
+        DamagedRun: a kept photo is gone, or was edited since it was judged.
         TooFewPhotos: the gate kept too few of them.
         BadConfig: the token is a word, a name, or more than one token.
         BaseUnavailable: class images or a captioner are wanted, and their weights can't be had.
@@ -46,6 +47,7 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     verdicts = kept_photos([Verdict.from_dict(v) for v in judged["verdicts"]], _least_photos(judged))
     digests = {Path(photo["path"]).name: photo["sha256"] for photo in judged["photos"]}
     edited = {name: words for name, words in _edited_before(run).items() if _is_of(words, digests)}
+    run.files("photos", [f"kept/{v.photo}" for v in verdicts], thorough=True)
     stage = run.begin("dataset", config, run.inputs_from("photos"), seed=config.seed)
     if stage.done:
         return captions.note_edits(run)

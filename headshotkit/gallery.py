@@ -48,12 +48,12 @@ def build_gallery(run: Run) -> Path:
     """
     generated, judged = run.manifest("headshots"), run.manifest("photos")
     metrics = run.manifest("report")["metrics"]
+    shots = {h["file"]: h for h in generated["headshots"]}
+    delivered = [shots[file] for file in generated["delivered"]]
+    files = run.files("restored", generated["delivered"])
     stage = run.begin("gallery", {}, run.inputs_from("headshots", "restored", "report"))
     if stage.done:
         return stage.folder / PAGE
-    shots = {h["file"]: h for h in generated["headshots"]}
-    delivered = [shots[file] for file in generated["delivered"]]
-    files = [run.path("restored") / h["file"] for h in delivered]
     write_atomic(stage.folder / SHEET, contact_sheet(files))
     write_atomic(stage.folder / PAGE, page(delivered, files, generated, judged, metrics))
     passed = sum(h["accepted"] for h in delivered)

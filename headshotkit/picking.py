@@ -61,6 +61,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
     tasks = [Task.of(number, prompt.id, prompt, lora, rendering) for number, prompt in enumerate(prompts)]
     inputs = run.inputs_from("photos", "lora") | {"prompts": sha256_of(bank)}
     drawn_as = {name: value for name, value in settings_of(rendering).items() if name not in OF_ONE_PICTURE}
+    run.files("lora", lora.files, thorough=True)
     stage = run.begin("picked", settings_of(config) | {"rendering": drawn_as}, inputs, seed=config.seed)
     if stage.done:
         return Pick.from_dict(stage.manifest["chosen"])

@@ -217,6 +217,7 @@ class Studio:
                     "A LoRA only fits the base it was trained on.",
                     f"Set base to {lora.base!r}, or lora_scale to 0.",
                 )
+            self.run.files("lora", lora.files, thorough=True)
             use_trained(self.family, self.run.path("lora"), lora, request.lora_scale)
             self.loaded = wanted
         return self.family

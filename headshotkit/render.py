@@ -46,6 +46,7 @@ def render_headshots(
     Raises:
         StageMissing: the LoRA has not been trained.
         BadLora: it was trained on another base.
+        DamagedRun: its file, or a kept photo, is gone or changed.
         BadConfig: a few-step LoRA is asked for, and a whole U-Net was trained.
         BadPromptBank: the prompt bank can't be used, or has no prompt in one of the packs.
     """
@@ -66,6 +67,7 @@ def render_headshots(
     bank = Path(config.prompts) if config.prompts else BANK
     tasks = _tasks(load_prompts(bank), lora, config)
     inputs = run.inputs_from("photos", "lora", *(("picked",) if pick else ())) | {"prompts": sha256_of(bank)}
+    run.files("lora", [pick.file] if pick else lora.files, thorough=True)
     stage = run.begin("headshots", config, inputs, seed=config.seed)
     if stage.done:
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]

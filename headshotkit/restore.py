@@ -46,14 +46,16 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
 
     Raises:
         StageMissing: no headshots have been generated.
+        DamagedRun: one is gone or changed.
     """
     config = config or RestoreConfig()
     weights, missing = find_codeformer(config)
     tool = {"codeformer": sha256_of(weights) if weights else "missing"}
+    files = run.manifest("headshots")["delivered"]
+    run.files("headshots", files)
     stage = run.begin("restored", config, run.inputs_from("headshots") | tool)
     if stage.done:
         return stage.manifest
-    files = run.manifest("headshots")["delivered"]
     if missing:
         for file in files:
             write_atomic(stage.folder / file, (run.path("headshots") / file).read_bytes())

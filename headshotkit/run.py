@@ -19,13 +19,15 @@ import stat
 import time
 import unicodedata
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from headshotkit import __version__, locks, runtime
 from headshotkit.errors import BadCaption, DamagedRun, DiskFull, RunFolderError, StageMissing
-from headshotkit.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verdict, typed
+from headshotkit.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verdict, is_inside, typed
 
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
 COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))
@@ -34,6 +36,8 @@ CHECK_SUM = "headshotkit.sha256"
 MAX_JSON_BYTES, MAX_DEPTH, MAX_CAPTION_BYTES = 64 * 2**20, 24, 16 * 2**10
 BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict}
 """What every manifest holds, and its type."""
+PASSING = {".txt", ".pt", ".part", ".damaged"}
+"""Endings of what a person may edit, and of what goes when the stage is done."""
 ENDED = {"outcome": str, "seconds": float, "finished": str}
 """What every finished stage's manifest holds besides."""
 FINISHED = {
@@ -170,7 +174,7 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
             if name not in value:
                 raise ValueError(f"it lacks {name}")
             typed(kind, value[name])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         what = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
@@ -286,11 +290,13 @@ def edited_captions(folder: Path, photos: list[dict]) -> dict[str, str]:
 class Stage:
     """One stage's folder while it is worked on. `done` means that its manifest is complete: use it.
 
-    The manifest's `writer` tells this beginning of the stage from any other.
+    The manifest's `writer` tells this beginning of the stage from any other. `spoilt` are files that it made before
+    and that are missing or changed now.
     """
 
     folder: Path
     manifest: dict
+    spoilt: list[str] = field(default_factory=list)
     started_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -300,6 +306,8 @@ class Stage:
     def finish(self, outcome: str, **facts) -> dict:
         """Completes the manifest with the outcome in words and the stage's own facts, and returns it.
 
+        `files` then holds size and sha256 of every file of the stage, but for captions, which are there to be edited.
+
         Raises:
             RunFolderError: the stage was removed, or begun anew, since it was begun here.
         """
@@ -307,6 +315,7 @@ class Stage:
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
         self.manifest |= facts
         self.manifest |= {
+            "files": {name: _facts_of(self.folder / name) for name in _made_in(self.folder)},
             "status": "done",
             "outcome": outcome,
             "seconds": round(seconds, 2),
@@ -340,8 +349,56 @@ class Stage:
         )
 
 
+def _made_in(folder: Path) -> list[str]:
+    """Names of the files that a stage made for good, in order."""
+    found = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in PASSING)
+    names = (file.relative_to(folder).as_posix() for file in found)  # but for hidden ones, such as Jupyter's own
+    return sorted(name for name in names if name != "manifest.json" and not name.startswith("."))
+
+
+def _facts_of(path: Path) -> dict:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _is_as_noted(path: Path, noted: object, finished: float, thorough: bool) -> bool:
+    """Whether a file has the noted size; and the noted sha256, where it was written to since or `thorough` is asked."""
+    try:
+        noted = {"bytes": noted["bytes"], "sha256": noted["sha256"]}
+        found = path.lstat() if path.is_symlink() else path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size != noted["bytes"]:
+            return False
+        return not (thorough or found.st_mtime >= finished) or sha256_of(path) == noted["sha256"]
+    except (OSError, KeyError, TypeError):
+        return False
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _counted(names: list[str]) -> str:
+    """A few names, and how many there are.
+
+    >>> _counted(["a.png"]), _counted(["a.png", "b.png", "c.png", "d.png"])
+    ('a.png is', 'a.png, b.png, c.png and 1 more are')
+    """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def _changed(run: Run, stage: str, names: list[str]) -> DamagedRun:
+    """The error for files of a finished stage that are gone, or other ones now."""
+    photos = " PHOTOS" * (stage == "photos")
+    again = f"Give the command again that made them: headshotkit {COMMANDS[stage]}{photos} --out {run.folder}"
+    if stage == "lora":
+        again = f"Put them back from a copy; or move {run.path(stage)} away, and train anew."
+    if stage in ("photos", "dataset"):
+        again += "\n  To do without a photo, take it out of your photo folder and check again."
+    return DamagedRun(
+        f"in {run.path(stage)} {_counted(names)} missing, or not what {COMMANDS[stage]} wrote.",
+        "What is made from them would not be what the run says it is.",
+        again,
+    )
 
 
 class Run:
@@ -366,17 +423,25 @@ class Run:
             config: the stage's config dataclass, or a dict of JSON types.
             inputs: what it reads, name -> sha256.
             seed: the seed that its randomness comes from, for the manifest.
+        Returns: where a file of a finished stage is missing or changed, one that is not done, which makes it again.
         Raises:
             RunFolderError: the folder can't be created.
+            DamagedRun: the manifest can't be used, or what was trained is gone or changed.
         """
         folder, settings = self.path(stage), settings_of(config)
         key = fingerprint(settings, inputs)
         before = self.peek(stage)
         if before.get("fingerprint") == key:
+            spoilt = self.spoilt(stage, before)
+            if spoilt and stage == "lora":
+                raise _changed(self, stage, spoilt)
+            if spoilt and before["status"] == "done":
+                runtime.say(f"{COMMANDS[stage]:<10} {_counted(spoilt)} missing or changed, and made again")
+                before["status"] = "started"
             if before["status"] != "done":
                 before["writer"] = uuid.uuid4().hex
                 write_json(folder / "manifest.json", before)
-            return Stage(folder, before)
+            return Stage(folder, before, spoilt)
         if folder.exists() and any(folder.iterdir()):
             self._set_aside(stage)
         manifest = {
@@ -397,6 +462,43 @@ class Run:
     def is_begun(self, stage: str, config, inputs: dict[str, str]) -> bool:
         """Whether a stage was begun with these settings and inputs, finished or not: `begin` would go on with it."""
         return self.peek(stage).get("fingerprint") == fingerprint(settings_of(config), inputs)
+
+    def spoilt(self, stage: str, manifest: dict, names: Iterable[str] | None = None, thorough: bool = False) -> list:
+        """Which files of a finished stage are missing, or aren't what it made.
+
+        Args:
+            manifest: of the stage; one from before files were noted says nothing of them.
+            names: the files that matter; None: all, of a training those that it left to be used.
+            thorough: reads them all; else only those of the noted size that were written to since.
+        """
+        noted = manifest.get("files")
+        if noted is None:
+            return []
+        if names is None:
+            names = manifest["lora"]["files"] if stage == "lora" else noted
+        try:
+            finished = datetime.fromisoformat(manifest["finished"]).timestamp()
+        except ValueError:
+            finished = 0.0
+        place = self.path(stage)
+        return [n for n in names if not (is_inside(n) and _is_as_noted(place / n, noted.get(n), finished, thorough))]
+
+    def files(self, stage: str, names: Iterable[str], thorough: bool = False) -> list[Path]:
+        """Where files of a finished stage are, if they are what it made.
+
+        Args:
+            names: relative to the stage's folder, as its manifest has them.
+            thorough: as `spoilt`.
+        Raises:
+            StageMissing: as `manifest`.
+            DamagedRun: one is missing, or isn't what the stage made.
+        """
+        names = [str(name) for name in names]
+        spoilt = self.spoilt(stage, self.manifest(stage), names, thorough)
+        spoilt += [name for name in names if name not in spoilt and not (self.path(stage) / name).is_file()]
+        if spoilt:
+            raise _changed(self, stage, spoilt)
+        return [self.path(stage) / name for name in names]
 
     def manifest(self, stage: str) -> dict:
         """A finished stage's manifest, if what it was made from is still what the run holds.
@@ -436,7 +538,8 @@ class Run:
         command = f"{command}{' PHOTOS' * (stage == 'photos')} --out {self.folder}"
         found = read_json(path, BEGUN, command)
         if found and found["status"] == "done":
-            found = read_json(path, BEGUN | ENDED | FINISHED.get(stage, {}), command)
+            noted = {"files": dict} if "files" in found else {}
+            found = read_json(path, BEGUN | ENDED | FINISHED.get(stage, {}) | noted, command)
         return found or {}
 
     def inputs_from(self, *stages: str) -> dict[str, str]:

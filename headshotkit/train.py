@@ -37,6 +37,8 @@ from headshotkit.trained import write_trained
 
 LOSSES_FILE = "losses.json"
 MAX_GRAD_NORM = 1.0
+STATE = ("lora", "average", "optimizer", "scaler", "random", "losses")
+"""What a checkpoint must hold to go on from."""
 STEP, EPOCH = 1, 2
 """Places of the seed: all that is random in a step; the order of an epoch."""
 
@@ -55,6 +57,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
             and what was begun with one goes on exactly.
     Raises:
         StageMissing: the dataset has not been built.
+        DamagedRun: a training picture, or what was trained before, is gone or changed.
         BadConfig: the base's family can't do the method.
         BaseUnavailable: the base's weights can't be had.
         OutOfMemory, NotEnoughMemory: a step needs more memory than there is, and no controller or no plan can help.
@@ -63,6 +66,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
         KeyboardInterrupt: Ctrl-C; the same call goes on from where it came.
     """
     dataset = with_edits(run.path("dataset"), Dataset.from_dict(run.manifest("dataset")["dataset"]))
+    run.files("dataset", [*(photo.file for photo in dataset.photos), *dataset.class_images])
     stage = run.begin("lora", config, run.inputs_from("dataset"), seed=config.seed)
     if stage.done:
         _tidy(stage)
@@ -303,6 +307,7 @@ class _Loop:
             "scaler": self.scaler.state_dict(),
             "random": random_states(),
             "losses": self.losses,
+            "fingerprint": self.stage.manifest["fingerprint"],
         }
         self.saved_s = time.monotonic()
         with contextlib.nullcontext() if must else self._going_on(f"the checkpoint of step {len(self.losses)}"):
@@ -311,7 +316,7 @@ class _Loop:
 
     def _resume(self) -> None:
         """Goes on from the newest good checkpoint, if there is one; a damaged one is said and noted."""
-        state, problems = self.checkpoints.newest()
+        state, problems = self.checkpoints.newest(STATE, fingerprint=self.stage.manifest["fingerprint"])
         self.updating = False
         done = len(state["losses"]) if state else 0
         if problems:

@@ -13,7 +13,7 @@ from headshotkit.identity import known_faces
 from headshotkit.plots import table_metrics
 from headshotkit.records import Headshot
 from headshotkit.restore import restore_headshots
-from headshotkit.run import write_json
+from headshotkit.run import CHECK_SUM, write_json
 
 
 def test_the_rise_and_its_interval():
