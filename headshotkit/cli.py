@@ -21,7 +21,7 @@ from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.few_steps import FEW_STEPS
 from headshotkit.prompts import PACKS
-from headshotkit.run import COMMANDS, STAGES, Run
+from headshotkit.run import COMMANDS, STAGES, Run, bytes_of, clean_run
 
 BAD_INPUT = 2
 OWN_FAULT = 3
@@ -42,6 +42,7 @@ ABOUT = {
     "prompts": "list the prompt bank, or some of its packs",
     "crop": "cut a whole folder around the faces to one size, without metadata",
     "plan": "what a run takes on a GPU, minutes and memory, and what to do without to fit",
+    "clean": "delete earlier results, which were moved aside when a stage was done anew",
     "run": "all of it, from photos to gallery",
     "demo": "all of it on the sample person, offline, with the embedded base",
 }
@@ -156,6 +157,11 @@ PLAN_KNOBS: list[tuple[str, dict]] = [
         },
     ),
     ("--json", {"action": "store_true", "help": "print the plan as JSON"}),
+]
+CLEAN_KNOBS: list[tuple[str, dict]] = [
+    ("run", {"type": Path, "help": "the run folder"}),
+    ("--yes", {"action": "store_true", "help": "delete it, for good"}),
+    ("--json", {"action": "store_true", "help": "print names and bytes as JSON"}),
 ]
 PROMPT_KNOBS = [*BANK_KNOBS, ("--json", {"action": "store_true", "help": "print the prompts as JSON"})]
 SHARED: list[tuple[str, dict]] = [
@@ -324,12 +330,31 @@ def _plan(arguments: argparse.Namespace) -> None:
         print(json.dumps(plan.to_dict(), indent=1))
 
 
+def _clean(arguments: argparse.Namespace) -> None:
+    """Deletes what was moved aside because a stage was done anew; without --yes it only says what that would be."""
+    run = Run(arguments.run)
+    found = {path.name: bytes_of(path) for path in run.earlier()}
+    stream = sys.stderr if arguments.json else sys.stdout
+    for name, size in found.items():
+        print(f"{'clean':<10} {run.folder / 'earlier' / name}, {size / 2**20:.1f} MiB", file=stream)
+    total = f"{sum(found.values()) / 2**20:.1f} MiB"
+    if arguments.yes:
+        clean_run(run)
+        print(f"{'clean':<10} {total} were deleted", file=stream)
+    else:
+        more = "; nothing is deleted yet: give --yes as well" if found else ""
+        print(f"{'clean':<10} {len(found)} earlier results, {total}{more}", file=stream)
+    if arguments.json:
+        print(json.dumps({"deleted": arguments.yes, "bytes": found}, indent=1))
+
+
 TOOLS: dict[str, tuple[list[tuple[str, dict]], Callable[[argparse.Namespace], None]]] = {
     "crop": (CROP_KNOBS, _crop),
     "export": (EXPORT_KNOBS, _export),
     "prompts": (PROMPT_KNOBS, _prompts),
     "token": (TOKEN_KNOBS, _token),
     "plan": (PLAN_KNOBS, _plan),
+    "clean": (CLEAN_KNOBS, _clean),
 }
 """The commands that are no stage of a run: their arguments, and what they do."""
 

@@ -22,7 +22,7 @@ from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
 from headshotkit.ranking import choose_headshots
 from headshotkit.records import Headshot, Lora, Pick
-from headshotkit.run import Run, sha256_of
+from headshotkit.run import BANKS, Run, sha256_of, write_atomic
 from headshotkit.session import Session, Task
 
 
@@ -68,9 +68,11 @@ def render_headshots(
     tasks = _tasks(load_prompts(bank), lora, config)
     inputs = run.inputs_from("photos", "lora", *(("picked",) if pick else ())) | {"prompts": sha256_of(bank)}
     run.files("lora", [pick.file] if pick else lora.files, thorough=True)
-    stage = run.begin("headshots", config, inputs, seed=config.seed)
+    stage = run.begin("headshots", config, inputs, config.seed, grows=() if config.minutes else ("count",))
     if stage.done:
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
+    if config.prompts:
+        write_atomic(run.folder / BANKS / bank.name, bank.read_bytes())  # for the next command, which won't name it
     if planned:
         stage.manifest["planned"] = list(planned)
     deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))

@@ -32,6 +32,11 @@ from headshotkit.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verd
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
 COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))
 COMMANDS["picked"] = "pick"  # a stage that a run can do without
+WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+FILES = ("prompts", "weights")
+"""Settings that name a file of the person's own."""
+BANKS = "prompts"
+"""The folder of a run that holds a person's own prompt banks, as they were used."""
 CHECK_SUM = "headshotkit.sha256"
 MAX_JSON_BYTES, MAX_DEPTH, MAX_CAPTION_BYTES = 64 * 2**20, 24, 16 * 2**10
 BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict}
@@ -59,25 +64,41 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it that are missing, open to their owner alone: they hold a face."""
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        with contextlib.suppress(FileExistsError):
+            missing.mkdir(0o700)
+    folder.mkdir(exist_ok=True)  # a file in its place is an error
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Writes a file beside its place and renames it into it, so a kill leaves the old file or the new one.
+
+    It is open to its owner alone, as are folders that are made for it.
 
     Raises:
         DiskFull: no space is left; the earlier file is untouched.
         RunFolderError: the place can't be written, or the run folder was removed while it was worked in.
     """
     locks.demand_there(path)
-    data = data.encode() if isinstance(data, str) else data
+    data = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        make_folder(path.parent)
+        with open(os.open(beside, WRITE_NEW, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
         raise _explained(error, path, beside, len(data)) from error
+    with contextlib.suppress(OSError):  # the name too is to outlive a power cut, where a folder can be flushed
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def discard(path: Path) -> None:
@@ -230,9 +251,13 @@ def _is_deep(value: dict) -> bool:
 
 
 def settings_of(config) -> dict:
-    """A config as JSON types, whatever mix of dataclasses and dicts it is."""
+    """A config as JSON types, whatever mix of dataclasses and dicts it is; of a file that it names the name alone.
+
+    Where a person keeps files is nobody's business whom the run is given to; what a file holds is among the inputs.
+    """
     plain = asdict(config) if is_dataclass(config) else dict(config)
-    return json.loads(json.dumps(plain, default=str))
+    named = {name: os.path.basename(plain[name]) for name in FILES if isinstance(plain.get(name), str)}
+    return json.loads(json.dumps(plain | named, default=str))
 
 
 def fingerprint(config: dict, inputs: dict[str, str]) -> str:
@@ -360,6 +385,15 @@ def _facts_of(path: Path) -> dict:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
+def _is_grown(before: dict, settings: dict, inputs: dict, grows: tuple[str, ...]) -> bool:
+    """Whether a stage is to be what it was begun as, and more of it."""
+    if not before or before["inputs"] != inputs:
+        return False
+    config = before["config"]
+    others = [{name: value for name, value in one.items() if name not in grows} for one in (config, settings)]
+    return others[0] == others[1] and all(settings[name] >= config[name] for name in grows)
+
+
 def _is_as_noted(path: Path, noted: object, finished: float, thorough: bool) -> bool:
     """Whether a file has the noted size; and the noted sha256, where it was written to since or `thorough` is asked."""
     try:
@@ -415,7 +449,8 @@ class Run:
         """A stage's folder, whether it exists or not."""
         return self.folder / stage
 
-    def begin(self, stage: str, config, inputs: dict[str, str], seed: int | None = None) -> Stage:
+    def begin(self, stage: str, config, inputs: dict[str, str], seed: int | None = None,
+              grows: tuple[str, ...] = ()) -> Stage:  # fmt: skip
         """Opens a stage's folder: finished, to go on with, or new.
 
         Args:
@@ -423,6 +458,7 @@ class Run:
             config: the stage's config dataclass, or a dict of JSON types.
             inputs: what it reads, name -> sha256.
             seed: the seed that its randomness comes from, for the manifest.
+            grows: counts that can be raised without doing anew what is there; the stage goes on.
         Returns: where a file of a finished stage is missing or changed, one that is not done, which makes it again.
         Raises:
             RunFolderError: the folder can't be created.
@@ -442,8 +478,12 @@ class Run:
                 before["writer"] = uuid.uuid4().hex
                 write_json(folder / "manifest.json", before)
             return Stage(folder, before, spoilt)
-        if folder.exists() and any(folder.iterdir()):
-            self._set_aside(stage)
+        if _is_grown(before, settings, inputs, grows):
+            grown = before | {"config": settings, "fingerprint": key, "status": "started", "writer": uuid.uuid4().hex}
+            write_json(folder / "manifest.json", grown)
+            return Stage(folder, grown, self.spoilt(stage, before))
+        if folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
+            self._set_aside(stage, _difference(before, settings, inputs))
         manifest = {
             "stage": stage,
             "status": "started",
@@ -559,12 +599,61 @@ class Run:
         edits = edited_captions(self.path(stage), manifest.get("dataset", {}).get("photos", []))
         return fingerprint(edits, {"made": manifest["fingerprint"]}) if edits else manifest["fingerprint"]
 
-    def _set_aside(self, stage: str) -> None:
-        """Moves what a stage made with other settings out of the way, to earlier/<stage>-<n>."""
+    def earlier(self) -> list[Path]:
+        """The folders that were moved aside because a stage was done anew, oldest first."""
+        place = self.folder / "earlier"
+        return sorted(place.iterdir(), key=lambda path: path.stat().st_mtime) if place.is_dir() else []
+
+    def _set_aside(self, stage: str, why: str) -> None:
+        """Moves what a stage made before out of the way, to earlier/<stage>-<n>, and says so."""
         earlier = self.folder / "earlier"
         places = (earlier / f"{stage}-{number}" for number in itertools.count(1))
+        place = next(place for place in places if not place.exists())
         try:
-            earlier.mkdir(parents=True, exist_ok=True)
-            os.replace(self.path(stage), next(place for place in places if not place.exists()))
+            make_folder(earlier)
+            os.replace(self.path(stage), place)
         except OSError as error:
             raise _explained(error, earlier / stage, earlier / f".{stage}.part", 0) from error
+        command = COMMANDS.get(stage, stage)
+        runtime.say(
+            f"{command:<10} done anew: {why}. What was there is now in {place}; "
+            f"to be rid of it: headshotkit clean {self.folder}"
+        )
+
+
+def _difference(before: dict, settings: dict, inputs: dict) -> str:
+    """What differs from how a stage was begun, in a few words."""
+    if not before:
+        return "its folder held files and no manifest"
+    config = before["config"]
+    names = [name for name in {**config, **settings} if config.get(name) != settings.get(name)]
+    if names:
+        return ", ".join(f"{name} {config.get(name)} -> {settings.get(name)}"[:80] for name in names[:4])
+    changed = [name for name in {**before["inputs"], **inputs} if before["inputs"].get(name) != inputs.get(name)]
+    return f"{', '.join(name.removesuffix('/manifest.json') for name in changed[:4])} changed since"
+
+
+@locks.writes("clean")
+def clean_run(run: Run) -> int:
+    """Deletes for good what was moved aside in `earlier/`; returns the bytes that it held.
+
+    Raises:
+        RunFolderError: something can't be deleted.
+    """
+    size = sum(bytes_of(path) for path in run.earlier())
+    for path in run.earlier():
+        try:
+            discard(path)
+        except OSError as error:
+            raise RunFolderError(
+                f"can't delete {path}: {error.strerror or error}.", "", "Change the folder's permissions."
+            ) from error
+    with contextlib.suppress(OSError):
+        (run.folder / "earlier").rmdir()
+    return size
+
+
+def bytes_of(folder: Path) -> int:
+    """How much a folder, or a file, holds; links left out."""
+    files = [one for one in (folder, *folder.rglob("*")) if one.is_file() and not one.is_symlink()]
+    return sum(file.stat().st_size for file in files)
