@@ -208,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     runtime.set_environment()
+    earlier = os.umask(0o077)  # for what libraries write: it may hold a face
     try:
         _do(arguments)
         sys.stdout.flush()
@@ -228,6 +229,8 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return OWN_FAULT
+    finally:
+        os.umask(earlier)
     return 0
 
 
@@ -265,7 +268,7 @@ def _do(arguments: argparse.Namespace) -> None:
         planned = stage == "lora"  # generate keeps its minutes itself
         controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
         manifest = flow.do_stage(stage, run, options, controller)
-        tell(flow.line_of(manifest))
+        tell(flow.line_of(manifest, run))
     if arguments.json:
         print(json.dumps(manifest, indent=1))
 

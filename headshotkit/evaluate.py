@@ -224,7 +224,7 @@ def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray]) -> 
     identity = {}
     if shot.identity is not None and others:
         face = faces.Face(np.zeros(4, np.float32), 1.0, np.array(shot.face_points_px, np.float32))
-        with Image.open(file) as picture:
+        with Image.open(file, formats=("PNG",)) as picture:
             image = np.asarray(picture.convert("RGB"))
         identity = {name: identity_of(image, face, own.mean(0), name) for name, own in others.items()}
     return Score(file.name, shot.identity, identity.get("dlib"), shot.sharpness)
@@ -240,7 +240,7 @@ def score_files(files: list[Path], known: dict[str, np.ndarray], title: str = "m
 
 
 def _score(file: Path, known: dict[str, np.ndarray]) -> Score:
-    image = np.asarray(Image.open(file).convert("RGB"))
+    image = np.asarray(Image.open(file, formats=("PNG", "JPEG")).convert("RGB"))
     found = faces.detect_faces(image)
     if len(found) != 1:
         return Score(file.name, None, None, None)

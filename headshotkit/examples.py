@@ -115,7 +115,7 @@ def _encode(family: Family, folder: Path, dataset: Dataset, px: int) -> torch.Te
     """All pictures of a dataset at one size as latents, shape (N, C, h, w); class images come last."""
     latents = []
     for file in runtime.progress([p.file for p in dataset.photos] + list(dataset.class_images), f"encoding at {px} px"):
-        with Image.open(folder / file) as opened:
+        with Image.open(folder / file, formats=("PNG",)) as opened:
             image = opened.convert("RGB")
         size, window = window_at(image.size, dataset.size_px, px)
         if size != image.size:

@@ -26,7 +26,7 @@ from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.errors import BadConfig, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.families import weights_here
-from headshotkit.gallery import build_gallery
+from headshotkit.gallery import PAGE, build_gallery
 from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.pacing import MAY_CHANGE
@@ -128,7 +128,7 @@ def make_headshots(
         if controller:
             controller.begin(COMMANDS[stage])
         manifest = do_stage(stage, run, options, controller)
-        tell(line_of(manifest))
+        tell(line_of(manifest, run))
         if controller:
             drawn = len(manifest.get("headshots", ())) if "drawing_seconds" in manifest else 0
             controller.finish(COMMANDS[stage], manifest["drawing_seconds"] / drawn if drawn else 0.0)
@@ -241,7 +241,7 @@ def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callab
     """
     for stage in stages:
         if not run.has(stage):
-            tell(line_of(do_stage(stage, run, options)))
+            tell(line_of(do_stage(stage, run, options), run))
 
 
 def config_for(kind: type[Config], base: str, options: Options, planned: dict | None = None,
@@ -419,7 +419,13 @@ def _check(run: Run, options: Options) -> None:
     kept_photos(verdicts, config.min_photos, run.manifest("photos")["advice"])
 
 
-def line_of(manifest: dict) -> str:
-    """One line on a finished stage: its name, what came out, seconds; after the check another, with what is missing."""
+def line_of(manifest: dict, run: Run | None = None) -> str:
+    """One line on a finished stage: its name, what came out, seconds.
+
+    After the check another line says what is missing; after the gallery, where in the run its page is.
+    """
     line = f"{COMMANDS[manifest['stage']]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"
-    return line + (f"\n{'':<10} {manifest['advice']}" if "advice" in manifest else "")
+    more = manifest.get("advice", "")
+    if run and manifest["stage"] == "gallery":
+        more = f"{(run.path('gallery') / PAGE).resolve()}"
+    return line + (f"\n{'':<10} {more}" if more or "advice" in manifest else "")

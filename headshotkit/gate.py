@@ -19,10 +19,12 @@ from PIL import Image
 from headshotkit import assess, coach, faces, locks, runtime
 from headshotkit.choice import choose_photos
 from headshotkit.config import GateConfig
+from headshotkit.decoding import Refused, Source
 from headshotkit.errors import RunFolderError
 from headshotkit.photos import Unreadable, digest_of, find_photos, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Record, Verdict
 from headshotkit.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
+from headshotkit.stripping import write_stripped
 from headshotkit.variety import coverage, moments
 
 THUMB_PX = 240
@@ -38,8 +40,8 @@ OTHERS = 1
 def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> list[Verdict]:
     """Judges every photo of a folder and keeps the best of the good ones.
 
-    Writes `photos/`: kept/ (the files as they are), thumbs/, manifest.json with verdicts, photos, and what the set
-    shows and lacks.
+    Writes `photos/`: kept/ (the same pixels without metadata), thumbs/, manifest.json with verdicts, photos, and what
+    the set shows and lacks.
 
     Args:
         photos: the folder with the person's photos; it is only read.
@@ -51,7 +53,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     _demand_apart(Path(photos), run)
     files = {plain_name(f): f for f in find_photos(photos)}
     digests = _digests(files)
-    folder = {"folder": str(Path(photos).resolve())}
+    folder = {"folder": run.place_of(Path(photos))}
     stage = run.begin("photos", config, _inputs(digests, run))
     if stage.done:
         if stage.manifest["folder"] != folder["folder"]:  # the same photos, moved
@@ -160,19 +162,30 @@ class _Look:
         return thumbnail(opened.pixels)
 
     def copy_to(self, place: Path) -> None:
-        """Copies the file as it was judged; one that has gone or changed since is refused."""
-        try:
-            data = self.path.read_bytes()
-        except OSError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() == self.photo.sha256:
-            write_atomic(place, data)
-        else:
+        """Copies the photo as it was judged; one that has gone or changed since is refused."""
+        if not write_kept(self.path, self.photo.sha256, place):
             self.refuse("unreadable", None, None, f"{self.name} was moved or changed while it was judged")
 
     def refuse(self, code: str, value, limit, text: str) -> None:
         reasons = (*self.verdict.reasons, Reason(code, value, limit, text))
         self.verdict = replace(self.verdict, kept=False, reasons=reasons)
+
+
+def write_kept(photo: Path, digest: str, place: Path) -> bool:
+    """Copies a photo without metadata, if it still is the file of that sha256; returns whether it is.
+
+    Raises:
+        DiskFull, RunFolderError: it can't be written.
+    """
+    try:
+        with Source(photo) as file:
+            data = file.read()
+        same = hashlib.sha256(data).hexdigest() == digest
+        if same:
+            write_stripped(photo, data, place)
+    except (OSError, Refused, Unreadable):  # it is gone, or a pipe by now
+        return False
+    return same
 
 
 def thumbnail(image: np.ndarray) -> bytes:

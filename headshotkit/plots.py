@@ -118,7 +118,9 @@ def _place(verdict: Verdict) -> tuple:
 
 def _draw_verdict(axes, x: float, y: float, verdict: Verdict, thumb: Path) -> None:
     """One photo of the sheet with frame, sign, name and reason, in a cell 1 wide and 1.34 high."""
-    picture = Image.open(thumb).convert("RGB") if thumb.exists() else Image.new("RGB", (8, 8), "#dddddd")
+    picture = (
+        Image.open(thumb, formats=("JPEG",)).convert("RGB") if thumb.exists() else Image.new("RGB", (8, 8), "#dddddd")
+    )
     axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))), extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03))
     colour, sign = (GREEN, "\u2713") if verdict.kept else (RED, "\u2717")
     axes.add_patch(
@@ -299,7 +301,7 @@ def _grid(tiles: list[tuple[Path | None, str, bool | None]], columns: int) -> Pl
     figure = Plot(figsize=(columns * 1.9, rows * 2.3), layout="constrained")
     for number, (file, words, good) in enumerate(tiles):
         axes = figure.add_subplot(rows, columns, number + 1)
-        picture = Image.open(file).convert("RGB") if file else Image.new("RGB", (8, 8), "#dddddd")
+        picture = Image.open(file, formats=("PNG",)).convert("RGB") if file else Image.new("RGB", (8, 8), "#dddddd")
         axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))))
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(words, fontsize=7)

@@ -68,7 +68,7 @@ def plot_previews(run: Run) -> Plot:
         shown = [p for p in facts["previews"] if p["step"] == step]
         for row, preview in enumerate(shown):
             axes = places[row, column]
-            with Image.open(run.path("lora") / PREVIEWS / preview["file"]) as image:
+            with Image.open(run.path("lora") / PREVIEWS / preview["file"], formats=("PNG",)) as image:
                 axes.imshow(np.asarray(image))
             known = preview["identity"] is not None
             axes.set(xticks=[], yticks=[])

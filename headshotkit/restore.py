@@ -68,7 +68,7 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     centre = known_faces(run, "arcface").mean(0)
     rows = []
     for file in runtime.progress(files, "restoring faces"):
-        original = Image.open(run.path("headshots") / file)
+        original = Image.open(run.path("headshots") / file, formats=("PNG",))
         result, row = _restored(np.asarray(original.convert("RGB")), net, centre, config)
         texts = {**getattr(original, "text", {}), "Restored": f"CodeFormer, fidelity {config.fidelity}"}
         unchanged = (run.path("headshots") / file).read_bytes()
@@ -84,13 +84,13 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
 def find_codeformer(config: RestoreConfig) -> tuple[Path | None, tuple[str, ...]]:
     """CodeFormer's weights, and what is missing to use them: (path, ()) or (None, (what, how, ...))."""
     place = Path(config.weights) if config.weights else runtime.cache_path("codeformer", "codeformer.pth")
-    missing = []
+    missing, shown = [], runtime.shown_path(place)
     if not runtime.has_module(PACKAGE):
         missing += ["CodeFormer's package is not installed", f"Install it (S-Lab licence, non-commercial): {PIP}"]
     if not place.is_file():
-        missing += [f"CodeFormer's weights are not at {place}", f"Download {WEIGHTS_URL} (376 MB) to {place}"]
+        missing += [f"CodeFormer's weights are not at {shown}", f"Download {WEIGHTS_URL} (376 MB) to {shown}"]
     elif not config.weights and sha256_of(place) != WEIGHTS_SHA256:
-        missing += [f"{place} is not the known file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
+        missing += [f"{shown} is not the known file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
     return (None, tuple(missing)) if missing else (place, ())
 
 

@@ -35,6 +35,8 @@ COMMANDS["picked"] = "pick"  # a stage that a run can do without
 WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 FILES = ("prompts", "weights")
 """Settings that name a file of the person's own."""
+DATA = "$HEADSHOTKIT_DATA"
+"""In a manifest: the folder of the project's own data."""
 BANKS = "prompts"
 """The folder of a run that holds a person's own prompt banks, as they were used."""
 CHECK_SUM = "headshotkit.sha256"
@@ -340,7 +342,7 @@ class Stage:
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
         self.manifest |= facts
         self.manifest |= {
-            "files": {name: _facts_of(self.folder / name) for name in _made_in(self.folder)},
+            "files": {name: facts_of(self.folder / name) for name in _made_in(self.folder)},
             "status": "done",
             "outcome": outcome,
             "seconds": round(seconds, 2),
@@ -381,8 +383,18 @@ def _made_in(folder: Path) -> list[str]:
     return sorted(name for name in names if name != "manifest.json" and not name.startswith("."))
 
 
-def _facts_of(path: Path) -> dict:
+def facts_of(path: Path) -> dict:
+    """What a manifest notes of a file: size and sha256."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a kill left half written in a stage's folder, and closes the folder to others."""
+    with contextlib.suppress(OSError):
+        folder.chmod(0o700)
+        for half in [*folder.rglob(".*.part"), *folder.parent.glob(".*.part")]:
+            if half.is_file() and not half.name.startswith(locks.HOLDER):
+                discard(half)
 
 
 def _is_grown(before: dict, settings: dict, inputs: dict, grows: tuple[str, ...]) -> bool:
@@ -445,6 +457,29 @@ class Run:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
+    def place_of(self, folder: Path) -> str:
+        """A folder outside the run as a manifest may name it, without a user's name; `placed` finds it again.
+
+        From the run folder, from ~ or from the project's own data; all the way from the root only where nothing else
+        leads there. Empty where each way names a user.
+        """
+        folder, home, data = folder.resolve(), Path.home().resolve(), runtime.data_path().resolve()
+        users = {home.name, os.environ.get("USER") or home.name, os.environ.get("USERNAME") or home.name}
+        ways = [
+            Path(name, folder.relative_to(root)) for root, name in ((home, "~"), (data, DATA)) if root in folder.parents
+        ]
+        with contextlib.suppress(ValueError):  # on another drive
+            there, here = Path(os.path.relpath(folder, self.folder.resolve())), self.folder.resolve()
+            near = there.parts.count("..") < len(here.parts) - 1
+            ways.insert(0 if near else len(ways), there)
+        return next((way.as_posix() for way in ways if not users & set(way.parts)), "")
+
+    def placed(self, place: str) -> Path | None:
+        """The folder of a name from `place_of`; None where it has none."""
+        if place.startswith(f"{DATA}/"):
+            return runtime.data_path(*Path(place).parts[1:])
+        return self.folder.resolve() / Path(place).expanduser() if place else None
+
     def path(self, stage: str) -> Path:
         """A stage's folder, whether it exists or not."""
         return self.folder / stage
@@ -467,6 +502,7 @@ class Run:
         folder, settings = self.path(stage), settings_of(config)
         key = fingerprint(settings, inputs)
         before = self.peek(stage)
+        _clear(folder)
         if before.get("fingerprint") == key:
             spoilt = self.spoilt(stage, before)
             if spoilt and stage == "lora":

@@ -272,7 +272,7 @@ def test_a_refused_photo_can_be_kept_and_it_is_noted(small_run):
     manifest = run.manifest("photos")
     assert manifest["fingerprint"] != before and "1 by your own word" in manifest["outcome"]
     notes = json.loads((run.folder / "overruled.json").read_text())
-    assert list(notes) == ["grey.jpg"] and notes["grey.jpg"]["kept"]
+    assert "grey.jpg" in notes and notes["grey.jpg"]["kept"]
 
 
 def test_overruling_holds_when_the_photos_are_judged_again(small_run):
