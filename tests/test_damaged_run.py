@@ -127,6 +127,7 @@ def test_five_hundred_damages_cost_nothing(whole, capsys):
 
 def test_a_damaged_manifest_costs_no_training(whole, tmp_path, capsys):
     run = Run(shutil.copytree(whole, tmp_path / "run"))
+    (run.folder / OVERRULED).unlink()  # the photos were judged without it, so `run` would judge them anew
     manifest = run.path("lora") / "manifest.json"
     data = manifest.read_bytes()
     for damaged in (data[:300], b"\xef\xbb\xbf" + data):
