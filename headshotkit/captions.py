@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, measures
+from headshotkit import faces, locks, measures
 from headshotkit.errors import HeadshotError
 from headshotkit.expressions import NEUTRAL, SMILING
 from headshotkit.records import Dataset, TrainingPhoto
@@ -228,10 +228,12 @@ def note_edits(run: Run) -> Dataset:
     before = Dataset.from_dict(manifest["dataset"])
     now = with_edits(run.path("dataset"), before)
     if now != before:
-        write_json(run.path("dataset") / "manifest.json", manifest | {"dataset": now.to_dict()})
+        with locks.working(run.folder, "note_edits"):
+            write_json(run.path("dataset") / "manifest.json", manifest | {"dataset": now.to_dict()})
     return now
 
 
+@locks.writes("edit_caption")
 def edit_caption(run: Run, file: str, text: str) -> TrainingPhoto:
     """Replaces the caption of a training picture; it stays when the photos are prepared again.
 

@@ -39,11 +39,14 @@ def to_bytes(state: dict) -> bytes:
     return buffer.getvalue()
 
 
-def read_checked(path: Path) -> dict:
+def read_checked(path: Path, needed: tuple[str, ...] = (), **same: object) -> dict:
     """What `to_bytes` gave, on the CPU, if no bit of it has changed; torch itself leaves the check sums alone.
 
+    Args:
+        needed: what it must hold.
+        same: name -> value of what must be as it is here, where the file says anything of it.
     Raises:
-        one of DAMAGE: the file is cut, altered or can't be read.
+        one of DAMAGE: the file is cut, altered, holds something else or can't be read.
         MemoryError: it is whole as far as it was read, but memory gave out.
     """
     import torch
@@ -53,11 +56,18 @@ def read_checked(path: Path) -> dict:
             spoilt = archive.testzip()
         if spoilt:
             raise zipfile.BadZipFile(f"the check sum of {spoilt} is wrong")
-        return torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except DAMAGE as error:
         if said := runtime.out_of_memory(error):
             raise MemoryError(said) from error
         raise
+    missing = [name for name in needed if not isinstance(state, dict) or name not in state]
+    if missing:
+        raise ValueError(f"it holds no {', '.join(missing)}")
+    other = [name for name, value in same.items() if state.get(name, value) != value]
+    if other:
+        raise ValueError(f"it belongs to another training: its {', '.join(other)} differs")
+    return state
 
 
 def newest_step(stage_folder: Path) -> int:
@@ -118,17 +128,20 @@ class Checkpoints:
                 f"Free some space, then give the same command again: it goes on from step {_step(kept)}.",
             ) from error
 
-    def newest(self) -> tuple[dict | None, list[str]]:
+    def newest(self, needed: tuple[str, ...] = (), **same: object) -> tuple[dict | None, list[str]]:
         """The newest checkpoint that is undamaged, and what was wrong with newer ones: (state, problems).
 
         A damaged file is renamed to end in `.damaged`. The state is None where there is no good one.
+
+        Args:
+            needed, same: as `read_checked`.
         """
         for half_written in self.folder.glob(".*.part"):  # a kill left it
             discard(half_written)
         problems = []
         for file in reversed(self.files()):
             try:
-                return read_checked(file), problems
+                return read_checked(file, needed, **same), problems
             except DAMAGE as error:
                 problems.append(f"{file.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
                 with contextlib.suppress(OSError):

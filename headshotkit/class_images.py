@@ -14,7 +14,7 @@ from headshotkit.config import DatasetConfig, RenderConfig
 from headshotkit.families import Family, Sampling, load_family, weights_place
 from headshotkit.method_costs import say_drawing
 from headshotkit.photos import png_bytes
-from headshotkit.run import sha256_of, write_atomic
+from headshotkit.run import make_folder, sha256_of, write_atomic
 
 
 def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:
@@ -106,7 +106,7 @@ def class_recipe(config: DatasetConfig) -> dict[str, str]:
 def _made_by(picture: Path, facts: dict[str, str]) -> bool:
     """Whether a whole picture lies there that says the same of what made it."""
     try:
-        with Image.open(picture) as image:
+        with Image.open(picture, formats=("PNG",)) as image:
             image.load()
             return image.text == facts
     except (OSError, ValueError, SyntaxError, AttributeError):
@@ -123,7 +123,7 @@ def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
 
 def _link(picture: Path, place: Path) -> None:
     """Puts a class image into a run: as a hard link, or as a copy where the file system has no links."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     if place.exists():
         return
     try:

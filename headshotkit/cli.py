@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import partial
@@ -18,10 +21,11 @@ from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.few_steps import FEW_STEPS
 from headshotkit.prompts import PACKS
-from headshotkit.run import COMMANDS, STAGES, Run
+from headshotkit.run import COMMANDS, STAGES, Run, bytes_of, clean_run
 
 BAD_INPUT = 2
-INTERRUPTED = 130
+OWN_FAULT = 3
+INTERRUPTED, NOBODY_READS = 130, 141
 SAMPLE_CLASS = "man"
 
 ABOUT = {
@@ -38,6 +42,7 @@ ABOUT = {
     "prompts": "list the prompt bank, or some of its packs",
     "crop": "cut a whole folder around the faces to one size, without metadata",
     "plan": "what a run takes on a GPU, minutes and memory, and what to do without to fit",
+    "clean": "delete earlier results, which were moved aside when a stage was done anew",
     "run": "all of it, from photos to gallery",
     "demo": "all of it on the sample person, offline, with the embedded base",
 }
@@ -156,6 +161,11 @@ PLAN_KNOBS: list[tuple[str, dict]] = [
     ),
     ("--json", {"action": "store_true", "help": "print the plan as JSON"}),
 ]
+CLEAN_KNOBS: list[tuple[str, dict]] = [
+    ("run", {"type": Path, "help": "the run folder"}),
+    ("--yes", {"action": "store_true", "help": "delete it, for good"}),
+    ("--json", {"action": "store_true", "help": "print names and bytes as JSON"}),
+]
 PROMPT_KNOBS = [*BANK_KNOBS, ("--json", {"action": "store_true", "help": "print the prompts as JSON"})]
 SHARED: list[tuple[str, dict]] = [
     ("--out", {"type": Path, "default": Path("runs/me"), "help": "the run folder (default: %(default)s)"}),
@@ -191,18 +201,52 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command. Returns the exit code: 0 done, 2 bad input (the error says what to do), 130 interrupted."""
+    """Runs a command.
+
+    Returns: the exit code: 0 done, 2 bad input (the error says what to do), 3 a fault of headshotkit's own (its log
+        is named), 130 interrupted, 141 whoever read the output went away.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a console may lack a letter of a name; it then shows its number
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     runtime.set_environment()
+    earlier = os.umask(0o077)  # for what libraries write: it may hold a face
     try:
         _do(arguments)
+        sys.stdout.flush()
     except HeadshotError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("Interrupted. Give the same command again: it goes on from the last checkpoint.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
+        return NOBODY_READS
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        print(
+            f"{type(error).__name__}: {said}\n  This is a fault of headshotkit's own; what was finished before stays."
+            f"\n  Its log, for a bug report: {_log(error)}",
+            file=sys.stderr,
+        )
+        return OWN_FAULT
+    finally:
+        os.umask(earlier)
     return 0
+
+
+def _log(error: Exception) -> str:
+    """Writes an error with its traceback to a file of the temporary directory that only its owner reads; its path."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="headshotkit-", suffix=".log")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"headshotkit {__version__}, {runtime.versions()}\n")
+            file.writelines(traceback.format_exception(error))
+    except OSError as problem:
+        return f"can't be written ({problem.strerror})"
+    return path
 
 
 def _do(arguments: argparse.Namespace) -> None:
@@ -227,7 +271,7 @@ def _do(arguments: argparse.Namespace) -> None:
         planned = stage == "lora"  # generate keeps its minutes itself
         controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
         manifest = flow.do_stage(stage, run, options, controller)
-        tell(flow.line_of(manifest))
+        tell(flow.line_of(manifest, run))
     if arguments.json:
         print(json.dumps(manifest, indent=1))
 
@@ -292,12 +336,31 @@ def _plan(arguments: argparse.Namespace) -> None:
         print(json.dumps(plan.to_dict(), indent=1))
 
 
+def _clean(arguments: argparse.Namespace) -> None:
+    """Deletes what was moved aside because a stage was done anew; without --yes it only says what that would be."""
+    run = Run(arguments.run)
+    found = {path.name: bytes_of(path) for path in run.earlier()}
+    stream = sys.stderr if arguments.json else sys.stdout
+    for name, size in found.items():
+        print(f"{'clean':<10} {run.folder / 'earlier' / name}, {size / 2**20:.1f} MiB", file=stream)
+    total = f"{sum(found.values()) / 2**20:.1f} MiB"
+    if arguments.yes:
+        clean_run(run)
+        print(f"{'clean':<10} {total} were deleted", file=stream)
+    else:
+        more = "; nothing is deleted yet: give --yes as well" if found else ""
+        print(f"{'clean':<10} {len(found)} earlier results, {total}{more}", file=stream)
+    if arguments.json:
+        print(json.dumps({"deleted": arguments.yes, "bytes": found}, indent=1))
+
+
 TOOLS: dict[str, tuple[list[tuple[str, dict]], Callable[[argparse.Namespace], None]]] = {
     "crop": (CROP_KNOBS, _crop),
     "export": (EXPORT_KNOBS, _export),
     "prompts": (PROMPT_KNOBS, _prompts),
     "token": (TOKEN_KNOBS, _token),
     "plan": (PLAN_KNOBS, _plan),
+    "clean": (CLEAN_KNOBS, _clean),
 }
 """The commands that are no stage of a run: their arguments, and what they do."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import augment, captions, crops, hub, runtime
+from headshotkit import augment, captions, crops, hub, locks, runtime
 from headshotkit.bases import BASES, find_base
 from headshotkit.captioners import Captioner, source_of
 from headshotkit.class_images import build_class_images
@@ -27,6 +27,7 @@ from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.tokens import check_token
 
 
+@locks.writes("prepare")
 @runtime.frees_memory
 def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     """Turns the kept photos into the training folder.
@@ -36,6 +37,7 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
 
     Raises:
         StageMissing: the photos have not been judged.
+        DamagedRun: a kept photo is gone, or was edited since it was judged.
         TooFewPhotos: the gate kept too few of them.
         BadConfig: the token is a word, a name, or more than one token.
         BaseUnavailable: class images or a captioner are wanted, and their weights can't be had.
@@ -48,6 +50,7 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
     verdicts = kept_photos(verdicts, _least_photos(judged), advice, left_out)
     digests = {Path(photo["path"]).name: photo["sha256"] for photo in judged["photos"]}
     edited = {name: words for name, words in _edited_before(run).items() if _is_of(words, digests)}
+    run.files("photos", [f"kept/{v.photo}" for v in verdicts], thorough=True)
     stage = run.begin("dataset", config, run.inputs_from("photos"), seed=config.seed)
     if stage.done:
         dataset = captions.note_edits(run)

@@ -77,6 +77,18 @@ class RunFolderError(HeadshotError):
     """The run folder can't be created or written."""
 
 
+class RunBusy(HeadshotError):
+    """Another command works in the run folder."""
+
+
+class DamagedRun(HeadshotError):
+    """A file of the run folder is there, but isn't what was written; nothing of the run was touched."""
+
+
+class BadCaption(HeadshotError):
+    """A caption's file is no text."""
+
+
 class DiskFull(HeadshotError):
     """The disk filled up while a file was written; the file's earlier version is untouched."""
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, measures, runtime
+from headshotkit import faces, locks, measures, runtime
 from headshotkit.config import RenderConfig
-from headshotkit.errors import MissingModel, MissingPackage
+from headshotkit.errors import DamagedRun, MissingModel, MissingPackage
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
@@ -26,12 +26,13 @@ from headshotkit.photos import png_bytes
 from headshotkit.plots import plot_identity, plot_losses
 from headshotkit.policy import Deadline, OutOfTime
 from headshotkit.records import Headshot, Lora, Score
-from headshotkit.run import STAGES, Run, write_atomic, write_json
+from headshotkit.run import STAGES, Run, discard, write_atomic, write_json
 
 RECOGNISERS = ("arcface", "dlib")
 GOLDEN = (5**0.5 - 1) / 2
 
 
+@locks.writes("evaluate")
 @runtime.frees_memory
 def evaluate_run(
     run: Run, pairs: int = PAIRS, minutes: float | None = None, clock: Callable[[], float] = time.monotonic
@@ -48,12 +49,15 @@ def evaluate_run(
         clock: seconds that never go back.
     Raises:
         StageMissing: headshots have not been generated and restored.
+        DamagedRun: a headshot is gone or changed.
         MissingModel, MissingPackage: ArcFace can't be had; without dlib it goes on and says so.
     """
     deadline = Deadline(0.0 if minutes is None else max(minutes, 1e-3), clock)
     generated = run.manifest("headshots")
     shots = [Headshot.from_dict(h) for h in generated["headshots"]]
     first = [shot for shot in shots if shot.attempt == 1]
+    run.files("headshots", dict.fromkeys([*(shot.file for shot in first), *generated["delivered"]]))
+    run.files("restored", generated["delivered"])
     deadline.note(1, _picture_s(generated))
     inputs = run.inputs_from("photos", "headshots", "restored")
     settings = {"pairs": _begun_pairs(run, inputs, deadline.room_for(min(pairs, len(first))))}
@@ -63,6 +67,8 @@ def evaluate_run(
     known, missing = _known(run)
     scores = _scores_of(run, shots, generated["delivered"], known)
     paired = [first[place] for place in spread(len(first))[: settings["pairs"]]]
+    for file in (stage.folder / "base" / shot.file for shot in paired if f"base/{shot.file}" in stage.spoilt):
+        discard(file)
     changes = stage.manifest.setdefault(CHANGES, [])
     base = _render_base(run, paired, generated, stage.folder / "base", deadline, changes)
     scores = {"base": score_files(base, known, "measuring base")} | scores
@@ -79,8 +85,12 @@ def evaluate_run(
     table = {kind: [s.to_dict() for s in rows] for kind, rows in scores.items()}
     write_json(stage.folder / "metrics.json", metrics | {"scores": table})
     write_atomic(stage.folder / "identity.png", plot_identity(metrics, table).png())
-    write_atomic(stage.folder / "losses.png", plot_losses(run).png())
-    stage.finish(_outcome(metrics), metrics=metrics)
+    try:
+        write_atomic(stage.folder / "losses.png", plot_losses(run).png())
+        without = ""
+    except DamagedRun:  # nothing else is made from the losses, and they can't be made again
+        without = "; without losses.png, for lora/losses.json is missing or damaged"
+    stage.finish(_outcome(metrics) + without, metrics=metrics)
     return metrics
 
 
@@ -226,7 +236,7 @@ def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray]) -> 
     identity = {}
     if shot.identity is not None and others:
         face = faces.Face(np.zeros(4, np.float32), 1.0, np.array(shot.face_points_px, np.float32))
-        with Image.open(file) as picture:
+        with Image.open(file, formats=("PNG",)) as picture:
             image = np.asarray(picture.convert("RGB"))
         identity = {name: identity_of(image, face, own.mean(0), name) for name, own in others.items()}
     return Score(file.name, shot.identity, identity.get("dlib"), shot.sharpness)
@@ -242,7 +252,7 @@ def score_files(files: list[Path], known: dict[str, np.ndarray], title: str = "m
 
 
 def _score(file: Path, known: dict[str, np.ndarray]) -> Score:
-    image = np.asarray(Image.open(file).convert("RGB"))
+    image = np.asarray(Image.open(file, formats=("PNG", "JPEG")).convert("RGB"))
     found = faces.detect_faces(image)
     if len(found) != 1:
         return Score(file.name, None, None, None)

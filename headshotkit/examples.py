@@ -88,11 +88,14 @@ def cached_examples(
     Raises:
         DiskFull, RunFolderError: they can't be written.
     """
-    captions = dataset.captions
+    captions, files = dataset.captions, [p.file for p in dataset.photos] + list(dataset.class_images)
+    made_of = {"captions": captions, "files": files}
     try:
-        kept = read_checked(cache_folder / CACHE_FILE)
-    except DAMAGE:  # mostly: it is not there yet
-        kept = {"latents": {}, "condition": dict(family.encode_prompts(captions))}
+        kept = read_checked(cache_folder / CACHE_FILE, ("latents", "condition"), **made_of)
+        if any(len(latents) != len(files) for latents in kept["latents"].values()):
+            raise ValueError("its latents are of other pictures")
+    except (*DAMAGE, AttributeError, TypeError):  # mostly: it is not there yet
+        kept = {"latents": {}, "condition": dict(family.encode_prompts(captions)), **made_of}
     missing = sorted(sizes_px - set(kept["latents"]))
     for px in missing:
         kept["latents"][px] = _encode(family, folder, dataset, px)
@@ -112,7 +115,7 @@ def _encode(family: Family, folder: Path, dataset: Dataset, px: int) -> torch.Te
     """All pictures of a dataset at one size as latents, shape (N, C, h, w); class images come last."""
     latents = []
     for file in runtime.progress([p.file for p in dataset.photos] + list(dataset.class_images), f"encoding at {px} px"):
-        with Image.open(folder / file) as opened:
+        with Image.open(folder / file, formats=("PNG",)) as opened:
             image = opened.convert("RGB")
         size, window = window_at(image.size, dataset.size_px, px)
         if size != image.size:

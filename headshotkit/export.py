@@ -38,12 +38,14 @@ def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
     Returns: the file's path.
     Raises:
         StageMissing: nothing has been trained.
+        DamagedRun: what was trained is gone or changed.
         BadConfig: the format is unknown, the base's family has no kohya naming, the path has another ending, or the
             whole U-Net was trained.
         BadLora: the file holds layers that have no name in kohya's naming, or NaN or infinity.
         DiskFull, RunFolderError: the file can't be written.
     """
     lora = Lora.from_dict(run.manifest("lora")["lora"])
+    run.files("lora", lora.files, thorough=True)
     source, called = run.path("lora") / lora.path, f"{Path(lora.token).name}{SUFFIX}"
     name = called if lora.method == "textual-inversion" else lora.path.name
     target = Path(path) / name if Path(path).is_dir() else Path(path)

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
-from headshotkit import runtime
+from headshotkit import locks, runtime
 from headshotkit.bases import choose_base
 from headshotkit.checkpoints import newest_step
 from headshotkit.class_images import missing_class_images
-from headshotkit.config import Config, DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
+from headshotkit.config import (
+    UNUSED,
+    Config,
+    DatasetConfig,
+    GateConfig,
+    PickConfig,
+    RenderConfig,
+    RestoreConfig,
+    TrainConfig,
+)
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
-from headshotkit.errors import BadConfig, NoPhotos, TooFewMinutes
+from headshotkit.errors import BadConfig, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.families import weights_here
-from headshotkit.gallery import build_gallery
+from headshotkit.gallery import PAGE, build_gallery
 from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.pacing import MAY_CHANGE
-from headshotkit.records import Verdict, kept_photos
+from headshotkit.records import Verdict, kept_photos, typed
 from headshotkit.restore import restore_headshots
-from headshotkit.run import COMMANDS, STAGES, Run, settings_of, write_json
+from headshotkit.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,12 @@ CHOICES: dict[type[Config], tuple[str, ...]] = {
 """Which of the options each stage's config takes."""
 NEED_BASE = ("dataset", "lora", "picked", "headshots")
 """Stages that work with a base; choosing one looks for a GPU, which loads torch."""
+TOGETHER = {"steps": ("schedule",), "schedule": ("steps",), "learning_rate": ("optimizer",),
+            "token_factor": ("optimizer",)}  # fmt: skip
+"""A setting -> those that it must fit; where one of them is set anew, it doesn't stay as the run began."""
 
 
+@locks.writes("run")
 def make_headshots(
     photos: Path | str, out: Path | str, options: Options | None = None, tell: Callable[[str], None] = print
 ) -> Run:
@@ -114,7 +128,7 @@ def make_headshots(
         if controller:
             controller.begin(COMMANDS[stage])
         manifest = do_stage(stage, run, options, controller)
-        tell(line_of(manifest))
+        tell(line_of(manifest, run))
         if controller:
             drawn = len(manifest.get("headshots", ())) if "drawing_seconds" in manifest else 0
             controller.finish(COMMANDS[stage], manifest["drawing_seconds"] / drawn if drawn else 0.0)
@@ -159,14 +173,15 @@ def begin_deadline(
             "Leave out --schedule, or --minutes.",
         )
     base, _ = run_base(run, options)
-    rendering = config_for(RenderConfig, base, options)
+    rendering = config_for(RenderConfig, base, options, begun=run.peek("headshots"))
     count = rendering.count
     training = {"method": options.method or TrainConfig.method, "prior": bool(_class_images(run, options))}
     training["worded"] = rendering.word_guidance > 1
     done, steps_done = progress_of(run, base, options, stages)
     left = tuple(stage for stage in stages if stage not in done and (stage != "download" or not weights_here(base)))
     if "prepare" in left:
-        training["class_images"] = missing_class_images(config_for(DatasetConfig, base, options))
+        wanted = config_for(DatasetConfig, base, options, begun=run.peek("dataset"))
+        training["class_images"] = missing_class_images(wanted)
     plan = plan_here(base, count, options.minutes, options.steps or 0, left, steps_done=steps_done, **training)
     lines = f"{plan.minutes:.0f} minutes, at worst {plan.pessimistic:.0f}\n{plan.explain()}"
     tell("plan       " + lines.replace("\n", f"\n{'':<11}"))
@@ -182,15 +197,15 @@ def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) 
     """
     planned = _as_begun("lora", run, base, options, MAY_CHANGE)
     wanted = {
-        "dataset": config_for(DatasetConfig, base, options),
-        "lora": config_for(TrainConfig, base, options, planned),
+        "dataset": config_for(DatasetConfig, base, options, begun=run.peek("dataset")),
+        "lora": config_for(TrainConfig, base, options, planned, run.peek("lora")),
     }
     done: list[str] = []
     for stage in ("photos", *wanted):
         if COMMANDS[stage] not in stages:
             continue
         if stage == "photos":
-            as_asked = options.photos is not None and is_judged(options.photos, run, _gate_config(options))
+            as_asked = options.photos is not None and is_judged(options.photos, run, _gate_config(run, options))
         else:
             as_asked = settings_of(wanted[stage]) == run.peek(stage).get("config")
         if not (as_asked and run.has(stage)):
@@ -219,6 +234,7 @@ def run_base(run: Run, options: Options) -> tuple[str, str]:
     return choose_base(options.base)
 
 
+@locks.writes("do_missing")
 def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callable[[str], None] = print) -> None:
     """Does those of the stages that the run does not have, whatever settings the others were made with.
 
@@ -227,11 +243,17 @@ def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callab
     """
     for stage in stages:
         if not run.has(stage):
-            tell(line_of(do_stage(stage, run, options)))
+            tell(line_of(do_stage(stage, run, options), run))
 
 
-def config_for(kind: type[Config], base: str, options: Options, planned: dict | None = None) -> Config:
-    """A stage's config: the base's preset, in its place what a plan decides, in its place what the person set."""
+def config_for(kind: type[Config], base: str, options: Options, planned: dict | None = None,
+               begun: dict | None = None) -> Config:  # fmt: skip
+    """A stage's config: the base's preset; in its place what the run began with, then what a plan decides, then what
+    the person set.
+
+    Args:
+        begun: the stage's manifest, empty where it was never begun.
+    """
     chosen = {name: getattr(options, name) for name in CHOICES[kind]}
     if kind is TrainConfig:
         chosen["alpha"] = options.rank  # alpha / rank is the LoRA's weight, so it stays 1
@@ -241,7 +263,35 @@ def config_for(kind: type[Config], base: str, options: Options, planned: dict | 
     if kind is RenderConfig:
         chosen["steps"] = options.sampler_steps
         chosen["use_pick"] = None if options.lora_scale is None else False
-    return kind.for_base(base, **(planned or {}) | {name: value for name, value in chosen.items() if value is not None})
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    return kind.for_base(base, **begun_settings(kind, begun or {}, base, chosen) | (planned or {}) | chosen)
+
+
+def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict | None = None) -> dict:
+    """The settings that a stage was begun with, as far as they go with the base and with what the person set now.
+
+    Args:
+        begun: the stage's manifest; empty where it was never begun.
+        chosen: what the person set now.
+    Raises:
+        DamagedRun: the manifest names settings that there are not.
+    """
+    before, chosen, hints = begun.get("config", {}), chosen or {}, typing.get_type_hints(kind)
+    try:
+        kept = {name: typed(hints[name], value) for name, value in before.items() if name in hints}
+    except ValueError as error:
+        raise DamagedRun(f"the {begun['stage']} stage's manifest holds a bad setting: {error}.") from error
+    if kept.pop("base", base) != base:  # another base has presets of its own; the person stays the same one
+        kept = {name: value for name, value in kept.items() if name in ("token", "class_word")}
+    if kind is TrainConfig and chosen.get("method", kept.get("method")) != kept.get("method"):
+        return {}
+    method = kept.get("method") if kind is TrainConfig else None
+    gone = set(UNUSED.get(method, ())) | {a for a, others in TOGETHER.items() if any(o in chosen for o in others)}
+    if chosen.get("class_images") == 0:
+        gone.add("class_prompt")
+    if "minutes" in kept and not chosen.get("minutes", kept["minutes"]):
+        gone.add("other_scales")
+    return {name: value for name, value in kept.items() if name not in gone}
 
 
 def planned_settings(stage: str, run: Run, base: str, options: Options, controller: DeadlineController | None) -> dict:
@@ -267,7 +317,7 @@ def _as_begun(stage: str, run: Run, base: str, options: Options, names: Iterable
         kept["schedule"] = tuple(tuple(part) for part in kept["schedule"])
     set_by_hand = {name: getattr(options, name) for name in CHOICES[kind] if name in kept}
     as_begun = all(value in (None, kept[name]) for name, value in set_by_hand.items())
-    same = kept and as_begun and settings_of(config_for(kind, base, options, kept)) == begun["config"]
+    same = kept and as_begun and settings_of(config_for(kind, base, options, kept, begun)) == begun["config"]
     return kept if same else {}
 
 
@@ -284,7 +334,8 @@ def _beside_class_images(run: Run, base: str, options: Options) -> dict:
     Two losses are held at once, on SDXL at 1024 px 19.6 GiB without checkpointing and 7.4 with it (counted 2026-11-22).
     A training that was begun without goes on without.
     """
-    begun_so = run.peek("lora").get("config") == settings_of(config_for(TrainConfig, base, options))
+    begun = run.peek("lora")
+    begun_so = begun.get("config") == settings_of(config_for(TrainConfig, base, options, begun=begun))
     return {"checkpointing": True} if base != "mini" and _class_images(run, options) and not begun_so else {}
 
 
@@ -301,21 +352,24 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
         case "photos":
             _check(run, options)
         case "dataset":
-            build_dataset(run, config_for(DatasetConfig, base, options))
+            build_dataset(run, config_for(DatasetConfig, base, options, begun=run.peek(stage)))
         case "lora":
             planned = planned_settings(stage, run, base, options, controller)
             planned = planned or _beside_class_images(run, base, options)
-            headshotkit.train_lora(run, config_for(TrainConfig, base, options, planned), controller)
+            config = config_for(TrainConfig, base, options, planned, run.peek(stage))
+            headshotkit.train_lora(run, config, controller)
         case "picked":
             chosen = {"scales": options.scales, "prompts": options.pick_prompts, "seed": options.seed}
-            headshotkit.pick_lora(run, PickConfig.with_options(**chosen), config_for(RenderConfig, base, options))
+            chosen = {name: value for name, value in chosen.items() if value is not None}
+            config = PickConfig.with_options(**begun_settings(PickConfig, run.peek(stage)) | chosen)
+            headshotkit.pick_lora(run, config, config_for(RenderConfig, base, options, begun=_drawn_before(run)))
         case "headshots":
             options = replace(options, minutes=None) if controller else options  # they are the whole run's
             planned = planned_settings(stage, run, base, options, controller)
-            headshotkit.render_headshots(run, config_for(RenderConfig, base, options, planned), planned=tuple(planned))
+            config = config_for(RenderConfig, base, options, planned, _drawn_before(run))
+            headshotkit.render_headshots(run, config, planned=tuple(planned))
         case "restored":
-            chosen = {"fidelity": options.fidelity, "weights": options.codeformer_weights}
-            restore_headshots(run, RestoreConfig.with_options(**chosen))
+            restore_headshots(run, _restore_config(run, options))
         case "report":
             headshotkit.evaluate_run(
                 run, **(controller.evaluating if controller else {"minutes": options.minutes or None})
@@ -325,13 +379,42 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
     return run.manifest(stage)
 
 
-def _gate_config(options: Options) -> GateConfig:
-    return GateConfig.with_options(min_photos=options.min_photos)
+def _drawn_before(run: Run) -> dict:
+    """The manifest of the headshots, with an own prompt bank at its place in the run, and a later pick in force."""
+    begun, picked = run.peek("headshots"), run.peek("picked")
+    config = dict(begun.get("config", {}))
+    if bank := config.get("prompts"):
+        config["prompts"] = str(run.folder / BANKS / bank)
+    if picked.get("started", "") > begun.get("started", ""):
+        config = {name: value for name, value in config.items() if name not in ("use_pick", "lora_scale")}
+    return begun | {"config": config} if begun else {}
+
+
+def _restore_config(run: Run, options: Options) -> RestoreConfig:
+    """How faces are restored: as set now, else as the run began.
+
+    Raises:
+        BadConfig: it began with weights of the person's own, whose place the run doesn't know.
+    """
+    kept = begun_settings(RestoreConfig, run.peek("restored"))
+    if kept.pop("weights", "") and options.codeformer_weights is None:
+        raise BadConfig(
+            "the faces were restored with CodeFormer weights that were given by hand.",
+            "A run holds no paths that lead out of it.",
+            "Give them again: --codeformer-weights PATH; or --codeformer-weights '' for the usual ones.",
+        )
+    chosen = {"fidelity": options.fidelity, "weights": options.codeformer_weights}
+    return RestoreConfig.with_options(**kept | {name: value for name, value in chosen.items() if value is not None})
+
+
+def _gate_config(run: Run, options: Options) -> GateConfig:
+    chosen = {} if options.min_photos is None else {"min_photos": options.min_photos}
+    return GateConfig.with_options(**begun_settings(GateConfig, run.peek("photos")) | chosen)
 
 
 def _check(run: Run, options: Options) -> None:
     """Judges the photos; too few good ones are an error here already, not only when training needs them."""
-    config = _gate_config(options)
+    config = _gate_config(run, options)
     if options.photos is None:
         raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
     verdicts: list[Verdict] = judge_photos(options.photos, run, config)
@@ -339,7 +422,13 @@ def _check(run: Run, options: Options) -> None:
     kept_photos(verdicts, config.min_photos, judged["advice"], judged["left_out"])
 
 
-def line_of(manifest: dict) -> str:
-    """One line on a finished stage: its name, what came out, seconds; after the check another, with what is missing."""
+def line_of(manifest: dict, run: Run | None = None) -> str:
+    """One line on a finished stage: its name, what came out, seconds.
+
+    After the check another line says what is missing; after the gallery, where in the run its page is.
+    """
     line = f"{COMMANDS[manifest['stage']]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"
-    return line + (f"\n{'':<10} {manifest['advice']}" if "advice" in manifest else "")
+    more = manifest.get("advice", "")
+    if run and manifest["stage"] == "gallery":
+        more = f"{(run.path('gallery') / PAGE).resolve()}"
+    return line + (f"\n{'':<10} {more}" if more or "advice" in manifest else "")

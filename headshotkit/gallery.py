@@ -7,9 +7,11 @@ import html
 import io
 import math
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
+from headshotkit import locks
 from headshotkit.run import Run, write_atomic
 
 PAGE = "index.html"
@@ -23,6 +25,8 @@ WORDS = {
     "near_twin": "almost the same picture as another",
 }  # fmt: skip
 """A reason of the identity gate, for people."""
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What the page may load: nothing; its pictures and its style are inside."""
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:#222;background:#fafafa}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .6rem}
@@ -37,6 +41,7 @@ figcaption{color:#aaa}}
 """
 
 
+@locks.writes("gallery")
 def build_gallery(run: Run) -> Path:
     """Writes `gallery/`: index.html, which holds its pictures itself, contact_sheet.png, manifest.json.
 
@@ -46,16 +51,16 @@ def build_gallery(run: Run) -> Path:
     """
     generated, judged = run.manifest("headshots"), run.manifest("photos")
     metrics = run.manifest("report")["metrics"]
+    shots = {h["file"]: h for h in generated["headshots"]}
+    delivered = [shots[file] for file in generated["delivered"]]
+    files = run.files("restored", generated["delivered"])
     stage = run.begin("gallery", {}, run.inputs_from("headshots", "restored", "report"))
     if stage.done:
         return stage.folder / PAGE
-    shots = {h["file"]: h for h in generated["headshots"]}
-    delivered = [shots[file] for file in generated["delivered"]]
-    files = [run.path("restored") / h["file"] for h in delivered]
     write_atomic(stage.folder / SHEET, contact_sheet(files))
     write_atomic(stage.folder / PAGE, page(delivered, files, generated, judged, metrics))
     passed = sum(h["accepted"] for h in delivered)
-    stage.finish(f"{len(delivered)} headshots in {stage.folder / PAGE}, {passed} of them at or above the pass mark")
+    stage.finish(f"{len(delivered)} headshots in gallery/{PAGE}, {passed} of them at or above the pass mark")
     return stage.folder / PAGE
 
 
@@ -64,7 +69,7 @@ def contact_sheet(files: list[Path], columns: int = 6) -> bytes:
     rows = max(1, math.ceil(len(files) / columns))
     sheet = Image.new("RGB", (columns * TILE_PX, rows * TILE_PX), "white")
     for number, file in enumerate(files):
-        with Image.open(file) as picture:
+        with Image.open(file, formats=("PNG",)) as picture:
             tile = ImageOps.pad(picture.convert("RGB"), (TILE_PX, TILE_PX), Image.Resampling.LANCZOS, color="white")
         sheet.paste(tile, (number % columns * TILE_PX, number // columns * TILE_PX))
     buffer = io.BytesIO()
@@ -82,7 +87,7 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
     parts = [
         "<h1>Your headshots</h1>",
         f"<p>{len(passed)} of {len(cards)} pass as surely you: identity at least {mark['mark']:.2f}. "
-        f"That mark comes from your own photos: {html.escape(mark['reason'])}.</p>",
+        f"That mark comes from your own photos: {html.escape(str(mark['reason']))}.</p>",
     ]
     if passed:
         parts.append(f'<h2>Surely you</h2><div class="grid">{"".join(passed)}</div>')
@@ -94,7 +99,8 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
                  "ArcFace embeddings; no picture left the machine.</footer>")  # fmt: skip
     body = "\n".join(parts)
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Your headshots</title>\n'
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>Your headshots</title>\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
@@ -108,12 +114,12 @@ def _card(shot: dict, file: Path) -> str:
     else:
         words = f"{shot['likeness']:.0%} as much like you as your own photos are ({shot['identity']:.2f})"
     if shot["reasons"]:
-        words += f"; {', '.join(WORDS[code] for code in shot['reasons'])}"
+        words += f"; {', '.join(WORDS.get(code, code) for code in shot['reasons'])}"
     how = html.escape(f"{shot['prompt']} / seed {shot['seed']}, attempt {shot['attempt']}")
     return (
-        f'<figure class="{"pass" if shot["accepted"] else "near"}"><a href="../restored/{shot["file"]}">'
+        f'<figure class="{"pass" if shot["accepted"] else "near"}"><a href="../restored/{quote(shot["file"])}">'
         f'<img src="{embedded(file)}" alt="{name}" title="{how}"></a>'
-        f"<figcaption><b>{name}</b>{words}</figcaption></figure>"
+        f"<figcaption><b>{name}</b>{html.escape(words)}</figcaption></figure>"
     )
 
 
@@ -122,7 +128,7 @@ def embedded(file: Path) -> str:
     data, kind = file.read_bytes(), "png"
     if len(data) > EMBED_BYTES:
         buffer, kind = io.BytesIO(), "jpeg"
-        with Image.open(file) as picture:
+        with Image.open(file, formats=("PNG",)) as picture:
             picture.convert("RGB").save(buffer, "JPEG", quality=92)
         data = buffer.getvalue()
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -9,23 +9,23 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess, coach, copies, faces, runtime
+from headshotkit import assess, coach, copies, faces, locks, runtime
 from headshotkit.choice import choose_photos
 from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
 from headshotkit.decoding import Refused, Source
 from headshotkit.errors import RunFolderError
 from headshotkit.photos import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
-from headshotkit.records import Photo, Reason, Verdict
-from headshotkit.run import COMMANDS, Run, fingerprint, write_atomic, write_json
+from headshotkit.records import Photo, Reason, Record, Verdict
+from headshotkit.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
+from headshotkit.stripping import write_stripped
 from headshotkit.variety import coverage, moments
 
 THUMB_PX = 240
@@ -41,12 +41,13 @@ OTHERS = 1
 """`measures["person"]` of the first of the other people; 0 is the main person."""
 
 
+@locks.writes("check")
 @runtime.frees_memory
 def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> list[Verdict]:
     """Judges every photo of a folder and keeps the best of the good ones.
 
-    Writes `photos/`: kept/ (the files as they are), thumbs/, manifest.json with verdicts, photos, and what the set
-    shows and lacks.
+    Writes `photos/`: kept/ (the same pixels without metadata), thumbs/, manifest.json with verdicts, photos, and what
+    the set shows and lacks.
 
     Args:
         photos: the folder with the person's photos; it is only read.
@@ -58,14 +59,14 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     _demand_apart(Path(photos), run)
     files = {plain_name(f): f for f in find_photos(photos)}
     digests = _digests(files)
-    folder = {"folder": str(Path(photos).resolve()), "left_out": left_out(photos)}
+    folder = {"folder": run.place_of(Path(photos)), "left_out": left_out(photos)}
     stage = run.begin("photos", config, _inputs(digests, run))
     if stage.done:
         verdicts = [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
         folder["outcome"] = outcome_of(verdicts, folder["left_out"])
         if stage.manifest | folder != stage.manifest:  # the same photos, moved, or beside other files
             write_json(stage.folder / "manifest.json", stage.manifest | folder)
-        _mend_kept(stage.folder / "kept", verdicts, files, digests)
+        _name_strange(stage.folder / "kept", verdicts)
         return verdicts
     write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run knows its photos too
     looks = [_Look(name, file, digests[name]) for name, file in files.items()]
@@ -89,36 +90,13 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     return verdicts
 
 
-def _mend_kept(kept: Path, verdicts: list[Verdict], files: dict[str, Path], digests: dict[str, str]) -> None:
-    """Copy kept photos again if they were edited or deleted in the run folder, and name files that are not kept photos.
-
-    Training pictures are cut around the face that was found when the photo was judged, so an edited photo would be cut
-    in the wrong place.
-    """
-    wanted = [v.photo for v in verdicts if v.kept]
-    changed = [name for name in wanted if digest_of(kept / name) != digests[name]]
-    for name in changed:
-        copy_judged(files[name], kept / name, digests[name])
-    if changed:
-        what = f"{len(changed)} photos in {kept} were changed or deleted since they were judged, and are copied again"
-        runtime.say(f"{what}: {', '.join(changed[:10])}. Edit photos in your own folder, then check them again.")
-    strange = sorted(set(map(plain_name, kept.iterdir())) - set(wanted)) if kept.is_dir() else []
+def _name_strange(kept: Path, verdicts: list[Verdict]) -> None:
+    """Say which files in the folder of kept photos are none."""
+    wanted = {v.photo for v in verdicts if v.kept}
+    strange = sorted(set(map(plain_name, kept.iterdir())) - wanted) if kept.is_dir() else []
     if strange:
         what = f"{len(strange)} files in {kept} are not kept photos and are not used"
         runtime.say(f"{what}: {', '.join(strange[:10])}. Put photos into your own folder, then check them again.")
-
-
-def copy_judged(source: Path, place: Path, digest: str) -> bool:
-    """Copy a photo if it still is the file that was judged; return whether it is."""
-    try:
-        with Source(source) as file:  # it may have become a pipe that nobody writes to
-            data = file.read()
-    except (OSError, Refused):
-        return False
-    if hashlib.sha256(data).hexdigest() != digest:
-        return False
-    write_atomic(place, data)
-    return True
 
 
 def is_judged(photos: Path, run: Run, config: GateConfig | None = None) -> bool:
@@ -207,13 +185,30 @@ class _Look:
         return thumbnail(opened.pixels)
 
     def copy_to(self, place: Path) -> None:
-        """Copies the file as it was judged; one that has gone or changed since is refused."""
-        if not copy_judged(self.path, place, self.photo.sha256):
+        """Copies the photo as it was judged; one that has gone or changed since is refused."""
+        if not write_kept(self.path, self.photo.sha256, place):
             self.refuse("unreadable", None, None, f"{self.name} was moved or changed while it was judged")
 
     def refuse(self, code: str, value, limit, text: str) -> None:
         reasons = (*self.verdict.reasons, Reason(code, value, limit, text))
         self.verdict = replace(self.verdict, kept=False, reasons=reasons)
+
+
+def write_kept(photo: Path, digest: str, place: Path) -> bool:
+    """Copies a photo without metadata, if it still is the file of that sha256; returns whether it is.
+
+    Raises:
+        DiskFull, RunFolderError: it can't be written.
+    """
+    try:
+        with Source(photo) as file:
+            data = file.read()
+        same = hashlib.sha256(data).hexdigest() == digest
+        if same:
+            write_stripped(photo, data, place)
+    except (OSError, Refused, Unreadable):  # it is gone, or a pipe by now
+        return False
+    return same
 
 
 def thumbnail(image: np.ndarray) -> bytes:
@@ -352,9 +347,22 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
 # --- overruled verdicts: overrule.py writes them ------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Note(Record):
+    """What a person decided of a photo, and when."""
+
+    sha256: str
+    kept: bool
+    at: str = ""
+
+
 def read_overruled(run: Run) -> dict[str, dict]:
-    path = run.folder / OVERRULED
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What a person decided: photo -> its sha256, kept, at.
+
+    Raises:
+        DamagedRun: the file is there and can't be used.
+    """
+    return read_json(run.folder / OVERRULED, Note) or {}
 
 
 def overruled_input(run: Run) -> dict[str, str]:

@@ -83,6 +83,7 @@ def known_person(run: Run, config: RenderConfig) -> Person:
 def _kept_faces(run: Run, title: str) -> Iterator[tuple[np.ndarray, faces.Face]]:
     """Every kept photo with the very face that was judged."""
     kept = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"] if v["kept"]]
+    run.files("photos", [f"kept/{verdict.photo}" for verdict in kept], thorough=True)
     for verdict in runtime.progress(kept, f"own photos, {title}"):
         box, points = (np.array(verdict.measures[name]) for name in ("face_box_px", "face_points_px"))
         yield read_photo(run.path("photos") / "kept" / verdict.photo), faces.Face(box, 1.0, points)

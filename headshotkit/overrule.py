@@ -7,15 +7,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from headshotkit import locks
 from headshotkit.config import GateConfig
 from headshotkit.errors import CannotKeep, NoPhotos, StageMissing
-from headshotkit.gate import OVERRULED, advice_on, copy_judged, outcome_of, overruled_input, read_overruled
+from headshotkit.gate import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled, write_kept
 from headshotkit.photos import digest_of, find_photos, plain_name
 from headshotkit.records import Verdict
-from headshotkit.run import Run, discard, fingerprint, write_json
+from headshotkit.run import Run, discard, facts_of, fingerprint, write_json
 
 
-def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
+@locks.writes("overrule_verdict")
+def overrule_verdict(run: Run, photo: str, kept: bool, folder: Path | None = None) -> Verdict:
     """Keeps a refused photo, or leaves a kept one out, because a person says so; noted in `overruled.json`.
 
     It holds for that file when the photos are judged again, and later stages must be done anew. Saying the opposite
@@ -23,6 +25,7 @@ def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
 
     Args:
         photo: its name in the verdicts.
+        folder: where the photos are; None: where they were when they were judged.
     Raises:
         StageMissing: the photos have not been judged, or the photo is none of them.
         CannotKeep: the photo can't be read or shows no face, so nothing can be cropped from it; or it is gone.
@@ -36,15 +39,17 @@ def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
     if kept and "face_box_px" not in verdict.measures:
         why = "; ".join(reason.text for reason in verdict.reasons)
         raise CannotKeep(f"{photo} can't be kept: {why}.", "A training picture is cropped around a face.", "Leave it.")
-    source = _file_of(manifest, photo, digest) if kept else None
+    source = _file_of(run, manifest, photo, digest, folder) if kept else None
     note = {"sha256": digest, "kept": kept, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     said = read_overruled(run) | {photo: note}
     verdict = replace(verdict, kept=kept, overruled=kept == bool(verdict.reasons))
     if not verdict.overruled:
         del said[photo]
     copy = run.path("photos") / "kept" / photo
-    if source and not copy_judged(source, copy, digest):
-        raise CannotKeep(f"{photo} was changed just now.", "Only the photo that was judged can be kept.", "Try again.")
+    if source and not write_kept(source, digest, copy):
+        raise CannotKeep(f"{photo} can't be read any more.", "It was moved or changed.", "Judge the photos again.")
+    files = {name: facts for name, facts in manifest.get("files", {}).items() if name != f"kept/{photo}"}
+    manifest["files"] = files | ({f"kept/{photo}": facts_of(copy)} if kept else {})
     manifest["verdicts"][place] = verdict.to_dict()
     _write_overruled(run, said, manifest)
     if not kept:
@@ -52,15 +57,16 @@ def overrule_verdict(run: Run, photo: str, kept: bool) -> Verdict:
     return verdict
 
 
-def _file_of(manifest: dict, photo: str, digest: str) -> Path:
+def _file_of(run: Run, manifest: dict, photo: str, digest: str, folder: Path | None) -> Path:
     """The photo in its folder, as it was judged."""
-    folder = Path(manifest["folder"])
+    folder = folder or run.placed(manifest["folder"])
     with contextlib.suppress(NoPhotos):
-        for file in find_photos(folder):
+        for file in find_photos(folder) if folder else ():
             if plain_name(file) == photo and digest_of(file) == digest:
                 return file
     why = "The run copies it from there when it is kept."
-    raise CannotKeep(f"{photo} is no longer in {folder}.", why, "Put it back, or judge the photos again.")
+    place = folder or "a folder that the run can name"
+    raise CannotKeep(f"{photo} is no longer in {place}.", why, "Put it back, or judge the photos again.")
 
 
 def _write_overruled(run: Run, said: dict, manifest: dict) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headshotkit import hub, runtime
+from headshotkit import hub, locks, runtime
 from headshotkit.config import PickConfig, RenderConfig
 from headshotkit.errors import BadConfig, BadPromptBank
 from headshotkit.families import CHANGES, Family, Sampling, load_family
@@ -33,6 +33,7 @@ OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "
 """Settings of RenderConfig that say nothing of how one picture is drawn or judged."""
 
 
+@locks.writes("pick")
 @runtime.frees_memory
 def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = None) -> Pick:
     """Chooses checkpoint and strength, which `render_headshots` then uses.
@@ -60,6 +61,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
     tasks = [Task.of(number, prompt.id, prompt, lora, rendering) for number, prompt in enumerate(prompts)]
     inputs = run.inputs_from("photos", "lora") | {"prompts": sha256_of(bank)}
     drawn_as = {name: value for name, value in settings_of(rendering).items() if name not in OF_ONE_PICTURE}
+    run.files("lora", lora.files, thorough=True)
     stage = run.begin("picked", settings_of(config) | {"rendering": drawn_as}, inputs, seed=config.seed)
     if stage.done:
         return Pick.from_dict(stage.manifest["chosen"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import crops, faces, runtime
+from headshotkit import crops, faces, locks, runtime
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import demand
 from headshotkit.edges import edge_agreement
@@ -169,6 +169,7 @@ class Studio:
         self.run, self.family, self.controls, self.person = run, None, None, None
         self.loaded: tuple = ()
 
+    @locks.writes("render_pictures")
     @runtime.frees_memory
     def render(self, request: PictureRequest, on_step: Callable[[], None] | None = None) -> list[Picture]:
         """As `render_pictures`."""
@@ -217,6 +218,7 @@ class Studio:
                     "A LoRA only fits the base it was trained on.",
                     f"Set base to {lora.base!r}, or lora_scale to 0.",
                 )
+            self.run.files("lora", lora.files, thorough=True)
             use_trained(self.family, self.run.path("lora"), lora, request.lora_scale)
             self.loaded = wanted
         return self.family

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 import math
 import textwrap
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
+from headshotkit.errors import DamagedRun
 from headshotkit.records import Verdict
-from headshotkit.run import Run
+from headshotkit.run import Run, read_json
 from headshotkit.variety import quality
 
 GREEN, RED, GREY, BLUE = "#2a7f3f", "#b3382c", "#8a8a8a", "#2f5f9e"
@@ -58,9 +58,24 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
     return figure
 
 
+def read_losses(run: Run) -> list[float | None]:
+    """The loss of each step of a finished training; None where it was not finite.
+
+    Raises:
+        StageMissing: nothing has been trained.
+        DamagedRun: the file is gone, or isn't what the training wrote.
+    """
+    run.manifest("lora")
+    path = run.path("lora") / "losses.json"
+    found = read_json(path, {"loss": tuple[float | None, ...]})
+    if not found or not found["loss"]:
+        raise DamagedRun(f"{path} is gone.", "It holds the loss of each step, for the plots.", "Put it back.")
+    return found["loss"]
+
+
 def plot_losses(run: Run) -> Plot:
     """The training loss a step, and its running mean over a twentieth of the steps."""
-    losses = np.array(json.loads((run.path("lora") / "losses.json").read_text())["loss"], float)  # None: not finite
+    losses = np.array(read_losses(run), float)  # None: not finite
     window = max(1, len(losses) // 20)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     figure = Plot(figsize=(7, 3), layout="constrained")
@@ -103,7 +118,9 @@ def _place(verdict: Verdict) -> tuple:
 
 def _draw_verdict(axes, x: float, y: float, verdict: Verdict, thumb: Path) -> None:
     """One photo of the sheet with frame, sign, name and reason, in a cell 1 wide and 1.34 high."""
-    picture = Image.open(thumb).convert("RGB") if thumb.exists() else Image.new("RGB", (8, 8), "#dddddd")
+    picture = (
+        Image.open(thumb, formats=("JPEG",)).convert("RGB") if thumb.exists() else Image.new("RGB", (8, 8), "#dddddd")
+    )
     axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))), extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03))
     colour, sign = (GREEN, "\u2713") if verdict.kept else (RED, "\u2717")
     axes.add_patch(
@@ -204,7 +221,9 @@ def plot_pass_mark(run: Run) -> Plot:
 
 def plot_evaluation(run: Run) -> Plot:
     """Identity of the base's, the LoRA's, the delivered and the restored headshots of an evaluated run."""
-    metrics = json.loads((run.path("report") / "metrics.json").read_text())
+    run.manifest("report")
+    command = f"headshotkit evaluate --out {run.folder}"
+    metrics = read_json(run.path("report") / "metrics.json", {"identity": dict, "scores": dict}, command)
     return plot_identity(metrics, metrics["scores"])
 
 
@@ -282,7 +301,7 @@ def _grid(tiles: list[tuple[Path | None, str, bool | None]], columns: int) -> Pl
     figure = Plot(figsize=(columns * 1.9, rows * 2.3), layout="constrained")
     for number, (file, words, good) in enumerate(tiles):
         axes = figure.add_subplot(rows, columns, number + 1)
-        picture = Image.open(file).convert("RGB") if file else Image.new("RGB", (8, 8), "#dddddd")
+        picture = Image.open(file, formats=("PNG",)).convert("RGB") if file else Image.new("RGB", (8, 8), "#dddddd")
         axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))))
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(words, fontsize=7)

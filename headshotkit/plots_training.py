@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from PIL import Image
 
 from headshotkit.lora_layers import LoraLayer, LoraLayers
 from headshotkit.planner import Plan
-from headshotkit.plots import BLUE, GREEN, GREY, RED, Plot, Table, drawable
-from headshotkit.previews import FACTS
+from headshotkit.plots import BLUE, GREEN, GREY, RED, Plot, Table, drawable, read_losses
+from headshotkit.previews import read_previews
 from headshotkit.run import Run
 from headshotkit.snapshots import PREVIEWS
 
@@ -60,14 +58,9 @@ def plot_plan(plan: Plan) -> Plot:
     return figure
 
 
-def _previews(run: Run) -> dict:
-    """What `render_previews` left."""
-    return json.loads((run.path("lora") / PREVIEWS / FACTS).read_text(encoding="utf-8"))
-
-
 def plot_previews(run: Run) -> Plot:
     """The same prompt and noise as the training went on: a column a snapshot, a row a seed, identity below each."""
-    facts = _previews(run)
+    facts = read_previews(run)
     steps = sorted({p["step"] for p in facts["previews"]})
     figure = Plot(figsize=(1.9 * len(steps), 2.3 * facts["pictures"] + 0.3), layout="constrained")
     places = figure.subplots(facts["pictures"], len(steps), squeeze=False)
@@ -75,7 +68,7 @@ def plot_previews(run: Run) -> Plot:
         shown = [p for p in facts["previews"] if p["step"] == step]
         for row, preview in enumerate(shown):
             axes = places[row, column]
-            with Image.open(run.path("lora") / PREVIEWS / preview["file"]) as image:
+            with Image.open(run.path("lora") / PREVIEWS / preview["file"], formats=("PNG",)) as image:
                 axes.imshow(np.asarray(image))
             known = preview["identity"] is not None
             axes.set(xticks=[], yticks=[])
@@ -87,8 +80,8 @@ def plot_previews(run: Run) -> Plot:
 
 def plot_progress(run: Run) -> Plot:
     """Loss (running mean) and identity of the previews over the steps: the loss hardly tells what identity does."""
-    facts = _previews(run)
-    losses = np.array(json.loads((run.path("lora") / "losses.json").read_text())["loss"], float)  # None: not finite
+    facts = read_previews(run)
+    losses = np.array(read_losses(run), float)  # None: not finite
     window = max(1, len(losses) // 10)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     figure = Plot(figsize=(8, 4.4), layout="constrained")

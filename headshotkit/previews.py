@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from headshotkit import runtime
+from headshotkit import locks, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.errors import StageMissing
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.identity import Person, judge_headshot, known_person
-from headshotkit.records import Headshot, Lora, Record
-from headshotkit.run import Run, write_atomic, write_json
+from headshotkit.records import Headshot, Lora, Name, Record
+from headshotkit.run import Run, read_json, write_atomic, write_json
 from headshotkit.session import png_with_origin
 from headshotkit.snapshots import PREVIEWS, snapshot_file, snapshots_in
 
@@ -30,10 +28,11 @@ class Preview(Record):
 
     step: int
     seed: int
-    file: str
+    file: Name
     identity: float | None
 
 
+@locks.writes("render_previews")
 @runtime.frees_memory
 def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person}") -> list[Preview]:
     """Draws one prompt with the bare base and with each snapshot, always from the same noise.
@@ -57,7 +56,7 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
             f"The LoRA was trained with TrainConfig.snapshots = {config['snapshots']}.",
             f"Train with some: headshotkit train --snapshots 3 --out {run.folder}",
         )
-    drawn = _read(folder, text, pictures)
+    drawn = _read(run, text, pictures)
     missing = [step for step in steps if step not in {p.step for p in drawn}]
     if not missing:
         return drawn
@@ -73,11 +72,26 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
     return drawn
 
 
-def _read(folder: Path, prompt: str, pictures: int) -> list[Preview]:
+def read_previews(run: Run) -> dict:
+    """What `render_previews` left: `previews`, `prompt`, `pictures`, `pass_mark`, `own_median`.
+
+    Raises:
+        StageMissing: none were drawn.
+        DamagedRun: they were, and can't be read.
+    """
+    path = run.path("lora") / PREVIEWS / FACTS
+    shape = {"prompt": str, "pictures": int, "pass_mark": float, "own_median": float, "previews": tuple[Preview, ...]}
+    found = read_json(path, shape)
+    if found is None:
+        raise StageMissing(f"{path.parent} holds no previews.", "They were never drawn.", "First: render_previews(run)")
+    return found
+
+
+def _read(run: Run, prompt: str, pictures: int) -> list[Preview]:
     """What an earlier call drew of the same prompt."""
     try:
-        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_previews(run)
+    except StageMissing:
         return []
     same = (found["prompt"], found["pictures"]) == (prompt, pictures)
     return [Preview.from_dict(p) for p in found["previews"]] if same else []

@@ -5,11 +5,14 @@ Every record goes to JSON and back (`to_dict`, `from_dict`); manifests are made 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import typing
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from types import NoneType, UnionType
 
 from headshotkit.errors import TooFewPhotos
 
@@ -20,6 +23,20 @@ REASON_CODES = (
 )  # fmt: skip
 
 
+Name = typing.NewType("Name", str)
+"""A file's name relative to its stage's folder; one that leads out of it is refused when a record is read."""
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name stays in the folder that it is relative to.
+
+    >>> is_inside("class/000.png"), is_inside("../a"), is_inside("/etc/passwd")
+    (True, False, False)
+    """
+    ways = PurePosixPath(name), PurePath(name)
+    return "\0" not in name and not any(way.anchor or ".." in way.parts for way in ways)
+
+
 class Record:
     """What all records can do: become a dict of JSON types, and come back from one."""
 
@@ -28,9 +45,12 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: dict):
-        hints = typing.get_type_hints(cls)
-        known = {f.name: _typed(hints[f.name], values[f.name]) for f in dataclasses.fields(cls) if f.name in values}
-        return cls(**known)
+        """The record of a dict of JSON types; what it doesn't know is left out.
+
+        Raises:
+            ValueError: a field is missing, has another type, or names a file outside of its folder.
+        """
+        return typed(cls, values)
 
 
 def _plain(value):
@@ -44,14 +64,49 @@ def _plain(value):
     return value
 
 
-def _typed(hint, value):
-    """A JSON value as the type that the field's annotation names."""
+@functools.cache
+def _fields_of(kind: type) -> tuple[tuple[str, object, bool], ...]:
+    """A record's fields: name, type, and whether it must be given."""
+    hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
+    return tuple(
+        (f.name, hints[f.name], f.default is missing and f.default_factory is missing) for f in dataclasses.fields(kind)
+    )
+
+
+def typed(hint, value):
+    """A JSON value as the type that an annotation names.
+
+    Raises:
+        ValueError: it is of another type.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        return tuple(_typed(args[0], v) for v in value)
     if isinstance(hint, type) and issubclass(hint, Record):
-        return hint.from_dict(value)
-    return Path(value) if hint is Path else value
+        if not isinstance(value, dict):
+            raise ValueError(f"{hint.__name__} is {str(value)[:40]!r}")
+        absent = [name for name, _, needed in _fields_of(hint) if needed and name not in value]
+        if absent:
+            raise ValueError(f"{hint.__name__} lacks {', '.join(absent)}")
+        return hint(**{name: typed(kind, value[name]) for name, kind, _ in _fields_of(hint) if name in value})
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(typed(args[0], v) for v in value)
+    if origin in (typing.Union, UnionType):
+        for one in args:
+            with contextlib.suppress(ValueError):
+                return typed(one, value)
+    elif origin is typing.Literal and value in args:
+        return value
+    elif hint in (Path, Name) and isinstance(value, str) and is_inside(value):
+        return Path(value) if hint is Path else value
+    elif hint is NoneType and value is None:
+        return None
+    elif (
+        hint is float
+        and type(value) in (int, float)
+        or isinstance(origin or hint, type)
+        and type(value) is (origin or hint)
+    ):
+        return value
+    raise ValueError(f"{str(value)[:40]!r} is no {getattr(hint, '__name__', hint)}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +136,7 @@ class Verdict(Record):
     `overruled`: a person decided otherwise than the reasons say.
     """
 
-    photo: str
+    photo: Name
     kept: bool
     reasons: tuple[Reason, ...] = ()
     measures: dict = field(default_factory=dict)
@@ -98,8 +153,8 @@ class TrainingPhoto(Record):
     edited it since; empty where nobody did.
     """
 
-    file: str
-    photo: str
+    file: Name
+    photo: Name
     caption: str
     original_size_px: tuple[int, ...]
     crop_top_left_px: tuple[int, ...]
@@ -120,7 +175,7 @@ class Dataset(Record):
     class_word: str
     size_px: int
     photos: tuple[TrainingPhoto, ...]
-    class_images: tuple[str, ...] = ()
+    class_images: tuple[Name, ...] = ()
     class_prompt: str = ""
 
     @property
@@ -187,7 +242,7 @@ class Headshot(Record):
     sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each.
     """
 
-    file: str
+    file: Name
     prompt_id: str
     prompt: str
     negative: str
@@ -216,7 +271,7 @@ class Pick(Record):
 
     step: int
     scale: float
-    file: str
+    file: Name
     pictures: int
     likeness: float
     obeyed: float

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from headshotkit import hub, runtime
+from headshotkit import hub, locks, runtime
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BadLora
@@ -22,10 +22,11 @@ from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
 from headshotkit.ranking import choose_headshots
 from headshotkit.records import Headshot, Lora, Pick
-from headshotkit.run import Run, sha256_of
+from headshotkit.run import BANKS, Run, sha256_of, write_atomic
 from headshotkit.session import Session, Task
 
 
+@locks.writes("generate")
 @runtime.frees_memory
 def render_headshots(
     run: Run, config: RenderConfig, clock: Callable[[], float] = time.monotonic, planned: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ def render_headshots(
     Raises:
         StageMissing: the LoRA has not been trained.
         BadLora: it was trained on another base.
+        DamagedRun: its file, or a kept photo, is gone or changed.
         BadConfig: a few-step LoRA is asked for, and a whole U-Net was trained.
         BadPromptBank: the prompt bank can't be used, or has no prompt in one of the packs.
     """
@@ -65,9 +67,12 @@ def render_headshots(
     bank = Path(config.prompts) if config.prompts else BANK
     tasks = _tasks(load_prompts(bank), lora, config)
     inputs = run.inputs_from("photos", "lora", *(("picked",) if pick else ())) | {"prompts": sha256_of(bank)}
-    stage = run.begin("headshots", config, inputs, seed=config.seed)
+    run.files("lora", [pick.file] if pick else lora.files, thorough=True)
+    stage = run.begin("headshots", config, inputs, config.seed, grows=() if config.minutes else ("count",))
     if stage.done:
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
+    if config.prompts:
+        write_atomic(run.folder / BANKS / bank.name, bank.read_bytes())  # for the next command, which won't name it
     if planned:
         stage.manifest["planned"] = list(planned)
     deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))

@@ -17,7 +17,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, runtime
+from headshotkit import faces, locks, runtime
 from headshotkit.config import RestoreConfig
 from headshotkit.errors import NotFinite
 from headshotkit.identity import identity_of, known_faces
@@ -38,6 +38,7 @@ FEATHER = 0.06
 """Width of the soft edge with which a restored face is laid back, in fractions of the square's side."""
 
 
+@locks.writes("restore")
 @runtime.frees_memory
 def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     """Restores the faces of the delivered headshots.
@@ -47,14 +48,16 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
 
     Raises:
         StageMissing: no headshots have been generated.
+        DamagedRun: one is gone or changed.
     """
     config = config or RestoreConfig()
     weights, missing = find_codeformer(config)
     tool = {"codeformer": sha256_of(weights) if weights else "missing"}
+    files = run.manifest("headshots")["delivered"]
+    run.files("headshots", files)
     stage = run.begin("restored", config, run.inputs_from("headshots") | tool)
     if stage.done:
         return stage.manifest
-    files = run.manifest("headshots")["delivered"]
     if missing:
         for file in files:
             write_atomic(stage.folder / file, (run.path("headshots") / file).read_bytes())
@@ -67,7 +70,7 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     centre = known_faces(run, "arcface").mean(0)
     rows, changes = [], stage.manifest.setdefault("memory_changes", [])
     for file in runtime.progress(files, "restoring faces"):
-        original = Image.open(run.path("headshots") / file)
+        original = Image.open(run.path("headshots") / file, formats=("PNG",))
         pixels = np.asarray(original.convert("RGB"))
         device = "cpu" if changes else runtime.choose_device()[0]
         work = partial(_restored, pixels, net, centre, config)
@@ -92,13 +95,13 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
 def find_codeformer(config: RestoreConfig) -> tuple[Path | None, tuple[str, ...]]:
     """CodeFormer's weights, and what is missing to use them: (path, ()) or (None, (what, how, ...))."""
     place = Path(config.weights) if config.weights else runtime.cache_path("codeformer", "codeformer.pth")
-    missing = []
+    missing, shown = [], runtime.shown_path(place)
     if not runtime.has_module(PACKAGE):
         missing += ["CodeFormer's package is not installed", f"Install it (S-Lab licence, non-commercial): {PIP}"]
     if not place.is_file():
-        missing += [f"CodeFormer's weights are not at {place}", f"Download {WEIGHTS_URL} (376 MB) to {place}"]
+        missing += [f"CodeFormer's weights are not at {shown}", f"Download {WEIGHTS_URL} (376 MB) to {shown}"]
     elif not config.weights and sha256_of(place) != WEIGHTS_SHA256:
-        missing += [f"{place} is not the known file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
+        missing += [f"{shown} is not the known file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
     return (None, tuple(missing)) if missing else (place, ())
 
 

@@ -7,6 +7,7 @@ settings or inputs is moved to `earlier/`, never deleted.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -16,15 +17,47 @@ import os
 import shutil
 import stat
 import time
+import unicodedata
+import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
-from headshotkit import __version__, runtime
-from headshotkit.errors import DiskFull, RunFolderError, StageMissing
+from headshotkit import __version__, locks, runtime
+from headshotkit.errors import BadCaption, DamagedRun, DiskFull, RunFolderError, StageMissing
+from headshotkit.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verdict, is_inside, typed
 
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
 COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))
 COMMANDS["picked"] = "pick"  # a stage that a run can do without
+WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+FILES = ("prompts", "weights")
+"""Settings that name a file of the person's own."""
+DATA = "$HEADSHOTKIT_DATA"
+"""In a manifest: the folder of the project's own data."""
+BANKS = "prompts"
+"""The folder of a run that holds a person's own prompt banks, as they were used."""
+CHECK_SUM = "headshotkit.sha256"
+MAX_JSON_BYTES, MAX_DEPTH, MAX_CAPTION_BYTES = 64 * 2**20, 24, 16 * 2**10
+BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict}
+"""What every manifest holds, and its type."""
+PASSING = {".txt", ".pt", ".part", ".damaged"}
+"""Endings of what a person may edit, and of what goes when the stage is done."""
+ENDED = {"outcome": str, "seconds": float, "finished": str}
+"""What every finished stage's manifest holds besides."""
+FINISHED = {
+    "photos": {"verdicts": tuple[Verdict, ...], "photos": tuple[Photo, ...], "folder": str, "advice": str},
+    "dataset": {"dataset": Dataset},
+    "lora": {"lora": Lora},
+    "picked": {"chosen": Pick, "candidates": tuple[Pick, ...]},
+    "headshots": {"headshots": tuple[Headshot, ...], "delivered": tuple[Name, ...], "pass_mark": dict},
+    "restored": {"restored": tuple[dict, ...]},
+    "report": {"metrics": dict},
+    "gallery": {},
+}
+"""Stage -> what its finished manifest holds of its own."""
 
 
 def sha256_of(path: Path) -> str:
@@ -33,24 +66,41 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it that are missing, open to their owner alone: they hold a face."""
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        with contextlib.suppress(FileExistsError):
+            missing.mkdir(0o700)
+    folder.mkdir(exist_ok=True)  # a file in its place is an error
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Writes a file beside its place and renames it into it, so a kill leaves the old file or the new one.
 
+    It is open to its owner alone, as are folders that are made for it.
+
     Raises:
         DiskFull: no space is left; the earlier file is untouched.
-        RunFolderError: the place can't be written.
+        RunFolderError: the place can't be written, or the run folder was removed while it was worked in.
     """
-    data = data.encode() if isinstance(data, str) else data
+    locks.demand_there(path)
+    data = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        make_folder(path.parent)
+        with open(os.open(beside, WRITE_NEW, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
         raise _explained(error, path, beside, len(data)) from error
+    with contextlib.suppress(OSError):  # the name too is to outlive a power cut, where a folder can be flushed
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def discard(path: Path) -> None:
@@ -124,15 +174,92 @@ def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull 
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Writes a dict as readable JSON, atomically; what is no character (a byte of an odd path) is escaped."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    """Writes a dict as readable JSON, atomically; what is no character (a byte of an odd path) is escaped.
+
+    A check sum of it is added, by which `read_json` knows what was damaged or changed since.
+    """
+    text = json.dumps(value | {CHECK_SUM: _check_sum(value)}, indent=1, ensure_ascii=False) + "\n"
     write_atomic(path, text.encode(errors="backslashreplace"))
 
 
+def read_json(path: Path, shape: dict[str, object] | type, command: str = "") -> dict | None:
+    """What `write_json` wrote; None where the file is not there.
+
+    Args:
+        shape: name of a value that must be there -> its type, as `records.typed` knows it; or the type of all values.
+        command: makes the file anew, for the error.
+    Raises:
+        DamagedRun: the file is there, but isn't what was written.
+    """
+    try:
+        value = _parsed(path)
+        for name, kind in shape.items() if isinstance(shape, dict) else [(name, shape) for name in value]:
+            if name not in value:
+                raise ValueError(f"it lacks {name}")
+            typed(kind, value[name])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        what = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
+        others = [f for f in path.parent.iterdir() if f != path and f.is_file()] if path.parent.is_dir() else []
+        raise DamagedRun(
+            f"{path} can't be used: {what}.",
+            f"It was cut, altered or replaced. The {len(others)} other files of its folder are as they were.",
+            "Put it back from a copy; or move " + (f"{path.parent} away, then: {command}" if command else "it away."),
+        ) from error
+    return value
+
+
+def _parsed(path: Path) -> dict:
+    """A regular file's JSON object, without its check sum.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        OSError, ValueError, RecursionError: it can't be used.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is a folder, a pipe or a device")
+        if found.st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it holds {found.st_size / 2**20:.0f} MiB, at most {MAX_JSON_BYTES >> 20} are read")
+        value = json.loads(file.read().decode())
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a {type(value).__name__}, no table")
+    if _is_deep(value):
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    noted = value.pop(CHECK_SUM, None)
+    if noted is not None and noted != _check_sum(value):
+        raise ValueError(f"its check sum differs; if you edited it yourself, remove its line {CHECK_SUM!r}")
+    return value
+
+
+def _check_sum(value: dict) -> str:
+    """Hex sha256 of a dict as JSON reads it."""
+    plain = json.loads(json.dumps(value))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _is_deep(value: dict) -> bool:
+    """Whether tables and lists lie in one another more than MAX_DEPTH times."""
+    level: list = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [one for one in level if isinstance(one, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
 def settings_of(config) -> dict:
-    """A config as JSON types, whatever mix of dataclasses and dicts it is."""
+    """A config as JSON types, whatever mix of dataclasses and dicts it is; of a file that it names the name alone.
+
+    Where a person keeps files is nobody's business whom the run is given to; what a file holds is among the inputs.
+    """
     plain = asdict(config) if is_dataclass(config) else dict(config)
-    return json.loads(json.dumps(plain, default=str))
+    named = {name: os.path.basename(plain[name]) for name in FILES if isinstance(plain.get(name), str)}
+    return json.loads(json.dumps(plain | named, default=str))
 
 
 def fingerprint(config: dict, inputs: dict[str, str]) -> str:
@@ -141,11 +268,34 @@ def fingerprint(config: dict, inputs: dict[str, str]) -> str:
 
 
 def caption_in(path: Path) -> str:
-    """The caption that a .txt file holds, on one line; empty where there is none."""
+    """The caption that a .txt file holds, on one line; empty where there is none.
+
+    UTF-8, or UTF-16 as Windows writes it, with its mark.
+
+    Raises:
+        BadCaption: it is another file, or no text.
+    """
     try:
-        return " ".join(path.read_text(encoding="utf-8-sig", errors="replace").split())
-    except OSError:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ValueError("it is a folder, a pipe or a device")
+            data = file.read(MAX_CAPTION_BYTES + 1)
+        if len(data) > MAX_CAPTION_BYTES:
+            raise ValueError(f"it holds more than {MAX_CAPTION_BYTES >> 10} KiB")
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+        odd = next((c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()), "")
+        if odd:
+            raise ValueError(f"it holds the control character {ord(odd):#04x}")
+    except FileNotFoundError:
         return ""
+    except (OSError, ValueError) as error:
+        raise BadCaption(
+            f"the caption in {path} can't be read: {error}.",
+            "A caption is text in UTF-8.",
+            "Save it again as UTF-8, or delete the file: then the caption that headshotkit wrote is used.",
+        ) from error
+    return " ".join(text.split())
 
 
 def edited_captions(folder: Path, photos: list[dict]) -> dict[str, str]:
@@ -165,10 +315,15 @@ def edited_captions(folder: Path, photos: list[dict]) -> dict[str, str]:
 
 @dataclass
 class Stage:
-    """One stage's folder while it is worked on. `done` means that its manifest is complete: use it."""
+    """One stage's folder while it is worked on. `done` means that its manifest is complete: use it.
+
+    The manifest's `writer` tells this beginning of the stage from any other. `spoilt` are files that it made before
+    and that are missing or changed now.
+    """
 
     folder: Path
     manifest: dict
+    spoilt: list[str] = field(default_factory=list)
     started_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -176,10 +331,18 @@ class Stage:
         return self.manifest["status"] == "done"
 
     def finish(self, outcome: str, **facts) -> dict:
-        """Completes the manifest with the outcome in words and the stage's own facts, and returns it."""
+        """Completes the manifest with the outcome in words and the stage's own facts, and returns it.
+
+        `files` then holds size and sha256 of every file of the stage, but for captions, which are there to be edited.
+
+        Raises:
+            RunFolderError: the stage was removed, or begun anew, since it was begun here.
+        """
+        self._demand_own()
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
         self.manifest |= facts
         self.manifest |= {
+            "files": {name: facts_of(self.folder / name) for name in _made_in(self.folder)},
             "status": "done",
             "outcome": outcome,
             "seconds": round(seconds, 2),
@@ -190,15 +353,98 @@ class Stage:
         return self.manifest
 
     def note_seconds(self) -> None:
-        """Adds the seconds spent so far to the manifest, so that a resumed stage counts all of its time."""
+        """Adds the seconds spent so far to the manifest, so that a resumed stage counts all of its time.
+
+        Raises:
+            RunFolderError: as `finish`.
+        """
+        self._demand_own()
         now = time.monotonic()
         self.manifest["seconds"] = round(self.manifest.get("seconds", 0.0) + now - self.started_s, 2)
         self.started_s = now
         write_json(self.folder / "manifest.json", self.manifest)
 
+    def _demand_own(self) -> None:
+        """Refuses to write over what another command began here, or into a folder that was removed."""
+        there = Run(self.folder.parent).peek(self.folder.name)
+        if there.get("writer") == self.manifest.get("writer"):
+            return
+        raise RunFolderError(
+            f"{self.folder} was {'begun anew by another command' if there else 'removed'} meanwhile; stopped.",
+            "What this command made belongs to what was there before.",
+            "Give the command again when nothing else works in the run folder.",
+        )
+
+
+def _made_in(folder: Path) -> list[str]:
+    """Names of the files that a stage made for good, in order."""
+    found = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in PASSING)
+    names = (file.relative_to(folder).as_posix() for file in found)  # but for hidden ones, such as Jupyter's own
+    return sorted(name for name in names if name != "manifest.json" and not name.startswith("."))
+
+
+def facts_of(path: Path) -> dict:
+    """What a manifest notes of a file: size and sha256."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a kill left half written in a stage's folder, and closes the folder to others."""
+    with contextlib.suppress(OSError):
+        folder.chmod(0o700)
+        for half in [*folder.rglob(".*.part"), *folder.parent.glob(".*.part")]:
+            if half.is_file() and not half.name.startswith(locks.HOLDER):
+                discard(half)
+
+
+def _is_grown(before: dict, settings: dict, inputs: dict, grows: tuple[str, ...]) -> bool:
+    """Whether a stage is to be what it was begun as, and more of it."""
+    if not before or before["inputs"] != inputs:
+        return False
+    config = before["config"]
+    others = [{name: value for name, value in one.items() if name not in grows} for one in (config, settings)]
+    return others[0] == others[1] and all(settings[name] >= config[name] for name in grows)
+
+
+def _is_as_noted(path: Path, noted: object, finished: float, thorough: bool) -> bool:
+    """Whether a file has the noted size; and the noted sha256, where it was written to since or `thorough` is asked."""
+    try:
+        noted = {"bytes": noted["bytes"], "sha256": noted["sha256"]}
+        found = path.lstat() if path.is_symlink() else path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size != noted["bytes"]:
+            return False
+        return not (thorough or found.st_mtime >= finished) or sha256_of(path) == noted["sha256"]
+    except (OSError, KeyError, TypeError):
+        return False
+
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _counted(names: list[str]) -> str:
+    """A few names, and how many there are.
+
+    >>> _counted(["a.png"]), _counted(["a.png", "b.png", "c.png", "d.png"])
+    ('a.png is', 'a.png, b.png, c.png and 1 more are')
+    """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def _changed(run: Run, stage: str, names: list[str]) -> DamagedRun:
+    """The error for files of a finished stage that are gone, or other ones now."""
+    photos = " PHOTOS" * (stage == "photos")
+    again = f"Give the command again that made them: headshotkit {COMMANDS[stage]}{photos} --out {run.folder}"
+    if stage == "lora":
+        again = f"Put them back from a copy; or move {run.path(stage)} away, and train anew."
+    if stage in ("photos", "dataset"):
+        again += "\n  To do without a photo, take it out of your photo folder and check again."
+    return DamagedRun(
+        f"in {run.path(stage)} {_counted(names)} missing, or not what {COMMANDS[stage]} wrote.",
+        "What is made from them would not be what the run says it is.",
+        again,
+    )
 
 
 class Run:
@@ -211,11 +457,35 @@ class Run:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
+    def place_of(self, folder: Path) -> str:
+        """A folder outside the run as a manifest may name it, without a user's name; `placed` finds it again.
+
+        From the run folder, from ~ or from the project's own data; all the way from the root only where nothing else
+        leads there. Empty where each way names a user.
+        """
+        folder, home, data = folder.resolve(), Path.home().resolve(), runtime.data_path().resolve()
+        users = {home.name, os.environ.get("USER") or home.name, os.environ.get("USERNAME") or home.name}
+        ways = [
+            Path(name, folder.relative_to(root)) for root, name in ((home, "~"), (data, DATA)) if root in folder.parents
+        ]
+        with contextlib.suppress(ValueError):  # on another drive
+            there, here = Path(os.path.relpath(folder, self.folder.resolve())), self.folder.resolve()
+            near = there.parts.count("..") < len(here.parts) - 1
+            ways.insert(0 if near else len(ways), there)
+        return next((way.as_posix() for way in ways if not users & set(way.parts)), "")
+
+    def placed(self, place: str) -> Path | None:
+        """The folder of a name from `place_of`; None where it has none."""
+        if place.startswith(f"{DATA}/"):
+            return runtime.data_path(*Path(place).parts[1:])
+        return self.folder.resolve() / Path(place).expanduser() if place else None
+
     def path(self, stage: str) -> Path:
         """A stage's folder, whether it exists or not."""
         return self.folder / stage
 
-    def begin(self, stage: str, config, inputs: dict[str, str], seed: int | None = None) -> Stage:
+    def begin(self, stage: str, config, inputs: dict[str, str], seed: int | None = None,
+              grows: tuple[str, ...] = ()) -> Stage:  # fmt: skip
         """Opens a stage's folder: finished, to go on with, or new.
 
         Args:
@@ -223,16 +493,33 @@ class Run:
             config: the stage's config dataclass, or a dict of JSON types.
             inputs: what it reads, name -> sha256.
             seed: the seed that its randomness comes from, for the manifest.
+            grows: counts that can be raised without doing anew what is there; the stage goes on.
+        Returns: where a file of a finished stage is missing or changed, one that is not done, which makes it again.
         Raises:
             RunFolderError: the folder can't be created.
+            DamagedRun: the manifest can't be used, or what was trained is gone or changed.
         """
         folder, settings = self.path(stage), settings_of(config)
         key = fingerprint(settings, inputs)
         before = self.peek(stage)
+        _clear(folder)
         if before.get("fingerprint") == key:
-            return Stage(folder, before)
-        if folder.exists() and any(folder.iterdir()):
-            self._set_aside(stage)
+            spoilt = self.spoilt(stage, before)
+            if spoilt and stage == "lora":
+                raise _changed(self, stage, spoilt)
+            if spoilt and before["status"] == "done":
+                runtime.say(f"{COMMANDS[stage]:<10} {_counted(spoilt)} missing or changed, and made again")
+                before["status"] = "started"
+            if before["status"] != "done":
+                before["writer"] = uuid.uuid4().hex
+                write_json(folder / "manifest.json", before)
+            return Stage(folder, before, spoilt)
+        if _is_grown(before, settings, inputs, grows):
+            grown = before | {"config": settings, "fingerprint": key, "status": "started", "writer": uuid.uuid4().hex}
+            write_json(folder / "manifest.json", grown)
+            return Stage(folder, grown, self.spoilt(stage, before))
+        if folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
+            self._set_aside(stage, _difference(before, settings, inputs))
         manifest = {
             "stage": stage,
             "status": "started",
@@ -243,6 +530,7 @@ class Run:
             "seed": seed,
             "versions": runtime.versions(),
             "started": _now(),
+            "writer": uuid.uuid4().hex,
         }
         write_json(folder / "manifest.json", manifest)
         return Stage(folder, manifest)
@@ -250,6 +538,43 @@ class Run:
     def is_begun(self, stage: str, config, inputs: dict[str, str]) -> bool:
         """Whether a stage was begun with these settings and inputs, finished or not: `begin` would go on with it."""
         return self.peek(stage).get("fingerprint") == fingerprint(settings_of(config), inputs)
+
+    def spoilt(self, stage: str, manifest: dict, names: Iterable[str] | None = None, thorough: bool = False) -> list:
+        """Which files of a finished stage are missing, or aren't what it made.
+
+        Args:
+            manifest: of the stage; one from before files were noted says nothing of them.
+            names: the files that matter; None: all, of a training those that it left to be used.
+            thorough: reads them all; else only those of the noted size that were written to since.
+        """
+        noted = manifest.get("files")
+        if noted is None:
+            return []
+        if names is None:
+            names = manifest["lora"]["files"] if stage == "lora" else noted
+        try:
+            finished = datetime.fromisoformat(manifest["finished"]).timestamp()
+        except ValueError:
+            finished = 0.0
+        place = self.path(stage)
+        return [n for n in names if not (is_inside(n) and _is_as_noted(place / n, noted.get(n), finished, thorough))]
+
+    def files(self, stage: str, names: Iterable[str], thorough: bool = False) -> list[Path]:
+        """Where files of a finished stage are, if they are what it made.
+
+        Args:
+            names: relative to the stage's folder, as its manifest has them.
+            thorough: as `spoilt`.
+        Raises:
+            StageMissing: as `manifest`.
+            DamagedRun: one is missing, or isn't what the stage made.
+        """
+        names = [str(name) for name in names]
+        spoilt = self.spoilt(stage, self.manifest(stage), names, thorough)
+        spoilt += [name for name in names if name not in spoilt and not (self.path(stage) / name).is_file()]
+        if spoilt:
+            raise _changed(self, stage, spoilt)
+        return [self.path(stage) / name for name in names]
 
     def manifest(self, stage: str) -> dict:
         """A finished stage's manifest, if what it was made from is still what the run holds.
@@ -280,11 +605,18 @@ class Run:
             return False
 
     def peek(self, stage: str) -> dict:
-        """A stage's manifest as it is, finished or not, out of date or not; empty where there is none."""
-        try:
-            return json.loads((self.path(stage) / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        """A stage's manifest as it is, finished or not, out of date or not; empty where there is none.
+
+        Raises:
+            DamagedRun: there is one, and it can't be used.
+        """
+        path, command = self.path(stage) / "manifest.json", f"headshotkit {COMMANDS.get(stage, stage)}"
+        command = f"{command}{' PHOTOS' * (stage == 'photos')} --out {self.folder}"
+        found = read_json(path, BEGUN, command)
+        if found and found["status"] == "done":
+            noted = {"files": dict} if "files" in found else {}
+            found = read_json(path, BEGUN | ENDED | FINISHED.get(stage, {}) | noted, command)
+        return found or {}
 
     def inputs_from(self, *stages: str) -> dict[str, str]:
         """The manifests of the stages read from, as inputs of the next: name -> sha256 of what decides their content.
@@ -303,12 +635,61 @@ class Run:
         edits = edited_captions(self.path(stage), manifest.get("dataset", {}).get("photos", []))
         return fingerprint(edits, {"made": manifest["fingerprint"]}) if edits else manifest["fingerprint"]
 
-    def _set_aside(self, stage: str) -> None:
-        """Moves what a stage made with other settings out of the way, to earlier/<stage>-<n>."""
+    def earlier(self) -> list[Path]:
+        """The folders that were moved aside because a stage was done anew, oldest first."""
+        place = self.folder / "earlier"
+        return sorted(place.iterdir(), key=lambda path: path.stat().st_mtime) if place.is_dir() else []
+
+    def _set_aside(self, stage: str, why: str) -> None:
+        """Moves what a stage made before out of the way, to earlier/<stage>-<n>, and says so."""
         earlier = self.folder / "earlier"
         places = (earlier / f"{stage}-{number}" for number in itertools.count(1))
+        place = next(place for place in places if not place.exists())
         try:
-            earlier.mkdir(parents=True, exist_ok=True)
-            os.replace(self.path(stage), next(place for place in places if not place.exists()))
+            make_folder(earlier)
+            os.replace(self.path(stage), place)
         except OSError as error:
             raise _explained(error, earlier / stage, earlier / f".{stage}.part", 0) from error
+        command = COMMANDS.get(stage, stage)
+        runtime.say(
+            f"{command:<10} done anew: {why}. What was there is now in {place}; "
+            f"to be rid of it: headshotkit clean {self.folder}"
+        )
+
+
+def _difference(before: dict, settings: dict, inputs: dict) -> str:
+    """What differs from how a stage was begun, in a few words."""
+    if not before:
+        return "its folder held files and no manifest"
+    config = before["config"]
+    names = [name for name in {**config, **settings} if config.get(name) != settings.get(name)]
+    if names:
+        return ", ".join(f"{name} {config.get(name)} -> {settings.get(name)}"[:80] for name in names[:4])
+    changed = [name for name in {**before["inputs"], **inputs} if before["inputs"].get(name) != inputs.get(name)]
+    return f"{', '.join(name.removesuffix('/manifest.json') for name in changed[:4])} changed since"
+
+
+@locks.writes("clean")
+def clean_run(run: Run) -> int:
+    """Deletes for good what was moved aside in `earlier/`; returns the bytes that it held.
+
+    Raises:
+        RunFolderError: something can't be deleted.
+    """
+    size = sum(bytes_of(path) for path in run.earlier())
+    for path in run.earlier():
+        try:
+            discard(path)
+        except OSError as error:
+            raise RunFolderError(
+                f"can't delete {path}: {error.strerror or error}.", "", "Change the folder's permissions."
+            ) from error
+    with contextlib.suppress(OSError):
+        (run.folder / "earlier").rmdir()
+    return size
+
+
+def bytes_of(folder: Path) -> int:
+    """How much a folder, or a file, holds; links left out."""
+    files = [one for one in (folder, *folder.rglob("*")) if one.is_file() and not one.is_symlink()]
+    return sum(file.stat().st_size for file in files)

@@ -79,6 +79,14 @@ def cache_path(*parts: str) -> Path:
     return Path(root).joinpath(*parts)
 
 
+def shown_path(path: Path) -> str:
+    """A path as a run may hold it: from ~ or the cache folder, else the name alone; who works where is in none."""
+    for root, name in ((cache_path(), "$HEADSHOTKIT_CACHE"), (Path.home(), "~")):
+        if path.is_relative_to(root) and (name == "~" or os.environ.get("HEADSHOTKIT_CACHE")):
+            return f"{name}/{path.relative_to(root).as_posix()}"
+    return path.name
+
+
 def require(module: str, extra: str):
     """Imports an optional module.
 

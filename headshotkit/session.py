@@ -71,8 +71,9 @@ class Session:
         family.changes = stage.manifest.setdefault(CHANGES, [])
         self.headshots = [Headshot.from_dict(h) for h in stage.manifest.get("headshots", [])]
         self.album = Album()
-        for shot in (h for h in self.headshots if h.accepted):
-            with Image.open(stage.folder / shot.file) as picture:
+        self.lost = [h for h in self.headshots if h.file in stage.spoilt or not (stage.folder / h.file).is_file()]
+        for shot in (h for h in self.headshots if h.accepted and h not in self.lost):
+            with Image.open(stage.folder / shot.file, formats=("PNG",)) as picture:
                 self.album.add(shot.file, picture)
         self.scale: float | None = None
 
@@ -82,6 +83,7 @@ class Session:
         if self.config.few_steps:
             self.config = in_few_steps(self)
         try:
+            self._draw_lost()
             for batch in runtime.progress(iter(self._next_batch, []), "headshots"):
                 if batch[0].scale != self.scale:
                     self.scale = batch[0].scale
@@ -90,6 +92,23 @@ class Session:
         except policy.OutOfTime:
             pass  # the batch that was under way is lost; what it would have shown is missing, and said to be
         return self.headshots
+
+    def _draw_lost(self) -> None:
+        """Draws headshots again that were noted and are gone, each from its own seed, one at a time.
+
+        Raises:
+            OutOfTime: as `_render`.
+        """
+        for shot in runtime.progress(self.lost, "headshots again"):
+            if shot.lora_scale != self.scale:
+                self.scale = shot.lora_scale
+                self.use_lora(self.scale)
+            names = next(task.names for task in self.tasks if task.id == shot.prompt_id)
+            sampling = Sampling.of(self.config, tuple(shot.size_px), names)
+            (image,) = self.family.render([shot.prompt], [shot.negative], [shot.seed], sampling, self.deadline.check)
+            write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, self.config))
+            if shot.accepted:
+                self.album.add(shot.file, image)
 
     def _next_batch(self) -> list[policy.Try]:
         """The tries to make next, of one size and one scale; none at the end."""

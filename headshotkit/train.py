@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit import hub, runtime
+from headshotkit import hub, locks, runtime
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
     Checkpoints,
@@ -44,10 +44,13 @@ BAD_IN_A_ROW = 10
 have a few."""
 SMALLER_SCALE = 1 / 16
 """Of float16's loss scale after such steps."""
+STATE = ("lora", "average", "optimizer", "scaler", "random", "losses")
+"""What a checkpoint must hold to go on from."""
 STEP, EPOCH = 1, 2
 """Places of the seed: all that is random in a step; the order of an epoch."""
 
 
+@locks.writes("train")
 @runtime.frees_memory
 def train_lora(run: Run, config: TrainConfig, controller: Controller | None = None) -> Lora:
     """Trains the person on the run's dataset by the config's method, or goes on where it was interrupted.
@@ -66,6 +69,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
             and what was begun with one goes on exactly.
     Raises:
         StageMissing: the dataset has not been built.
+        DamagedRun: a training picture, or what was trained before, is gone or changed.
         BadConfig: the base's family can't do the method.
         BaseUnavailable: the base's weights can't be had.
         OutOfMemory, NotEnoughMemory: a step needs more memory than there is, and nothing cheaper is left.
@@ -75,6 +79,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
         KeyboardInterrupt: Ctrl-C; the same call goes on from where it came.
     """
     dataset = with_edits(run.path("dataset"), Dataset.from_dict(run.manifest("dataset")["dataset"]))
+    run.files("dataset", [*(photo.file for photo in dataset.photos), *dataset.class_images])
     stage = run.begin("lora", config, run.inputs_from("dataset"), seed=config.seed)
     if stage.done:
         _tidy(stage)
@@ -418,6 +423,7 @@ class _Loop:
             "random": random_states(),
             "losses": self.losses,
             "skipped": self.skipped,
+            "fingerprint": self.stage.manifest["fingerprint"],
         }
         self.saved_s = time.monotonic()
         with contextlib.nullcontext() if must else self._going_on(f"the checkpoint of step {len(self.losses)}"):
@@ -426,7 +432,7 @@ class _Loop:
 
     def _resume(self) -> bool:
         """Goes on from the newest good checkpoint and returns whether there is one; says and notes a damaged one."""
-        state, problems = self.checkpoints.newest()
+        state, problems = self.checkpoints.newest(STATE, fingerprint=self.stage.manifest["fingerprint"])
         self.updating = False
         done = len(state["losses"]) if state else 0
         if problems:

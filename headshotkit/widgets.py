@@ -16,9 +16,9 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image
 
 from headshotkit import runtime
-from headshotkit.errors import HeadshotError
+from headshotkit.errors import HeadshotError, NoPhotos
 from headshotkit.photos import find_photos
-from headshotkit.run import Run, write_atomic
+from headshotkit.run import Run, make_folder, write_atomic
 
 UPLOADS = "uploads"
 ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
@@ -64,9 +64,12 @@ def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
     uploads = run.folder / UPLOADS
     if _files_in(uploads):
         return uploads, f"the {len(find_photos(uploads))} uploaded photos"
-    begun = run.peek("photos").get("folder")
+    begun = run.peek("photos")
+    if begun.get("folder"):
+        return run.placed(begun["folder"]), "the folder that the run was begun with"
     if begun:
-        return Path(begun), "the folder that the run was begun with"
+        why = "Its place can't be told without a person's name, so it was not noted."
+        raise NoPhotos(f"{run.folder} doesn't say where its photos are.", why, "Name the folder.")
     return runtime.sample_person(), "the sample person, for no photos were given"
 
 
@@ -81,7 +84,7 @@ def upload_photos(run: Run):
 
     folder = run.folder / UPLOADS
     with contextlib.suppress(OSError):  # what can't be written is said when something is
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     button = ipywidgets.FileUpload(accept="image/*,.heic,.heif,.avif", multiple=True, description="Add photos")
     line = ipywidgets.HTML(_uploads_line(folder))
 
@@ -295,7 +298,7 @@ def _caption_card(run: Run, file: str, caption: str, line):
 
     field.observe(write, names="value")
     thumb = io.BytesIO()
-    with Image.open(run.path("dataset") / file) as picture:
+    with Image.open(run.path("dataset") / file, formats=("PNG",)) as picture:
         picture.convert("RGB").resize((THUMB_PX, THUMB_PX * picture.height // picture.width)).save(thumb, "JPEG")
     return ipywidgets.VBox(
         [ipywidgets.HTML(_picture(thumb.getvalue())), field], layout=ipywidgets.Layout(width="186px")

@@ -1,4 +1,3 @@
-import json
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from headshotkit.errors import BadConfig, StageMissing, TooFewPhotos
 from headshotkit.families import load_family
 from headshotkit.gate import judge_photos
 from headshotkit.records import Dataset, TrainingPhoto
-from headshotkit.run import Run
+from headshotkit.run import Run, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -301,10 +300,10 @@ def test_edits_outlive_an_interrupted_preparation(small_run):
     captions.edit_caption(small_run, made.photos[0].file, "photo of ohwx man, on a ship")
     config = DatasetConfig.for_base("mini", class_word="man", seed=9)
     build_dataset(small_run, config)
-    manifest = json.loads((small_run.path("dataset") / "manifest.json").read_text())
+    manifest = small_run.peek("dataset")
     for name in ("dataset", "upscaled", "outcome"):
         del manifest[name]
-    (small_run.path("dataset") / "manifest.json").write_text(json.dumps(manifest | {"status": "started"}))
+    write_json(small_run.path("dataset") / "manifest.json", manifest | {"status": "started"})
     again = build_dataset(small_run, config)
     assert again.photos[0].caption == "photo of ohwx man, on a ship"
 

@@ -24,7 +24,7 @@ from headshotkit.export import export_lora, header_of
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.sdxl import TARGETS
 from headshotkit.families.sdxl_kohya import kohya_names
-from headshotkit.run import Run
+from headshotkit.run import Run, write_json
 from headshotkit.train import train_lora
 
 
@@ -125,9 +125,8 @@ def test_the_header_tells_a1111_what_it_is(shaken_run, tmp_path):
     assert json.loads(header["ss_tag_frequency"])["ohwx"]["photo of ohwx man"] >= 1
     assert "ss_base_model_version" not in header, "the embedded base is no SDXL that A1111 could load"
     run = Run(shutil.copytree(shaken_run.folder, tmp_path / "run"))
-    manifest = run.path("lora") / "manifest.json"
-    known = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(known | {"lora": known["lora"] | {"base": "sdxl"}}))
+    known = run.peek("lora")
+    write_json(run.path("lora") / "manifest.json", known | {"lora": known["lora"] | {"base": "sdxl"}})
     header = header_of(export_lora(run, tmp_path / "me.safetensors"))
     assert header["ss_base_model_version"] == "sdxl_base_v1-0"
     assert header["ss_sd_model_name"] == "SG161222/RealVisXL_V5.0"

@@ -75,7 +75,7 @@ def test_a_finished_run_is_not_done_again(runs):
 def test_what_is_missing_is_done_and_nothing_else(runs, monkeypatch):
     done = []
     monkeypatch.setattr("headshotkit.flow.do_stage", lambda stage, *_: done.append(stage) or {})
-    monkeypatch.setattr("headshotkit.flow.line_of", lambda manifest: "")
+    monkeypatch.setattr("headshotkit.flow.line_of", lambda *_: "")
     do_missing(STAGES, runs[0], Options(steps=999), tell=lambda line: None)
     assert done == []
     do_missing(("photos",), Run(runs[0].folder / "nowhere"), Options(), tell=lambda line: None)

@@ -12,7 +12,7 @@ from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BadLora, HeadshotError, StageMissing
 from headshotkit.panel import control_panel
 from headshotkit.pictures import Picture, PictureRequest, Studio, fitted_photo, render_pictures
-from headshotkit.run import Run
+from headshotkit.run import Run, write_json
 
 PHOTO = str(P1 / "p1_03.jpg")
 BRIEF = PictureRequest.for_base("mini", "photo of {person}", steps=4, seed=3)
@@ -77,8 +77,8 @@ def test_the_bare_base_needs_no_run(tmp_path):
 
 
 def test_a_lora_of_another_base_is_refused(brief_run, studio):
-    manifest = brief_run.path("lora") / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"base": "mini"', '"base": "sdxl"'))
+    known = brief_run.peek("lora")
+    write_json(brief_run.path("lora") / "manifest.json", known | {"lora": known["lora"] | {"base": "sdxl"}})
     with pytest.raises(BadLora, match="trained on base 'sdxl', the picture is asked of 'mini'"):
         studio.render(BRIEF)
 

@@ -25,6 +25,8 @@ def judged(folder, verdicts):
     asked = coach.requests(verdicts, covered, GateConfig())
     stage.finish(
         "judged",
+        photos=[],
+        folder="",
         verdicts=[v.to_dict() for v in verdicts],
         coverage=covered.to_dict(),
         requests=[request.to_dict() for request in asked],

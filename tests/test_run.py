@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from headshotkit.errors import DiskFull, RunFolderError, StageMissing
+from headshotkit.errors import DamagedRun, DiskFull, RunFolderError, StageMissing
+from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, discard, write_atomic, write_json
+
+VERDICTS = {"verdicts": [], "photos": [], "folder": "", "advice": ""}
+DATASET = {"dataset": Dataset(Path("."), "ohwx", "man", 128, ()).to_dict()}
+LORA = {"lora": Lora(Path("a.safetensors"), "mini", 4, 4, "ohwx", "man", 1).to_dict()}
 
 
 def test_a_done_stage_is_found_done(tmp_path):
     run = Run(tmp_path / "run")
     stage = run.begin("photos", {"limit": 1}, {"a.jpg": "00"})
     assert not stage.done
-    stage.finish("kept 1 of 1 photos", verdicts=[])
+    stage.finish("kept 1 of 1 photos", **VERDICTS)
     again = run.begin("photos", {"limit": 1}, {"a.jpg": "00"})
     assert again.done and again.manifest["outcome"] == "kept 1 of 1 photos"
 
@@ -33,7 +38,7 @@ def test_other_settings_or_inputs_move_the_earlier_result_aside(tmp_path, config
     run = Run(tmp_path)
     stage = run.begin("photos", {"limit": 1}, {"a": "0"})
     (stage.folder / "thumb.jpg").write_bytes(b"x")
-    stage.finish("done")
+    stage.finish("done", **VERDICTS)
     new = run.begin("photos", config, inputs)
     assert not new.done and not (new.folder / "thumb.jpg").exists()
     assert (tmp_path / "earlier" / "photos-1" / "thumb.jpg").read_bytes() == b"x"
@@ -42,7 +47,7 @@ def test_other_settings_or_inputs_move_the_earlier_result_aside(tmp_path, config
 def test_what_is_moved_aside_finds_a_place_where_an_older_one_was_deleted(tmp_path):
     run = Run(tmp_path)
     for limit in (1, 2, 3):
-        run.begin("photos", {"limit": limit}, {}).finish(f"limit {limit}")
+        run.begin("photos", {"limit": limit}, {}).finish(f"limit {limit}", **VERDICTS)
     shutil.rmtree(tmp_path / "earlier" / "photos-1")
     run.begin("photos", {"limit": 4}, {})
     kept = {p.parent.name: json.loads(p.read_text())["outcome"] for p in tmp_path.glob("earlier/*/manifest.json")}
@@ -56,15 +61,15 @@ def test_a_missing_stage_says_which_command_makes_it(tmp_path):
 
 def test_a_stage_made_from_what_the_run_no_longer_holds_is_out_of_date(tmp_path):
     run = Run(tmp_path)
-    run.begin("photos", {"limit": 1}, {}).finish("first")
-    run.begin("dataset", {}, run.inputs_from("photos")).finish("from the first")
-    run.begin("lora", {}, run.inputs_from("dataset")).finish("from the first")
+    run.begin("photos", {"limit": 1}, {}).finish("first", **VERDICTS)
+    run.begin("dataset", {}, run.inputs_from("photos")).finish("from the first", **DATASET)
+    run.begin("lora", {}, run.inputs_from("dataset")).finish("from the first", **LORA)
     assert run.has("lora")
-    run.begin("photos", {"limit": 2}, {}).finish("second")
+    run.begin("photos", {"limit": 2}, {}).finish("second", **VERDICTS)
     assert not run.has("dataset") and not run.has("lora")
     with pytest.raises(StageMissing, match=r"was made from another photos than the run holds now(.|\n)*prepare --out"):
         run.manifest("lora")
-    run.begin("dataset", {}, run.inputs_from("photos")).finish("from the second")
+    run.begin("dataset", {}, run.inputs_from("photos")).finish("from the second", **DATASET)
     with pytest.raises(StageMissing, match=r"was made from another dataset(.|\n)*headshotkit train --out"):
         run.manifest("lora")
 
@@ -151,7 +156,7 @@ def small_disk(tmp_path):
 
 def test_a_real_full_disk_keeps_what_was_finished(small_disk):
     run = Run(small_disk / "run")
-    run.begin("photos", {}, {}).finish("kept")
+    run.begin("photos", {}, {}).finish("kept", **VERDICTS)
     with pytest.raises(DiskFull, match=r"it needs 2\.0 MiB, \d+\.\d MiB are free"):
         write_atomic(run.path("dataset") / "a.png", b"x" * 2**21)
     assert run.manifest("photos")["outcome"] == "kept"
@@ -161,4 +166,49 @@ def test_a_real_full_disk_keeps_what_was_finished(small_disk):
 def test_a_path_that_is_no_utf8_can_be_written_and_read_again(tmp_path):
     odd = os.fsdecode(b"/photos/caf\xe9")
     write_json(tmp_path / "a.json", {"folder": odd})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"folder": odd}
+    assert json.loads((tmp_path / "a.json").read_text())["folder"] == odd
+
+
+def test_a_finished_stage_knows_its_files(tmp_path):
+    run = Run(tmp_path)
+    stage = run.begin("gallery", {}, {})
+    for name in ("index.html", "sub/a.png", "caption.txt"):
+        write_atomic(stage.folder / name, name)
+    made = stage.finish("made")
+    assert sorted(made["files"]) == ["index.html", "sub/a.png"]
+    assert made["files"]["index.html"]["bytes"] == 10
+    assert run.files("gallery", ["index.html"], thorough=True) == [stage.folder / "index.html"]
+    assert run.begin("gallery", {}, {}).done
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "same size", "folder", "link"])
+def test_what_is_missing_or_changed_is_named_and_its_stage_goes_on(tmp_path, how):
+    run = Run(tmp_path)
+    stage = run.begin("gallery", {}, {})
+    page = stage.folder / "index.html"
+    write_atomic(page, "a page")
+    stage.finish("made")
+    page.unlink()
+    if how == "folder":
+        page.mkdir()
+    elif how == "link":
+        (tmp_path / "outside").write_text("a page")
+        page.symlink_to(tmp_path / "outside")
+    elif how != "missing":
+        page.write_text("a" if how == "cut" else "A page")
+    with pytest.raises(DamagedRun, match="index.html is missing, or not what gallery wrote"):
+        run.files("gallery", ["index.html"])
+    again = run.begin("gallery", {}, {})
+    assert not again.done and again.spoilt == ["index.html"]
+    assert run.begin("gallery", {}, {}).spoilt == ["index.html"]  # after a kill it still is
+
+
+def test_a_stage_from_before_files_were_noted_is_believed(tmp_path):
+    run = Run(tmp_path)
+    stage = run.begin("gallery", {}, {})
+    write_atomic(stage.folder / "index.html", "a page")
+    made = stage.finish("made")
+    write_json(stage.folder / "manifest.json", {name: value for name, value in made.items() if name != "files"})
+    assert run.begin("gallery", {}, {}).done and run.files("gallery", ["index.html"])
+    with pytest.raises(DamagedRun):
+        run.files("gallery", ["nothing.html"])

@@ -3,7 +3,6 @@
 import datetime
 import io
 import re
-from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 from headshotkit import widgets
-from headshotkit.errors import StageMissing
+from headshotkit.errors import NoPhotos, StageMissing
 from headshotkit.run import Run
 
 AS_IN_7 = {
@@ -63,8 +62,12 @@ def test_photos_are_the_named_ones_then_the_uploads_then_the_sample(tmp_path):
 
 def test_a_run_begun_with_a_folder_goes_on_with_it(tmp_path):
     run = Run(tmp_path / "run")
-    run.begin("photos", {}, {}).finish("kept", folder="/my/photos")
-    assert widgets.photo_folder("", run) == (Path("/my/photos"), "the folder that the run was begun with")
+    run.begin("photos", {}, {}).finish("kept", folder="../my", photos=[], verdicts=[], advice="")
+    folder, why = widgets.photo_folder("", run)
+    assert folder.resolve() == (tmp_path / "my").resolve() and why == "the folder that the run was begun with"
+    run.begin("photos", {"limit": 1}, {}).finish("kept", folder="", photos=[], verdicts=[], advice="")
+    with pytest.raises(NoPhotos, match="doesn't say where its photos are"):  # no word of the sample person
+        widgets.photo_folder("", run)
 
 
 def test_the_upload_button_writes_what_it_is_given(tmp_path):
@@ -93,7 +96,7 @@ def judged_run(folder, more=()):
         {"photo": "bad.jpg", "kept": False, "reasons": [reason], "measures": {"sharpness": 2.0, **face}},
         *more,
     ]
-    stage.finish("kept 1 of 2 photos", verdicts=verdicts)
+    stage.finish("kept 1 of 2 photos", verdicts=verdicts, photos=[], folder="", advice="")
     return run
 
 

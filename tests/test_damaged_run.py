@@ -1,0 +1,256 @@
+"""State files damaged in every way we could think of: an error that names the file, no traceback, nothing lost."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from conftest import P1
+
+from headshotkit.captions import with_edits
+from headshotkit.cli import main
+from headshotkit.errors import BadCaption, DamagedRun, HeadshotError
+from headshotkit.gate import OVERRULED, read_overruled
+from headshotkit.overrule import overrule_verdict
+from headshotkit.records import Dataset
+from headshotkit.run import CHECK_SUM, MAX_DEPTH, Run, read_json, write_json
+
+STATE = ("photos/manifest.json", "dataset/manifest.json", "lora/manifest.json", "headshots/manifest.json", OVERRULED)
+JUNK = (None, True, -1, 1e308, "", "../../etc/passwd", "\ud800", [], [[]], {}, {"a": {"b": []}}, 10**30)
+
+
+def cut(rng, data):
+    return data[: rng.randrange(len(data))]
+
+
+def flipped(rng, data):
+    changed = bytearray(data)
+    for place in rng.choices(range(len(data)), k=3):
+        changed[place] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def overwritten(rng, data):
+    start, end = sorted(rng.choices(range(len(data)), k=2))
+    return data[:start] + bytes(end - start) + data[end:]
+
+
+def of_another_kind(rng, _):
+    deep, cut_off = b"[" * 100_000, b'{"a":' * 5000
+    return rng.choice([b"", b'{"":0}', b"[]", b"null", b"3", b'"x"', deep, cut_off, b"\xff\xfe{}", b"NaN"])
+
+
+def marked(_, data):
+    return b"\xef\xbb\xbf" + data
+
+
+def shuffled(rng, data):
+    """Well-formed and without a check sum, but a value deep inside, or a whole key, is not what it was."""
+    value = json.loads(data)
+    value.pop(CHECK_SUM)
+    for _ in range(rng.randrange(1, 3)):
+        place = value
+        while isinstance(place, (dict, list)) and place:
+            key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
+            if not isinstance(place[key], (dict, list)) or not place[key] or rng.random() < 0.3:
+                if rng.random() < 0.3 and isinstance(place, dict):
+                    del place[key]
+                else:
+                    place[key] = rng.choice(JUNK)
+                break
+            place = place[key]
+    return json.dumps(value).encode()
+
+
+WAYS = (cut, flipped, overwritten, of_another_kind, marked, shuffled)
+
+
+@pytest.fixture(scope="module")
+def whole(briefly_trained, tmp_path_factory):
+    """A run whose every state file exists."""
+    run = Run(shutil.copytree(briefly_trained, tmp_path_factory.mktemp("whole") / "run"))
+    write_json(run.folder / OVERRULED, {"p1_01.jpg": {"sha256": "00", "kept": False, "at": "2026-11-29"}})
+    return run.folder
+
+
+def everything_but(folder: Path, name: str) -> dict[str, bytes]:
+    files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()}
+    return {place: file.read_bytes() for place, file in files.items() if place != name}
+
+
+def try_damage(whole: Path, seed: int, capsys) -> int:
+    """Damages a file by a seed, and reads it as a person would; returns the exit code."""
+    rng = random.Random(seed)
+    name, how = STATE[seed % len(STATE)], WAYS[seed // len(STATE) % len(WAYS)]
+    file = whole / name
+    kept, before = file.read_bytes(), everything_but(whole, name)
+    damaged = how(rng, kept)
+    file.write_bytes(damaged)
+    try:
+        code, said = read_by_hand(whole, name, capsys)
+        assert code in (0, 2), f"{how.__name__} ended in {code}: {said}"
+        if how is not shuffled:
+            assert code == 2 and name in said or json.loads(damaged) == json.loads(kept)
+        assert file.read_bytes() == damaged and everything_but(whole, name) == before, "something was lost"
+    finally:
+        file.write_bytes(kept)
+    return code
+
+
+def read_by_hand(folder: Path, name: str, capsys) -> tuple[int, str]:
+    """Gives the command that reads a state file and writes nothing in the run: (exit code, what it said)."""
+    if name not in (OVERRULED, "headshots/manifest.json"):  # the LoRA's manifest leads to those that it is made from
+        code = main(["export", str(folder.parent / "x.safetensors"), "--out", str(folder)])
+        return code, capsys.readouterr().err
+    try:
+        read_overruled(Run(folder)) if name == OVERRULED else Run(folder).manifest("headshots")
+    except HeadshotError as error:
+        return 2, str(error)
+    return 0, ""
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_state_file_is_named_and_costs_nothing(whole, seed, capsys):
+    try_damage(whole, seed, capsys)
+
+
+@pytest.mark.slow
+def test_five_hundred_damages_cost_nothing(whole, capsys):
+    codes = [try_damage(whole, seed, capsys) for seed in range(60, 560)]
+    assert len(codes) == 500 and codes.count(2) >= 350
+
+
+def test_a_damaged_manifest_costs_no_training(whole, tmp_path, capsys):
+    run = Run(shutil.copytree(whole, tmp_path / "run"))
+    (run.folder / OVERRULED).unlink()  # the photos were judged without it, so `run` would judge them anew
+    manifest = run.path("lora") / "manifest.json"
+    data = manifest.read_bytes()
+    for damaged in (data[:300], b"\xef\xbb\xbf" + data):
+        manifest.write_bytes(damaged)
+        for command in ("train", "generate", "pick", "run"):
+            more = [str(P1), "--class-word", "man"] if command == "run" else []
+            code = main([command, *more, "--out", str(run.folder), "--base", "mini"])
+            said = capsys.readouterr().err
+            assert code == 2 and said.startswith("DamagedRun") and str(manifest) in said, command
+        assert manifest.read_bytes() == damaged and (run.path("lora") / "person.safetensors").exists()
+        assert not (run.folder / "earlier").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "huge", "closed"])
+def test_what_is_no_regular_file_is_refused_unread(tmp_path, kind):
+    place = tmp_path / "state.json"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "device":
+        place.symlink_to("/dev/zero")
+    elif kind == "huge":
+        with open(place, "wb") as file:
+            file.truncate(10**12)
+    else:
+        place.symlink_to(place)  # in a circle
+    with pytest.raises(DamagedRun, match="state.json can't be used"):
+        read_json(place, {})
+    assert read_json(tmp_path / "nothing.json", {}) is None
+
+
+def test_depth_types_and_check_sum_are_checked(tmp_path):
+    place = tmp_path / "state.json"
+    write_json(place, {"n": 1, "text": "caf\udce9", "nan": float("nan")})
+    assert read_json(place, {"n": int, "text": str})["text"] == "caf\udce9"
+    for shape in ({"n": str}, {"other": int}, {"n": bool}, str):
+        with pytest.raises(DamagedRun):
+            read_json(place, shape)
+    place.write_text(place.read_text().replace('"n": 1', '"n": 2'))
+    with pytest.raises(DamagedRun, match=CHECK_SUM):
+        read_json(place, {})
+    place.write_text('{"n": 2}')  # edited on purpose, and the check sum removed
+    assert read_json(place, {"n": int}) == {"n": 2}
+    place.write_text('{"a":' * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1))
+    with pytest.raises(DamagedRun, match="nested"):
+        read_json(place, {})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"p1_01.jpg": 3}', '{"p1_01.jpg": {}}', "[" * 100_000])
+def test_what_a_person_decided_is_not_dropped_in_silence(whole, tmp_path, text, capsys):
+    run = Run(shutil.copytree(whole, tmp_path / "run"))
+    (run.folder / OVERRULED).write_text(text)
+    assert main(["check", str(P1), "--out", str(run.folder)]) == 2
+    assert OVERRULED in capsys.readouterr().err
+    with pytest.raises(DamagedRun):
+        overrule_verdict(run, "p1_01.jpg", False)
+    assert (run.folder / OVERRULED).read_text() == text
+
+
+def test_names_that_lead_out_of_the_run_are_refused(whole, tmp_path):
+    for stage, field, record in (
+        ("headshots", "headshots", "file"), ("photos", "verdicts", "photo"), ("headshots", "delivered", None),
+    ):  # fmt: skip
+        run = Run(shutil.copytree(whole, tmp_path / f"{stage}{record}"))
+        for name in ("../../../etc/passwd", "/etc/passwd", "a\0b", "sub/../../x"):
+            found = Run(whole).peek(stage)
+            if record:
+                found[field][0][record] = name
+            else:
+                found[field][0] = name
+            write_json(run.path(stage) / "manifest.json", found)
+            with pytest.raises(DamagedRun):
+                run.manifest(stage)
+
+
+# --- captions -----------------------------------------------------------------------------------------------------
+
+
+def test_captions_are_read_as_windows_saves_them_and_other_bytes_are_named(whole, tmp_path, capsys):
+    run = Run(shutil.copytree(whole, tmp_path / "run"))
+    dataset = Dataset.from_dict(run.peek("dataset")["dataset"])
+    file = (run.path("dataset") / dataset.photos[0].file).with_suffix(".txt")
+    words = "photo of ohwx man, in a caf\u00e9, smiling"
+    for kind in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_bytes(words.encode(kind))
+        assert with_edits(run.path("dataset"), dataset).photos[0].caption == words
+    for data in (
+        "it\u2019s sunny \u2013 in a caf\u00e9".encode("cp1252"), "\u7b11\u9854".encode("shift_jis"),
+        words.encode("utf-16-le"), b"\xff\xfea", b"a\0b", b"\x1b[31m", b"a" * 20_000,
+    ):  # fmt: skip
+        file.write_bytes(data)
+        with pytest.raises(BadCaption, match=file.name):
+            with_edits(run.path("dataset"), dataset)
+        for command in ("prepare", "train"):
+            assert main([command, "--out", str(run.folder), "--base", "mini"]) == 2
+            assert file.name in capsys.readouterr().err
+    assert not (run.folder / "earlier").exists()
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+def test_an_unforeseen_error_is_a_line_and_a_log(monkeypatch, tmp_path, capsys):
+    """The error is a monkeypatched raise in the library that lists the bank."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("headshotkit.prompts.load_prompts", lambda _: 1 / 0)
+    assert main(["prompts"]) == 3
+    said = capsys.readouterr().err
+    (log,) = tmp_path.glob("headshotkit-*.log")
+    assert said.startswith("ZeroDivisionError") and str(log) in said and "Traceback" not in said
+    assert "Traceback" in log.read_text() and log.stat().st_mode & 0o077 == 0
+
+
+def test_whoever_stops_reading_ends_the_command_quietly():
+    call = f"{sys.executable} -m headshotkit.cli prompts --json | head -c 10; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", call], capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.endswith("141\n")
+
+
+def test_a_console_without_a_letter_shows_its_number(tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(P1 / "p1_01.jpg", tmp_path / "photos" / "ich \U0001f600 selfie.jpg")
+    call = [sys.executable, "-m", "headshotkit.cli", "crop", str(tmp_path / "photos"), str(tmp_path / "out")]
+    done = subprocess.run(call, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 0 and done.stderr == b"" and b"ich \\U0001f600 selfie.jpg" in done.stdout
