@@ -199,7 +199,8 @@ RULES = (
          "the face has one tint: hues of equal brightness differ by {0:.1f} %, at least {1:.1f} % is skin; a filter"
          " teaches grey or brown skin"),
     Rule(4, "framed", "bars", "most", "max_bars",
-         "plain bars take {0:.0%} of its height or width, at most {1:.0%} is allowed: cut them off"),
+         "bars along its edges take {0:.0%} of its height or width, at most {1:.0%} is allowed: cut off the frame"
+         " or app around the photo"),
     Rule(4, "moved", "steadiness", "least", "min_steadiness",
          "the sharpness along the camera's movement is {0:.1f}, at least {1:.1f} is needed"),
     Rule(5, "eyes_closed", "eye_openness", "least", "min_eye_openness",

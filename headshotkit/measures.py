@@ -219,30 +219,40 @@ def hue_spread(aligned: np.ndarray) -> float | None:
 
 
 def bars(image: np.ndarray) -> float:
-    """Return how much of a picture's height or width plain bars along its edges take, in [0, 1]; 0 is none.
+    """Return how much of a picture's height or width bars along its edges take, in [0, 1]; 0 is none.
 
-    Bars on two opposite sides count by the narrower one: letterboxes, frames, screenshots. A bar on one side counts if
-    it takes a twelfth. A bar has one colour and ends straight, as no wall does at a head.
+    A bar ends in one straight edge over the whole width or height, as no wall does at a head. Bars of equal width on
+    two opposite sides count whatever they show: frames, letterboxes, blurred copies. A bar on one side counts if it
+    takes a twelfth and is mostly of one colour, as an app's is. Plain bars on two sides count by the narrower one.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
     """
-    shares = []
+    shares = [0.0]
     for turned in (image, image.transpose(1, 0, 2)):
-        first, last = _bar_px(turned), _bar_px(turned[::-1])
-        first, last = first / len(turned), last / len(turned)
-        shares += [min(first, last), max(first, last) if max(first, last) >= 1 / 12 else 0.0]
+        size = len(turned)
+        (first, plain_first), (last, plain_last) = _bars_px(turned), _bars_px(turned[::-1])
+        shares += [min(one, other) / size for one in first for other in last if abs(one - other) <= 0.02 * size + 2]
+        shares += [px / size for px in (*plain_first, *plain_last) if px >= size / 12]
+        shares.append(min(max(plain_first, default=0), max(plain_last, default=0)) / size)
     return float(max(shares))
 
 
-def _bar_px(image: np.ndarray) -> int:
-    """Return how many rows from the top on are a bar: of one colour, and with a straight end."""
-    thin = image[: len(image) // 2, :: max(1, image.shape[1] // 300)].astype(np.int16)
-    if not len(thin):
-        return 0
-    same = (np.abs(thin - np.median(thin[0], 0)).max(2) <= 10).mean(1)
-    rows = int(np.argmax(same < 0.9)) if (same < 0.9).any() else 0
-    return rows if rows and same[rows : rows + 4].min() < 0.5 else 0
+def _bars_px(image: np.ndarray) -> tuple[list[int], list[int]]:
+    """Return the heights of all bars at the top of a picture, px, and of those that are mostly of one colour."""
+    thin = image[:, :: max(1, image.shape[1] // 300)].astype(np.int16)
+    edge = (np.abs(thin[2:] - thin[:-2]).max(2) > 8).mean(1)
+    found, plain = [], []
+    for row in np.flatnonzero(edge[: int(0.45 * len(thin))] >= 0.8):
+        around = np.concatenate([edge[max(0, row - 24) : max(0, row - 16)], edge[row + 17 : row + 25]])
+        if len(around) > 2 and np.median(around) < 0.5:  # nearer, a JPEG's colours run into each other
+            found.append(int(row) + 1)
+            colours = thin[: row + 1].reshape(-1, 3)
+            values, counts = np.unique(colours // 12 @ [10000, 100, 1], return_counts=True)
+            most = np.median(colours[colours // 12 @ [10000, 100, 1] == values[counts.argmax()]], 0)
+            if (np.abs(colours - most).max(1) <= 12).mean() >= 0.6:
+                plain.append(int(row) + 1)
+    return found, plain
 
 
 def to_lab(patch: np.ndarray) -> np.ndarray:

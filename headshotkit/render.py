@@ -24,6 +24,7 @@ from headshotkit.ranking import choose_headshots
 from headshotkit.records import Headshot, Lora, Pick
 from headshotkit.run import BANKS, Run, sha256_of, write_atomic
 from headshotkit.session import Session, Task
+from headshotkit.shortfall import Cause, causes_of
 
 
 @locks.writes("generate")
@@ -38,7 +39,7 @@ def render_headshots(
     Writes `headshots/`: a PNG an attempt (it says how it was made) and manifest.json: every attempt in `headshots`, the
     best `count` in `delivered`, best first, prompts without an accepted one in `missing`, rows that the denoiser
     computed for a picture in `forwards_per_headshot`, seconds of drawing and judging all of them in `drawing_seconds`,
-    and in `lora` which checkpoint drew them at which strength.
+    in `lora` which checkpoint drew them at which strength, and in `causes` why few passed, if few did.
 
     Args:
         clock: seconds that never go back.
@@ -83,10 +84,12 @@ def render_headshots(
     headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
     best = choose_headshots(headshots, config.count)
     few = [FEW_STEPS[config.few_steps].source] if config.few_steps else []
+    causes = causes_of(headshots, person.mark.mark, used, run.manifest("photos"), drawing, bool(pick))
     stage.finish(
-        _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest),
+        _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest) + _first_of(causes),
         **_facts(headshots, best, tasks),
         pass_mark=person.mark.to_dict(),
+        causes=[cause.to_dict() for cause in causes],
         lora={"step": used.step, "scale": drawing.lora_scale, "picked": bool(pick)},
         shapes=_shapes(tasks, config),
         decoding=family.decoding,
@@ -108,6 +111,10 @@ def _picked(run: Run, config: RenderConfig) -> tuple[Pick | None, str]:
 
 def _hastened(manifest: dict) -> str:
     return f"; {manifest['few_steps']['words']}" if "few_steps" in manifest else ""
+
+
+def _first_of(causes: tuple[Cause, ...]) -> str:
+    return f". Why: {causes[0].why}. Next: {causes[0].next_step}" if causes else ""
 
 
 def _facts(headshots: list[Headshot], best: list[Headshot], tasks: list[Task]) -> dict:

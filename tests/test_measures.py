@@ -162,6 +162,35 @@ def test_bars_are_plain_and_end_straight(good_photo):
     assert measures.bars(wall) == 0 and measures.bars(np.full((40, 30, 3), 9, np.uint8)) == 0
 
 
+def surrounded(photo: Image.Image, how: str) -> Image.Image:
+    """Put something around a photo that belongs to no photo."""
+    width, height = photo.size
+    if how == "blurred copy":
+        large = photo.resize((2 * width, 2 * height)).filter(ImageFilter.GaussianBlur(30))
+        around = large.crop((0, height // 2, 2 * width, height + height // 2))
+        around.paste(photo, (width // 2, 0))
+    elif how == "picture frame":
+        grain = np.random.default_rng(0).integers(60, 200, (height * 6 // 5, width * 6 // 5, 3)).astype(np.uint8)
+        around = Image.fromarray(grain).filter(ImageFilter.GaussianBlur(2))
+        around.paste(photo, (width // 10, height // 10))
+    else:
+        colour, words = {"app": ("white", "black"), "caption": ("black", "white")}[how]
+        around = Image.new("RGB", (width, height * 3 // 2), colour)
+        around.paste(photo, (0, height // 4))
+        draw = ImageDraw.Draw(around)
+        for line in (0.02, 0.12, 1.3, 1.4):
+            draw.text((20, line * height), "somebody likes this photo", fill=words, font_size=height // 14)
+    return around
+
+
+@pytest.mark.parametrize("quality", [60, 75, 95])
+@pytest.mark.parametrize("how", ["app", "caption", "picture frame", "blurred copy"])
+def test_what_is_around_a_photo_is_a_bar_whatever_it_shows(how, quality):
+    buffer = io.BytesIO()
+    surrounded(open_picture(P1 / "p1_04.jpg"), how).save(buffer, "JPEG", quality=quality)
+    assert 0.07 < measures.bars(np.asarray(Image.open(buffer))) < 0.3
+
+
 def test_colours_are_in_cielab():
     assert measures.to_lab(np.full((4, 4, 3), 255, np.uint8))[0] == pytest.approx([100, 0, 0], abs=0.5)
     red = measures.to_lab(np.full((4, 4, 3), (255, 0, 0), np.uint8))[0]

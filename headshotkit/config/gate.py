@@ -46,7 +46,7 @@ class GateConfig(Config):
     min_hue_spread: float = 1.8
     """Least difference of hues of equal brightness on the face, percent; 0 is greyscale, sepia stays below 1.2."""
     max_bars: float = 0.02
-    """Largest part of the height or width that plain bars along the edges take; more gets into the training picture."""
+    """Largest part of the height or width that bars along the edges take; more gets into the training picture."""
     min_eye_contrast: float = 0.35
     """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
     max_eye_contrast: float = 1.3

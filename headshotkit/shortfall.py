@@ -1,0 +1,136 @@
+"""Explain why few headshots passed, and say what to do next. Pure functions over what a run has recorded."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headshotkit.config import GateConfig, RenderConfig, TrainConfig
+from headshotkit.records import Headshot, Lora, Record
+
+FEW_PASSED = 0.5
+"""Share of the wanted prompts with an accepted headshot below which the causes are named."""
+SHORT = 0.75
+"""Share of the base's usual steps below which a training or a sampler counts as short."""
+LEAST_MOMENTS = 5
+"""Fewest scenes in the kept photos from which a face is learned rather than one scene."""
+NEARLY = 0.8
+"""Share of the identity threshold from which further attempts are likely to pass."""
+OFFERED = 0.5
+"""Share of the identity threshold below which a headshot is not offered."""
+BAD_FACE = ("no_face", "many_faces", "small_face", "unclear_face", "soft_face", "eyes_closed")
+"""Reasons that say something of the picture, not of whom it shows."""
+
+
+@dataclass(frozen=True)
+class Cause(Record):
+    """One cause of few accepted headshots: its code, the numbers that show it, and the next step."""
+
+    code: str
+    why: str
+    next_step: str
+
+
+def is_offered(shot: dict, threshold: float) -> bool:
+    """Return whether a headshot is worth showing: accepted, or with at least half of the identity threshold.
+
+    Args:
+        shot: a headshot as the manifest has it.
+    """
+    return shot["accepted"] or (shot["identity"] is not None and shot["identity"] >= OFFERED * threshold)
+
+
+def causes_of(
+    headshots: Sequence[Headshot],
+    threshold: float,
+    lora: Lora,
+    photos: dict,
+    config: RenderConfig,
+    picked: bool = False,
+) -> tuple[Cause, ...]:
+    """Return the causes of few accepted headshots, the one to mend first in front; empty if enough passed.
+
+    Args:
+        threshold: identity that a headshot must reach.
+        photos: the manifest of the check.
+        config: what the headshots were drawn with.
+        picked: whether checkpoint and strength were picked by trying them.
+    """
+    passed = len({h.prompt_id for h in headshots if h.accepted})
+    if passed >= FEW_PASSED * config.count:
+        return ()
+    refused = [h for h in headshots if not h.accepted]
+    counts = Counter(code for shot in refused for code in shot.reasons)
+    found = []
+    if len(headshots) < config.count and config.minutes:
+        why = (
+            f"{config.minutes:g} minutes were enough for {len(headshots)} attempts, {config.count} headshots are wanted"
+        )
+        found.append(Cause("out_of_time", why, "Give more minutes (--minutes), or ask for fewer headshots (--count)."))
+    by_kind = {
+        "unlike": counts["other_person"], "copies": counts["copy_of_photo"], "twins": counts["near_twin"],
+        "faces": sum(any(code in BAD_FACE for code in shot.reasons) for shot in refused),
+    }  # fmt: skip
+    for kind, count in sorted(by_kind.items(), key=lambda item: -item[1]):
+        share = f"{count} of {len(refused)} refused attempts"
+        if 3 * count < len(refused) or not count:
+            continue
+        if kind == "unlike":
+            found += _unlike(refused, threshold, lora, photos, config, picked, share)
+        elif kind == "copies":
+            step = "Pick an earlier checkpoint or a lower strength (headshotkit pick), or add more varied photos."
+            found.append(Cause("overfitted", f"{share} are almost copies of a photo", step))
+        elif kind == "twins":
+            step = "Choose more prompt packs (--packs), or ask for fewer headshots (--count)."
+            found.append(Cause("same_picture", f"{share} are almost the same picture as one that passed", step))
+        else:
+            found.append(_bad_faces(counts, config, share))
+    return tuple(found)
+
+
+def _unlike(
+    refused: list[Headshot], threshold: float, lora: Lora, photos: dict, config: RenderConfig, picked: bool, share: str
+) -> list[Cause]:
+    """Return why the attempts are not like the person."""
+    median = statistics.median(h.identity for h in refused if "other_person" in h.reasons)
+    seen = f"{share} are not similar enough (median {median:.2f}, threshold {threshold:.2f})"
+    usual = TrainConfig.for_base(lora.base, method=lora.method).steps
+    kept = sum(v["kept"] for v in photos["verdicts"])
+    moments, needed = photos["coverage"]["moments"], GateConfig.min_photos
+    found = []
+    if lora.step < SHORT * usual:
+        why = f"{seen}; {lora.step} training steps were used, {usual} are usual"
+        found.append(Cause("short_training", why, f"Train for {usual} steps (--steps {usual})."))
+    if kept < needed or moments < LEAST_MOMENTS:
+        why = (
+            f"{seen}; {kept} photos of {moments} scenes were trained on, {needed} of {LEAST_MOMENTS} or more are needed"
+        )
+        found.append(Cause("few_photos", why, photos["advice"]))
+    if median >= NEARLY * threshold:
+        step = "Allow more attempts: raise the minutes (--minutes) or --max-attempts."
+        found.append(Cause("nearly", f"{seen}; many are close", step))
+    if config.base == "mini":
+        step = "Use a machine with a GPU, for example Colab, and the base sdxl (--base sdxl)."
+        found.append(Cause("embedded_base", f"{seen}; the embedded base is made for trying the workflow", step))
+    if not found and not picked:
+        step = "Try other checkpoints and strengths: headshotkit pick, then generate again."
+        found.append(Cause("strength", f"{seen} at strength {config.lora_scale:g}", step))
+    if not found:
+        step = "Add photos: " + (photos["advice"] or "other days, clothes and light.")
+        found.append(Cause("weak_likeness", seen, step))
+    return found
+
+
+def _bad_faces(counts: Counter, config: RenderConfig, share: str) -> Cause:
+    """Return why faces can't be judged: too few sampler steps, or the base."""
+    code, _ = max(((c, n) for c, n in counts.items() if c in BAD_FACE), key=lambda item: item[1])
+    why, usual = f"{share} show no good face, most often {code}", RenderConfig.for_base(config.base).steps
+    if config.steps < SHORT * usual and not config.few_steps:
+        return Cause("few_sampler_steps", f"{why}; {config.steps} sampler steps, {usual} are usual",
+                     f"Draw with {usual} sampler steps.")  # fmt: skip
+    if config.base == "mini":
+        return Cause("embedded_base", f"{why}; the embedded base draws small, rough pictures",
+                     "Use a machine with a GPU, for example Colab, and the base sdxl (--base sdxl).")  # fmt: skip
+    return Cause("bad_faces", why, "Try other prompts (--packs) or a lower strength (--lora-scale).")
