@@ -72,6 +72,8 @@ echo "== families, training, rendering, widgets; then every notebook"
 warnings=(
     # jupyter_client 7.4.9 parses a day without a year, which Python 3.13 deprecates.
     -W "ignore:Parsing dates involving a day of month:DeprecationWarning"
+    # jupyter_client 7.4.9 asks for the time by a name that Python 3.12 deprecates.
+    -W "ignore:datetime.datetime.utcnow() is deprecated:DeprecationWarning"
     # matplotlib 3.10.0 calls pyparsing by names that pyparsing 3.3 deprecates.
     -W "ignore::pyparsing.warnings.PyparsingDeprecationWarning"
 )
