@@ -97,6 +97,10 @@ class StageMissing(HeadshotError):
     """A stage was asked for before the one that it reads from."""
 
 
+class NothingToShow(HeadshotError):
+    """A figure was asked for, and the run holds nothing to draw in it."""
+
+
 class BadPromptBank(HeadshotError):
     """A prompt bank file does not follow the format."""
 
