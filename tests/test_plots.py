@@ -16,7 +16,6 @@ from headshotkit.errors import DamagedRun, NothingToShow, StageMissing
 from headshotkit.records import Lora, Pick
 from headshotkit.run import Run, write_json
 
-
 LORA = Lora(Path("person.safetensors"), "mini", 8, 8, "ohwx", "man", 2)
 
 
