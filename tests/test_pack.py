@@ -18,7 +18,8 @@ def generated(tmp_path):
     stage = run.begin("headshots", {"base": "mini"}, {})
     for file, _, _ in SHOTS:
         (stage.folder / file).write_bytes(f"drawn {file}".encode())
-    shots = [{"file": file, "prompt_id": prompt, "accepted": accepted} for file, prompt, accepted in SHOTS]
+    facts = {"prompt": "photo", "negative": "", "seed": 1, "attempt": 1, "lora_scale": 1.0, "identity": 0.6}
+    shots = [facts | {"file": file, "prompt_id": prompt, "accepted": accepted} for file, prompt, accepted in SHOTS]
     stage.finish("3 of 4", headshots=shots, delivered=DELIVERED, pass_mark={"mark": 0.55})
     return run
 
@@ -27,7 +28,7 @@ def restored(run):
     stage = run.begin("restored", {}, run.inputs_from("headshots"))
     for file in DELIVERED:
         (stage.folder / file).write_bytes(f"restored {file}".encode())
-    stage.finish("restored 3")
+    stage.finish("restored 3", restored=[{"file": file} for file in DELIVERED])
     return run
 
 
