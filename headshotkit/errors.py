@@ -1,5 +1,35 @@
 """Every error a person can meet: what happened with numbers, why, what to do next."""
 
+import re
+
+NOTEBOOKS = {
+    "check": "01_check_photos", "prepare": "01_check_photos", "train": "02_train_lora",
+    "pick": "03_generate_headshots", "generate": "03_generate_headshots", "restore": "04_restore_faces",
+    "evaluate": "05_evaluate", "gallery": "05_evaluate", "run": "00_quickstart", "demo": "00_quickstart",
+}  # fmt: skip
+"""Command -> the notebook that does it."""
+
+
+def notebook_words(text: str) -> str:
+    """Return what is said to the command line as a notebook says it: notebooks for commands, knobs for options.
+
+    >>> notebook_words("Run first: headshotkit check PHOTOS --out runs/me")
+    'Run first: notebook 01_check_photos'
+    >>> notebook_words("Add photos, or pass --min-photos 6, then give the same command again.")
+    'Add photos, or set MIN_PHOTOS = 6, then run the cell again.'
+    >>> notebook_words("Choose another --out.")
+    'Choose another RUN.'
+    """
+    commands = "|".join(NOTEBOOKS)
+    text = re.sub(rf"headshotkit ({commands})\b(?: (?!(?:and|or|then)\b)[^\s;,]+)*",
+                  lambda found: f"notebook {NOTEBOOKS[found[1]]}", text)  # fmt: skip
+    text = re.sub(
+        r"([Gg])ive the same command again", lambda g: f"{'R' if g[1] == 'G' else 'r'}un the cell again", text
+    )
+    text = re.sub(r"--out\b", "RUN", text)
+    text = re.sub(r"pass (--[a-z-]+) (\d[\d.]*\d|\d)", r"set \1 = \2", text)
+    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].upper().replace("-", "_"), text)
+
 
 class HeadshotError(Exception):
     """Base of all errors that headshotkit raises on purpose; the command line turns it into exit code 2.
@@ -15,6 +45,10 @@ class HeadshotError(Exception):
         lines = [f"{type(self).__name__}: {happened}"]
         lines += [f"  {line}" for line in (why, next_step) if line]
         super().__init__("\n".join(lines))
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython shows in a traceback's place, in a notebook's words."""
+        return [notebook_words(line) for line in str(self).split("\n")]
 
 
 class NoPhotos(HeadshotError):
@@ -73,6 +107,10 @@ class MissingModel(HeadshotError):
         self.cause = cause
 
 
+class NoRun(HeadshotError):
+    """A notebook that goes on with a run was given a folder that holds none."""
+
+
 class RunFolderError(HeadshotError):
     """The run folder can't be created or written."""
 
@@ -95,6 +133,10 @@ class DiskFull(HeadshotError):
 
 class StageMissing(HeadshotError):
     """A stage was asked for before the one that it reads from."""
+
+
+class NothingToShow(HeadshotError):
+    """A figure was asked for, and the run holds nothing to draw in it."""
 
 
 class BadPromptBank(HeadshotError):

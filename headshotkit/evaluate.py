@@ -83,6 +83,8 @@ def evaluate_run(
         "seconds": {s: run.manifest(s)["seconds"] for s in STAGES if run.has(s) and s not in ("report", "gallery")},
     }
     table = {kind: [s.to_dict() for s in rows] for kind, rows in scores.items()}
+    own = {name: faces.leave_one_out(known[name], faces.load_recogniser(name)).tolist() for name in known}
+    table["own_photos"] = [dict(zip(own, values, strict=True)) for values in zip(*own.values(), strict=True)]
     write_json(stage.folder / "metrics.json", metrics | {"scores": table})
     write_atomic(stage.folder / "identity.png", plot_identity(metrics, table).png())
     try:

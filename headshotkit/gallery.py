@@ -7,7 +7,6 @@ import html
 import io
 import math
 from pathlib import Path
-from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
@@ -19,6 +18,8 @@ PAGE = "index.html"
 SHEET = "contact_sheet.png"
 TILE_PX = 256
 EMBED_BYTES = 150_000
+SHOWN_PX = 640
+"""Width at which a large headshot is shown; its link holds it at full size."""
 WORDS = {
     "no_face": "no face was found", "many_faces": "more than one face", "small_face": "the face is small",
     "unclear_face": "no clear face", "soft_face": "the face is not sharp", "eyes_closed": "the eyes are closed",
@@ -29,16 +30,19 @@ WORDS = {
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """What the page may load: nothing; its pictures and its style are inside."""
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:#222;background:#fafafa}
+:root{--page:#fafafa;--card:#fff;--ink:#222;--soft:#555;--tick:#2a7f3f;--cross:#b3382c}
+@media(prefers-color-scheme:dark){:root{--page:#181818;--card:#242424;--ink:#eee;--soft:#b0b0b0;--tick:#6cc283;
+--cross:#f08a7e}}
+body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:var(--ink);
+background:var(--page)}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .6rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem;align-items:start}
-figure{margin:0;background:#fff;border-radius:.5rem;overflow:hidden;box-shadow:0 1px 4px #0002}
-figure img{width:100%;display:block}figcaption{padding:.5rem .7rem;font-size:.8rem;color:#555}
-figcaption b{display:block;color:#222;font-size:.9rem}.pass b::before{content:"\\2713 ";color:#2a7f3f}
-.near{opacity:.85}table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .9rem .25rem 0;text-align:left}
-footer{margin:2.5rem 0 1rem;font-size:.8rem;color:#666}
-@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}figure{background:#242424}figcaption b{color:#eee}
-figcaption{color:#aaa}}
+figure{margin:0;background:var(--card);border-radius:.5rem;overflow:hidden;box-shadow:0 1px 4px #0002}
+figure img{width:100%;display:block}figcaption{padding:.5rem .7rem;font-size:.8rem;color:var(--soft)}
+figcaption b{display:block;color:var(--ink);font-size:.9rem}.pass b::before{content:"\\2713 ";color:var(--tick)}
+.near b::before{content:"\\2717 ";color:var(--cross)}
+table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .9rem .25rem 0;text-align:left}
+footer{margin:2.5rem 0 1rem;font-size:.8rem;color:var(--soft)}
 """
 
 
@@ -81,7 +85,7 @@ def contact_sheet(files: list[Path], columns: int = 6) -> bytes:
 
 def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict, metrics: dict) -> str:
     """The gallery as one HTML page; nothing in it is loaded from elsewhere."""
-    cards = [_card(shot, file) for shot, file in zip(delivered, files, strict=True)]
+    cards = [_card(n, shot, file) for n, (shot, file) in enumerate(zip(delivered, files, strict=True), 1)]
     passed = [c for c, shot in zip(cards, delivered, strict=True) if shot["accepted"]]
     near = [c for c, shot in zip(cards, delivered, strict=True) if not shot["accepted"]]
     wanted = len(generated["delivered"])
@@ -115,8 +119,11 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
     )
 
 
-def _card(shot: dict, file: Path) -> str:
-    """One headshot with what it is; it links to the full-size file in the run folder."""
+def _card(number: int, shot: dict, file: Path) -> str:
+    """Return one headshot with what it is; its link saves it at full size, from the page itself.
+
+    So the page works wherever it is sent.
+    """
     name = html.escape(shot["prompt_id"].replace("-", " "))
     if shot.get("likeness") is None:
         words = "no likeness to tell"
@@ -125,20 +132,30 @@ def _card(shot: dict, file: Path) -> str:
     if shot["reasons"]:
         words += f"; {', '.join(WORDS.get(code, code) for code in shot['reasons'])}"
     how = html.escape(f"{shot['prompt']} / seed {shot['seed']}, attempt {shot['attempt']}")
+    whole = embedded(file)
+    saved = f"{number:02d}_{shot['prompt_id']}." + ("png" if whole.startswith("data:image/png") else "jpg")
+    shown = whole if len(whole) <= 2 * EMBED_BYTES else embedded(file, SHOWN_PX)
     return (
-        f'<figure class="{"pass" if shot["accepted"] else "near"}"><a href="../restored/{quote(shot["file"])}">'
-        f'<img src="{embedded(file)}" alt="{name}" title="{how}"></a>'
+        f'<figure class="{"pass" if shot["accepted"] else "near"}"><a href="{whole}" download="{html.escape(saved)}">'
+        f'<img src="{shown}" alt="{name}" title="{how}"></a>'
         f"<figcaption><b>{name}</b>{html.escape(words)}</figcaption></figure>"
     )
 
 
-def embedded(file: Path) -> str:
-    """A picture as a data URI: the PNG itself where it is small, else a JPEG, so that fifty large ones fit a page."""
+def embedded(file: Path, most_px: int = 0) -> str:
+    """Return a picture as a data URI: the PNG itself if it is small, else a JPEG, so that fifty large ones fit a page.
+
+    Args:
+        most_px: width and height that the JPEG has at most; 0: those of the picture.
+    """
     data, kind = file.read_bytes(), "png"
     if len(data) > EMBED_BYTES:
         buffer, kind = io.BytesIO(), "jpeg"
         with Image.open(file, formats=("PNG",)) as picture:
-            picture.convert("RGB").save(buffer, "JPEG", quality=92)
+            whole = picture.convert("RGB")
+        if most_px:
+            whole.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
+        whole.save(buffer, "JPEG", quality=85 if most_px else 92)
         data = buffer.getvalue()
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 

@@ -15,12 +15,22 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
-from headshotkit.errors import DamagedRun
+from headshotkit.errors import DamagedRun, NothingToShow
+from headshotkit.gallery import WORDS
 from headshotkit.records import Verdict
 from headshotkit.run import Run, read_json
 from headshotkit.variety import quality
 
-GREEN, RED, GREY, BLUE = "#2a7f3f", "#b3382c", "#8a8a8a", "#2f5f9e"
+GREEN, RED, GREY, BLUE = "#2a7f3f", "#b3382c", "#6f6f6f", "#2f5f9e"
+GOLDEN = (5**0.5 - 1) / 2
+MARKS = {
+    "own_photos": {"marker": "D", "facecolors": "none", "edgecolors": GREEN},
+    "base": {"marker": "x", "color": GREY},
+    "lora": {"marker": "o", "color": BLUE},
+    "delivered": {"marker": "o", "color": BLUE},
+    "restored": {"marker": "o", "color": BLUE},
+}
+"""How each kind of picture is drawn in `plot_identity`: a mark of its own, so that colour is not needed."""
 
 
 class Plot(Figure):
@@ -37,15 +47,18 @@ class Plot(Figure):
 
 
 def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
-    """Identity of the base's and the LoRA's headshots beside the person's own photos, one panel a recogniser."""
-    figure = Plot(figsize=(9, 3.6), layout="constrained")
-    kinds = ("base", "lora", "delivered", "restored")
+    """Draw the identity of the person's own photos and of the base's and the LoRA's headshots, a panel a recogniser.
+
+    Where a dot stands in the width of its column means nothing. The own photos are left out where an older evaluation
+    has only their median.
+    """
+    figure = Plot(figsize=(10, 4), layout="constrained")
+    kinds = [kind for kind in MARKS if kind in scores]
     for place, name in enumerate(metrics["identity"]):
         axes = figure.add_subplot(1, len(metrics["identity"]), place + 1)
         for x, kind in enumerate(kinds):
             values = [s[name] for s in scores[kind] if s[name] is not None]
-            spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
-            axes.scatter(x + spread, values, s=12, alpha=0.6, color=GREY if kind == "base" else BLUE)
+            axes.scatter(x + scattered(len(values)), values, s=16, alpha=0.7, **MARKS[kind])
             if values:
                 axes.hlines(np.median(values), x - 0.3, x + 0.3, color="black")
         own = metrics["identity"][name]["own_photos_median"]
@@ -53,9 +66,26 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
         if name == "arcface":
             mark = metrics["pass_mark"]["mark"]
             axes.axhline(mark, color=RED, ls=":", label=f"pass mark {mark:.2f}")
-        axes.set(xticks=range(len(kinds)), xticklabels=kinds, ylabel="identity (higher is more alike)", title=name)
-        axes.legend(fontsize=8)
+        labels = [f"{kind}\n{len(scores[kind])}".replace("_", " ") for kind in kinds]
+        axes.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="identity (higher is more alike)", title=name)
+        legend_below(axes)
     return figure
+
+
+def scattered(count: int, width: float = 0.44) -> np.ndarray:
+    """Return places beside a column's middle for values in any order, also sorted ones: they never form a line.
+
+    Source: multiples of the golden ratio, whose neighbours lie far apart.
+
+    >>> scattered(3).round(2).tolist()
+    [-0.22, 0.05, -0.12]
+    """
+    return width * (np.arange(count) * GOLDEN % 1 - 0.5)
+
+
+def legend_below(axes, columns: int = 2) -> None:
+    """Put the legend under a panel, where it hides no point."""
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, frameon=False)
 
 
 def read_losses(run: Run) -> list[float | None]:
@@ -82,8 +112,9 @@ def plot_losses(run: Run) -> Plot:
     axes = figure.add_subplot()
     axes.plot(losses, color=GREY, lw=0.5, label="a step")
     axes.plot(np.arange(len(mean)) + window // 2, mean, color=BLUE, label=f"mean of {window} steps")
-    axes.set(xlabel="step", ylabel="loss", title="Training loss: it says that training works, not that it is you")
-    axes.legend(fontsize=8)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.set_title("Training loss: it says that training works, not that it is you", fontsize=10)
+    legend_below(axes)
     return figure
 
 
@@ -122,17 +153,21 @@ def _draw_verdict(axes, x: float, y: float, verdict: Verdict, thumb: Path) -> No
         Image.open(thumb, formats=("JPEG",)).convert("RGB") if thumb.exists() else Image.new("RGB", (8, 8), "#dddddd")
     )
     axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))), extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03))
-    colour, sign = (GREEN, "\u2713") if verdict.kept else (RED, "\u2717")
-    axes.add_patch(
-        Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, color=colour, lw=3, ls="-" if verdict.kept else "--")
-    )
-    badge = {"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": "white"}
-    axes.text(x + 0.11, y + 0.11, sign, color="white", fontsize=10, ha="center", va="center", bbox=badge)
+    _frame(axes, (x + 0.03, y + 0.03), 0.94, verdict.kept)
     name = verdict.photo if len(verdict.photo) <= 28 else verdict.photo[:27] + "\u2026"
     words = "\n".join(textwrap.wrap(drawable(verdict_words(verdict)), 31, max_lines=4, placeholder=" \u2026"))
     middle = {"fontsize": 7, "ha": "center", "va": "top", "parse_math": False}
     axes.text(x + 0.5, y + 1.0, drawable(name), weight="bold", **middle)
     axes.text(x + 0.5, y + 1.06, words, **middle)
+
+
+def _frame(axes, corner: tuple[float, float], side: float, good: bool) -> None:
+    """Frame a picture: solid with a tick where it is good, else dashed with a cross; green and red only repeat it."""
+    colour, sign = (GREEN, "\u2713") if good else (RED, "\u2717")
+    axes.add_patch(Rectangle(corner, side, side, fill=False, color=colour, lw=3, ls="-" if good else "--"))
+    badge = {"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": "white"}
+    x, y = (place + 0.085 * side for place in corner)
+    axes.text(x, y, sign, color="white", fontsize=10, ha="center", va="center", bbox=badge)
 
 
 def drawable(text: str) -> str:
@@ -160,15 +195,24 @@ def plot_dataset(run: Run, columns: int = 6) -> Plot:
 
 
 def plot_headshots(run: Run, stage: str = "headshots", columns: int = 6) -> Plot:
-    """The delivered headshots, best first, each with its identity; green frames passed the mark."""
+    """Draw the delivered headshots, best first, each with its identity.
+
+    Accepted: a solid green frame and a tick. Not accepted: a dashed red frame, a cross and the reasons.
+
+    Raises:
+        NothingToShow: no headshot was delivered.
+    """
     generated = run.manifest("headshots")
     shots = {h["file"]: h for h in generated["headshots"]}
     tiles = []
     for file in generated["delivered"]:
         shot = shots[file]
-        words = "no single face" if shot["identity"] is None else f"identity {shot['identity']:.2f}"
-        tiles.append((run.path(stage) / file, f"{shot['prompt_id']}\n{words}", shot["accepted"]))
-    return _grid(tiles, columns)
+        words = [] if shot["identity"] is None else [f"identity {shot['identity']:.2f}"]
+        words += [WORDS.get(code, code) for code in shot["reasons"]]
+        words = "\n".join([_wrapped(shot["prompt_id"]), *map(_wrapped, words)])
+        tiles.append((run.path(stage) / file, words, shot["accepted"]))
+    return _grid(tiles, columns, f"no headshot was delivered in {run.folder}.", "Generate some: run notebook 03, or "
+                 f"headshotkit generate --out {run.folder}")  # fmt: skip
 
 
 def plot_pictures(run: Run, pictures: list, titles: list[str] | None = None, columns: int = 6) -> Plot:
@@ -183,7 +227,14 @@ def plot_class_images(run: Run, most: int = 6) -> Plot:
     """The first class images of a run's dataset, and what was asked for."""
     dataset = run.manifest("dataset")["dataset"]
     words = _wrapped(dataset["class_prompt"] or f"photo of a {dataset['class_word']}")
-    return _grid([(run.path("dataset") / f, words, None) for f in dataset["class_images"][:most]], most)
+    tiles = [(run.path("dataset") / f, words, None) for f in dataset["class_images"][:most]]
+    return _grid(
+        tiles,
+        most,
+        f"the dataset in {run.folder} has no class images.",
+        "Prepare it with some: set "
+        f"CLASS_IMAGES in notebook 01, or headshotkit prepare --class-images 50 --out {run.folder}",
+    )
 
 
 def plot_restored(run: Run, pairs: int = 6) -> Plot:
@@ -202,20 +253,24 @@ def plot_pass_mark(run: Run) -> Plot:
     """Where the pass mark comes from: identity of the own photos, and of every attempt at a headshot."""
     generated = run.manifest("headshots")
     own = [v["measures"].get("identity") for v in run.manifest("photos")["verdicts"] if v["kept"]]
-    rows = {"own photos": own}
-    for shot in generated["headshots"]:
-        rows.setdefault(f"attempt {shot['attempt']}", []).append(shot["identity"])
-    figure = Plot(figsize=(7, 1 + 0.5 * len(rows)), layout="constrained")
+    attempts = sorted({shot["attempt"] for shot in generated["headshots"]})
+    rows = ["own photos", *(f"attempt {number}" for number in attempts)]
+    figure = Plot(figsize=(7, 2 + 0.5 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    for y, values in enumerate(rows.values()):
-        there = [v for v in values if v is not None]
-        axes.scatter(there, np.full(len(there), y), s=16, alpha=0.6, color=BLUE if y else GREEN)
+    kinds = [("own photo", {"marker": "D", "facecolors": "none", "edgecolors": GREEN}, [(v, 0) for v in own])]
+    for name, style, accepted in (("accepted", {"marker": "o", "color": BLUE}, True),
+                                  ("not accepted", {"marker": "x", "color": RED}, False)):  # fmt: skip
+        shots = [shot for shot in generated["headshots"] if shot["accepted"] == accepted]
+        kinds.append((name, style, [(s["identity"], 1 + attempts.index(s["attempt"])) for s in shots]))
+    for name, style, points in kinds:
+        there = np.array([point for point in points if point[0] is not None], float).reshape(-1, 2)
+        axes.scatter(*there.T, s=22, alpha=0.7, label=f"{name}: {len(there)}", **style)
     mark = generated["pass_mark"]["mark"]
     axes.axvline(mark, color=RED, ls=":", label=f"pass mark {mark:.2f}")
-    axes.set(yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.5))
+    axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     axes.set(xlabel="identity to the own photos (higher is more alike)")
-    axes.set_title(generated["pass_mark"]["reason"], fontsize=8)
-    axes.legend(fontsize=8)
+    axes.set_title(textwrap.fill(generated["pass_mark"]["reason"], 90), fontsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=4, frameon=False)
     return figure
 
 
@@ -295,8 +350,19 @@ def _wrapped(text: str, width: int = 24) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
-def _grid(tiles: list[tuple[Path | None, str, bool | None]], columns: int) -> Plot:
-    """Pictures in a grid: (file or None, words below, frame: True green, False red, None none)."""
+def _grid(
+    tiles: list[tuple[Path | None, str, bool | None]],
+    columns: int,
+    nothing: str = "there is no picture to draw.",
+    next_step: str = "Do the stage before this one first.",
+) -> Plot:
+    """Draw pictures in a grid: (file or None, words below, whether it is good; None: no frame).
+
+    Args:
+        nothing, next_step: what an error says where there is no picture.
+    """
+    if not tiles:
+        raise NothingToShow(nothing, "", next_step)
     rows = max(1, math.ceil(len(tiles) / columns))
     figure = Plot(figsize=(columns * 1.9, rows * 2.3), layout="constrained")
     for number, (file, words, good) in enumerate(tiles):
@@ -304,7 +370,8 @@ def _grid(tiles: list[tuple[Path | None, str, bool | None]], columns: int) -> Pl
         picture = Image.open(file, formats=("PNG",)).convert("RGB") if file else Image.new("RGB", (8, 8), "#dddddd")
         axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))))
         axes.set(xticks=[], yticks=[])
-        axes.set_xlabel(words, fontsize=7)
-        for spine in axes.spines.values():
-            spine.set(visible=good is not None, color=GREEN if good else RED, linewidth=3)
+        axes.set_xlabel("\n".join(map(drawable, words.split("\n"))), fontsize=7, parse_math=False)
+        axes.spines[:].set_visible(False)
+        if good is not None:
+            _frame(axes, (1, 1), 157, good)
     return figure

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 from matplotlib.axes import Axes
 
 from headshotkit.picking import choose_pick
-from headshotkit.plots import BLUE, GREEN, GREY, RED, Plot, Table
+from headshotkit.plots import BLUE, GREEN, GREY, RED, Plot, Table, legend_below
 from headshotkit.records import Pick
 from headshotkit.run import Run
 
+SIGNS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+"""Of candidates in their order; the legend names them, so that no name lies over a point."""
+
 
 def plot_pick(run: Run) -> Plot:
-    """Likeness against the prompt, a dot a candidate: checkpoints, then the best's strengths; the chosen marked.
+    """Likeness against the prompt, a sign a candidate: checkpoints, then the best's strengths; the chosen ringed.
 
     Raises:
         StageMissing: nothing was picked for this LoRA.
@@ -21,29 +26,29 @@ def plot_pick(run: Run) -> Plot:
     usual = tried[0].scale
     checkpoints = [one for one in tried if one.scale == usual]
     strengths = sorted((one for one in tried if one.step == chosen.step), key=lambda one: one.scale)
-    figure = Plot(figsize=(9, 3.8), layout="constrained")
+    figure = Plot(figsize=(9, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    _curve(left, checkpoints, [f"{one.step}" for one in checkpoints], GREY)
+    _curve(left, checkpoints, [f"step {one.step}" for one in checkpoints], GREY)
     left.set_title(f"checkpoints (steps) at strength {usual:g}", fontsize=9)
-    _curve(right, strengths, [f"{one.scale:g}" for one in strengths], BLUE)
+    _curve(right, strengths, [f"strength {one.scale:g}" for one in strengths], BLUE)
     right.set_title(f"strengths of step {chosen.step}", fontsize=9)
     knees = (choose_pick(checkpoints), chosen)
     mark = manifest["pass_mark"]["mark"] / manifest["pass_mark"]["own_median"]
     for axes, knee in zip((left, right), knees, strict=True):
-        axes.scatter(knee.obeyed, knee.likeness, s=160, facecolors="none", edgecolors=RED, linewidths=2, label="chosen")
+        axes.scatter(knee.obeyed, knee.likeness, s=220, facecolors="none", edgecolors=RED, linewidths=2, label="chosen")
         axes.axhline(mark, color=GREEN, ls=":", label=f"pass mark, {mark:.0%}")
         axes.set(xlabel="share of what was asked that is shown")
-        axes.legend(fontsize=8, loc="lower left")
+        legend_below(axes, 3)
     left.set_ylabel("likeness (1: as alike as own photos)")
-    left.margins(0.15)  # both panels share their axes, and names stand beside the dots
+    left.margins(0.15)  # both panels share their axes
     return figure
 
 
 def _curve(axes: Axes, some: list[Pick], names: list[str], colour: str) -> None:
-    """Candidates in their order, joined, each with its name."""
-    axes.plot([one.obeyed for one in some], [one.likeness for one in some], "o-", color=colour, lw=1, ms=4)
-    for one, name in zip(some, names, strict=True):
-        axes.annotate(name, (one.obeyed, one.likeness), (4, 4), textcoords="offset points", fontsize=8)
+    """Draw candidates in their order, joined, each with a sign of its own that the legend names."""
+    axes.plot([one.obeyed for one in some], [one.likeness for one in some], "-", color=colour, lw=0.8)
+    for one, name, sign in zip(some, names, cycle(SIGNS), strict=False):
+        axes.scatter(one.obeyed, one.likeness, s=36, marker=sign, color=colour, alpha=0.7, label=name)
 
 
 def table_pick(run: Run) -> Table:

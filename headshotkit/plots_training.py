@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from PIL import Image
 
 from headshotkit.lora_layers import LoraLayer, LoraLayers
 from headshotkit.planner import Plan
-from headshotkit.plots import BLUE, GREEN, GREY, RED, Plot, Table, drawable, read_losses
+from headshotkit.plots import BLUE, GREEN, GREY, RED, Plot, Table, drawable, legend_below, read_losses
 from headshotkit.previews import read_previews
 from headshotkit.run import Run
 from headshotkit.snapshots import PREVIEWS
@@ -74,7 +76,8 @@ def plot_previews(run: Run) -> Plot:
             axes.set(xticks=[], yticks=[])
             axes.set_xlabel(f"identity {preview['identity']:.2f}" if known else "no single face", fontsize=8)
         places[0, column].set_title("the bare base" if step == 0 else f"after {step} steps", fontsize=9)
-    figure.suptitle(drawable(f"\u201c{facts['prompt']}\u201d, each row from the same noise"), fontsize=10)
+    title = drawable(f"\u201c{facts['prompt']}\u201d, each row from the same noise")
+    figure.suptitle(textwrap.fill(title, 24 * len(steps)), fontsize=10, parse_math=False)
     return figure
 
 
@@ -96,7 +99,7 @@ def plot_progress(run: Run) -> Plot:
     below.axhline(facts["own_median"], color=GREEN, ls="--", label=f"own photos, median {facts['own_median']:.2f}")
     below.axhline(facts["pass_mark"], color=RED, ls=":", label=f"pass mark {facts['pass_mark']:.2f}")
     below.set(xlabel="step", ylabel="identity\n(higher is more alike)")
-    below.legend(fontsize=8, ncols=2)
+    below.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=4, frameon=False)
     return figure
 
 
@@ -133,7 +136,7 @@ def plot_layer(layer: LoraLayer) -> Plot:
         last.semilogy(np.arange(1, len(values) + 1), np.maximum(values, 1e-8), style, color=colour, label=name)
     last.axvline(rank, color=RED, ls=":", label=f"rank {rank}")
     last.set(xlabel="direction", ylabel="singular value", ylim=(1e-6, None))
-    last.legend(fontsize=8)
+    legend_below(last, 3)
     figure.suptitle(layer.name, fontsize=9)
     return figure
 
@@ -157,6 +160,7 @@ def plot_words(words: list[tuple[str, float]], title: str) -> Plot:
     axes = figure.add_subplot()
     axes.bar(range(len(words)), [share for _, share in words], color=BLUE)
     axes.set(ylabel="moved by\n(BA) x relative to W x", xticks=range(len(words)))
-    axes.set_xticklabels([drawable(word) for word, _ in words], parse_math=False)
+    turned = {"rotation": 40, "ha": "right"} if len(words) > 8 else {}
+    axes.set_xticklabels([drawable(word) for word, _ in words], parse_math=False, **turned)
     axes.set_title(title, fontsize=9)
     return figure

@@ -10,15 +10,18 @@ import contextlib
 import html
 import io
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
 from PIL import Image
 
 from headshotkit import runtime
-from headshotkit.errors import HeadshotError, NoPhotos
+from headshotkit.errors import HeadshotError, NoPhotos, NoRun
+from headshotkit.gallery import embedded
+from headshotkit.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos import find_photos
-from headshotkit.run import Run, make_folder, write_atomic
+from headshotkit.run import COMMANDS, Run, make_folder, write_atomic
 
 UPLOADS = "uploads"
 ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
@@ -27,6 +30,80 @@ KEEP, LEAVE_OUT = "keep it anyway", "leave it out"
 PAGE = 24
 """Photos on a page of a widget; each carries its picture, so a page of all would be slow."""
 THUMB_PX = 176
+
+
+def open_run(folder: Path | str, begins: bool = False) -> Run:
+    """Return a run, and print where it is, whose photos it has and which stages are finished.
+
+    From here on the stop button ends a cell with a line instead of a traceback.
+
+    Args:
+        folder: the run folder.
+        begins: whether a new run may be begun in it.
+    Raises:
+        NoRun: the folder holds no run, and none is to be begun there.
+    """
+    run, whole = Run(folder), Path(folder).absolute()
+    begun = [stage for stage in COMMANDS if run.peek(stage)]
+    if not (begun or begins):
+        others = sorted(place.parent.parent.name for place in whole.parent.glob("*/*/manifest.json"))
+        there = (
+            f"Beside it there are: {', '.join(dict.fromkeys(others))}." if others else "Beside it there is none either."
+        )
+        raise NoRun(
+            f"{whole} holds no run.",
+            there,
+            "Set RUN to the folder of a run, or begin one with notebook 00_quickstart or 01_check_photos.",
+        )
+    finished = ", ".join(stage for stage in begun if run.has(stage)) or "none"
+    judged = run.peek("photos")
+    whose = run.placed(judged["folder"]) if judged.get("folder") else None
+    sample = whose and whose.resolve() == runtime.sample_person().resolve()
+    person = "the sample person, who does not exist" if sample else whose or ("not noted" if judged else "none yet")
+    print(f"run folder: {whole}\nphotos:     {person}\nfinished:   {finished}")
+    _say_when_stopped()
+    return run
+
+
+def _say_when_stopped() -> None:
+    """Have the notebook's stop button end a cell with one line; do nothing outside of IPython."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell:
+        shell.set_custom_exc((KeyboardInterrupt,), _stopped)
+
+
+def _stopped(shell, kind, error, trace, tb_offset=None) -> None:
+    """Say that a cell was stopped and how to go on, in the place of a traceback."""
+    print("Stopped. What was finished is kept: run the cell again to go on.")
+
+
+def take_headshots(run: Run):
+    """Show the accepted headshots at full size, pack them into one zip, and offer it.
+
+    On Colab the browser saves the zip; elsewhere a link to it is returned. With none accepted it is said why.
+
+    Raises:
+        StageMissing: no headshots were generated.
+        DiskFull, RunFolderError: the zip can't be written.
+    """
+    from IPython.display import HTML, FileLink, display
+
+    accepted = accepted_headshots(run)
+    if not accepted:
+        error = nothing_accepted(run)
+        print(error.happened, error.why, error.next_step, sep="\n")
+        return None
+    captioned = (f'<img src="{embedded(file)}" alt="{html.escape(name)}"><p>{html.escape(name)}</p>'
+                 for name, file in accepted.items())  # fmt: skip
+    display(HTML("".join(captioned)))
+    packed = pack_headshots(run)
+    print(f"{len(accepted)} accepted headshots are in {packed.absolute()}")
+    if "google.colab" not in sys.modules:
+        return FileLink(packed)
+    from google.colab import files
+
+    files.download(str(packed))
+    return None
 
 
 def uploaded_files(value) -> list[tuple[str, bytes]]:

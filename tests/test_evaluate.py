@@ -46,6 +46,8 @@ def test_metrics_have_the_names_that_others_build_on(brief_run):
     assert metrics["identity"]["arcface"]["own_photos_median"] == pytest.approx(0.762, abs=0.02)
     assert set(metrics["seconds"]) == {"photos", "dataset", "lora", "headshots", "restored"}
     assert len(on_disk["scores"]["base"]) == len(on_disk["scores"]["lora"]) == 4
+    own = [row["arcface"] for row in on_disk["scores"]["own_photos"]]
+    assert np.median(own) == pytest.approx(metrics["identity"]["arcface"]["own_photos_median"], abs=1e-4)
     assert metrics["pairs"] == {"drawn": 4, "wanted": 4, "of": 4} and metrics["missing"] == []
     for plot in ("identity.png", "losses.png"):
         assert open_picture(brief_run.path("report") / plot).width > 300

@@ -9,7 +9,7 @@ from PIL import Image
 
 from headshotkit.errors import StageMissing
 from headshotkit.evaluate import evaluate_run
-from headshotkit.gallery import TILE_PX, build_gallery, contact_sheet, embedded
+from headshotkit.gallery import SHOWN_PX, STYLE, TILE_PX, _card, build_gallery, contact_sheet, embedded
 from headshotkit.restore import restore_headshots
 
 
@@ -51,13 +51,48 @@ def test_the_page_holds_all_its_pictures_and_loads_nothing(page):
     tags.feed(text)
     assert tags.open == []
     sources = [a["src"] for tag, a in tags.found if tag == "img"]
-    links = [a["href"] for tag, a in tags.found if tag == "a"]
+    links = [a for tag, a in tags.found if tag == "a"]
     assert not re.search(r"https?://|<script|<link|@import|url\(", text)
     delivered = run.manifest("headshots")["delivered"][:3]
     for file, source, link in zip(delivered, sources, links, strict=True):
         whole = run.path("restored") / file
         assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == whole.read_bytes()
-        assert (run.path("gallery") / link).resolve() == whole.resolve()
+        assert base64.b64decode(link["href"].removeprefix("data:image/png;base64,")) == whole.read_bytes()
+    assert len({link["download"] for link in links}) == len(delivered)
+    assert "../" not in text and str(run.folder) not in text, "a page that is sent leads to no file of this machine"
+
+
+def test_a_large_headshot_is_shown_small_and_saved_whole(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    shot = {"prompt_id": 'a"b', "likeness": None, "reasons": [], "prompt": "p", "seed": 1, "attempt": 1}
+    tags = Tags()
+    tags.feed(_card(3, shot | {"accepted": True}, tmp_path / "large.png"))
+    (link,), (shown,) = ([a for tag, a in tags.found if tag == wanted] for wanted in ("a", "img"))
+    sizes = []
+    for uri in (link["href"], shown["src"]):
+        (tmp_path / "x.jpg").write_bytes(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")))
+        sizes.append(open_picture(tmp_path / "x.jpg").size)
+    assert sizes == [(900, 900), (SHOWN_PX, SHOWN_PX)] and link["download"] == '03_a"b.jpg'
+
+
+def luminance(colour):
+    """WCAG's relative luminance of #rgb or #rrggbb."""
+    digits = "".join(2 * d for d in colour) if len(colour) == 3 else colour
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    return sum(w * (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4)
+               for w, p in zip((0.2126, 0.7152, 0.0722), parts, strict=True))  # fmt: skip
+
+
+def test_all_words_and_signs_have_enough_contrast_on_both_themes():
+    themes = [dict(re.findall(r"--(\w+):#(\w+)", root)) for root in re.findall(r":root{([^}]*)}", STYLE)]
+    assert len(themes) == 2 and "opacity" not in STYLE
+    assert set(re.findall(r"[:;{]color:([^;}]+)", STYLE)) <= {f"var(--{name})" for name in themes[0]}
+    for theme in themes:
+        grounds = [luminance(theme.pop(name)) + 0.05 for name in ("page", "card")]
+        for name, colour in theme.items():
+            ink = luminance(colour) + 0.05
+            assert min(max(ink, ground) / min(ink, ground) for ground in grounds) >= 4.5, name
 
 
 def test_a_large_picture_is_embedded_as_jpeg(tmp_path):

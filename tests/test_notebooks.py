@@ -487,9 +487,30 @@ def test_00_does_all_of_it_in_a_fresh_run(tmp_path):
     assert (tmp_path / "quick" / "gallery" / "index.html").is_file()
 
 
+def test_notebooks_show_results_of_the_sample_person_by_pictures_of_data():
+    """Without committed outputs they would be bare code; what a picture shows is said for those who can't see it."""
+    shown = {}
+    for path in NOTEBOOKS:
+        texts = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+        pictures = [found for text in texts for found in re.findall(r"!\[([^]]+)\]\(\.\./data/(\w+\.png)\)", text)]
+        assert all(len(words) > 20 and (FOLDER.parent / "data" / file).is_file() for words, file in pictures)
+        shown[path.stem[:2]] = len(pictures)
+    assert shown == {"00": 1, "01": 3, "02": 1, "03": 1, "04": 0, "05": 1, "06": 0}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_only_the_first_two_notebooks_begin_a_run(path):
+    """A slip in RUN would train the sample person for as long as a real run takes."""
+    opened = [node for cell in code_cells(nbformat.read(path, 4)) for node in ast.walk(parsed(cell))
+              if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "open_run"]  # fmt: skip
+    begins = [keyword.arg for call in opened for keyword in call.keywords]
+    assert len(opened) == 1 and begins == (["begins"] if path.stem[:2] in ("00", "01") else [])
+
+
 @pytest.mark.slow
-def test_05_does_all_earlier_stages_where_the_run_is_empty(tmp_path):
-    """With the default knobs, as somebody who opens only this notebook has them."""
+def test_05_does_the_stages_that_a_run_lacks(tmp_path):
+    """With the default knobs, as somebody who opens only 01 and this notebook has them."""
+    run_notebook(FOLDER / "01_check_photos.ipynb", tmp_path, {"RUN": "cold"})
     results = run_notebook(FOLDER / "05_evaluate.ipynb", tmp_path, {"RUN": "cold"})
     assert results["metrics"]["identity"]["arcface"]["lora_median"] is not None
     assert {p.name for p in (tmp_path / "cold").iterdir()} >= {"photos", "dataset", "lora", "headshots", "gallery"}

@@ -1,17 +1,21 @@
 """The widgets, with whichever ipywidgets is installed: 8 here, 7 in `make test-colab`."""
 
+import atexit
 import datetime
 import io
 import re
+import sys
+import types
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import pytest
 from PIL import Image
 
-from headshotkit import widgets
-from headshotkit.errors import NoPhotos, StageMissing
-from headshotkit.run import Run
+from headshotkit import runtime, widgets
+from headshotkit.errors import NoPhotos, NoRun, StageMissing, TooFewPhotos
+from headshotkit.run import Run, write_json
 
 AS_IN_7 = {
     "a.jpg": {"metadata": {"name": "a.jpg", "type": "image/jpeg", "size": 2}, "content": b"aa"},
@@ -81,6 +85,102 @@ def test_the_upload_button_writes_what_it_is_given(tmp_path):
     (tmp_path / "uploads" / ".ipynb_checkpoints").mkdir()
     again = widgets.upload_photos(Run(tmp_path)).children[1]
     assert again.value == line.value, "what is there already, dragged in or sent, is said at once"
+
+
+NO_VERDICTS = {"verdicts": [], "photos": [], "advice": ""}
+
+
+def test_a_mistyped_run_is_an_error_that_names_the_others(tmp_path):
+    for name in ("me", "you"):
+        Run(tmp_path / name).begin("photos", {}, {})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoRun) as caught:
+        widgets.open_run(tmp_path / "mee")
+    assert str(tmp_path / "mee") in caught.value.happened and caught.value.why.endswith("me, you.")
+    assert not (tmp_path / "mee").exists()
+    assert widgets.open_run(tmp_path / "mee", begins=True).folder == tmp_path / "mee"
+
+
+def test_a_run_is_opened_with_its_place_its_photos_and_its_stages(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = Run("me")
+    run.begin("photos", {}, {}).finish("kept", folder="/my/photos", **NO_VERDICTS)
+    run.begin("dataset", {}, run.inputs_from("photos"))
+    widgets.open_run("me")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":", 1)[1].strip() for line in lines] == [str(tmp_path / "me"), "/my/photos", "photos"]
+    Run("stranger").begin("photos", {}, {}).finish("kept", folder=str(runtime.sample_person()), **NO_VERDICTS)
+    widgets.open_run("stranger")
+    assert "photos:     the sample person" in capsys.readouterr().out
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """IPython, as in a notebook's kernel."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # which IPython replaces
+    made = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    yield made
+    made.atexit_operations()
+    atexit.unregister(made.atexit_operations)  # it can be done once
+    InteractiveShell.clear_instance()
+
+
+def test_the_stop_button_ends_a_cell_in_a_line(shell, tmp_path, capsys):
+    widgets.open_run(tmp_path, begins=True)
+    capsys.readouterr()
+    done = shell.run_cell("raise KeyboardInterrupt")
+    said = capsys.readouterr()
+    assert not done.success, "cells below are not run"
+    assert len((said.out + said.err).splitlines()) == 1 and "Traceback" not in said.out + said.err
+
+
+def test_an_error_is_shown_in_a_notebooks_words(shell, capsys):
+    error = "headshotkit.errors.TooFewPhotos('kept 2.', 'too few', 'Add photos, or pass --min-photos 6.')"
+    assert not shell.run_cell(f"import headshotkit.errors; raise {error}").success
+    said = capsys.readouterr().out
+    assert said.count("TooFewPhotos") == 1 and "Traceback" not in said and "MIN_PHOTOS = 6" in said
+    assert "--min-photos 6" in str(TooFewPhotos("kept 2.", "", "Add photos, or pass --min-photos 6."))
+
+
+@pytest.fixture
+def generated(tmp_path):
+    run = Run(tmp_path / "me")
+    stage = run.begin("headshots", {"base": "mini"}, {})
+    facts = {"prompt": "photo", "negative": "", "seed": 1, "attempt": 1, "lora_scale": 1.0, "identity": 0.6}
+    shots = [facts | {"file": f"{i}.png", "prompt_id": f"p{i}", "accepted": i != 1} for i in range(3)]
+    for one in shots:
+        Image.new("RGB", (64, 64), "orange").save(stage.folder / one["file"])
+    stage.finish("3", headshots=shots, delivered=[one["file"] for one in shots], pass_mark={"mark": 0.5})
+    return run
+
+
+def test_accepted_headshots_are_shown_whole_and_linked(generated, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    link = widgets.take_headshots(generated)
+    assert shown[0].data.count("<img") == 2 and "02_p2.png" in shown[0].data and "p1.png" not in shown[0].data
+    assert Path(link.path) == generated.folder / "headshots.zip" and Path(link.path).is_file()
+
+
+def test_on_colab_the_browser_saves_the_zip(generated, monkeypatch):
+    package, files = types.ModuleType("google.colab"), types.ModuleType("google.colab.files")
+    saved = []
+    package.files, files.download = files, saved.append
+    for name, module in (("google", types.ModuleType("google")), ("google.colab", package)):
+        monkeypatch.setitem(sys.modules, name, module)
+    assert widgets.take_headshots(generated) is None
+    assert saved == [str(generated.folder / "headshots.zip")]
+
+
+def test_with_none_accepted_it_is_said_why(generated, capsys):
+    manifest = generated.manifest("headshots")
+    write_json(generated.path("headshots") / "manifest.json", manifest | {"delivered": ["1.png"]})
+    assert widgets.take_headshots(generated) is None
+    assert "0 of 1" in capsys.readouterr().out and not (generated.folder / "headshots.zip").exists()
 
 
 def judged_run(folder, more=()):

@@ -1,0 +1,58 @@
+"""The accepted headshots as one zip, to take home."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+from headshotkit.errors import NothingToShow
+from headshotkit.run import Run, write_atomic
+
+ZIP = "headshots.zip"
+WHEN = (1980, 1, 1, 0, 0, 0)
+"""Time of every file in a zip, so that the same headshots make the same zip."""
+
+
+def accepted_headshots(run: Run) -> dict[str, Path]:
+    """Return the accepted headshots, best first: name to save it under -> file, restored if it was restored.
+
+    Raises:
+        StageMissing: no headshots were generated, or other photos or another LoRA are there since.
+    """
+    generated = run.manifest("headshots")
+    shots = {shot["file"]: shot for shot in generated["headshots"]}
+    folder = run.path("restored" if run.has("restored") else "headshots")
+    files = [file for file in generated["delivered"] if shots[file]["accepted"]]
+    return {f"{n:02d}_{shots[f]['prompt_id']}{Path(f).suffix}": folder / f for n, f in enumerate(files, 1)}
+
+
+def pack_headshots(run: Run) -> Path:
+    """Write headshots.zip into the run folder and return its path; it holds the accepted headshots alone, best first.
+
+    Raises:
+        StageMissing: as `accepted_headshots`.
+        NothingToShow: none was accepted.
+        DiskFull, RunFolderError: the zip can't be written.
+    """
+    accepted = accepted_headshots(run)
+    if not accepted:
+        raise nothing_accepted(run)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:  # PNGs get no smaller
+        for name, file in accepted.items():
+            archive.writestr(zipfile.ZipInfo(name, WHEN), file.read_bytes())
+    write_atomic(run.folder / ZIP, packed.getvalue())
+    return run.folder / ZIP
+
+
+def nothing_accepted(run: Run) -> NothingToShow:
+    """Return the error that says why there is no headshot to take home."""
+    generated = run.manifest("headshots")
+    rough = " The embedded base makes small, rough pictures; a GPU draws with SDXL."
+    return NothingToShow(
+        f"0 of {len(generated['delivered'])} headshots are accepted.",
+        f"None reached the pass mark {generated['pass_mark']['mark']:.2f} without another fault."
+        + (rough if generated["config"].get("base") == "mini" else ""),
+        "Train for more steps, add photos that differ more, or allow more attempts.",
+    )
