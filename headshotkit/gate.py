@@ -87,6 +87,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         **folder,
         **advice_on(verdicts, config),
     )
+    _name_strange(stage.folder / "kept", verdicts)
     return verdicts
 
 

@@ -59,15 +59,10 @@ def make_optimizer(
 
 
 def _adamw(groups: list, device: str, options: dict) -> tuple[torch.optim.AdamW, str]:
-    """AdamW, fused where torch has that for the device and the dtype, and words where it isn't: (optimizer, words)."""
+    """AdamW, fused where torch has that for the device, and words where it isn't: (optimizer, words)."""
     if device not in FUSED:
         return torch.optim.AdamW(groups, **options), f"; not fused, for torch is not known to have that on {device}"
-    try:
-        return torch.optim.AdamW(groups, fused=True, **options), ""
-    except RuntimeError as error:
-        if runtime.out_of_memory(error):
-            raise
-        return torch.optim.AdamW(groups, **options), f"; not fused: {str(error).splitlines()[0]}"
+    return torch.optim.AdamW(groups, fused=True, **options), ""
 
 
 def _choose(count: int, config: TrainConfig, device: str, prior: bool, begun_with: str) -> tuple[str, str]:

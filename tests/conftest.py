@@ -20,7 +20,7 @@ from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.gate import judge_photos
 from headshotkit.render import render_headshots
-from headshotkit.run import Run
+from headshotkit.run import Run, facts_of, write_json
 from headshotkit.train import train_lora
 
 collect_ignore = ["colab"]  # what `make test-colab` runs; its stand-in for google.colab can't be imported from here
@@ -81,6 +81,13 @@ def briefly_trained(prepared, tmp_path_factory) -> Path:
     train_lora(run, TrainConfig.for_base("mini", steps=6, batch=2, snapshots=2))
     render_headshots(run, RenderConfig.for_base("mini", count=4, steps=6, max_attempts=2, batch=2))
     return run.folder
+
+
+def note_again(run: Run, stage: str) -> None:
+    """Notes a stage's files as they are now, as if the stage had made them so."""
+    manifest, folder = run.manifest(stage), run.path(stage)
+    manifest["files"] = {name: facts_of(folder / name) for name in manifest["files"]}
+    write_json(folder / "manifest.json", manifest)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import note_again
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
@@ -42,6 +43,7 @@ def shaken_run(request, prepared, tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     tensors = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in load_file(file).items()}
     save_file(tensors, file, metadata=header_of(file))
+    note_again(run, "lora")
     return run
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import P2
+from conftest import P2, note_again
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -324,6 +324,7 @@ def test_restoring_goes_on_on_the_cpu(brief_run, good_photo, monkeypatch):
     delivered = brief_run.manifest("headshots")["delivered"]
     for file in delivered:
         Image.fromarray(good_photo).save(brief_run.path("headshots") / file)
+    note_again(brief_run, "headshots")
     faults, net = [SAID[1]], torch.nn.Linear(1, 1)
 
     def restored(aligned, net, fidelity):
@@ -531,6 +532,7 @@ def test_a_file_that_is_not_finite_is_neither_used_nor_exported(brief_run, famil
         family.use_lora(spoilt_copy(shaken_lora, tmp_path / "spoilt.safetensors"), 1.0)
     file = brief_run.path("lora") / "person.safetensors"
     spoilt_copy(file, file)
+    note_again(brief_run, "lora")
     for format in ("kohya", "diffusers"):
         with pytest.raises(BadLora, match="NaN"):
             export_lora(brief_run, tmp_path / "exported.safetensors", format)

@@ -44,8 +44,6 @@ def test_where_adamw_is_not_fused_that_is_said():
     config = TrainConfig(optimizer="adamw")
     optimizer, reason = make_optimizer([torch.nn.Parameter(torch.zeros(3))], config, "mps")
     assert not optimizer.defaults["fused"] and "not fused" in reason and reason.startswith("adamw: asked for")
-    optimizer, reason = make_optimizer([torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))], config, "cpu")
-    assert not optimizer.defaults["fused"] and "not fused" in reason
 
 
 def test_eight_bit_adam_that_is_missing_is_said():

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from conftest import note_again
 from PIL import Image
 
 from headshotkit import faces, restore, runtime
 from headshotkit.config import RestoreConfig
 from headshotkit.restore import restore_headshots
-from headshotkit.run import facts_of, write_json
 
 
 def test_without_codeformer_headshots_are_handed_on_untouched(brief_run, monkeypatch, tmp_path):
@@ -61,9 +61,7 @@ def test_the_real_network_class_runs_and_loses_no_identity(brief_run, random_cod
     for file in delivered[1:]:  # the network takes 15 s a face, so one face is enough
         Image.new("RGB", (128, 128)).save(brief_run.path("headshots") / file)
     Image.fromarray(good_photo).resize((256, 256)).save(brief_run.path("headshots") / delivered[0])
-    made = brief_run.manifest("headshots")
-    now = {file: facts_of(brief_run.path("headshots") / file) for file in delivered}
-    write_json(brief_run.path("headshots") / "manifest.json", made | {"files": made["files"] | now})
+    note_again(brief_run, "headshots")
     manifest = restore_headshots(brief_run, RestoreConfig(weights=str(random_codeformer), fidelity=0.5))
     rows = {row["file"]: row for row in manifest["restored"]}
     first = rows[delivered[0]]
