@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/headshotkit demo --out demo
 
+# Two workers of one thread each; a file's tests stay together, for they share what one of them made.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q --durations=10 -m slow

@@ -249,11 +249,12 @@ class Process:
         return seconds, self.process.returncode
 
     def wait_for_steps(self, run: Run) -> None:
-        """Returns when its training is about to make a step, which the manifest shows by what it will take."""
+        """Return when its training is about to make a step: what it takes is noted, and there is a checkpoint."""
         manifest = run.path("lora") / "manifest.json"
         while self.process.poll() is None:
             with contextlib.suppress(OSError):
-                if manifest.stat().st_mtime > self.begun and "cost" in run.peek("lora"):
+                begun = manifest.stat().st_mtime > self.begun and "cost" in run.peek("lora")
+                if begun and any(run.path("lora").rglob("[0-9]*.pt")):
                     return
             time.sleep(LOOK_EVERY_S)
 
