@@ -23,13 +23,12 @@ from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
 from headshotkit.ladder import PAIRS
 from headshotkit.photos import png_bytes
-from headshotkit.plots import plot_identity, plot_losses
+from headshotkit.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.policy import Deadline, OutOfTime
 from headshotkit.records import Headshot, Lora, Score
 from headshotkit.run import STAGES, Run, discard, write_atomic, write_json
 
 RECOGNISERS = ("arcface", "dlib")
-GOLDEN = (5**0.5 - 1) / 2
 
 
 @locks.writes("evaluate")

@@ -19,7 +19,7 @@ def spoilt(tensors: dict[str, torch.Tensor]) -> list[str]:
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether no tensor holds NaN or infinity; asks the device once, not for each of them."""
+    """Return whether no tensor holds NaN or infinity; asks the device once, not for each of them."""
     found = [tensor.detach().isfinite().all() for tensor in tensors]
     return not found or bool(torch.stack(found).all())
 

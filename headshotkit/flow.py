@@ -175,8 +175,11 @@ def begin_deadline(
     base, _ = run_base(run, options)
     rendering = config_for(RenderConfig, base, options, begun=run.peek("headshots"))
     count = rendering.count
-    training = {"method": options.method or TrainConfig.method, "prior": bool(_class_images(run, options))}
-    training["worded"] = rendering.word_guidance > 1
+    training = {
+        "method": options.method or TrainConfig.method,
+        "prior": bool(_class_images(run, options)),
+        "worded": rendering.word_guidance > 1,
+    }
     done, steps_done = progress_of(run, base, options, stages)
     left = tuple(stage for stage in stages if stage not in done and (stage != "download" or not weights_here(base)))
     if "prepare" in left:
@@ -391,7 +394,7 @@ def _drawn_before(run: Run) -> dict:
 
 
 def _restore_config(run: Run, options: Options) -> RestoreConfig:
-    """How faces are restored: as set now, else as the run began.
+    """Return how faces are restored: as set now, else as the run began.
 
     Raises:
         BadConfig: it began with weights of the person's own, whose place the run doesn't know.

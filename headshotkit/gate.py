@@ -358,7 +358,7 @@ class Note(Record):
 
 
 def read_overruled(run: Run) -> dict[str, dict]:
-    """What a person decided: photo -> its sha256, kept, at.
+    """Return what a person decided: photo -> its sha256, kept, at.
 
     Raises:
         DamagedRun: the file is there and can't be used.

@@ -46,7 +46,7 @@ class Held:
 
     @property
     def mark(self) -> Path:
-        """The file that is there as long as the lock is held and the run folder exists."""
+        """Return the file that is there as long as the lock is held and the run folder exists."""
         return self.folder / (LOCK if self.system else HOLDER)
 
 
@@ -208,7 +208,7 @@ def _is_void(lease: dict) -> bool:
 
 
 def _is_alive(pid: object) -> bool:
-    """Whether a process of this machine is there."""
+    """Return whether a process of this machine is there."""
     if not isinstance(pid, int) or pid <= 0 or os.name == "nt":
         return True
     try:
@@ -244,7 +244,7 @@ def _note(held: Held, command: str) -> None:
 
 
 def _read(folder: Path) -> dict:
-    """Who holds the lock, as far as it can be read."""
+    """Return who holds the lock, as far as it can be read."""
     try:
         handle = os.open(folder / HOLDER, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(handle, "rb") as file:
@@ -255,7 +255,7 @@ def _read(folder: Path) -> dict:
 
 
 def _busy(folder: Path, holder: dict) -> RunBusy:
-    """The error for whoever comes second."""
+    """Return the error for whoever comes second."""
     pid, command, since = (holder.get(name) for name in ("pid", "command", "since"))
     who = f"headshotkit {command}, process {pid}, since {since}" if command else "another command"
     return RunBusy(

@@ -105,7 +105,7 @@ def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) ->
 
 
 def expect_peak_gib(config: TrainConfig, optimizer_bytes: int, prior: bool = False) -> float | None:
-    """The GPU's peak at 1024 px with the planner's slack; None on the embedded base, which is trained on a CPU.
+    """Return the GPU's peak at 1024 px with the planner's slack; None on the embedded base, which is trained on a CPU.
 
     Args:
         prior: whether class images are trained beside the person, so that two losses are held at once.
@@ -117,7 +117,7 @@ def expect_peak_gib(config: TrainConfig, optimizer_bytes: int, prior: bool = Fal
 
 
 def _cost(config: TrainConfig, losses: int = 1):
-    """The counted cost of a step at 1024 px that holds so many losses at once."""
+    """Return the counted cost of a step at 1024 px that holds so many losses at once."""
     family = find_base(config.base).family
     if family == "sdxl":
         kind = step_kind(config.method, config.checkpointing)

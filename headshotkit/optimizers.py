@@ -66,7 +66,7 @@ def _adamw(groups: list, device: str, options: dict) -> tuple[torch.optim.AdamW,
 
 
 def _choose(count: int, config: TrainConfig, device: str, prior: bool, begun_with: str) -> tuple[str, str]:
-    """The optimizer of so many trained numbers on a device, and why.
+    """Return the optimizer of so many trained numbers on a device, and why.
 
     8-bit Adam is for where memory is short: bitsandbytes waits for the GPU at each tensor, AdamW updates all in one go.
     """

@@ -89,7 +89,7 @@ def legend_below(axes, columns: int = 2) -> None:
 
 
 def read_losses(run: Run) -> list[float | None]:
-    """The loss of each step of a finished training; None where it was not finite.
+    """Return the loss of each step of a finished training; None where it was not finite.
 
     Raises:
         StageMissing: nothing has been trained.

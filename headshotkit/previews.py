@@ -73,7 +73,7 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
 
 
 def read_previews(run: Run) -> dict:
-    """What `render_previews` left: `previews`, `prompt`, `pictures`, `pass_mark`, `own_median`.
+    """Return what `render_previews` left: `previews`, `prompt`, `pictures`, `pass_mark`, `own_median`.
 
     Raises:
         StageMissing: none were drawn.

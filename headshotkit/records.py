@@ -28,7 +28,7 @@ Name = typing.NewType("Name", str)
 
 
 def is_inside(name: str) -> bool:
-    """Whether a name stays in the folder that it is relative to.
+    """Return whether a name stays in the folder that it is relative to.
 
     >>> is_inside("class/000.png"), is_inside("../a"), is_inside("/etc/passwd")
     (True, False, False)
@@ -45,7 +45,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: dict):
-        """The record of a dict of JSON types; what it doesn't know is left out.
+        """Return the record of a dict of JSON types; what it doesn't know is left out.
 
         Raises:
             ValueError: a field is missing, has another type, or names a file outside of its folder.
@@ -74,7 +74,7 @@ def _fields_of(kind: type) -> tuple[tuple[str, object, bool], ...]:
 
 
 def typed(hint, value):
-    """A JSON value as the type that an annotation names.
+    """Return a JSON value as the type that an annotation names.
 
     Raises:
         ValueError: it is of another type.

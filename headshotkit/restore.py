@@ -130,7 +130,7 @@ def codeformer_class():
 
 
 def load_codeformer(weights: Path):
-    """The network with its weights on the CPU, float32 (it overflows in fp16), ready to restore."""
+    """Return the network with its weights on the CPU, float32 (it overflows in fp16), ready to restore."""
     import torch
 
     net = codeformer_class()()

@@ -183,7 +183,7 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def read_json(path: Path, shape: dict[str, object] | type, command: str = "") -> dict | None:
-    """What `write_json` wrote; None where the file is not there.
+    """Return what `write_json` wrote; None where the file is not there.
 
     Args:
         shape: name of a value that must be there -> its type, as `records.typed` knows it; or the type of all values.
@@ -210,21 +210,30 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
     return value
 
 
-def _parsed(path: Path) -> dict:
-    """A regular file's JSON object, without its check sum.
+def _regular(path: Path, most_bytes: int) -> bytes:
+    """Read a regular file of at most so many bytes; a pipe is refused, not waited for.
 
     Raises:
-        FileNotFoundError: it isn't there.
-        OSError, ValueError, RecursionError: it can't be used.
+        OSError, ValueError: it can't be read, is no regular file, or is larger.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as file:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is a folder, a pipe or a device")
-        if found.st_size > MAX_JSON_BYTES:
-            raise ValueError(f"it holds {found.st_size / 2**20:.0f} MiB, at most {MAX_JSON_BYTES >> 20} are read")
-        value = json.loads(file.read().decode())
+        if found.st_size > most_bytes:
+            raise ValueError(f"it holds {found.st_size >> 10} KiB, at most {most_bytes >> 10} are read")
+        return file.read()
+
+
+def _parsed(path: Path) -> dict:
+    """Return a regular file's JSON object, without its check sum.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        OSError, ValueError, RecursionError: it can't be used.
+    """
+    value = json.loads(_regular(path, MAX_JSON_BYTES).decode())
     if not isinstance(value, dict):
         raise ValueError(f"it is a {type(value).__name__}, no table")
     if _is_deep(value):
@@ -236,13 +245,13 @@ def _parsed(path: Path) -> dict:
 
 
 def _check_sum(value: dict) -> str:
-    """Hex sha256 of a dict as JSON reads it."""
+    """Return the hex sha256 of a dict as JSON reads it."""
     plain = json.loads(json.dumps(value))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _is_deep(value: dict) -> bool:
-    """Whether tables and lists lie in one another more than MAX_DEPTH times."""
+    """Return whether tables and lists lie in one another more than MAX_DEPTH times."""
     level: list = [value]
     for _ in range(MAX_DEPTH):
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
@@ -268,7 +277,7 @@ def fingerprint(config: dict, inputs: dict[str, str]) -> str:
 
 
 def caption_in(path: Path) -> str:
-    """The caption that a .txt file holds, on one line; empty where there is none.
+    """Return the caption that a .txt file holds, on one line; empty where there is none.
 
     UTF-8, or UTF-16 as Windows writes it, with its mark.
 
@@ -276,13 +285,7 @@ def caption_in(path: Path) -> str:
         BadCaption: it is another file, or no text.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise ValueError("it is a folder, a pipe or a device")
-            data = file.read(MAX_CAPTION_BYTES + 1)
-        if len(data) > MAX_CAPTION_BYTES:
-            raise ValueError(f"it holds more than {MAX_CAPTION_BYTES >> 10} KiB")
+        data = _regular(path, MAX_CAPTION_BYTES)
         text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
         odd = next((c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()), "")
         if odd:
@@ -377,14 +380,14 @@ class Stage:
 
 
 def _made_in(folder: Path) -> list[str]:
-    """Names of the files that a stage made for good, in order."""
+    """Return the names of the files that a stage made for good, in order."""
     found = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in PASSING)
     names = (file.relative_to(folder).as_posix() for file in found)  # but for hidden ones, such as Jupyter's own
     return sorted(name for name in names if name != "manifest.json" and not name.startswith("."))
 
 
 def facts_of(path: Path) -> dict:
-    """What a manifest notes of a file: size and sha256."""
+    """Return what a manifest notes of a file: size and sha256."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
@@ -398,7 +401,7 @@ def _clear(folder: Path) -> None:
 
 
 def _is_grown(before: dict, settings: dict, inputs: dict, grows: tuple[str, ...]) -> bool:
-    """Whether a stage is to be what it was begun as, and more of it."""
+    """Return whether a stage is to be what it was begun as, and more of it."""
     if not before or before["inputs"] != inputs:
         return False
     config = before["config"]
@@ -423,7 +426,7 @@ def _now() -> str:
 
 
 def _counted(names: list[str]) -> str:
-    """A few names, and how many there are.
+    """Return a few names, and how many there are.
 
     >>> _counted(["a.png"]), _counted(["a.png", "b.png", "c.png", "d.png"])
     ('a.png is', 'a.png, b.png, c.png and 1 more are')
@@ -433,7 +436,7 @@ def _counted(names: list[str]) -> str:
 
 
 def _changed(run: Run, stage: str, names: list[str]) -> DamagedRun:
-    """The error for files of a finished stage that are gone, or other ones now."""
+    """Return the error for files of a finished stage that are gone, or other ones now."""
     photos = " PHOTOS" * (stage == "photos")
     again = f"Give the command again that made them: headshotkit {COMMANDS[stage]}{photos} --out {run.folder}"
     if stage == "lora":
@@ -458,7 +461,7 @@ class Run:
         self.folder = Path(folder)
 
     def place_of(self, folder: Path) -> str:
-        """A folder outside the run as a manifest may name it, without a user's name; `placed` finds it again.
+        """Return a folder outside the run as a manifest may name it, without a user's name; `placed` finds it again.
 
         From the run folder, from ~ or from the project's own data; all the way from the root only where nothing else
         leads there. Empty where each way names a user.
@@ -475,7 +478,7 @@ class Run:
         return next((way.as_posix() for way in ways if not users & set(way.parts)), "")
 
     def placed(self, place: str) -> Path | None:
-        """The folder of a name from `place_of`; None where it has none."""
+        """Return the folder of a name from `place_of`; None where it has none."""
         if place.startswith(f"{DATA}/"):
             return runtime.data_path(*Path(place).parts[1:])
         return self.folder.resolve() / Path(place).expanduser() if place else None
@@ -540,7 +543,7 @@ class Run:
         return self.peek(stage).get("fingerprint") == fingerprint(settings_of(config), inputs)
 
     def spoilt(self, stage: str, manifest: dict, names: Iterable[str] | None = None, thorough: bool = False) -> list:
-        """Which files of a finished stage are missing, or aren't what it made.
+        """Return which files of a finished stage are missing, or aren't what it made.
 
         Args:
             manifest: of the stage; one from before files were noted says nothing of them.
@@ -605,7 +608,7 @@ class Run:
             return False
 
     def peek(self, stage: str) -> dict:
-        """A stage's manifest as it is, finished or not, out of date or not; empty where there is none.
+        """Return a stage's manifest as it is, finished or not, out of date or not; empty where there is none.
 
         Raises:
             DamagedRun: there is one, and it can't be used.
@@ -636,7 +639,7 @@ class Run:
         return fingerprint(edits, {"made": manifest["fingerprint"]}) if edits else manifest["fingerprint"]
 
     def earlier(self) -> list[Path]:
-        """The folders that were moved aside because a stage was done anew, oldest first."""
+        """Return the folders that were moved aside because a stage was done anew, oldest first."""
         place = self.folder / "earlier"
         return sorted(place.iterdir(), key=lambda path: path.stat().st_mtime) if place.is_dir() else []
 
@@ -658,7 +661,7 @@ class Run:
 
 
 def _difference(before: dict, settings: dict, inputs: dict) -> str:
-    """What differs from how a stage was begun, in a few words."""
+    """Return what differs from how a stage was begun, in a few words."""
     if not before:
         return "its folder held files and no manifest"
     config = before["config"]
@@ -690,6 +693,6 @@ def clean_run(run: Run) -> int:
 
 
 def bytes_of(folder: Path) -> int:
-    """How much a folder, or a file, holds; links left out."""
+    """Return how much a folder, or a file, holds; links left out."""
     files = [one for one in (folder, *folder.rglob("*")) if one.is_file() and not one.is_symlink()]
     return sum(file.stat().st_size for file in files)

@@ -235,7 +235,7 @@ def out_of_memory(error: BaseException | None) -> str:
 
 
 def _near_the_gpus_limit() -> bool:
-    """Whether the driver has next to nothing left; torch's own cache is of no use to cuBLAS and cuDNN."""
+    """Return whether the driver has next to nothing left; torch's own cache is of no use to cuBLAS and cuDNN."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return False

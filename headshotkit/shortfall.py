@@ -20,6 +20,8 @@ NEARLY = 0.8
 """Share of the identity threshold from which further attempts are likely to pass."""
 OFFERED = 0.5
 """Share of the identity threshold below which a headshot is not offered."""
+ON_A_GPU = "Use a machine with a GPU, for example Colab, and the base sdxl (--base sdxl)."
+"""What to do where the embedded base is the cause."""
 BAD_FACE = ("no_face", "many_faces", "small_face", "unclear_face", "soft_face", "eyes_closed")
 """Reasons that say something of the picture, not of whom it shows."""
 
@@ -112,8 +114,7 @@ def _unlike(
         step = "Allow more attempts: raise the minutes (--minutes) or --max-attempts."
         found.append(Cause("nearly", f"{seen}; many are close", step))
     if config.base == "mini":
-        step = "Use a machine with a GPU, for example Colab, and the base sdxl (--base sdxl)."
-        found.append(Cause("embedded_base", f"{seen}; the embedded base is made for trying the workflow", step))
+        found.append(Cause("embedded_base", f"{seen}; the embedded base is made for trying the workflow", ON_A_GPU))
     if not found and not picked:
         step = "Try other checkpoints and strengths: headshotkit pick, then generate again."
         found.append(Cause("strength", f"{seen} at strength {config.lora_scale:g}", step))
@@ -132,5 +133,5 @@ def _bad_faces(counts: Counter, config: RenderConfig, share: str) -> Cause:
                      f"Draw with {usual} sampler steps.")  # fmt: skip
     if config.base == "mini":
         return Cause("embedded_base", f"{why}; the embedded base draws small, rough pictures",
-                     "Use a machine with a GPU, for example Colab, and the base sdxl (--base sdxl).")  # fmt: skip
+                     ON_A_GPU)  # fmt: skip
     return Cause("bad_faces", why, "Try other prompts (--packs) or a lower strength (--lora-scale).")

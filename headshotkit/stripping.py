@@ -58,7 +58,7 @@ def write_stripped(source: Path, data: bytes, place: Path) -> None:
 
 
 def _is_same(source: Path, place: Path) -> bool:
-    """Whether two files are read as the same picture, compared at COMPARED_PX."""
+    """Return whether two files are read as the same picture, compared at COMPARED_PX."""
     try:
         one, other = (open_photo(path, COMPARED_PX) for path in (source, place))
     except HeadshotError:
@@ -68,7 +68,7 @@ def _is_same(source: Path, place: Path) -> bool:
 
 
 def _turn_of(data: bytes) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none."""
+    """Return the EXIF orientation, 1 to 8; 1 where there is none."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             turn = picture.getexif().get(ORIENTATION, 1)
@@ -78,12 +78,12 @@ def _turn_of(data: bytes) -> int:
 
 
 def _exif(turn: int) -> bytes:
-    """EXIF that says the orientation and nothing else."""
+    """Return EXIF that says the orientation and nothing else."""
     return b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, turn, 0, 0)
 
 
 def strip_jpeg(data: bytes, turn: int) -> bytes:
-    """The first picture of a JPEG without its other segments, and without what follows it.
+    """Return the first picture of a JPEG without its other segments, and without what follows it.
 
     Source: ITU T.81, B.1.1: a marker is 0xFF and a byte, and most begin a segment with its length.
     """
@@ -106,7 +106,7 @@ def strip_jpeg(data: bytes, turn: int) -> bytes:
 
 
 def strip_png(data: bytes, turn: int) -> bytes:
-    """A PNG with the chunks that its pixels need, and its orientation."""
+    """Return a PNG with the chunks that its pixels need, and its orientation."""
     parts, at = [data[:8]], 8
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -122,7 +122,7 @@ def strip_png(data: bytes, turn: int) -> bytes:
 
 
 def strip_webp(data: bytes, turn: int) -> bytes:
-    """A WebP with the chunks that its pixels need, and its orientation."""
+    """Return a WebP with the chunks that its pixels need, and its orientation."""
     parts, at = [], 12
     while at + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, at)
@@ -140,7 +140,7 @@ def strip_webp(data: bytes, turn: int) -> bytes:
 
 
 def strip_heif(data: bytes, _turn: int) -> bytes:
-    """A HEIC or AVIF with EXIF that says nothing, and zeros in place of XMP and boxes of makers.
+    """Return a HEIC or AVIF with EXIF that says nothing, and zeros in place of XMP and boxes of makers.
 
     Its orientation is a property of the picture, not EXIF.
 
@@ -169,21 +169,18 @@ def strip_heif(data: bytes, _turn: int) -> bytes:
 
 
 def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes of a part of a file: (kind, start of the content, end)."""
+    """Yield the boxes of a part of a file: (kind, start of the content, end)."""
     while at + 8 <= end:
         length, kind = struct.unpack_from(">I4s", data, at)
-        head = 8
-        if length == 1:
-            (length,), head = struct.unpack_from(">Q", data, at + 8), 16
         length = length or end - at
-        if length < head or at + length > end or head == 16:
+        if length < 8 or at + length > end:  # 1: a size of 64 bits follows, which no photo needs
             raise ValueError("a box has no size")
-        yield kind, at + head, at + length
+        yield kind, at + 8, at + length
         at += length
 
 
 def _items(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The items that a HEIF's iinf box names: (number, kind)."""
+    """Yield the items that a HEIF's iinf box names: (number, kind)."""
     for kind, at, _ in _boxes(data, start + (6 if data[start] == 0 else 8), end):
         if kind == b"infe" and data[at] in (2, 3):
             number, _, name = struct.unpack_from(">HH4s" if data[at] == 2 else ">IH4s", data, at + 4)
@@ -191,7 +188,7 @@ def _items(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _places(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Where items lie, by a HEIF's iloc box: (number, method, offset, length), an entry a part."""
+    """Yield where items lie, by a HEIF's iloc box: (number, method, offset, length), an entry a part."""
     version, at = data[start], start + 4
     sizes = data[at] >> 4, data[at] & 15, data[at + 1] >> 4, data[at + 1] & 15 if version else 0
     at += 2

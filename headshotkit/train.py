@@ -183,7 +183,7 @@ class _Loop:
             parameter.data.copy_(average)
 
     def recent_loss(self, count: int) -> float:
-        """The mean of the last losses, of those that are finite; NaN where none is."""
+        """Return the mean of the last losses, of those that are finite; NaN where none is."""
         recent = [loss for loss in self.losses[-count:] if math.isfinite(loss)]
         return sum(recent) / len(recent) if recent else math.nan
 
@@ -281,7 +281,7 @@ class _Loop:
 
     @property
     def _streak(self) -> int:
-        """How many of the latest steps, one after the other, had no finite numbers."""
+        """Return how many of the latest steps, one after the other, had no finite numbers."""
         bad, step = set(self.skipped), len(self.losses) - 1
         while step in bad:
             step -= 1

@@ -36,7 +36,7 @@ def draw(
     on_step: Callable[[], None] | None = None,
     words: WordGuidance | None = None,
 ) -> torch.Tensor:
-    """The stock pipeline's latents for prompts and negative prompts, each from its own seed's noise."""
+    """Return the stock pipeline's latents for prompts and negative prompts, each from its own seed's noise."""
     dtype, device = pipeline.unet.dtype, pipeline.unet.device
     told = {
         prefix + name: condition[part].to(device, dtype)

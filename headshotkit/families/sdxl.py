@@ -337,7 +337,7 @@ class SdxlFamily:
 
 
 def _mode(encoded) -> torch.Tensor:
-    """What an autoencoder of either kind has made of a picture, without noise."""
+    """Return what an autoencoder of either kind has made of a picture, without noise."""
     return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
 
 

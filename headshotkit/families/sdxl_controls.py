@@ -220,7 +220,7 @@ class SdxlControls:
 
     @contextmanager
     def _refiner(self) -> Iterator[StableDiffusionXLImg2ImgPipeline]:
-        """The refiner's pipeline; the base's U-Net and the ControlNet are out of the GPU as long as it is in.
+        """Lend the refiner's pipeline; the base's U-Net and the ControlNet are out of the GPU as long as it is in.
 
         Its own weights are dropped where they are: in the host's memory beside the base's U-Net they would be 4.2 GiB
         too many for Colab.
