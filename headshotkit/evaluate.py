@@ -183,7 +183,11 @@ def _draw_base(
     deadline: Deadline,
     changes: list[dict],
 ) -> None:
-    """Draw the bare base's pictures until all are done or the time is up."""
+    """Draw the bare base's pictures until all are done or the time is up.
+
+    The face models, which measured the headshots before, make room for the base.
+    """
+    faces.forget_models()
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
     family.changes = changes
     if generated.get("few_steps", {}).get("held"):

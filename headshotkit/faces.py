@@ -267,6 +267,13 @@ def load_recogniser(name: str) -> ArcFace | Dlib:
     return {"arcface": ArcFace, "dlib": Dlib}[name]()
 
 
+def forget_models() -> None:
+    """Give the memory of all face models back; whoever needs one again loads it again, in a second."""
+    _insightface_models.cache_clear()
+    load_recogniser.cache_clear()
+    runtime.free_memory()
+
+
 def leave_one_out(embeddings: np.ndarray, recogniser: ArcFace | Dlib) -> np.ndarray:
     """How alike each of a person's photos is to the mean of the others.
 

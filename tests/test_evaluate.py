@@ -95,6 +95,19 @@ def test_no_picture_is_scored_twice_and_the_scores_are_those_of_the_files(brief_
     assert brief_run.manifest("report")["config"] == {"pairs": 2}
 
 
+def test_the_face_models_make_room_for_the_base(brief_run, monkeypatch):
+    restore_headshots(brief_run)
+    load, seen = evaluate.load_family, []
+
+    def loading(base):
+        seen.append((faces._insightface_models.cache_info().currsize, faces.load_recogniser.cache_info().currsize))
+        return load(base)
+
+    monkeypatch.setattr(evaluate, "load_family", loading)
+    assert evaluate_run(brief_run, pairs=1)["pairs"]["drawn"] == 1
+    assert seen == [(0, 0)]
+
+
 def test_a_headshot_of_an_older_manifest_is_scored_from_its_file(brief_run):
     known = {name: known_faces(brief_run, name) for name in ("arcface", "dlib")}
     rows = brief_run.manifest("headshots")["headshots"]
