@@ -3,7 +3,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from conftest import P1, open_picture
+from conftest import P1, P2, open_picture
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from headshotkit import faces, measures
@@ -106,6 +106,18 @@ def test_one_tint_has_no_hues(name, tint):
     points = faces.detect_faces(np.asarray(photo))[0].points
     seen, tinted = (faces.align_face(np.asarray(p), points, 128) for p in (photo, Image.open(buffer).convert("RGB")))
     assert measures.hue_spread(tinted) < GateConfig.min_hue_spread < 2.3 < measures.hue_spread(seen)
+
+
+@pytest.mark.parametrize("dark, light", [((0, 80, 20), (255, 90, 220)), ((30, 20, 80), (30, 215, 96))])
+def test_two_tints_have_no_hues_but_noise_that_brightness_does_not_explain(dark, light):
+    """A strong JPEG makes pixels of one brightness differ more than skin does."""
+    photo = open_picture(P2 / "p2_09.jpg")
+    (face,) = faces.detect_faces(np.asarray(photo))
+    buffer = io.BytesIO()
+    ImageOps.colorize(photo.convert("L"), dark, light).save(buffer, "JPEG", quality=40)
+    tinted, plain = (faces.align_face(np.asarray(Image.open(one).convert("RGB")), face.points, measures.FACE_PX)
+                     for one in (buffer, P2 / "p2_09.jpg"))  # fmt: skip
+    assert measures.hue_spread(tinted) < GateConfig.min_hue_spread < measures.hue_spread(plain)
 
 
 def test_hues_stay_in_low_light_and_where_light_is_warm(aligned):
