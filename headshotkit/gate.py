@@ -31,7 +31,7 @@ from headshotkit.variety import coverage, moments
 THUMB_PX = 240
 OVERRULED = "overruled.json"
 """What a person decided otherwise, in the run folder: a photo's name -> its sha256, kept, and when it was said."""
-RULES_VERSION = "3"
+RULES_VERSION = "4"
 """Raised when what is measured or how it is compared changes, so that photos are judged anew."""
 LEAST_TO_COMPARE = 3
 """Fewest photos of a person by which one of them is called too dark."""
@@ -334,7 +334,7 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
             text += f", up to {config.max_hash_distance} are a duplicate"
             look.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
             continue
-        near = [unique[i] for i in np.argsort(-alike)[:MOST_COMPARED] if alike[i] >= config.min_duplicate_identity]
+        near = [unique[i] for i in np.argsort(-alike)[:MOST_COMPARED]]
         shared = [copies.copy_likeness(look.sight.look, [looks[i].sight.look]) for i in near]
         if max(shared, default=-1.0) < config.min_duplicate_structure:
             unique.append(number)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import P1, P2, SHARED, open_picture
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from headshotkit import assess
 from headshotkit.config import DatasetConfig, GateConfig
@@ -367,12 +367,21 @@ def test_upside_down_lying_tinted_and_framed_photos_are_named_as_such(tmp_path):
     }  # fmt: skip
 
 
+def from_paper(photo: Image.Image) -> Image.Image:
+    """A photo as somebody photographs its print from a side: dull, warm, soft, in perspective."""
+    corners = (-90, -70, -60, photo.height + 90, photo.width + 100, photo.height + 50, photo.width + 70, -40)
+    seen = photo.transform(photo.size, Image.Transform.QUAD, corners, Image.Resampling.BICUBIC, fillcolor=(90, 80, 70))
+    dull = Image.blend(seen.filter(ImageFilter.GaussianBlur(1.2)), Image.new("RGB", seen.size, (140, 120, 90)), 0.2)
+    return dull.point(lambda value: value * 0.95)
+
+
 def test_a_picture_is_a_duplicate_however_it_was_changed(tmp_path):
     photo = open_picture(P1 / "p1_04.jpg")
     changed = {
         "small": photo.resize((500, 500)), "mirrored": photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         "cut": photo.crop((60, 40, 740, 720)), "leaning": photo.rotate(5, Image.Resampling.BICUBIC),
-        "bright": photo.point(lambda value: min(255, value * 1.1)),
+        "bright": photo.point(lambda value: min(255, value * 1.1)), "narrow": photo.resize((560, 800)),
+        "wide": photo.resize((800, 600)), "paper": from_paper(photo),
     }  # fmt: skip
     folder = folder_of(
         tmp_path, a=encoded(photo, "JPEG", quality=97), other=P1 / "p1_08.jpg",

@@ -75,11 +75,11 @@ class GateConfig(Config):
     max_hash_distance: int = 6
     """Two photos whose difference hashes differ in at most so many of 64 bits are candidates for duplicates."""
     min_duplicate_identity: float = 0.9
-    """Candidates whose faces are at least so alike (cosine) are duplicates."""
+    """Candidates by their hashes whose faces are at least so alike (cosine) are duplicates."""
     min_duplicate_structure: float = 0.96
     """Photos whose faces share at least this fraction of fine structure are duplicates, even if one was cut, framed,
-    mirrored, made smaller or recoloured. Above 1 is off. Other photos of one person stay below 0.943 (max_copy in
-    config/render.py)."""
+    mirrored, made smaller, squeezed, recoloured or photographed from paper. Above 1 is off. Other photos of one person
+    stay below 0.943 (max_copy in config/render.py)."""
 
     def __post_init__(self) -> None:
         demand(
