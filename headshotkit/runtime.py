@@ -92,10 +92,15 @@ def require(module: str, extra: str):
 
     Raises:
         MissingPackage: it is not installed; the error names the extra that brings it.
+        KeyboardInterrupt: it was interrupted; a module in C++ makes an ImportError of that.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        cause: BaseException | None = error
+        while cause := cause.__cause__ or cause.__context__:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
         raise MissingPackage(
             f"the package {module!r} can't be imported: {error}.",
             f"It is not part of the core; the extra {extra!r} brings it.",
