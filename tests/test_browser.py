@@ -71,6 +71,9 @@ def lab(place, tmp_path_factory):
     token, folders = os.urandom(16).hex(), ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
     kept = {f"JUPYTER_{name}": str(own / name) for name in folders} | {"IPYTHONDIR": str(own / "ipython")}
     kept |= {f"JUPYTERLAB_{name}_DIR": str(own / name) for name in ("SETTINGS", "WORKSPACES")}
+    news = own / "SETTINGS" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # or a question lies over the page
     kept |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "jupyterlab", f"--port={port}", f"--IdentityProvider.token={token}", *LAB]
     with open(own / "log", "wb") as log:
