@@ -88,6 +88,7 @@ function render({ model, el }) {
             message = { what: "lost", file: number, why: String(error.message ?? error) };
           }
           answer = await kernel.ask(message, pieces);
+          if (current === id) say();
           at = answer.next;
           bar.value = sent + at;
         } while (at < file.size);

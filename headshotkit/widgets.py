@@ -100,8 +100,12 @@ def take_headshots(run: Run):
     display(HTML("".join(captioned)))
     packed = pack_headshots(run)
     print(f"{len(accepted)} accepted headshots are in {packed.absolute()}")
-    if "google.colab" not in sys.modules:  # without `download` JupyterLab opens a zip as text
-        link = Path(os.path.relpath(packed)).as_posix()
+    if "google.colab" not in sys.modules:
+        try:
+            link = Path(os.path.relpath(packed)).as_posix()
+        except ValueError:  # it is on another drive, where no link leads
+            return None
+        # Without `download` JupyterLab opens a zip as text.
         return HTML(f'<a href="{html.escape(quote(link))}" download="{packed.name}">Save {packed.name}</a>')
     from google.colab import files
 

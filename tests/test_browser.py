@@ -165,8 +165,11 @@ class Notebook:
 
     def text(self, number):
         """What a cell's output says."""
-        areas = self.cell(number).find_elements("css selector", ".jp-Cell-outputArea")
-        return "\n".join(area.text for area in areas)
+        return self.script(
+            "const cell = window.jupyterapp.shell.currentWidget.content.widgets[arguments[0]];"
+            "return cell.node.querySelector('.jp-Cell-outputArea')?.innerText ?? ''",
+            number,
+        )
 
     def troubles(self):
         """The outputs that are an error or came by standard error."""
