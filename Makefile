@@ -3,14 +3,25 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-colab wheel address lint clean
+.PHONY: demo test browser test-slow test-colab wheel address lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/headshotkit demo --out demo
 
 # Two workers of one thread each; a file's tests stay together, for they share what one of them made.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --durations=10
+
+# Debian's chromium and its driver, for tests/test_browser.py; where they are missing, those tests are skipped.
+browser:
+	@if command -v chromium > /dev/null && command -v chromedriver > /dev/null; then \
+		echo "chromium is here"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends chromium chromium-driver > /dev/null; \
+	else \
+		echo "install chromium and chromedriver by hand: this is no Debian, or not root" >&2; exit 1; \
+	fi
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q --durations=10 -m slow

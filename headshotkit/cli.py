@@ -15,7 +15,7 @@ from pathlib import Path
 
 from headshotkit import __version__, runtime
 from headshotkit.bases import BASES, choose_base, find_base
-from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
+from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, CLASS_WORDS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
 from headshotkit.config.pick import scales_of
 from headshotkit.costs import GPUS
 from headshotkit.errors import HeadshotError, NoPhotos
@@ -26,7 +26,6 @@ from headshotkit.run import COMMANDS, STAGES, Run, bytes_of, clean_run
 BAD_INPUT = 2
 OWN_FAULT = 3
 INTERRUPTED, NOBODY_READS = 130, 141
-SAMPLE_CLASS = "man"
 
 ABOUT = {
     "check": "judge the photos, keep the good ones, say why not the others",
@@ -79,7 +78,14 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
     "check": [("--min-photos", {"type": int, "help": "fewest kept photos to go on with"})],
     "prepare": [
         ("--token", {"help": "rare token that names the person"}),
-        ("--class-word", {"help": "man, woman or person"}),
+        (
+            "--class-word",
+            {
+                "type": str.lower,
+                "choices": CLASS_WORDS,
+                "help": "what the person is; default: as the run began, else proposed from the photos",
+            },
+        ),
         ("--class-images", {"type": int, "help": "class images for prior preservation; 0 is none"}),
         ("--class-prompt", {"help": 'what they show, such as "oil painting of a woman"; default: a photo'}),
         ("--aspect", {"choices": ASPECTS, "help": "shape of the training pictures, width to height"}),
@@ -371,7 +377,6 @@ def _options(arguments: argparse.Namespace, kind: type):
     if arguments.command == "demo":
         given["photos"] = runtime.sample_person()
         given["base"] = given["base"] or "mini"
-        given["class_word"] = given["class_word"] or SAMPLE_CLASS
     return kind(**given)
 
 

@@ -55,6 +55,10 @@ class NoPhotos(HeadshotError):
     """The photo folder is missing, or holds nothing that could be a photo."""
 
 
+class UploadIncomplete(HeadshotError):
+    """Photos were chosen to be uploaded, and not all of them arrived."""
+
+
 class TooFewPhotos(HeadshotError):
     """The gate kept fewer photos than training needs."""
 

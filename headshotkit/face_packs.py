@@ -31,6 +31,9 @@ PACKS = {
     | LANDMARKS,
 }
 """Pack -> the files that are used of it, with their sha256."""
+SEX_MODEL = "genderage.onnx"
+SEX_SHA256 = "4fde69b1c810857b88c64a335084f1c3fe8f01246c9a191b48c7bb756d6652fb"
+"""insightface's model of sex and age: taken from a pack that holds it, used only if it is this one."""
 ADDRESS = "https://github.com/deepinsight/insightface/releases/download/v0.7/{pack}.zip"
 PATIENCE_S = 30.0
 CHUNK = 2**18
@@ -76,7 +79,7 @@ def _install(pack: str, folder: Path) -> None:
         unpacked.mkdir(exist_ok=True)
         with zipfile.ZipFile(archive) as packed:
             inside = {Path(name).name: name for name in packed.namelist()}
-            for name in PACKS[pack]:
+            for name in [*PACKS[pack], *({SEX_MODEL} & set(inside))]:
                 with packed.open(inside[name]) as source, open(unpacked / name, "wb") as target:
                     shutil.copyfileobj(source, target)
         if not is_whole(unpacked, pack):

@@ -19,7 +19,8 @@ import numpy as np
 
 from headshotkit import runtime
 from headshotkit.errors import MissingModel, NoKnownFaces
-from headshotkit.face_packs import PACKS, pack_folder
+from headshotkit.face_packs import PACKS, SEX_MODEL, SEX_SHA256, pack_folder
+from headshotkit.run import sha256_of
 
 DETECTION_SIZES_PX = (640, 320)
 """SCRFD looks at the picture in two sizes: its larger anchors miss a face that fills a 640 px frame."""
@@ -140,6 +141,36 @@ def landmarks_106(image: np.ndarray, face: Face) -> np.ndarray:
 
     _, _, model = _insightface_models()
     return model.get(np.ascontiguousarray(image[:, :, ::-1]), InsightFace(bbox=face.box, kps=face.points))
+
+
+@functools.lru_cache(maxsize=1)
+def _sex_model():
+    """insightface's model of sex and age; None if the face models come without it, or with another one."""
+    file = model_folder()[0] / SEX_MODEL
+    if not file.is_file() or sha256_of(file) != SEX_SHA256:
+        return None
+    model = runtime.require("insightface.model_zoo", extra="faces").get_model(
+        str(file), providers=["CPUExecutionProvider"]
+    )
+    model.prepare(ctx_id=-1)
+    return model
+
+
+def knows_sex() -> bool:
+    """Return whether `looks_male` has its model."""
+    return _sex_model() is not None
+
+
+def looks_male(image: np.ndarray, face: Face) -> bool:
+    """Return what insightface's model takes a face for. It is wrong at times: let it propose, never decide.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+    """
+    from insightface.app.common import Face as InsightFace
+
+    gender, _ = _sex_model().get(np.ascontiguousarray(image[:, :, ::-1]), InsightFace(bbox=face.box))
+    return bool(gender)
 
 
 def template_transform(points: np.ndarray, size_px: int, template: np.ndarray = ARCFACE_TEMPLATE) -> np.ndarray:

@@ -12,6 +12,7 @@ from headshotkit import locks, runtime
 from headshotkit.bases import choose_base
 from headshotkit.checkpoints import newest_step
 from headshotkit.class_images import missing_class_images
+from headshotkit.class_words import propose_class_word
 from headshotkit.config import (
     UNUSED,
     Config,
@@ -242,8 +243,17 @@ def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callab
     """Does those of the stages that the run does not have, whatever settings the others were made with.
 
     Raises:
+        BadConfig: a class word is given, and the run was begun with another one.
         HeadshotError: as the stages do.
     """
+    begun = run.peek("dataset").get("config", {}).get("class_word")
+    if options.class_word and begun and options.class_word != begun and run.has("dataset"):
+        raise BadConfig(
+            f"class_word is {options.class_word!r}, and the run was begun with {begun!r}.",
+            "Its captions say that, and so does what was trained with them.",
+            f"Leave the class word empty. To change it: headshotkit prepare --out {run.folder} --class-word "
+            f"{options.class_word}; then train again.",
+        )
     for stage in stages:
         if not run.has(stage):
             tell(line_of(do_stage(stage, run, options), run))
@@ -355,6 +365,10 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
         case "photos":
             _check(run, options)
         case "dataset":
+            if options.class_word is None and not run.peek(stage):
+                word, why = propose_class_word(run)
+                runtime.say(f"{COMMANDS[stage]:<10} class word {word}: {why}; --class-word sets another")
+                options = replace(options, class_word=word)
             build_dataset(run, config_for(DatasetConfig, base, options, begun=run.peek(stage)))
         case "lora":
             planned = planned_settings(stage, run, base, options, controller)

@@ -7,31 +7,43 @@ from __future__ import annotations
 
 import base64
 import html
+import random
+from pathlib import Path
 
 from headshotkit import runtime
 from headshotkit.config import SAMPLERS
 from headshotkit.errors import HeadshotError
 from headshotkit.pictures import FOLDER, Picture, PictureRequest, Studio
+from headshotkit.records import help_of
 from headshotkit.run import Run
 
 SIDES = {"width": 0, "height": 1}
 """Knobs of `size_px`; every other knob is named like the setting of PictureRequest that it stands for."""
+ALWAYS = ("prompt", "negative", "steps", "guidance", "seed", "width", "height", "lora_scale")
+FOLDED = {
+    "Begin with a photo": ("photo", "strength"),
+    "Obey a photo's edges": ("control", "control_scale"),
+    "More": ("batch", "guidance_share", "sampler", "refiner"),
+}
+"""Heading -> the knobs below it, which are shown when it is opened."""
+MOST_SEEDS = 2**31
+PICTURE_PX = 512
 
 
 def control_panel(run: Run, request: PictureRequest, studio: Studio | None = None):
-    """Knobs that begin as a request says, a button that draws, the pictures, and the call that draws them again.
+    """Show knobs that begin as a request says, and to their right the pictures and the call that draws them again.
 
     Args:
         studio: what earlier requests have loaded; None loads it when the button is first pressed.
     """
-    import ipywidgets
+    import ipywidgets as w
 
-    knobs, studio = _knobs(request), studio or Studio(run)
-    button = ipywidgets.Button(description="Draw", button_style="primary")
-    line, shown, call = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
+    knobs, studio = _knobs(run, request), studio or Studio(run)
+    draw, dice = w.Button(description="Draw", button_style="primary"), w.Button(description="Random seed")
+    line, shown, call = w.HTML("Press Draw."), w.HTML(), w.HTML()
 
-    def draw(_) -> None:
-        button.disabled, line.value = True, "Drawing."
+    def render(_) -> None:
+        draw.disabled, line.value = True, "Drawing."
         try:
             wanted = request_of(knobs, request.base)
             pictures = studio.render(wanted)
@@ -41,14 +53,29 @@ def control_panel(run: Run, request: PictureRequest, studio: Studio | None = Non
             line.value = html.escape(_unexpected(error))
             runtime.free_memory()
         else:
-            line.value = f"{len(pictures)} in {html.escape(str(run.path(FOLDER)))}. The call that draws them again:"
+            line.value = f"{len(pictures)} in {html.escape(str(run.path(FOLDER)))}."
             shown.value = "".join(_shown(run, picture) for picture in pictures)
-            call.value = f"<pre>{html.escape(wanted.call(run))}</pre>"
+            call.value = f"The call that draws them again:<pre {WRAPPED}>{html.escape(wanted.call(run))}</pre>"
         finally:
-            button.disabled = False
+            draw.disabled = False
 
-    button.on_click(draw)
-    return ipywidgets.VBox([*knobs.values(), button, line, call, shown])
+    def roll(_) -> None:
+        knobs["seed"].value = random.SystemRandom().randrange(MOST_SEEDS)
+
+    draw.on_click(render)
+    dice.on_click(roll)
+    folded = w.Accordion([w.VBox([knobs[name] for name in names]) for names in FOLDED.values()], selected_index=None)
+    for number, (heading, names) in enumerate(FOLDED.items()):
+        folded.set_title(number, heading)
+        if any(name in ("photo", "control") and knobs[name].value for name in names):
+            folded.selected_index = number
+    left = [*(knobs[name] for name in ALWAYS), w.HBox([draw, dice]), folded]
+    right = w.VBox([line, shown, call], layout=w.Layout(flex="1 1 auto", min_width="0", margin="0 0 0 16px"))
+    left = w.VBox(left, layout=w.Layout(width="400px", flex="0 0 auto"))
+    return w.HBox([left, right], layout=w.Layout(width="100%"))
+
+
+WRAPPED = 'style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3"'
 
 
 def _unexpected(error: Exception) -> str:
@@ -63,42 +90,61 @@ def request_of(knobs: dict, base: str) -> PictureRequest:
     Raises:
         BadConfig: two knobs contradict each other.
     """
-    values = {name: knob.value for name, knob in knobs.items()}
+    values = {name: round(knob.value, 6) if isinstance(knob.value, float) else knob.value  # a slider says 0.6000000001
+              for name, knob in knobs.items()}  # fmt: skip
     size = tuple(values.pop(side) for side in SIDES)
     return PictureRequest(base=base, size_px=size, **values)
 
 
-def _knobs(request: PictureRequest) -> dict:
-    """A widget a setting, by its name, in the order in which they are shown."""
+def _knobs(run: Run, request: PictureRequest) -> dict:
+    """A widget a setting, by its name, with what the setting's docstring says as its tooltip."""
     import ipywidgets as w
 
     made = {
-        "prompt": w.Textarea(),
+        "prompt": w.Textarea(layout=w.Layout(height="80px")),
         "negative": w.Text(),
         "steps": w.IntSlider(min=1, max=60),
         "guidance": w.FloatSlider(min=1.0, max=15.0, step=0.5),
         "guidance_share": w.FloatSlider(min=0.0, max=1.0, step=0.05),
         "sampler": w.Dropdown(options=list(SAMPLERS)),
-        "seed": w.BoundedIntText(min=0, max=2**31 - 1),
+        "seed": w.BoundedIntText(min=0, max=MOST_SEEDS - 1),
         "width": w.BoundedIntText(min=16, max=2048, step=8),
         "height": w.BoundedIntText(min=16, max=2048, step=8),
         "batch": w.BoundedIntText(min=1, max=16),
         "lora_scale": w.FloatSlider(min=0.0, max=2.0, step=0.05),
-        "photo": w.Text(placeholder="path of a photo to begin with"),
+        "photo": w.Dropdown(options=_photos(run, request.photo)),
         "strength": w.FloatSlider(min=0.05, max=1.0, step=0.05),
-        "control": w.Text(placeholder="path of a photo whose edges are obeyed"),
+        "control": w.Dropdown(options=_photos(run, request.control)),
         "control_scale": w.FloatSlider(min=0.0, max=2.0, step=0.05),
         "refiner": w.FloatSlider(min=0.0, max=0.95, step=0.05),
     }
+    words = help_of(PictureRequest)
     for name, knob in made.items():
         knob.description = name.replace("_", " ")
         knob.value = request.size_px[SIDES[name]] if name in SIDES else getattr(request, name)
         knob.style = {"description_width": "110px"}
+        knob.layout.width = "auto"
+        tooltip = "tooltip" if knob.has_trait("tooltip") else "description_tooltip"  # ipywidgets 8 and 7
+        setattr(knob, tooltip, words["size_px" if name in SIDES else name])
     return made
 
 
+def _photos(run: Run, also: str) -> list[tuple[str, str]]:
+    """The run's kept photos to choose from, name and path, after none; one that a request names is among them."""
+    kept = run.path("photos") / "kept"
+    paths = sorted(str(file) for file in kept.iterdir()) if kept.is_dir() else []
+    paths += [also] * bool(also and also not in paths)
+    return [("none", ""), *((Path(path).name, path) for path in paths)]
+
+
 def _shown(run: Run, picture: Picture) -> str:
-    """A picture with its seed and identity, as HTML that loads nothing from elsewhere."""
+    """A picture with its seed, its identity and a button that saves it, as HTML that loads nothing from elsewhere."""
     data = base64.b64encode((run.path(FOLDER) / picture.file).read_bytes()).decode()
-    figure = f'<img src="data:image/png;base64,{data}" style="width:176px" alt="">'
-    return f'<div style="display:inline-block;margin:4px">{figure}<br>seed {picture.seed}: {picture.words}</div>'
+    width = max(256, min(PICTURE_PX, picture.request.size_px[0]))
+    data = f"data:image/png;base64,{data}"
+    return (
+        f'<div style="display:inline-block;margin:4px;max-width:100%"><img src="{data}" alt="" '
+        f'style="width:{width}px;max-width:100%"><br>seed {picture.seed}: {picture.words} '
+        f'<a class="jupyter-button widget-button" style="width:auto" href="{data}" '
+        f'download="{html.escape(picture.file)}">Save</a></div>'
+    )

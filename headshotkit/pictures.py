@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import crops, faces, locks, runtime
+from headshotkit.bases import find_base
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import demand
 from headshotkit.edges import edge_agreement
@@ -33,6 +34,26 @@ FOLDER = "pictures"
 PERSON = "{person}"
 """What a prompt may hold for the person: token and class word with a LoRA, "a" and the class word without."""
 
+STYLES = {
+    name: f"{name} of {PERSON}"
+    for name in ("oil painting", "pencil drawing", "comic", "anime", "punk photo", "impressionist painting")
+}
+BRIEF_STYLES = {
+    name: f"photo of {PERSON}, {name}"
+    for name in ("plain white background", "grey studio background", "blurred office background",
+                 "blurred outdoor background", "bright lighting", "dark background, side light")
+}  # fmt: skip
+"""What the embedded base knows in place of styles; it was never shown a painting."""
+
+
+def styles_of(base: str) -> dict[str, str]:
+    """Return styles that a base knows: name -> prompt.
+
+    Raises:
+        UnknownBase: no base has that name.
+    """
+    return BRIEF_STYLES if find_base(base).brief_prompts else STYLES
+
 
 @dataclass(frozen=True)
 class PictureRequest(Record):
@@ -47,17 +68,17 @@ class PictureRequest(Record):
     steps: int = 25
     """Sampler steps; image-to-image makes `strength` of them."""
     guidance: float = 5.0
-    """Classifier-free guidance scale; 1 is off."""
+    """How strictly the prompt is followed: the scale of classifier-free guidance; 1 is off."""
     guidance_share: float = 1.0
     """Fraction of the steps that are guided, the first ones, in [0, 1]."""
     sampler: str = "base"
-    """One of SAMPLERS."""
+    """How noise is taken away, one of SAMPLERS; base is the base's own way."""
     seed: int = 0
     """Seed of the first picture's noise; the next ones have the next numbers."""
     size_px: tuple[int, ...] = (1024, 1024)
-    """(width, height), px."""
+    """Width and height, px; best is the size that the base was trained on."""
     batch: int = 1
-    """Pictures, drawn at once."""
+    """How many pictures are drawn at once, each with a seed of its own."""
     lora_scale: float = 1.0
     """Strength of the run's LoRA; 0 is the bare base, and needs none."""
     photo: str = ""
@@ -67,7 +88,7 @@ class PictureRequest(Record):
     control: str = ""
     """Path of a photo whose edges a ControlNet obeys; empty: none."""
     control_scale: float = 1.0
-    """How much it obeys them, in [0, 2]."""
+    """How much the edges are obeyed, in [0, 2]."""
     refiner: float = 0.0
     """Share of the noise levels, the lowest, that the refiner draws, in [0, 1); 0 is off, 0.2 is SDXL's own."""
 

@@ -5,9 +5,12 @@ Every record goes to JSON and back (`to_dict`, `from_dict`); manifests are made 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import functools
+import inspect
+import textwrap
 import typing
 from collections import Counter
 from dataclasses import dataclass, field
@@ -62,6 +65,20 @@ def _plain(value):
     if isinstance(value, Path):
         return value.as_posix()
     return value
+
+
+@functools.cache
+def help_of(kind: type) -> dict[str, str]:
+    """Return what a class says of its fields, in the docstring below each: name -> one line."""
+    (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    said, name = {}, ""
+    for one in made.body:
+        if isinstance(one, ast.AnnAssign):
+            name = one.target.id
+        elif name and isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant):
+            said[name] = " ".join(str(one.value.value).split())
+            name = ""
+    return said
 
 
 @functools.cache

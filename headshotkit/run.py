@@ -103,6 +103,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.close(handle)
 
 
+def append_private(path: Path, data: bytes) -> None:
+    """Add a piece to the end of a file that only its owner can open; the file and its folder are made if missing.
+
+    Raises:
+        DiskFull, RunFolderError: as `write_atomic`; the file is gone then.
+    """
+    locks.demand_there(path)
+    try:
+        make_folder(path.parent)
+        with open(os.open(path, WRITE_NEW & ~os.O_TRUNC | os.O_APPEND, 0o600), "ab") as file:
+            file.write(data)
+    except OSError as error:
+        raise _explained(error, path, path, len(data)) from error
+
+
 def discard(path: Path) -> None:
     """Delete a file or a folder so that its space is free at once; do nothing if it is not there.
 

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from headshotkit.errors import BadConfig, HeadshotError, MissingPackage, OutOfMemory
+from headshotkit.errors import BadConfig, HeadshotError, MissingPackage, OutOfMemory, notebook_words
 
 PACKAGE = Path(__file__).parent
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
@@ -92,10 +92,15 @@ def require(module: str, extra: str):
 
     Raises:
         MissingPackage: it is not installed; the error names the extra that brings it.
+        KeyboardInterrupt: it was interrupted; a module in C++ makes an ImportError of that.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        cause: BaseException | None = error
+        while cause := cause.__cause__ or cause.__context__:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
         raise MissingPackage(
             f"the package {module!r} can't be imported: {error}.",
             f"It is not part of the core; the extra {extra!r} brings it.",
@@ -360,8 +365,15 @@ def progress(items: Iterable, title: str, total: int | None = None):
 
 
 def say(line: str) -> None:
-    """A line that is to be read before something slow begins; to standard error, as standard output may hold JSON."""
-    print(line, file=sys.stderr, flush=True)
+    """Say a line that is to be read before something slow begins.
+
+    It goes to standard error, as standard output may hold JSON. A notebook would show that as an error, so there it
+    goes to standard output, in a notebook's words.
+    """
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
+        print(notebook_words(line), flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def report() -> str:

@@ -10,9 +10,11 @@ import contextlib
 import html
 import io
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -21,9 +23,9 @@ from headshotkit.errors import HeadshotError, NoPhotos, NoRun
 from headshotkit.gallery import embedded
 from headshotkit.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos import find_photos
-from headshotkit.run import COMMANDS, Run, make_folder, write_atomic
+from headshotkit.run import COMMANDS, Run, make_folder
+from headshotkit.uploads import PIECE_BYTES, UPLOADS, Arrival, Inbox, demand_all, keep_files, upload_on_colab
 
-UPLOADS = "uploads"
 ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
 NAME, VERDICT = "name", "verdict"
 KEEP, LEAVE_OUT = "keep it anyway", "leave it out"
@@ -80,13 +82,13 @@ def _stopped(shell, kind, error, trace, tb_offset=None) -> None:
 def take_headshots(run: Run):
     """Show the accepted headshots at full size, pack them into one zip, and offer it.
 
-    On Colab the browser saves the zip; elsewhere a link to it is returned. With none accepted it is said why.
+    On Colab the browser saves the zip; elsewhere a link that saves it is returned. With none accepted it is said why.
 
     Raises:
         StageMissing: no headshots were generated.
         DiskFull, RunFolderError: the zip can't be written.
     """
-    from IPython.display import HTML, FileLink, display
+    from IPython.display import HTML, display
 
     accepted = accepted_headshots(run)
     if not accepted:
@@ -99,7 +101,12 @@ def take_headshots(run: Run):
     packed = pack_headshots(run)
     print(f"{len(accepted)} accepted headshots are in {packed.absolute()}")
     if "google.colab" not in sys.modules:
-        return FileLink(packed)
+        try:
+            link = Path(os.path.relpath(packed)).as_posix()
+        except ValueError:  # it is on another drive, where no link leads
+            return None
+        # Without `download` JupyterLab opens a zip as text.
+        return HTML(f'<a href="{html.escape(quote(link))}" download="{packed.name}">Save {packed.name}</a>')
     from google.colab import files
 
     files.download(str(packed))
@@ -122,23 +129,17 @@ def uploaded_files(value) -> list[tuple[str, bytes]]:
     return [(name, content) for name, content in files if name not in ("", ".", "..")]
 
 
-def save_uploads(value, folder: Path) -> list[Path]:
-    """Writes uploaded files into a folder, each whole or not at all; a file of the same name is replaced.
+def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
+    """Where the person's photos are, and why there: named, else uploaded, else the run's, else the sample person's.
 
     Raises:
-        DiskFull, RunFolderError: a file can't be written.
+        UploadIncomplete: photos were chosen to be uploaded, and not all of them arrived.
+        NoPhotos: the run was begun with a folder that it doesn't name.
     """
-    paths = [folder / name for name, _ in uploaded_files(value)]
-    for path, (_, content) in zip(paths, uploaded_files(value), strict=True):
-        write_atomic(path, content)
-    return paths
-
-
-def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
-    """Where the person's photos are, and why there: named, else uploaded, else the run's, else the sample person's."""
     if photos:
         return Path(photos), "the folder that was asked for"
     uploads = run.folder / UPLOADS
+    demand_all(uploads)
     if _files_in(uploads):
         return uploads, f"the {len(find_photos(uploads))} uploaded photos"
     begun = run.peek("photos")
@@ -151,23 +152,63 @@ def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
 
 
 def upload_photos(run: Run):
-    """A button that takes photos into the run's `uploads/`, and a line that says what is there.
+    """Show a button that takes photos into the run's `uploads/`, and a line that says how many of them arrived.
 
-    The button sends all of them in one message, which a server may refuse without a word: Jupyter's takes 10 MiB
-    (tornado's limit), on Colab files from 1 MB on did not arrive (ipywidgets issue 3452). So the line names the folder,
-    which is made here, for the file browser has no such limit.
+    On Colab it is Colab's own, and the cell ends when all are there. Elsewhere anywidget sends them in pieces. Without
+    anywidget ipywidgets' button sends all in one message, and Jupyter drops one above 10 MiB (tornado's limit); so the
+    line names the folder, which is made here, for the file browser has no such limit.
     """
-    import ipywidgets
-
     folder = run.folder / UPLOADS
+    if "google.colab" in sys.modules:
+        upload_on_colab(folder)
+        print(_uploads_line(folder))
+        return None
     with contextlib.suppress(OSError):  # what can't be written is said when something is
         make_folder(folder)
+    try:
+        import anywidget
+    except ImportError:
+        return _plain_upload(folder)
+    import traitlets
+
+    class PhotoUpload(anywidget.AnyWidget):
+        """The button of `upload.js`, which sends pieces, and the line beside it."""
+
+        _esm = Path(__file__).with_name("upload.js").read_text(encoding="utf-8")
+        said = traitlets.Unicode().tag(sync=True)
+        piece_bytes = traitlets.Int(PIECE_BYTES).tag(sync=True)
+        patience_ms = traitlets.Int(10_000, help="how long an answer is waited for").tag(sync=True)
+
+        def __repr__(self) -> str:
+            """Return what stands in the button's place where the page can't show it."""
+            without = "Is there no button? Install anywidget where Jupyter runs, or use the file browser."
+            return f"{self.said} {without}"
+
+    inbox, button = Inbox(folder), PhotoUpload(said=_uploads_line(folder))
+
+    def take(_, message: dict, pieces: list) -> None:
+        reply = inbox.answer(message, pieces)
+        button.said = _uploads_line(folder, inbox.arrival)
+        button.send(reply)
+
+    button.on_msg(take)
+    return button
+
+
+def _plain_upload(folder: Path):
+    """Show ipywidgets' button, which sends all files in one message."""
+    import ipywidgets
+
     button = ipywidgets.FileUpload(accept="image/*,.heic,.heif,.avif", multiple=True, description="Add photos")
-    line = ipywidgets.HTML(_uploads_line(folder))
+    limit = (
+        "This button takes no more than about 10 MB together, and says nothing of what is lost: drag more into that "
+        "folder in the file browser, or install anywidget (pip install anywidget) and start the notebook again."
+    )
+    line = ipywidgets.HTML(f"{html.escape(_uploads_line(folder))} {limit}")
 
     def take(change) -> None:
-        save_uploads(change["new"], folder)
-        line.value = _uploads_line(folder)
+        keep_files(folder, uploaded_files(change["new"]))
+        line.value = f"{html.escape(_uploads_line(folder))} {limit}"
 
     button.observe(take, names="value")
     return ipywidgets.VBox([button, line])
@@ -178,14 +219,14 @@ def _files_in(folder: Path) -> list[str]:
     return [f.name for f in folder.iterdir() if not f.name.startswith(".")] if folder.is_dir() else []
 
 
-def _uploads_line(folder: Path) -> str:
-    there, place = len(_files_in(folder)), html.escape(str(folder))
-    limit = "1 MB each on Colab, 10 MB together elsewhere"
-    return (
-        f"{there or 'No'} photo{'s' * (there != 1)} in {place}. The button takes no more than about {limit}, and says "
-        "nothing of what is lost: drag larger ones into that folder in the file browser (on Colab the folder symbol at "
-        "the left), then run the next cell."
-    )
+def _uploads_line(folder: Path, arrival: Arrival | None = None) -> str:
+    """Return how many of the chosen photos arrived, and how many lie in the folder."""
+    there = len(_files_in(folder))
+    line = f"{there or 'No'} photo{'s' * (there != 1)} in {folder}."
+    if arrival is None:
+        return line
+    done = f" {line} Now run the next cell." if arrival.complete else ""
+    return arrival.words + done
 
 
 class _Pages:

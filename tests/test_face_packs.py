@@ -96,6 +96,16 @@ def test_a_damaged_folder_is_mended(packs, damage):
     assert face_packs.pack_folder(PACK) == folder and cached() == WHOLE
 
 
+def test_a_packs_model_of_sex_is_taken_too_and_used_only_if_it_is_the_pinned_one(packs, tmp_path):
+    with zipfile.ZipFile(tmp_path / "served" / f"{PACK}.zip", "a") as archive:
+        archive.writestr(f"{PACK}/{face_packs.SEX_MODEL}", b"another model")
+    folder = face_packs.pack_folder(PACK)
+    assert cached() == sorted([*WHOLE, f"faces/{PACK}/{face_packs.SEX_MODEL}"])
+    faces._sex_model.cache_clear()
+    assert faces.model_folder()[0] == folder and not faces.knows_sex()
+    faces._sex_model.cache_clear()
+
+
 def test_other_files_than_the_pinned_ones_are_refused(packs, monkeypatch):
     monkeypatch.setitem(face_packs.PACKS[PACK], "2d106det.onnx", "0" * 64)
     with pytest.raises(MissingModel) as failed:

@@ -20,6 +20,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from headshotkit.config import CLASS_WORDS
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -505,6 +507,13 @@ def test_only_the_first_two_notebooks_begin_a_run(path):
               if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "open_run"]  # fmt: skip
     begins = [keyword.arg for call in opened for keyword in call.keywords]
     assert len(opened) == 1 and begins == (["begins"] if path.stem[:2] in ("00", "01") else [])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_class_word_is_a_knob_of_every_notebook_with_the_words_that_are_known(path):
+    (line,) = re.findall(r"^CLASS_WORD = .*$", tagged(nbformat.read(path, 4), "parameters")[0].source, re.MULTILINE)
+    value, choices = line.removeprefix("CLASS_WORD = ").split("  # @param ")
+    assert json.loads(value) == "" and json.loads(choices) == ["", *CLASS_WORDS]
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 import html
+import itertools
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from conftest import P1, open_picture
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadConfig, BadLora, HeadshotError, StageMissing
 from headshotkit.panel import control_panel
-from headshotkit.pictures import Picture, PictureRequest, Studio, fitted_photo, render_pictures
+from headshotkit.pictures import Picture, PictureRequest, Studio, fitted_photo, render_pictures, styles_of
 from headshotkit.run import Run, write_json
 
 PHOTO = str(P1 / "p1_03.jpg")
@@ -106,8 +109,20 @@ def test_a_photo_is_cut_around_its_face_as_training_pictures_are(brief_run):
 # --- the panel ----------------------------------------------------------------------------------------------------
 
 
+def inside(box):
+    """A widget and all that it holds."""
+    yield box
+    for child in getattr(box, "children", ()):
+        yield from inside(child)
+
+
 def knob(panel, name):
-    return next(k for k in panel.children if getattr(k, "description", "") == name)
+    return next(k for k in inside(panel) if getattr(k, "description", "") == name)
+
+
+def right(panel):
+    """The line, the pictures and the call, to the right of the knobs."""
+    return panel.children[1].children
 
 
 def test_the_panel_draws_and_shows_the_call(brief_run, studio):
@@ -115,12 +130,51 @@ def test_the_panel_draws_and_shows_the_call(brief_run, studio):
     knob(panel, "prompt").value, knob(panel, "steps").value = "photo of {person}, 'smiling' & <b>", 3
     knob(panel, "batch").value, knob(panel, "lora scale").value = 2, 0.5
     knob(panel, "Draw").click()
-    line, call, shown = panel.children[-3:]
-    assert line.value.startswith("2 in ") and shown.value.count("data:image/png") == 2 and "<b>" not in call.value
+    line, shown, call = right(panel)
+    assert line.value.startswith("2 in ") and "<b>" not in call.value
+    drawn = [f'download="{file.name}"' for file in brief_run.path("pictures").glob("*.png")]
+    assert len(drawn) == 2 and all(link in shown.value for link in drawn), "each can be saved"
+    assert shown.value.count('<img src="data:image/png') == 2
     wanted = replace(BRIEF, prompt="photo of {person}, 'smiling' & <b>", steps=3, batch=2, lora_scale=0.5)
     place = {}
-    exec(html.unescape(call.value.removeprefix("<pre>").removesuffix("</pre>")), place)
+    exec(html.unescape(re.search("<pre.*?>(.*)</pre>", call.value, re.DOTALL)[1]), place)
     assert place["PictureRequest"] is PictureRequest and repr(wanted) in html.unescape(call.value)
+
+
+def test_every_knob_is_explained_and_photos_are_chosen_from_a_list(brief_run, studio):
+    kept = sorted((brief_run.path("photos") / "kept").iterdir())
+    panel = control_panel(brief_run, replace(BRIEF, photo=str(kept[1])), studio)
+    said = {k.description: getattr(k, "tooltip", None) or getattr(k, "description_tooltip", None)
+            for k in inside(panel) if getattr(k, "description", "")}  # fmt: skip
+    said.pop("Draw"), said.pop("Random seed")
+    assert len(said) == 16 and all(len(words) > 20 for words in said.values()), said
+    for name in ("photo", "control"):
+        assert knob(panel, name).options == (("none", ""), *((file.name, str(file)) for file in kept))
+    assert knob(panel, "photo").value == str(kept[1])
+    own = control_panel(brief_run, replace(BRIEF, photo=PHOTO), studio)
+    assert knob(own, "photo").value == PHOTO and knob(own, "photo").options[-1] == ("p1_03.jpg", PHOTO)
+    assert knob(control_panel(Run(brief_run.folder / "no"), BRIEF), "photo").options == (("none", ""),)
+
+
+def test_the_dice_chooses_a_seed(brief_run, studio):
+    panel, seeds = control_panel(brief_run, BRIEF, studio), set()
+    for _ in range(3):
+        knob(panel, "Random seed").click()
+        seeds.add(knob(panel, "seed").value)
+    assert len(seeds) == 3 and all(0 <= seed < 2**31 for seed in seeds)
+
+
+def apart(run, studio, prompts):
+    """How far pictures of one noise are from each other: mean levels of 255, the median over all pairs."""
+    asked = [replace(BRIEF, prompt=prompt, lora_scale=0.0, size_px=(128, 128)) for prompt in prompts]
+    drawn = [pixels(run, studio.render(request))[0].astype(int) for request in asked]
+    return np.median([np.abs(one - other).mean() for one, other in itertools.combinations(drawn, 2)])
+
+
+def test_the_embedded_base_is_asked_for_styles_that_it_knows(brief_run, studio):
+    """Paintings, which it was never shown, change next to nothing of a picture."""
+    known, unknown = (styles_of(base).values() for base in ("mini", "sdxl"))
+    assert apart(brief_run, studio, known) > 3 * apart(brief_run, studio, unknown)
 
 
 def refuse(request):
@@ -128,20 +182,22 @@ def refuse(request):
 
 
 def test_the_panel_says_what_is_wrong_and_goes_on(brief_run, studio, monkeypatch):
+    gone = Path(shutil.copy(PHOTO, brief_run.path("photos") / "kept" / "nobody.jpg"))
     panel = control_panel(brief_run, BRIEF, studio)
-    knob(panel, "photo").value = knob(panel, "control").value = PHOTO
+    gone.unlink()
+    knob(panel, "photo").value = knob(panel, "control").value = str(brief_run.path("photos") / "kept" / "p1_03.jpg")
     knob(panel, "Draw").click()
-    assert "BadConfig" in panel.children[-3].value and not knob(panel, "Draw").disabled
-    knob(panel, "control").value, knob(panel, "photo").value = "", str(Path(PHOTO).with_name("nobody.jpg"))
+    assert "BadConfig" in right(panel)[0].value and not knob(panel, "Draw").disabled
+    knob(panel, "control").value, knob(panel, "photo").value = "", str(gone)
     knob(panel, "Draw").click()
-    assert "nobody.jpg can&#x27;t be read" in panel.children[-3].value
+    assert "nobody.jpg can&#x27;t be read" in right(panel)[0].value
     knob(panel, "photo").value = ""
     with monkeypatch.context() as patch:
         patch.setattr(studio, "render", refuse)
         knob(panel, "Draw").click()
-    assert panel.children[-3].value.endswith("more of it. Draw fewer at once (batch), or smaller.")
+    assert right(panel)[0].value.endswith("more of it. Draw fewer at once (batch), or smaller.")
     knob(panel, "Draw").click()
-    assert panel.children[-3].value.startswith("1 in ") and not knob(panel, "Draw").disabled
-    knob(panel, "photo").value = str(Path(PHOTO).with_name("nobody.jpg"))
+    assert right(panel)[0].value.startswith("1 in ") and not knob(panel, "Draw").disabled
+    knob(panel, "photo").value = str(gone)
     with pytest.raises(HeadshotError):
         fitted_photo(knob(panel, "photo").value, BRIEF)

@@ -27,6 +27,17 @@ def test_a_missing_package_names_its_extra():
         runtime.require("no_such_module_at_all", extra="train")
 
 
+def test_a_stop_in_the_middle_of_an_import_is_no_missing_package(tmp_path, monkeypatch):
+    """onnxruntime, in C++ by pybind11, makes such an error of a KeyboardInterrupt."""
+    words = (
+        "try:\n    raise KeyboardInterrupt\nexcept KeyboardInterrupt as stop:\n    raise ImportError('no') from stop\n"
+    )
+    (tmp_path / "stopped_half_way.py").write_text(words)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.require("stopped_half_way", extra="faces")
+
+
 class Model:
     pass
 

@@ -5,13 +5,13 @@ A config is frozen. Relations between settings are checked when it is made, and 
 """
 
 from headshotkit.config.base import Config
-from headshotkit.config.dataset import ASPECTS, AUGMENTS, CAPTIONERS, SDXL_SIZES_PX, DatasetConfig
+from headshotkit.config.dataset import ASPECTS, AUGMENTS, CAPTIONERS, CLASS_WORDS, SDXL_SIZES_PX, DatasetConfig
 from headshotkit.config.gate import GateConfig
 from headshotkit.config.pick import PickConfig
 from headshotkit.config.render import SAMPLERS, RenderConfig, RestoreConfig
 from headshotkit.config.train import METHODS, OPTIMIZERS, UNUSED, TrainConfig
 
 __all__ = [
-    "ASPECTS", "AUGMENTS", "CAPTIONERS", "METHODS", "OPTIMIZERS", "SAMPLERS", "SDXL_SIZES_PX", "UNUSED", "Config",
-    "DatasetConfig", "GateConfig", "PickConfig", "RenderConfig", "RestoreConfig", "TrainConfig",
+    "ASPECTS", "AUGMENTS", "CAPTIONERS", "CLASS_WORDS", "METHODS", "OPTIMIZERS", "SAMPLERS", "SDXL_SIZES_PX", "UNUSED",
+    "Config", "DatasetConfig", "GateConfig", "PickConfig", "RenderConfig", "RestoreConfig", "TrainConfig",
 ]  # fmt: skip

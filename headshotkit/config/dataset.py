@@ -13,6 +13,8 @@ SDXL_SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "2
 appendix I."""
 ASPECTS = ("1:1", "4:5", "3:4", "2:3")
 """Shapes of training pictures and crops."""
+CLASS_WORDS = ("person", "woman", "man")
+"""What a person can be called in captions; the token stands before it, as in "photo of ohwx woman"."""
 AUGMENTS = ("off", "safe", "full")
 CAPTIONERS = ("template", "blip", "florence")
 
@@ -26,7 +28,7 @@ class DatasetConfig(Config):
     token: str = "ohwx"
     """The rare token that names the person in captions."""
     class_word: str = "person"
-    """What the person is: man, woman or person."""
+    """What the person is, one of CLASS_WORDS."""
     size_px: int = 1024
     """Side of the square training picture, px; a multiple of 8. Other aspects have about as many pixels."""
     aspect: str = "1:1"
@@ -59,10 +61,10 @@ class DatasetConfig(Config):
             f"Set DatasetConfig.size_px to a multiple of 8, such as {max(8, round(self.size_px / 8) * 8)}.",
         )
         demand(
-            bool(self.token) and not self.token.isspace() and bool(self.class_word.strip()),
-            f"token {self.token!r} or class_word {self.class_word!r} is empty.",
-            "Captions name the person by both.",
-            "Set DatasetConfig.token and DatasetConfig.class_word.",
+            bool(self.token) and not self.token.isspace(),
+            f"token {self.token!r} is empty.",
+            "Captions name the person by it and the class word.",
+            "Set DatasetConfig.token.",
         )
         demand(
             bool(self.face_fractions) and all(0.1 <= f <= 1 for f in self.face_fractions),
@@ -70,7 +72,7 @@ class DatasetConfig(Config):
             "Each is a face's height relative to the picture's height, in [0.1, 1].",
             "Set DatasetConfig.face_fractions, for example (0.45, 0.62).",
         )
-        demand_known(self, aspect=ASPECTS, augment=AUGMENTS, captioner=CAPTIONERS)
+        demand_known(self, class_word=CLASS_WORDS, aspect=ASPECTS, augment=AUGMENTS, captioner=CAPTIONERS)
         demand(
             self.class_images >= 0,
             f"class_images is {self.class_images}.",

@@ -78,7 +78,8 @@ warnings=(
     -W "ignore::pyparsing.warnings.PyparsingDeprecationWarning"
 )
 "$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/test_runtime.py tests/test_old_packages.py tests/test_families.py \
-    tests/test_few_steps.py tests/test_train.py tests/test_render.py tests/test_widgets.py tests/test_notebooks.py
+    tests/test_few_steps.py tests/test_train.py tests/test_render.py tests/test_widgets.py tests/test_uploads.py \
+    tests/test_notebooks.py
 
 echo "== the image beside Colab: package, Colab's version, the image's where it differs"
 "$venv/bin/python" tests/colab/compare.py < "$venv/after.txt"

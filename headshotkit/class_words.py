@@ -1,0 +1,46 @@
+"""The class word that is proposed where nobody gave one: what the person is, as captions say it beside the token."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from headshotkit import faces, runtime
+from headshotkit.config import DatasetConfig
+from headshotkit.photos import read_photo
+from headshotkit.records import Verdict
+from headshotkit.run import Run
+
+SAMPLE_CLASS = "man"
+LEAST_PHOTOS, LEAST_SHARE = 3, 0.8
+"""A proposal wants that many kept photos, and that share of them in which the face looks the same."""
+
+
+def propose_class_word(run: Run) -> tuple[str, str]:
+    """Return a class word for a run's person, and why that one.
+
+    The sample person's is known. Else insightface's model of sex votes on each kept photo, if the face pack brings it;
+    where it doesn't, or the photos disagree, the word is the one that is right for everybody.
+
+    Raises:
+        StageMissing: the photos have not been judged.
+        DamagedRun: a kept photo is gone, or was edited since it was judged.
+    """
+    judged = run.manifest("photos")
+    folder = run.placed(judged["folder"])
+    if folder and folder.resolve() == runtime.sample_person().resolve():
+        return SAMPLE_CLASS, "the sample person is one"
+    if not faces.knows_sex():
+        return DatasetConfig.class_word, "no other was given"
+    kept = [verdict for verdict in map(Verdict.from_dict, judged["verdicts"]) if verdict.kept]
+    files = run.files("photos", [f"kept/{verdict.photo}" for verdict in kept], thorough=True)
+    votes: Counter[str] = Counter()
+    for verdict, file in zip(kept, files, strict=True):
+        box, points = (np.array(verdict.measures[name], np.float32) for name in ("face_box_px", "face_points_px"))
+        male = faces.looks_male(read_photo(file), faces.Face(box, 1.0, points))
+        votes["man" if male else "woman"] += 1
+    (word, count), total = max(votes.items(), key=lambda vote: vote[1]), votes.total()
+    if total < LEAST_PHOTOS or count < LEAST_SHARE * total:
+        return DatasetConfig.class_word, f"no other was given, and the {total} kept photos don't say more"
+    return word, f"insightface's model says so of {count} of {total} kept photos"
