@@ -22,6 +22,7 @@ from headshotkit.config import (
     RestoreConfig,
     TrainConfig,
 )
+from headshotkit.config.base import check_value, ranges_of
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.errors import BadConfig, DamagedRun, NoPhotos, TooFewMinutes
@@ -73,6 +74,13 @@ class Options:
     codeformer_weights: str | None = None
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, (kind, setting) in SETTINGS.items():
+            value = getattr(self, name)
+            if value is not None:
+                hint, example = ranges_of(kind)[setting]
+                check_value(name, value, hint, f"Change --{name.replace('_', '-')}{example}.")
+
 
 USUAL_MINUTES = 60.0
 """Minutes that a run on CUDA is planned for where nothing else was said."""
@@ -96,6 +104,16 @@ CHOICES: dict[type[Config], tuple[str, ...]] = {
     ),
 }
 """Which of the options each stage's config takes."""
+SETTINGS: dict[str, tuple[type[Config], str]] = {
+    **{name: (kind, name) for kind, names in CHOICES.items() for name in names},
+    "min_photos": (GateConfig, "min_photos"),
+    "scales": (PickConfig, "scales"),
+    "pick_prompts": (PickConfig, "prompts"),
+    "sampler_steps": (RenderConfig, "steps"),
+    "fidelity": (RestoreConfig, "fidelity"),
+    "codeformer_weights": (RestoreConfig, "weights"),
+}
+"""Option -> the setting that it is, whose range it has."""
 NEED_BASE = ("dataset", "lora", "picked", "headshots")
 """Stages that work with a base; choosing one looks for a GPU, which loads torch."""
 TOGETHER = {"steps": ("schedule",), "schedule": ("steps",), "learning_rate": ("optimizer",),

@@ -296,7 +296,7 @@ def test_the_packs_of_the_command_line_reach_the_renderer():
     given = parser().parse_args(["generate", "--pack", "linkedin, studio"])
     config = config_for(RenderConfig, "mini", Options(packs=given.packs))
     assert config.packs == ("linkedin", "studio") and config_for(RenderConfig, "mini", Options()).packs == ()
-    with pytest.raises(BadConfig, match="packs is the text 'linkedin'"):
+    with pytest.raises(BadConfig, match="packs is 'linkedin'"):
         RenderConfig(packs="linkedin")
 
 
