@@ -164,4 +164,4 @@ class TooFewMinutes(HeadshotError):
 
 
 class NotEnoughMemory(HeadshotError):
-    """Not even the cheapest plan fits into the GPU's memory."""
+    """A request, or the cheapest plan, needs more memory than there is; it was weighed before any was taken."""

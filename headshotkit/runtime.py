@@ -204,6 +204,44 @@ def free_gpu_gib() -> float | None:
     return (torch.cuda.mem_get_info()[0] + cached) / 2**30
 
 
+def free_host_gib(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return the memory that this process can still take of the host, GiB; None if the system doesn't say.
+
+    It is the least of what the system has available and of what each control group that holds the process (as a
+    container's does) leaves; files that are only cached are free to take.
+
+    Args:
+        proc, groups: where Linux tells about processes and control groups.
+    """
+    free: list[float] = []
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        free.append(int((proc / "meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024)
+    if not free:
+        with contextlib.suppress(ImportError, OSError):  # no Linux; accelerate brings it
+            free.append(importlib.import_module("psutil").virtual_memory().available)
+    with contextlib.suppress(OSError):
+        for line in (proc / "self" / "cgroup").read_text().splitlines():
+            number, kinds, place = line.split(":", 2)
+            if number == "0" or "memory" in kinds.split(","):
+                root = groups if number == "0" else groups / "memory"
+                own = root / place.strip("/")
+                free += [left for one in (own, *own.parents) if one.is_relative_to(root) and (left := _left_in(one))]
+    return min(free) / 2**30 if free else None
+
+
+def _left_in(group: Path) -> float | None:
+    """Return the bytes that a control group of either version leaves, at least 1; None if it has no limit."""
+    for limit, used, cached in (
+        ("memory.max", "memory.current", ("inactive_file", "active_file")),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            most, now = (int((group / name).read_text()) for name in (limit, used))
+            facts = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines())
+            return max(1, most - now + sum(int(facts.get(name, 0)) for name in cached))
+    return None
+
+
 def usable_gpu_gib() -> float | None:
     """Return what this process can have of the GPU's memory in all, what it has already included, GiB; None without."""
     import torch

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit import hub, locks, runtime
+from headshotkit import hub, locks, runtime, weighing
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
     Checkpoints,
@@ -152,8 +152,16 @@ class _Loop:
         runtime.say(cost.line())
 
     def run(self, controller: Controller | None = None) -> None:
-        """All steps that are still to do; the family then holds the LoRA that is to be saved."""
+        """All steps that are still to do; the family then holds the LoRA that is to be saved.
+
+        Raises:
+            NotEnoughMemory: a step needs more of the host's memory than there is.
+        """
         self._resume()
+        if self.family.device == "cpu":
+            losses = 2 if any(examples.sizes for examples in self.class_pictures.values()) else 1
+            family, itemsize = self.family.base.family, self.family.dtype.itemsize
+            weighing.demand_room_for_step(self.settings, family, max(self.person), itemsize, losses)
         if controller:
             controller.start_training(changing(self.settings), len(self.losses))
         elif not self.losses:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny
 
-from headshotkit import runtime
+from headshotkit import runtime, weighing
 from headshotkit.errors import NotFinite, OutOfMemory
 
 AT_ONCE, CODING = "pictures_at_once", "autoencoder"
@@ -22,12 +22,20 @@ SLICES, TILES, FLOAT32 = "slices", "tiles", "float32"
 in float32."""
 
 
-def in_parts(family, count: int, draw: Callable[[list[int]], Any]) -> list:
+def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[int]], Any]) -> list:
     """Return what `draw` makes of pictures 0 to count - 1, in order: of all at once, or of half where memory gives out.
 
+    In the host's memory, which gives out without an error, it is of as many as are expected to fit.
+
+    Args:
+        size_px: (width, height) of each.
     Raises:
-        OutOfMemory: one picture alone is too much.
+        OutOfMemory, NotEnoughMemory: one picture alone is too much.
     """
+    if family.device == "cpu":
+        room, why = weighing.pictures_in_room(family.base, size_px, family.dtype.itemsize)
+        if room is not None and room < count:
+            _note(family, {AT_ONCE: room}, f"{room} pictures at once from now on", why)
     made, start = [], 0
     while start < count:
         most = min((change[AT_ONCE] for change in family.changes if AT_ONCE in change), default=count)

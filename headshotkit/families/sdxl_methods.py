@@ -15,7 +15,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from headshotkit import runtime
+from headshotkit import runtime, weighing
 from headshotkit.errors import BadConfig
 from headshotkit.families import Condition
 from headshotkit.families.lora_files import does_not_fit
@@ -37,7 +37,9 @@ class FullUnet(Method):
     title, bytes_each = "whole U-Net", 2
 
     def add(self) -> list[dict]:
-        unet = self.family.pipeline.unet
+        unet, family = self.family.pipeline.unet, self.family
+        count = sum(weight.numel() for weight in unet.parameters())
+        weighing.demand_room_for_trained(count, "a whole U-Net", family.device, "Train with --method lora.")
         unet.float().requires_grad_(True).train()
         return [{"params": list(unet.parameters())}]
 
