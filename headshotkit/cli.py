@@ -226,6 +226,9 @@ def main(argv: list[str] | None = None) -> int:
         return NOBODY_READS
     except Exception as error:
         said = " ".join(str(error).split())[:200]
+        if runtime.out_of_memory(error):
+            print(f"OutOfMemory: memory gave out: {said}\n  {runtime.MORE_MEMORY}", file=sys.stderr)
+            return BAD_INPUT
         print(
             f"{type(error).__name__}: {said}\n  This is a fault of headshotkit's own; what was finished before stays."
             f"\n  Its log, for a bug report: {_log(error)}",

@@ -95,6 +95,10 @@ class MissingPackage(HeadshotError):
     """An optional package is not installed."""
 
 
+class BrokenPackage(HeadshotError):
+    """An optional package is installed, and can't be loaded."""
+
+
 class MissingModel(HeadshotError):
     """A face model's file is not on this machine and can't be fetched.
 

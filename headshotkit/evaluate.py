@@ -17,7 +17,7 @@ from PIL import Image
 from headshotkit import faces, locks, measures, runtime
 from headshotkit.config import RenderConfig
 from headshotkit.config.base import Minutes, check_value
-from headshotkit.errors import DamagedRun, MissingModel, MissingPackage
+from headshotkit.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
@@ -111,7 +111,7 @@ def _known(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     known, missing = {"arcface": known_faces(run, "arcface")}, []
     try:
         known["dlib"] = known_faces(run, "dlib")
-    except (MissingModel, MissingPackage) as error:
+    except (BrokenPackage, MissingModel, MissingPackage) as error:
         missing.append(f"without dlib: {error.happened} {error.next_step}")
     return known, missing
 

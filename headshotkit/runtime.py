@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from headshotkit.errors import BadConfig, HeadshotError, MissingPackage, OutOfMemory
+from headshotkit.errors import BadConfig, BrokenPackage, HeadshotError, MissingPackage, OutOfMemory
 
 PACKAGE = Path(__file__).parent
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
@@ -52,8 +52,10 @@ MORE_MEMORY = (
     "Close other notebooks and programs that use this machine's memory, then give the same command again: what was "
     "finished stays. If that is not enough, use a machine with more memory."
 )
-NEVER_MEMORY = (ImportError, LookupError, TypeError, ValueError)
+NEVER_MEMORY = (ModuleNotFoundError, LookupError, TypeError, ValueError)
 """Exceptions of a program, not of a machine, whatever their words are."""
+LIBRARY_WORDS = ("static tls", "not permitted", "permission denied")
+"""What the system's loader says, among words of memory, of a library that it can't load for another reason."""
 
 
 def set_environment() -> None:
@@ -91,15 +93,26 @@ def require(module: str, extra: str):
     """Imports an optional module.
 
     Raises:
-        MissingPackage: it is not installed; the error names the extra that brings it.
+        MissingPackage: it, or a package that it needs, is not installed; the error names the extra that brings it.
+        BrokenPackage: it is installed, and can't be loaded.
+        OutOfMemory: memory gave out while it was loaded.
     """
+    install = f'pip install "headshotkit[{extra}]"'
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingPackage(
             f"the package {module!r} can't be imported: {error}.",
             f"It is not part of the core; the extra {extra!r} brings it.",
-            f'Install it: pip install "headshotkit[{extra}]"',
+            f"Install it: {install}",
+        ) from error
+    except (ImportError, MemoryError, OSError) as error:
+        if said := out_of_memory(error):
+            raise OutOfMemory(f"memory gave out while {module!r} was loaded.", said, MORE_MEMORY) from error
+        raise BrokenPackage(
+            f"the package {module!r} is installed and can't be loaded: {error}.",
+            "A library that it needs is missing or damaged, or is of another version than it was made for.",
+            f"Install it anew: {install.replace('install', 'install --force-reinstall', 1)}",
         ) from error
 
 
@@ -265,6 +278,7 @@ def out_of_memory(error: BaseException | None) -> str:
         known = any(word in words for word in MEMORY_WORDS)
         known = known or (any(word in words for word in AMBIGUOUS_WORDS) and _near_the_gpus_limit())
         known = known and isinstance(error, Exception) and not isinstance(error, (HeadshotError, *NEVER_MEMORY))
+        known = known and not (isinstance(error, ImportError) and any(word in words for word in LIBRARY_WORDS))
         known = known or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
         if known or type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported
             return said or type(error).__name__

@@ -10,7 +10,8 @@ import torch
 
 import headshotkit
 from headshotkit import runtime
-from headshotkit.errors import BadConfig, BaseUnavailable, MissingPackage, OutOfMemory
+from headshotkit.cli import main
+from headshotkit.errors import BadConfig, BaseUnavailable, BrokenPackage, MissingPackage, OutOfMemory
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -25,6 +26,32 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_a_missing_package_names_its_extra():
     with pytest.raises(MissingPackage, match=r'pip install "headshotkit\[train\]"'):
         runtime.require("no_such_module_at_all", extra="train")
+
+
+@pytest.mark.parametrize(
+    ("written", "error"),
+    [("import no_such_part_of_it", MissingPackage),
+     ("raise ImportError('libx.so.3: undefined symbol: f')", BrokenPackage),
+     ("raise OSError('libx.so: cannot open shared object file')", BrokenPackage), ("raise MemoryError", OutOfMemory),
+     ("raise ImportError('libx.so: failed to map segment from shared object')", OutOfMemory)],
+)  # fmt: skip
+def test_missing_broken_and_too_large_packages_are_told_apart(tmp_path, monkeypatch, written, error):
+    """Injected at the package's import, in the words of Python and of the system's loader."""
+    (tmp_path / "a_package.py").write_text(written)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(error) as caught:
+        runtime.require("a_package", extra="train")
+    assert type(caught.value) is error and ("pip install" in caught.value.next_step) == (error is not OutOfMemory)
+    monkeypatch.delitem(sys.modules, "a_package", raising=False)
+
+
+def test_memory_that_gives_out_anywhere_is_no_fault_of_the_program(monkeypatch, capsys):
+    """Injected where the command line lists the prompts, which asks for no memory of its own."""
+    monkeypatch.setattr(
+        "headshotkit.prompts.load_prompts", lambda path: (_ for _ in ()).throw(MemoryError("bad_alloc"))
+    )
+    assert main(["prompts"]) == 2
+    assert "OutOfMemory" in capsys.readouterr().err
 
 
 class Model:
@@ -77,6 +104,8 @@ MEMORY = [
     OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
     Fail("[ONNXRuntimeError] : 1 : FAIL : bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9"),
     caused(OSError("Unable to load weights"), RuntimeError("failed to map the file")),
+    ImportError("libx.so: failed to map segment from shared object"),
+    ImportError("libx.so: cannot allocate memory for program header"),
     caused(BaseUnavailable("a", "b", "c"), MemoryError("bad_alloc")),
 ]
 """Every class of running out of memory, in the libraries' own words."""
@@ -95,7 +124,9 @@ def test_every_class_of_running_out_of_memory_is_told(error):
     RuntimeError("CUDA error: device-side assert triggered"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
     RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
-    ValueError("a layer named failed to map"), ImportError("libx.so: failed to map segment from shared object"),
+    ValueError("a layer named failed to map"), ModuleNotFoundError("No module named 'out of memory'"),
+    ImportError("libx.so: failed to map segment from shared object: Operation not permitted"),
+    ImportError("libgomp.so: cannot allocate memory in static TLS block"),
     KeyError("out of memory"), OSError(errno.ENOSPC, "No space left on device"), MissingPackage("out of memory"),
     KeyboardInterrupt(),
 ], ids=lambda error: f"{type(error).__name__} {error}"[:50])  # fmt: skip
