@@ -210,7 +210,7 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
     return value
 
 
-def _regular(path: Path, most_bytes: int) -> bytes:
+def read_regular(path: Path, most_bytes: int) -> bytes:
     """Read a regular file of at most so many bytes; a pipe is refused, not waited for.
 
     Raises:
@@ -233,7 +233,7 @@ def _parsed(path: Path) -> dict:
         FileNotFoundError: it isn't there.
         OSError, ValueError, RecursionError: it can't be used.
     """
-    value = json.loads(_regular(path, MAX_JSON_BYTES).decode())
+    value = json.loads(read_regular(path, MAX_JSON_BYTES).decode())
     if not isinstance(value, dict):
         raise ValueError(f"it is a {type(value).__name__}, no table")
     if _is_deep(value):
@@ -285,7 +285,7 @@ def caption_in(path: Path) -> str:
         BadCaption: it is another file, or no text.
     """
     try:
-        data = _regular(path, MAX_CAPTION_BYTES)
+        data = read_regular(path, MAX_CAPTION_BYTES)
         text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
         odd = next((c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()), "")
         if odd:
