@@ -200,6 +200,8 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
+        if getattr(error, "errno", 0) == errno.ENAMETOOLONG:  # no disk can hold a file of that name
+            return None
         what = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
         others = [f for f in path.parent.iterdir() if f != path and f.is_file()] if path.parent.is_dir() else []
         raise DamagedRun(
@@ -641,7 +643,7 @@ class Run:
     def earlier(self) -> list[Path]:
         """Return the folders that were moved aside because a stage was done anew, oldest first."""
         place = self.folder / "earlier"
-        return sorted(place.iterdir(), key=lambda path: path.stat().st_mtime) if place.is_dir() else []
+        return sorted(place.iterdir(), key=lambda path: path.stat().st_mtime) if os.path.isdir(place) else []
 
     def _set_aside(self, stage: str, why: str) -> None:
         """Moves what a stage made before out of the way, to earlier/<stage>-<n>, and says so."""

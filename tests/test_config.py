@@ -158,6 +158,32 @@ def test_the_command_line_refuses_absurd_settings_before_it_begins(given, tmp_pa
     assert " is " in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+LONG, HOSTILE = "a" * 300, "\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["check", HOSTILE, "--out", "run"], ["check", LONG, "--out", "run"], ["check", "photos", "--out", LONG],
+     ["train", "--base", "mini", "--out", LONG], ["export", "x.safetensors", "--out", LONG],
+     ["gallery", "--out", HOSTILE],
+     ["prepare", "--token", HOSTILE, "--out", "run"], ["prompts", "--prompts", LONG], ["prompts", "--pack", HOSTILE],
+     ["plan", "--gpu", "a" * 100_000], ["crop", HOSTILE, "out"], ["crop", "photos", "out", "--what", HOSTILE],
+     ["train", "--base", HOSTILE, "--out", "run"], ["restore", "--out", "/dev/null"], ["prompts", "--prompts", ".."]],
+    ids=lambda given: " ".join(given)[:30].encode("ascii", "backslashreplace").decode(),
+)  # fmt: skip
+def test_whatever_is_typed_gets_an_answer(given, tmp_path, monkeypatch, capsys):
+    """One that can be read, and that a terminal does not obey."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert main(given) == 2
+    err = capsys.readouterr().err
+    assert 20 < len(err) < 6500 and not set("\x1b\u202e\x07") & set(err)
+
+
+def test_to_clean_a_folder_that_no_disk_can_hold_finds_nothing(capsys):
+    assert main(["clean", LONG, "--json"]) == 0 and '"bytes": {}' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "wrong",
     [lambda: planner.plan_run(count=10**9), lambda: planner.plan_run(minutes=math.nan),
