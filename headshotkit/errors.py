@@ -118,6 +118,14 @@ class BrokenPackage(HeadshotError):
     """An optional package is installed, and can't be loaded."""
 
 
+class CannotRestore(HeadshotError):
+    """Faces were to be restored with weights given by hand, and can't be; the headshots are handed on as they are."""
+
+
+class BadWeights(HeadshotError):
+    """A file of weights is damaged, or is another network's."""
+
+
 class MissingModel(HeadshotError):
     """A face model's file is not on this machine and can't be fetched.
 

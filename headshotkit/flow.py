@@ -25,7 +25,7 @@ from headshotkit.config import (
 from headshotkit.config.base import check_value, ranges_of
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
-from headshotkit.errors import BadConfig, DamagedRun, NoPhotos, TooFewMinutes
+from headshotkit.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.families import weights_here
 from headshotkit.gallery import PAGE, build_gallery
 from headshotkit.gate import is_judged, judge_photos
@@ -136,21 +136,28 @@ def make_headshots(
         tell: is given each line; `print` by default.
     Raises:
         HeadshotError: as the stages do; what was finished before stays.
+        CannotRestore: as `restore_headshots`, when all else is done.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits into the minutes or the GPU.
     """
     run, options = Run(out), replace(options or Options(), photos=Path(photos))
     base, why = run_base(run, options)
     tell(f"base       {base}: {why}")
     controller = _usual_deadline(run, base, options, tell) or begin_deadline(run, options, tell)
+    cannot: CannotRestore | None = None
     for stage in STAGES:
         if controller:
             controller.begin(COMMANDS[stage])
-        manifest = do_stage(stage, run, options, controller)
+        try:
+            manifest = do_stage(stage, run, options, controller)
+        except CannotRestore as error:  # the headshots are there; whoever asked for it is told in the end
+            manifest, cannot = run.manifest(stage), error
         tell(line_of(manifest, run))
         if controller:
             drawn = len(manifest.get("headshots", ())) if "drawing_seconds" in manifest else 0
             controller.finish(COMMANDS[stage], manifest["drawing_seconds"] / drawn if drawn else 0.0)
             write_json(run.folder / PLAN_FILE, controller.record())
+    if cannot:
+        raise cannot
     return run
 
 
