@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -25,7 +27,7 @@ from headshotkit.run import COMMANDS, STAGES, Run, bytes_of, clean_run
 
 BAD_INPUT = 2
 OWN_FAULT = 3
-INTERRUPTED, NOBODY_READS = 130, 141
+INTERRUPTED, NOBODY_READS, TERMINATED = 130, 141, 143
 SAMPLE_CLASS = "man"
 
 ABOUT = {
@@ -200,11 +202,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, as from a scheduler or a machine that shuts down."""
+
+
+def _terminate(*_) -> None:
+    raise Terminated
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a command.
 
     Returns: the exit code: 0 done, 2 bad input (the error says what to do), 3 a fault of headshotkit's own (its log
-        is named), 130 interrupted, 141 whoever read the output went away.
+        is named), 130 interrupted, 141 whoever read the output went away, 143 terminated.
     """
     for stream in (sys.stdout, sys.stderr):  # a console may lack a letter of a name; it then shows its number
         if hasattr(stream, "reconfigure"):
@@ -212,15 +222,20 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     runtime.set_environment()
     earlier = os.umask(0o077)  # for what libraries write: it may hold a face
+    listening = threading.current_thread() is threading.main_thread()
+    listening = listening and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if listening:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         _do(arguments)
         sys.stdout.flush()
     except HeadshotError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("Interrupted. Give the same command again: it goes on from the last checkpoint.", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        ended = "Stopped by SIGTERM" if isinstance(stop, Terminated) else "Interrupted"
+        print(f"{ended}. Give the same command again: it goes on from the last checkpoint.", file=sys.stderr)
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
         return NOBODY_READS
@@ -237,6 +252,8 @@ def main(argv: list[str] | None = None) -> int:
         return OWN_FAULT
     finally:
         os.umask(earlier)
+        if listening:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return 0
 
 

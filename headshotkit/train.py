@@ -166,9 +166,11 @@ class _Loop:
             controller.start_training(changing(self.settings), len(self.losses))
         elif not self.losses:
             self._begin_within_memory()
-        if not self.losses:
-            self._save(must=controller is not None)  # so that there is something to go back to
         with Interruption() as interruption, runtime.progress((), "training", self.settings.steps) as bar:
+            if not self.losses:
+                self._save(must=controller is not None)  # so that there is something to go back to
+            if interruption.signal is not None:
+                interruption.pass_on()
             while (step := len(self.losses)) < self.settings.steps:
                 problem = self._try_step(step)
                 if problem:
