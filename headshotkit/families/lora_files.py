@@ -108,7 +108,18 @@ def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) 
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(known, default=str, sort_keys=True)}
     tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in lora_tensors(network).items()}
     demand_finite(tensors)
-    return save(tensors, metadata=header | metadata)
+    return file_bytes(tensors, header | metadata)
+
+
+def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file in which equal content is equal bytes; the library orders metadata at random."""
+    data = save(tensors, metadata=metadata)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[start:]])
 
 
 def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from headshotkit import runtime, weighing
 from headshotkit.errors import BadConfig
 from headshotkit.families import Condition
-from headshotkit.families.lora_files import does_not_fit
+from headshotkit.families.lora_files import does_not_fit, file_bytes
 from headshotkit.families.methods import EMBEDDINGS_FILE, Method, names_token, word_of
 from headshotkit.finite import demand_finite, spoilt
 from headshotkit.records import Lora
@@ -60,7 +60,7 @@ class FullUnet(Method):
         yield f"{UNET_FOLDER}/config.json", json.dumps(described, indent=2).encode()
         parts = split_torch_state_dict_into_shards(half, filename_pattern=UNET_FILES, max_shard_size=SHARD)
         for name, keys in parts.filename_to_tensors.items():
-            yield f"{UNET_FOLDER}/{name}", save({key: half[key] for key in keys}, {"format": "pt"} | metadata)
+            yield f"{UNET_FOLDER}/{name}", file_bytes({key: half[key] for key in keys}, {"format": "pt"} | metadata)
         if parts.is_sharded:
             index = {"metadata": parts.metadata, "weight_map": parts.tensor_to_filename}
             yield f"{UNET_FOLDER}/{UNET_FILES.format(suffix='')}.index.json", json.dumps(index, indent=2).encode()
@@ -218,7 +218,7 @@ class TextualInversion(Method):
         """Keys clip_l and clip_g, shape (N, D), as A1111, ComfyUI and diffusers' pivotal script have them."""
         tensors = {key: new_weights(self.family, key).detach().cpu().contiguous() for key in ENCODERS}
         demand_finite(tensors)
-        yield EMBEDDINGS_FILE, save(tensors, {"format": "pt"} | metadata)
+        yield EMBEDDINGS_FILE, file_bytes(tensors, {"format": "pt"} | metadata)
 
     @staticmethod
     def use(family, folder: Path, lora: Lora, scale: float) -> None:
