@@ -27,6 +27,7 @@ REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy",
 ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # else onnxruntime 1.32 gives the machine a number and reports to Microsoft
     "TRANSFORMERS_VERBOSITY": "error",
     "USE_FLAX": "0",  # diffusers 0.39 imports JAX where it is installed, as on Colab: 0.1 GB of memory, and warnings
 }
@@ -58,10 +59,22 @@ LIBRARY_WORDS = ("static tls", "not permitted", "permission denied")
 """What the system's loader says, among words of memory, of a library that it can't load for another reason."""
 
 
+CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
+"""Variable -> the folder of this project's cache for what a library would write elsewhere, even if it is not used."""
+
+
 def set_environment() -> None:
-    """Sets the environment that torch and the hub should start in; what the person set already stays."""
+    """Sets the environment that the libraries should start in; what the person set already stays.
+
+    A person's own settings of matplotlib stay as well: then it writes where it always does.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    with contextlib.suppress(RuntimeError):  # nobody's home is known
+        own = [Path.home() / place for place in (".config/matplotlib", ".matplotlib")]
+        for name, folder in CACHES.items():
+            if name != "MPLCONFIGDIR" or not any(place.is_dir() for place in own):
+                os.environ.setdefault(name, str(cache_path(folder)))
 
 
 def data_path(*parts: str) -> Path:

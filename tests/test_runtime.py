@@ -1,12 +1,15 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import P1
 
 import headshotkit
 from headshotkit import runtime
@@ -191,6 +194,79 @@ def test_importing_the_package_sets_the_environment_in_a_notebook_too():
     home = Path(headshotkit.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=home, env=bare, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"]
+
+
+USED = """
+import headshotkit, onnxruntime, torch
+from headshotkit import plots
+from headshotkit.families import Sampling, load_family
+family = load_family("mini")
+family.render(["a man"], [""], [1], Sampling((64, 64), 1, 1.0))
+torch.optim.AdamW(family.add_lora(2, 2, "attention", 0))
+"""
+
+
+def test_the_libraries_write_into_the_cache_alone_and_warn_of_nothing(tmp_path):
+    """In a home and a temporary folder that are new: no settings, no numbers of the machine, no compiler's folder."""
+    places = {"HOME": "home", "TMPDIR": "tmp", "HEADSHOTKIT_CACHE": "cache"}
+    for folder in places.values():
+        (tmp_path / folder).mkdir()
+    own = {*runtime.ENVIRONMENT, *runtime.CACHES, "XDG_CACHE_HOME", "XDG_CONFIG_HOME"}
+    bare = {name: value for name, value in os.environ.items() if name not in own}
+    environment = bare | {name: str(tmp_path / folder) for name, folder in places.items()}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", USED], capture_output=True, text=True, env=environment,
+        cwd=Path(headshotkit.__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not [*(tmp_path / "home").rglob("*"), *(tmp_path / "tmp").iterdir()]
+
+
+def test_own_settings_of_matplotlib_and_own_folders_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in runtime.CACHES:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".config" / "matplotlib").mkdir(parents=True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/own")
+    runtime.set_environment()
+    assert "MPLCONFIGDIR" not in os.environ and os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/own"
+
+
+CHECK = """
+import sys
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "diffusers", "transformers", "peft"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NoTorch())
+from headshotkit.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def process(*arguments, code="import sys; from headshotkit.cli import main; sys.exit(main(sys.argv[1:]))"):
+    home = Path(headshotkit.__file__).parents[1]
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE, text=True,
+                            stdout=subprocess.PIPE, cwd=home)  # fmt: skip
+
+
+def test_photos_are_checked_without_torch(tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(P1 / "p1_01.jpg", tmp_path / "photos")
+    done = process("check", tmp_path / "photos", "--min-photos", "1", "--out", tmp_path / "run", code=CHECK)
+    told, errors = done.communicate()
+    assert done.returncode == 0 and "kept 1 of 1" in told, errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that is heard")
+def test_sigterm_is_answered_outside_of_a_training_too(tmp_path):
+    """Amid the check of the sample person's photos; the same command then goes on."""
+    checking = process("check", P1, "--out", tmp_path / "run")
+    while checking.poll() is None and not (tmp_path / "run" / "photos" / "manifest.json").exists():
+        time.sleep(0.02)
+    checking.terminate()
+    _, errors = checking.communicate()
+    assert checking.returncode == 143 and "SIGTERM" in errors and "again" in errors, errors
 
 
 def test_seeds_of_places_differ_and_stay():

@@ -118,6 +118,23 @@ def test_the_minutes_count_as_well(prepared_run, monkeypatch):
     assert saved == [0, 1, 2, 3], "the start is what a first step goes back to"
 
 
+def test_a_signal_in_the_first_checkpoint_waits_for_its_end(prepared_run, monkeypatch):
+    """Injected where the file is about to be written."""
+    write, seen = Checkpoints.write, []
+
+    def interrupted(self, path, data):
+        if not seen:
+            seen.append(path)
+            signal.raise_signal(signal.SIGINT)
+        write(self, path, data)
+
+    monkeypatch.setattr(Checkpoints, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    assert [file.name for file in checkpoints_of(prepared_run)] == ["000000.pt"] and seen
+    assert read_checked(seen[0])["losses"] == []
+
+
 def halfway(run, monkeypatch, settings=BRIEF):
     """A training that Ctrl-C stopped after step 7."""
     follow = train._Loop._follow

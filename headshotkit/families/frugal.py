@@ -6,6 +6,7 @@ an interrupted stage goes on with what it had come to.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,9 @@ def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[
     while start < count:
         most = min((change[AT_ONCE] for change in family.changes if AT_ONCE in change), default=count)
         places = list(range(start, min(count, start + most)))
-        part, said = runtime.within_memory(lambda places=places: draw(places))
+        with warnings.catch_warnings():  # diffusers 0.42's schedulers make arrays of tensors in numpy 1's way
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            part, said = runtime.within_memory(lambda places=places: draw(places))
         if not said:
             made.append(part)
             start += len(places)
