@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import stat
 import time
@@ -587,27 +588,48 @@ class Run:
         Raises:
             StageMissing: the stage has not been done to its end, or an earlier one has been done anew since.
         """
-        manifest = self.peek(stage)
-        command = f"Run first: headshotkit {COMMANDS[stage]} --out {self.folder}"
-        if manifest.get("status") != "done":
-            why = "It was interrupted before its end." if manifest else "It was never started."
-            raise StageMissing(f"{self.path(stage)} holds no finished {stage} stage.", why, command)
-        for name, made_from in manifest["inputs"].items():
-            earlier = name.removesuffix("/manifest.json")
-            if earlier in STAGES and self.content_of(earlier) != made_from:
-                raise StageMissing(
-                    f"{self.path(stage)} was made from another {earlier} than the run holds now.",
-                    f"The {earlier} stage was done anew since, or what it holds was edited or overruled.",
-                    command,
-                )
+        manifest, problem = self._judged(stage)
+        if problem:
+            raise StageMissing(*problem, self._first(stage))
         return manifest
 
     def has(self, stage: str) -> bool:
         """Whether a stage is finished, and made from what the run holds now."""
-        try:
-            return bool(self.manifest(stage))
-        except StageMissing:
-            return False
+        return not self._judged(stage)[1]
+
+    def _judged(self, stage: str) -> tuple[dict, tuple[str, ...]]:
+        """Return a stage's manifest, and what is wrong with it and why; () if it is finished and up to date."""
+        manifest = self.peek(stage)
+        if manifest.get("status") != "done":
+            why = "It was interrupted before its end." if manifest else "It was never started."
+            return manifest, (f"{self.path(stage)} holds no finished {stage} stage.", why)
+        for name, made_from in manifest["inputs"].items():
+            earlier = name.removesuffix("/manifest.json")
+            if earlier in STAGES:
+                before, problem = self._judged(earlier)
+                if problem:
+                    return manifest, problem
+                if self._content(earlier, before) != made_from:
+                    return manifest, (
+                        f"{self.path(stage)} was made from another {earlier} than the run holds now.",
+                        f"The {earlier} stage was done anew since, or what it holds was edited or overruled.",
+                    )
+        return manifest, ()
+
+    def _first(self, stage: str) -> str:
+        """Return the one command that does all that is missing of the stages up to one."""
+        picked = stage == "picked"  # a run does without it
+        chain = STAGES[: STAGES.index("lora" if picked else stage) + 1]
+        missing = [COMMANDS[one] for one in chain if not self.has(one)]
+        folder = self.placed(self.peek("photos").get("folder", ""))
+        photos = shlex.quote(str(folder.resolve())) if folder and folder.is_dir() else "PHOTOS"
+        if len(missing) > 1:
+            then = f", then: headshotkit pick --out {self.folder}" if picked else ""
+            does = f"It does {', '.join(missing)}, and what follows."
+            return f"Run first: headshotkit run {photos} --out {self.folder}{then}\n  {does}"
+        command = missing[0] if missing else COMMANDS[stage]
+        first = f" {photos}" if command == "check" else ""
+        return f"Run first: headshotkit {command}{first} --out {self.folder}"
 
     def peek(self, stage: str) -> dict:
         """Return a stage's manifest as it is, finished or not, out of date or not; empty where there is none.
@@ -636,7 +658,10 @@ class Run:
         Raises:
             StageMissing: as `manifest`.
         """
-        manifest = self.manifest(stage)
+        return self._content(stage, self.manifest(stage))
+
+    def _content(self, stage: str, manifest: dict) -> str:
+        """Return what decides a stage's content, by its manifest."""
         edits = edited_captions(self.path(stage), manifest.get("dataset", {}).get("photos", []))
         return fingerprint(edits, {"made": manifest["fingerprint"]}) if edits else manifest["fingerprint"]
 
