@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -277,21 +278,23 @@ def _do(arguments: argparse.Namespace) -> None:
 
     options = _options(arguments, flow.Options)
     run = Run(arguments.out)
-    stream = sys.stderr if arguments.json else sys.stdout
-    tell = partial(print, file=stream, flush=True)
-    if arguments.command in ("run", "demo"):
-        flow.make_headshots(options.photos, run.folder, options, tell=tell)
-        manifest = {stage: run.manifest(stage) for stage in STAGES}
-    else:
-        stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
-        if stage in flow.NEED_BASE or options.base:
-            base, _ = flow.run_base(run, options)
-            if caution := find_base(base).caution:
-                tell(f"{'base':<10} {base}: {caution}")
-        planned = stage == "lora"  # generate keeps its minutes itself
-        controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
-        manifest = flow.do_stage(stage, run, options, controller)
-        tell(flow.line_of(manifest, run))
+    tell = partial(print, flush=True)
+    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
+        if arguments.command in ("run", "demo"):
+            flow.make_headshots(options.photos, run.folder, options, tell=tell)
+            manifest = {stage: run.manifest(stage) for stage in STAGES}
+        else:
+            stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
+            if stage in flow.NEED_BASE or options.base:
+                base, _ = flow.run_base(run, options)
+                if caution := find_base(base).caution:
+                    tell(f"{'base':<10} {base}: {caution}")
+            planned = stage == "lora"  # generate keeps its minutes itself
+            controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
+            if run.has("headshots"):
+                flow.do_missing(flow.LATE.get(stage, ()), run, options, tell)
+            manifest = flow.do_stage(stage, run, options, controller)
+            tell(flow.line_of(manifest, run))
     if arguments.json:
         print(json.dumps(manifest, indent=1))
 

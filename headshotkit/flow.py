@@ -116,6 +116,8 @@ SETTINGS: dict[str, tuple[type[Config], str]] = {
 """Option -> the setting that it is, whose range it has."""
 NEED_BASE = ("dataset", "lora", "picked", "headshots")
 """Stages that work with a base; choosing one looks for a GPU, which loads torch."""
+LATE = {"report": ("restored",), "gallery": ("restored", "report")}
+"""Stage -> stages that its command does as well if they are missing: they take little, and no choice."""
 TOGETHER = {"steps": ("schedule",), "schedule": ("steps",), "learning_rate": ("optimizer",),
             "token_factor": ("optimizer",)}  # fmt: skip
 """A setting -> those that it must fit; where one of them is set anew, it doesn't stay as the run began."""
@@ -141,6 +143,8 @@ def make_headshots(
     """
     run, options = Run(out), replace(options or Options(), photos=Path(photos))
     base, why = run_base(run, options)
+    if base == "mini":
+        tell(f"{'note':<10} {runtime.toy_words()}")
     tell(f"base       {base}: {why}")
     controller = _usual_deadline(run, base, options, tell) or begin_deadline(run, options, tell)
     cannot: CannotRestore | None = None

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from importlib import metadata
@@ -19,6 +20,8 @@ from typing import Any
 from headshotkit.errors import BadConfig, BrokenPackage, HeadshotError, MissingPackage, OutOfMemory
 
 PACKAGE = Path(__file__).parent
+REPOSITORY = "https://github.com/headshotkit/headshotkit"
+"""As pyproject.toml has it; `make address` writes it here."""
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
             "onnxruntime", "bitsandbytes", "dlib-bin", "pillow-heif")  # fmt: skip
 # How long a thread of torch's (GNU OpenMP's) looks for work before it sleeps. A training step of the embedded base took
@@ -425,16 +428,43 @@ def progress(items: Iterable, title: str, total: int | None = None):
 
 
 def say(line: str) -> None:
-    """A line that is to be read before something slow begins; to standard error, as standard output may hold JSON."""
-    print(line, file=sys.stderr, flush=True)
+    """A line that is to be read before something slow begins; to standard error, as standard output may hold JSON.
+
+    In a notebook it goes to standard output: there the other one is shown as an error.
+    """
+    print(line, file=sys.stdout if "ipykernel" in sys.modules else sys.stderr, flush=True)
+
+
+def tell(line: str) -> None:
+    """Print a line of a stage's own to standard output, which the command line sends elsewhere if it prints JSON."""
+    print(line, flush=True)
+
+
+def clock_in(minutes: float) -> str:
+    """Return the time of day in so many minutes, "14:05" for example."""
+    return time.strftime("%H:%M", time.localtime(time.time() + 60 * minutes))
+
+
+def toy_words() -> str:
+    """Return what whoever uses the embedded base should know before anything else, and the way to real headshots."""
+    if "google.colab" in sys.modules:
+        way = "choose Runtime, Change runtime type, T4 GPU in the menu, and run the notebook again"
+    else:
+        page = REPOSITORY.replace("github.com", "colab.research.google.com/github")
+        way = f"open the quickstart on Colab, which lends a GPU: {page}/blob/main/notebooks/00_quickstart.ipynb"
+    return (
+        "The embedded base draws small pictures of 256 px by a toy model: they show how it works, and are no headshots "
+        f"to use. For real ones {way}"
+    )
 
 
 def report() -> str:
-    """What this machine is, for the first cell of a notebook and for bug reports."""
+    """What this machine is, for the first cell of a notebook and for bug reports; first what a missing GPU means."""
     device, why = choose_device()
     dtype, dtype_why = choose_dtype(device)
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
+    without = f"No GPU was found. {toy_words()}\n" if device == "cpu" else ""
     return (
-        f"device: {device} ({why})\ndtype: {str(dtype).removeprefix('torch.')} ({dtype_why})\n"
+        f"{without}device: {device} ({why})\ndtype: {str(dtype).removeprefix('torch.')} ({dtype_why})\n"
         f"cores: {os.cpu_count()}\n{found}"
     )

@@ -134,7 +134,7 @@ def test_a_run_does_the_stages_after_it_and_then_says_what_could_not_be_done(bri
     with pytest.raises(CannotRestore):
         options = Options(base="mini", codeformer_weights="none.pth")
         flow.make_headshots(P1, brief_run.folder, options, tell=told.append)
-    assert [line.split()[0] for line in told] == ["base", "restore", "check"] and handed_on(brief_run)
+    assert [line.split()[0] for line in told] == ["note", "base", "restore", "check"] and handed_on(brief_run)
 
 
 def test_pasting_back_touches_the_face_alone(good_photo):

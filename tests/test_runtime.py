@@ -279,7 +279,27 @@ def test_seeds_of_places_differ_and_stay():
 
 def test_the_report_gives_reasons():
     text = runtime.report()
-    assert "device: " in text and "(" in text.splitlines()[0] and "dtype: " in text
+    assert "device: " in text and "dtype: " in text
+    assert all("(" in line for line in text.splitlines() if line.startswith(("device: ", "dtype: ")))
+
+
+def test_without_a_gpu_the_first_line_leads_to_one(monkeypatch):
+    monkeypatch.setattr(runtime, "choose_device", lambda: ("cpu", "no GPU was found"))
+    first = runtime.report().splitlines()[0]
+    assert "colab.research.google.com/github/" in first and first.endswith("00_quickstart.ipynb")
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    assert "T4 GPU" in runtime.report().splitlines()[0] and "http" not in runtime.toy_words()
+    monkeypatch.setattr(runtime, "choose_device", lambda: ("cuda", "CUDA is there: Tesla T4"))
+    monkeypatch.setattr(runtime, "choose_dtype", lambda device: (torch.float16, "it is fast"))
+    assert runtime.report().startswith("device: ")
+
+
+def test_what_is_said_in_a_notebook_is_no_error_there(monkeypatch, capsys):
+    runtime.say("on a terminal")
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    runtime.say("in a notebook")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("in a notebook\n", "on a terminal\n")
 
 
 @pytest.mark.parametrize(("own", "heeded"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from headshotkit import train
 from headshotkit.checkpoints import Checkpoints, Interruption, random_states, read_checked, set_random_states, to_bytes
+from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import BadConfig, DiskFull, RunFolderError, StageMissing
@@ -519,3 +520,20 @@ def test_prior_preservation_adds_the_class(prepared_run):
 def test_without_a_dataset_there_is_no_training(tmp_path):
     with pytest.raises(StageMissing, match="headshotkit prepare"):
         train_lora(Run(tmp_path), TrainConfig.for_base("mini"))
+
+
+# --- what is told of the time ---------------------------------------------------------------------------------------
+
+
+def test_the_time_is_told_before_the_first_step_and_again_by_the_clock(prepared_run, capsys):
+    train_lora(prepared_run, TrainConfig.for_base("mini", steps=22, batch=1, rank=2, alpha=2, targets="attention"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["Training", "A"]
+    assert " for 2, until " in lines[1]
+
+
+def test_with_json_only_json_is_on_standard_output(prepared_run, capsys):
+    options = ["--steps", "1", "--rank", "2", "--out", str(prepared_run.folder), "--json"]
+    assert main(["train", *options]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["stage"] == "lora" and printed.err.startswith("Training ")
