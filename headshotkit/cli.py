@@ -21,7 +21,7 @@ from headshotkit.bases import BASES, choose_base, find_base
 from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
 from headshotkit.config.pick import scales_of
 from headshotkit.costs import GPUS
-from headshotkit.errors import HeadshotError, NoPhotos
+from headshotkit.errors import BadConfig, HeadshotError, NoPhotos
 from headshotkit.few_steps import FEW_STEPS
 from headshotkit.prompts import PACKS
 from headshotkit.run import COMMANDS, STAGES, Run, bytes_of, clean_run
@@ -58,6 +58,14 @@ def _schedule(text: str) -> tuple[tuple[int, int], ...]:
     ((768, 700), (1024, 300))
     """
     return tuple((int(px), int(steps)) for px, steps in (part.split(":") for part in text.split(",")))
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    """The strengths to choose from on the command line, for argparse."""
+    try:
+        return scales_of(text)
+    except BadConfig as error:
+        raise argparse.ArgumentTypeError(f"{error.happened} {error.next_step}") from error
 
 
 BANK_KNOBS: list[tuple[str, dict]] = [
@@ -103,7 +111,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--snapshots", {"type": int, "help": "LoRA files to leave along the way, in lora/previews/"}),
     ],
     "pick": [
-        ("--scales", {"type": scales_of, "metavar": "SCALE,...", "help": "strengths to choose from; 0.6,0.8,1.0,1.2"}),
+        ("--scales", {"type": _scales, "metavar": "SCALE,...", "help": "strengths to choose from; 0.6,0.8,1.0,1.2"}),
         ("--pick-prompts", {"type": int, "help": "prompts that each candidate draws; 6"}),
         *DRAWING_KNOBS + BANK_KNOBS[:1],
     ],

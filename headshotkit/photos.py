@@ -92,7 +92,7 @@ def find_photos(folder: Path) -> list[Path]:
     Raises:
         NoPhotos: the folder is missing, is a file, is closed to us, is empty, or holds nothing that could be a photo.
     """
-    folder = Path(folder)
+    folder = runtime.typed_path(folder)
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:

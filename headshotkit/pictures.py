@@ -282,7 +282,7 @@ def fitted_photo(path: str, request: PictureRequest) -> Image.Image:
     Raises:
         Unreadable: it can't be read.
     """
-    pixels, size = read_photo(Path(path)), tuple(request.size_px)
+    pixels, size = read_photo(runtime.typed_path(path)), tuple(request.size_px)
     height, width = pixels.shape[:2]
     if (width, height) == size:
         return Image.fromarray(pixels)

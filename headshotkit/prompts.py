@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from headshotkit import runtime
 from headshotkit.config import SDXL_SIZES_PX
 from headshotkit.config.base import shown
 from headshotkit.errors import BadPromptBank
@@ -73,7 +74,7 @@ def load_prompts(path: Path | str = BANK) -> list[Prompt]:
         BadPromptBank: the file is missing or does not follow the format; the error names file, entry and field.
     """
     try:
-        text = read_regular(Path(path), MAX_BANK_BYTES).decode("utf-8-sig")
+        text = read_regular(runtime.typed_path(path), MAX_BANK_BYTES).decode("utf-8-sig")
         if ENDLESS_KEY.search(text):
             raise ValueError("a key has more than 64 parts")
         bank = tomllib.loads(text)

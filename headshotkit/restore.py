@@ -127,7 +127,7 @@ def find_codeformer(config: RestoreConfig) -> tuple[Path | None, str, tuple[str,
     A file in the cache must be the published one; one that is given by hand may be another, such as one's own.
     """
     usual = runtime.cache_path("codeformer", "codeformer.pth")
-    place = Path(config.weights).expanduser() if config.weights else usual
+    place = runtime.typed_path(config.weights) if config.weights else usual
     missing, shown, digest = [], runtime.shown_path(place), ""
     if not runtime.has_module(PACKAGE):
         missing += ["CodeFormer's package is not installed", f"Install it (S-Lab licence, non-commercial): {PIP}"]

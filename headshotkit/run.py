@@ -461,7 +461,7 @@ class Run:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = runtime.typed_path(folder)
 
     def place_of(self, folder: Path) -> str:
         """Return a folder outside the run as a manifest may name it, without a user's name; `placed` finds it again.

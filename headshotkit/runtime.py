@@ -97,6 +97,11 @@ def cache_path(*parts: str) -> Path:
     return Path(root).joinpath(*parts)
 
 
+def typed_path(path: Path | str) -> Path:
+    """Return a path as a person types it, with ~ for the home folder, which no shell resolves in a notebook."""
+    return Path(os.path.expanduser(path))
+
+
 def shown_path(path: Path) -> str:
     """A path as a run may hold it: from ~ or the cache folder, else the name alone; who works where is in none."""
     for root, name in ((cache_path(), "$HEADSHOTKIT_CACHE"), (Path.home(), "~")):

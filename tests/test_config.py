@@ -9,9 +9,12 @@ from headshotkit.bases import BASES, find_base
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
+from headshotkit.config.pick import scales_of
 from headshotkit.crops import CropConfig
 from headshotkit.errors import BadConfig, UnknownBase
+from headshotkit.photos import find_photos
 from headshotkit.pictures import PictureRequest
+from headshotkit.prompts import load_prompts
 from headshotkit.run import Run
 
 CONFIGS = (GateConfig, DatasetConfig, TrainConfig, PickConfig, RenderConfig, RestoreConfig, CropConfig, PictureRequest)
@@ -198,3 +201,20 @@ def test_functions_of_their_own_settings_check_them_too(wrong):
 def test_an_evaluation_takes_no_minutes_that_are_none(tmp_path):
     with pytest.raises(BadConfig, match="minutes is nan"):
         evaluate.evaluate_run(Run(tmp_path), minutes=math.nan)
+
+
+def test_a_path_from_the_home_folder_is_found_without_a_shell(tmp_path, monkeypatch):
+    """As in a notebook's knob."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "bank.toml").write_text('[[prompt]]\nid = "a"\ntext = "{person}"\n')
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
+    assert [p.id for p in load_prompts("~/bank.toml")] == ["a"] and find_photos("~")[0] == tmp_path / "a.jpg"
+    assert Run("~/runs/me").folder == tmp_path / "runs" / "me" and Run("~nobody-at-all/x").folder.name == "x"
+
+
+def test_strengths_that_are_no_numbers_are_named(capsys):
+    with pytest.raises(BadConfig, match="scales is 'strong'"):
+        scales_of("strong")
+    with pytest.raises(SystemExit) as stopped:
+        main(["pick", "--scales", "0.5,strong"])
+    assert stopped.value.code == 2 and "0.5,strong" in capsys.readouterr().err

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from headshotkit.config.base import MOST_SCALE, Config, Range, Seed, demand
+from headshotkit.config.base import MOST_SCALE, Config, Range, Seed, demand, shown
+from headshotkit.errors import BadConfig
 
 MOST_PROMPTS = 24
 
@@ -42,9 +43,16 @@ class PickConfig(Config):
 
 
 def scales_of(text: str) -> tuple[float, ...]:
-    """Strengths as a person writes them; argparse says what is wrong with another text.
+    """Return strengths as a person writes them.
+
+    Raises:
+        BadConfig: a part is no number.
 
     >>> scales_of("0.6, 0.8,1")
     (0.6, 0.8, 1.0)
     """
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        example = "Write them with commas between, for example 0.6,0.8,1.0,1.2."
+        raise BadConfig(f"scales is {shown(text)}.", "It must be numbers.", example) from error
