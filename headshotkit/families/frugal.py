@@ -35,11 +35,11 @@ def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[
     """
     if family.device == "cpu":
         room, why = weighing.pictures_in_room(family.base, size_px, family.dtype.itemsize)
-        if room is not None and room < count:
+        if room is not None and room < min(count, _most(family, count)):
             _note(family, {AT_ONCE: room}, f"{room} pictures at once from now on", why)
     made, start = [], 0
     while start < count:
-        most = min((change[AT_ONCE] for change in family.changes if AT_ONCE in change), default=count)
+        most = _most(family, count)
         places = list(range(start, min(count, start + most)))
         with warnings.catch_warnings():  # diffusers 0.42's schedulers make arrays of tensors in numpy 1's way
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
@@ -57,6 +57,11 @@ def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[
         else:
             _note(family, {AT_ONCE: len(places) // 2}, f"{len(places) // 2} pictures at once from now on", said)
     return made
+
+
+def _most(family, count: int) -> int:
+    """Return how many pictures are drawn at once, by what was given up before."""
+    return min((change[AT_ONCE] for change in family.changes if AT_ONCE in change), default=count)
 
 
 def coded(family, vae: torch.nn.Module, pictures: int, work: Callable[[], torch.Tensor]) -> torch.Tensor:
