@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -18,14 +21,14 @@ from headshotkit.bases import BASES, choose_base, find_base
 from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, CLASS_WORDS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
 from headshotkit.config.pick import scales_of
 from headshotkit.costs import GPUS
-from headshotkit.errors import HeadshotError, NoPhotos
+from headshotkit.errors import BadConfig, HeadshotError, NoPhotos
 from headshotkit.few_steps import FEW_STEPS
 from headshotkit.prompts import PACKS
 from headshotkit.run import COMMANDS, STAGES, Run, bytes_of, clean_run
 
 BAD_INPUT = 2
 OWN_FAULT = 3
-INTERRUPTED, NOBODY_READS = 130, 141
+INTERRUPTED, NOBODY_READS, TERMINATED = 130, 141, 143
 
 ABOUT = {
     "check": "judge the photos, keep the good ones, say why not the others",
@@ -54,6 +57,14 @@ def _schedule(text: str) -> tuple[tuple[int, int], ...]:
     ((768, 700), (1024, 300))
     """
     return tuple((int(px), int(steps)) for px, steps in (part.split(":") for part in text.split(",")))
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    """The strengths to choose from on the command line, for argparse."""
+    try:
+        return scales_of(text)
+    except BadConfig as error:
+        raise argparse.ArgumentTypeError(f"{error.happened} {error.next_step}") from error
 
 
 BANK_KNOBS: list[tuple[str, dict]] = [
@@ -106,7 +117,7 @@ KNOBS: dict[str, list[tuple[str, dict]]] = {
         ("--snapshots", {"type": int, "help": "LoRA files to leave along the way, in lora/previews/"}),
     ],
     "pick": [
-        ("--scales", {"type": scales_of, "metavar": "SCALE,...", "help": "strengths to choose from; 0.6,0.8,1.0,1.2"}),
+        ("--scales", {"type": _scales, "metavar": "SCALE,...", "help": "strengths to choose from; 0.6,0.8,1.0,1.2"}),
         ("--pick-prompts", {"type": int, "help": "prompts that each candidate draws; 6"}),
         *DRAWING_KNOBS + BANK_KNOBS[:1],
     ],
@@ -206,11 +217,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, as from a scheduler or a machine that shuts down."""
+
+
+def _terminate(*_) -> None:
+    raise Terminated
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a command.
 
     Returns: the exit code: 0 done, 2 bad input (the error says what to do), 3 a fault of headshotkit's own (its log
-        is named), 130 interrupted, 141 whoever read the output went away.
+        is named), 130 interrupted, 141 whoever read the output went away, 143 terminated.
     """
     for stream in (sys.stdout, sys.stderr):  # a console may lack a letter of a name; it then shows its number
         if hasattr(stream, "reconfigure"):
@@ -218,20 +237,28 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     runtime.set_environment()
     earlier = os.umask(0o077)  # for what libraries write: it may hold a face
+    listening = threading.current_thread() is threading.main_thread()
+    listening = listening and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if listening:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         _do(arguments)
         sys.stdout.flush()
     except HeadshotError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("Interrupted. Give the same command again: it goes on from the last checkpoint.", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        ended = "Stopped by SIGTERM" if isinstance(stop, Terminated) else "Interrupted"
+        print(f"{ended}. Give the same command again: it goes on from the last checkpoint.", file=sys.stderr)
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
         return NOBODY_READS
     except Exception as error:
         said = " ".join(str(error).split())[:200]
+        if runtime.out_of_memory(error):
+            print(f"OutOfMemory: memory gave out: {said}\n  {runtime.MORE_MEMORY}", file=sys.stderr)
+            return BAD_INPUT
         print(
             f"{type(error).__name__}: {said}\n  This is a fault of headshotkit's own; what was finished before stays."
             f"\n  Its log, for a bug report: {_log(error)}",
@@ -240,6 +267,8 @@ def main(argv: list[str] | None = None) -> int:
         return OWN_FAULT
     finally:
         os.umask(earlier)
+        if listening:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return 0
 
 
@@ -263,21 +292,23 @@ def _do(arguments: argparse.Namespace) -> None:
 
     options = _options(arguments, flow.Options)
     run = Run(arguments.out)
-    stream = sys.stderr if arguments.json else sys.stdout
-    tell = partial(print, file=stream, flush=True)
-    if arguments.command in ("run", "demo"):
-        flow.make_headshots(options.photos, run.folder, options, tell=tell)
-        manifest = {stage: run.manifest(stage) for stage in STAGES}
-    else:
-        stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
-        if stage in flow.NEED_BASE or options.base:
-            base, _ = flow.run_base(run, options)
-            if caution := find_base(base).caution:
-                tell(f"{'base':<10} {base}: {caution}")
-        planned = stage == "lora"  # generate keeps its minutes itself
-        controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
-        manifest = flow.do_stage(stage, run, options, controller)
-        tell(flow.line_of(manifest, run))
+    tell = partial(print, flush=True)
+    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
+        if arguments.command in ("run", "demo"):
+            flow.make_headshots(options.photos, run.folder, options, tell=tell)
+            manifest = {stage: run.manifest(stage) for stage in STAGES}
+        else:
+            stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
+            if stage in flow.NEED_BASE or options.base:
+                base, _ = flow.run_base(run, options)
+                if caution := find_base(base).caution:
+                    tell(f"{'base':<10} {base}: {caution}")
+            planned = stage == "lora"  # generate keeps its minutes itself
+            controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
+            if run.has("headshots"):
+                flow.do_missing(flow.LATE.get(stage, ()), run, options, tell)
+            manifest = flow.do_stage(stage, run, options, controller)
+            tell(flow.line_of(manifest, run))
     if arguments.json:
         print(json.dumps(manifest, indent=1))
 

@@ -244,6 +244,9 @@ MINI_HEADSHOT_S = (1.0, 1.8)
 """Seconds of a 256 px headshot of 20 sampler steps there, batch 8, words in every third step, judging included: by the
 clock 33 and 35 s for 35 in two runs of `make demo` on free cores, 2026-11-21. Pessimistic: process time of one thread,
 1.77 s for each of 24."""
+MINI_DRAWING_GIB, MINI_STEP_GIB = 0.9, 0.25
+"""GiB beside the weights that a picture of 1024 px takes on the embedded base: drawn with guidance and decoded; in a
+training step. Drawing was measured (README), the step follows from COUNTED's at 256 px."""
 MINI_WORD_PASSES = 1 + 2 / 3
 """Denoiser passes a sampler step there, where guidance by words acts: three in every third step."""
 SCORE_S, MINI_SCORE_S = (0.3, 0.6), (0.1, 0.2)

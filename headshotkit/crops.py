@@ -11,12 +11,14 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
 from headshotkit import faces, runtime
 from headshotkit.config import ASPECTS, SDXL_SIZES_PX, Config
+from headshotkit.config.base import OneOf, Range, demand
 from headshotkit.errors import BadConfig, HeadshotError, RunFolderError
 from headshotkit.photos import Unreadable, find_photos, plain_name, png_bytes, read_photo
 from headshotkit.records import Record
@@ -34,38 +36,36 @@ FORMATS = ("jpg", "png")
 Window = tuple[int, int, int, int]
 """Left, top, width, height, px of the photo."""
 
+Side = Annotated[int, Range(64, 8192)]
+
 
 @dataclass(frozen=True)
 class CropConfig(Config):
     """How a folder is cropped."""
 
-    size_px: int = SDXL_PX
+    size_px: Side = SDXL_PX
     """Size, px: the picture has about size_px x size_px pixels, in the shape that `aspect` says; 64 to 8192."""
-    aspect: str = "1:1"
+    aspect: Annotated[str, OneOf((*ASPECTS, "auto"))] = "1:1"
     """Shape, width to height: one of ASPECTS, or auto: for each photo the one that cuts least."""
-    exact_px: tuple[int, ...] = ()
+    exact_px: tuple[Side, ...] = ()
     """Width and height, px, in place of size_px and aspect; empty: those count."""
-    what: str = "head-and-shoulders"
+    what: Annotated[str, OneOf(FRACTIONS)] = "head-and-shoulders"
     """What is shown: head-and-shoulders, face, or whole (as much of the photo as the shape allows)."""
-    format: str = "jpg"
+    format: Annotated[str, OneOf(FORMATS)] = "jpg"
     """jpg or png."""
-    quality: int = 92
+    quality: Annotated[int, Range(1, 100)] = 92
     """JPEG quality, 1 to 100; higher is better. PNG loses nothing."""
     enlarge: bool = True
     """Enlarges where the photo has too few pixels, and says so; off: such a photo is refused with its numbers."""
 
     def __post_init__(self) -> None:
-        known = {"aspect": (*ASPECTS, "auto"), "what": tuple(FRACTIONS), "format": FORMATS}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                happened = f"{name} is {getattr(self, name)!r}."
-                raise BadConfig(happened, f"Known are: {', '.join(values)}.", f"Set CropConfig.{name} to one of them.")
-        sizes = self.exact_px or (self.size_px, self.size_px)
-        if len(sizes) != 2 or not all(64 <= size <= 8192 for size in sizes):
-            happened = f"the size is {' x '.join(str(size) for size in sizes)} px."
-            raise BadConfig(happened, "Each side is 64 to 8192 px.", "Set CropConfig.size_px, for example 1024.")
-        if not 1 <= self.quality <= 100:
-            raise BadConfig(f"quality is {self.quality}.", "JPEG knows 1 to 100.", "Set CropConfig.quality to 92.")
+        super().__post_init__()
+        demand(
+            len(self.exact_px) in (0, 2),
+            f"exact_px is {self.exact_px}.",
+            "It is a width and a height.",
+            "Set CropConfig.exact_px, for example (600, 800), or none.",
+        )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,25 @@ def notebook_words(text: str) -> str:
     return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].upper().replace("-", "_"), text)
 
 
+ACTING = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys, and those that turn the direction of what follows; names of files may hold them."""
+
+
+MOST_LETTERS = 2000
+"""Of each part of an error."""
+
+
+def _shown(text: str) -> str:
+    r"""Return a text as an error may show it: escaped where a terminal would obey it, and of a length to be read.
+
+    >>> _shown("a" * 3000 + "b")[-4:], _shown("\x1b[2J")
+    ('aaab', '\\x1b[2J')
+    """
+    if len(text) > MOST_LETTERS:
+        text = f"{text[: MOST_LETTERS // 2]} ... {text[-MOST_LETTERS // 2 :]}"
+    return ACTING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class HeadshotError(Exception):
     """Base of all errors that headshotkit raises on purpose; the command line turns it into exit code 2.
 
@@ -41,9 +60,9 @@ class HeadshotError(Exception):
     """
 
     def __init__(self, happened: str, why: str = "", next_step: str = "") -> None:
-        self.happened, self.why, self.next_step = happened, why, next_step
-        lines = [f"{type(self).__name__}: {happened}"]
-        lines += [f"  {line}" for line in (why, next_step) if line]
+        self.happened, self.why, self.next_step = (_shown(text) for text in (happened, why, next_step))
+        lines = [f"{type(self).__name__}: {self.happened}"]
+        lines += [f"  {line}" for line in (self.why, self.next_step) if line]
         super().__init__("\n".join(lines))
 
     def _render_traceback_(self) -> list[str]:
@@ -97,6 +116,18 @@ class DownloadFailed(BaseUnavailable):
 
 class MissingPackage(HeadshotError):
     """An optional package is not installed."""
+
+
+class BrokenPackage(HeadshotError):
+    """An optional package is installed, and can't be loaded."""
+
+
+class CannotRestore(HeadshotError):
+    """Faces were to be restored with weights given by hand, and can't be; the headshots are handed on as they are."""
+
+
+class BadWeights(HeadshotError):
+    """A file of weights is damaged, or is another network's."""
 
 
 class MissingModel(HeadshotError):
@@ -168,4 +199,4 @@ class TooFewMinutes(HeadshotError):
 
 
 class NotEnoughMemory(HeadshotError):
-    """Not even the cheapest plan fits into the GPU's memory."""
+    """A request, or the cheapest plan, needs more memory than there is; it was weighed before any was taken."""

@@ -16,7 +16,8 @@ from PIL import Image
 
 from headshotkit import faces, locks, measures, runtime
 from headshotkit.config import RenderConfig
-from headshotkit.errors import DamagedRun, MissingModel, MissingPackage
+from headshotkit.config.base import Minutes, check_value
+from headshotkit.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
@@ -51,6 +52,7 @@ def evaluate_run(
         DamagedRun: a headshot is gone or changed.
         MissingModel, MissingPackage: ArcFace can't be had; without dlib it goes on and says so.
     """
+    check_value("minutes", minutes or 0.0, Minutes, "Set minutes, for example 5.")
     deadline = Deadline(0.0 if minutes is None else max(minutes, 1e-3), clock)
     generated = run.manifest("headshots")
     shots = [Headshot.from_dict(h) for h in generated["headshots"]]
@@ -109,7 +111,7 @@ def _known(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     known, missing = {"arcface": known_faces(run, "arcface")}, []
     try:
         known["dlib"] = known_faces(run, "dlib")
-    except (MissingModel, MissingPackage) as error:
+    except (BrokenPackage, MissingModel, MissingPackage) as error:
         missing.append(f"without dlib: {error.happened} {error.next_step}")
     return known, missing
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from headshotkit import runtime
 from headshotkit.bases import find_base
 from headshotkit.errors import BadConfig, BadLora
+from headshotkit.families.lora_files import file_bytes
 from headshotkit.finite import spoilt
 from headshotkit.records import Lora
 from headshotkit.run import Run, write_atomic
@@ -110,7 +111,7 @@ def _kohya_file(source: Path, lora: Lora) -> bytes:
         layer, _, part = name.rpartition(".lora_")
         renamed[f"{names[layer]}.lora_{'down' if part == 'A.weight' else 'up'}.weight"] = tensor
         renamed[f"{names[layer]}.alpha"] = torch.tensor(float(lora.alpha))
-    return save(renamed, metadata=_header(source, lora, module.KOHYA_VERSION))
+    return file_bytes(renamed, _header(source, lora, module.KOHYA_VERSION))
 
 
 def _header(source: Path, lora: Lora, version: str) -> dict[str, str]:

@@ -318,7 +318,7 @@ def leave_one_out(embeddings: np.ndarray, recogniser: ArcFace | Dlib) -> np.ndar
         raise NoKnownFaces(
             "no face of the person is known: 0 embeddings.",
             "No photo was kept, so there is nobody to compare with.",
-            "Check the photos first: headshotkit check PHOTOS",
+            "Check the photos first: headshotkit check PHOTOS --out RUN",
         )
     if len(embeddings) == 1:
         return recogniser.similarity(embeddings, embeddings[0])

@@ -23,9 +23,10 @@ from headshotkit.config import (
     RestoreConfig,
     TrainConfig,
 )
+from headshotkit.config.base import check_value, ranges_of
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
-from headshotkit.errors import BadConfig, DamagedRun, NoPhotos, TooFewMinutes
+from headshotkit.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.families import weights_here
 from headshotkit.gallery import PAGE, build_gallery
 from headshotkit.gate import is_judged, judge_photos
@@ -74,6 +75,13 @@ class Options:
     codeformer_weights: str | None = None
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, (kind, setting) in SETTINGS.items():
+            value = getattr(self, name)
+            if value is not None:
+                hint, example = ranges_of(kind)[setting]
+                check_value(name, value, hint, f"Change --{name.replace('_', '-')}{example}.")
+
 
 USUAL_MINUTES = 60.0
 """Minutes that a run on CUDA is planned for where nothing else was said."""
@@ -97,8 +105,20 @@ CHOICES: dict[type[Config], tuple[str, ...]] = {
     ),
 }
 """Which of the options each stage's config takes."""
+SETTINGS: dict[str, tuple[type[Config], str]] = {
+    **{name: (kind, name) for kind, names in CHOICES.items() for name in names},
+    "min_photos": (GateConfig, "min_photos"),
+    "scales": (PickConfig, "scales"),
+    "pick_prompts": (PickConfig, "prompts"),
+    "sampler_steps": (RenderConfig, "steps"),
+    "fidelity": (RestoreConfig, "fidelity"),
+    "codeformer_weights": (RestoreConfig, "weights"),
+}
+"""Option -> the setting that it is, whose range it has."""
 NEED_BASE = ("dataset", "lora", "picked", "headshots")
 """Stages that work with a base; choosing one looks for a GPU, which loads torch."""
+LATE = {"report": ("restored",), "gallery": ("restored", "report")}
+"""Stage -> stages that its command does as well if they are missing: they take little, and no choice."""
 TOGETHER = {"steps": ("schedule",), "schedule": ("steps",), "learning_rate": ("optimizer",),
             "token_factor": ("optimizer",)}  # fmt: skip
 """A setting -> those that it must fit; where one of them is set anew, it doesn't stay as the run began."""
@@ -119,21 +139,30 @@ def make_headshots(
         tell: is given each line; `print` by default.
     Raises:
         HeadshotError: as the stages do; what was finished before stays.
+        CannotRestore: as `restore_headshots`, when all else is done.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits into the minutes or the GPU.
     """
     run, options = Run(out), replace(options or Options(), photos=Path(photos))
     base, why = run_base(run, options)
+    if base == "mini":
+        tell(f"{'note':<10} {runtime.toy_words()}")
     tell(f"base       {base}: {why}")
     controller = _usual_deadline(run, base, options, tell) or begin_deadline(run, options, tell)
+    cannot: CannotRestore | None = None
     for stage in STAGES:
         if controller:
             controller.begin(COMMANDS[stage])
-        manifest = do_stage(stage, run, options, controller)
+        try:
+            manifest = do_stage(stage, run, options, controller)
+        except CannotRestore as error:  # the headshots are there; whoever asked for it is told in the end
+            manifest, cannot = run.manifest(stage), error
         tell(line_of(manifest, run))
         if controller:
             drawn = len(manifest.get("headshots", ())) if "drawing_seconds" in manifest else 0
             controller.finish(COMMANDS[stage], manifest["drawing_seconds"] / drawn if drawn else 0.0)
             write_json(run.folder / PLAN_FILE, controller.record())
+    if cannot:
+        raise cannot
     return run
 
 

@@ -56,10 +56,11 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         RunFolderError, DiskFull: the run folder can't be written, or the photos lie in a stage's folder of it.
     """
     config = config or GateConfig()
-    _demand_apart(Path(photos), run)
+    photos = runtime.typed_path(photos)
+    _demand_apart(photos, run)
     files = {plain_name(f): f for f in find_photos(photos)}
     digests = _digests(files)
-    folder = {"folder": run.place_of(Path(photos)), "left_out": left_out(photos)}
+    folder = {"folder": run.place_of(photos), "left_out": left_out(photos)}
     stage = run.begin("photos", config, _inputs(digests, run))
     if stage.done:
         verdicts = [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]

@@ -43,15 +43,11 @@ class MethodCost(Record):
     advice: str = ""
 
     def line(self) -> str:
-        """All of it in a sentence or two."""
-        minutes = f"about {self.minutes:.1f} minutes" if self.minutes is not None else "minutes not known"
-        memory = f"{self.held_gib:.2f} GiB of weights, gradients and optimizer"
-        memory += f", {self.peak_gib:.1f} GiB at the peak" if self.peak_gib is not None else ""
-        return (
-            f"{self.method} trains {self.parameters:,} numbers; {minutes} ({self.minutes_from}); {memory}; leaves "
-            f"{self.left_mib:.2f} MiB, and {self.working_mib:.0f} MiB more for checkpoints while it works"
-            + (f". {self.advice}" if self.advice else "")
-        )
+        """How long it takes, in a sentence; the other figures are in the manifest."""
+        if self.minutes is None:
+            return f"Training by {self.method}: how long it takes is told after the first steps. {self.advice}".rstrip()
+        end = runtime.clock_in(self.minutes)
+        return f"Training by {self.method} takes about {self.minutes:.1f} minutes, until {end}. {self.advice}".rstrip()
 
 
 def expect_cost(method, groups: list[dict], optimizer: str, device_name: str, class_images: int) -> MethodCost:
@@ -82,7 +78,9 @@ def _advice(config: TrainConfig, class_images: int, rates: Rates | None, peak_gi
     """What speaks against beginning like this; empty where nothing does."""
     found = []
     if config.method == "dreambooth" and not class_images:
-        found.append("Without class images the base forgets other faces: headshotkit prepare --class-images 50")
+        found.append(
+            "Without class images the base forgets other faces: headshotkit prepare --class-images 50 --out RUN"
+        )
     if rates and peak_gib and peak_gib > rates.memory_gib > 0:
         found.append(f"More than the {rates.memory_gib:.1f} GiB of {rates.name}: choose --method lora or a larger GPU")
     return ". ".join(found)

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from headshotkit import colour, decoding, metadata
+from headshotkit import colour, decoding, metadata, runtime
 from headshotkit.decoding import MAX_JPEG_CLAIM, MAX_PIXELS, SMALLER, TURNS, Refused, Source
 from headshotkit.errors import HeadshotError, NoPhotos
 
@@ -92,7 +92,7 @@ def find_photos(folder: Path) -> list[Path]:
     Raises:
         NoPhotos: the folder is missing, is a file, is closed to us, is empty, or holds nothing that could be a photo.
     """
-    folder = Path(folder)
+    folder = runtime.typed_path(folder)
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
@@ -323,7 +323,10 @@ def _learn_heif() -> None:
     try:
         importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
     except ImportError as error:
-        next_step = "Install it: pip install pillow-heif. Or export the photo as JPEG."
+        if runtime.out_of_memory(error):
+            raise
+        anew = "" if isinstance(error, ModuleNotFoundError) else " --force-reinstall"
+        next_step = f"Install it: pip install{anew} pillow-heif. Or export the photo as JPEG."
         raise Refused(f"it is HEIC, which needs the package pillow-heif ({error})", next_step) from error
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,19 @@ from PIL import Image
 from headshotkit import crops, faces, locks, runtime
 from headshotkit.bases import find_base
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
-from headshotkit.config.base import demand
+from headshotkit.config.base import (
+    Batch,
+    FilePath,
+    OneOf,
+    Range,
+    Scale,
+    Seed,
+    Text,
+    check_settings,
+    demand,
+    shown,
+)
+from headshotkit.config.render import Guidance, GuidanceShare, SamplerSteps
 from headshotkit.edges import edge_agreement
 from headshotkit.errors import BadLora
 from headshotkit.families import CHANGES, Family, Sampling, load_family
@@ -33,6 +46,8 @@ from headshotkit.run import Run, write_atomic
 FOLDER = "pictures"
 PERSON = "{person}"
 """What a prompt may hold for the person: token and class word with a LoRA, "a" and the class word without."""
+
+Words = Annotated[str, Text(4000)]
 
 STYLES = {
     name: f"{name} of {PERSON}"
@@ -59,49 +74,47 @@ def styles_of(base: str) -> dict[str, str]:
 class PictureRequest(Record):
     """Everything that decides a picture, but for the run's LoRA; `for_base` has the defaults that suit a base."""
 
-    prompt: str
+    prompt: Words
     """What is asked for; {person} becomes the person."""
-    negative: str = ""
+    negative: Words = ""
     """What is avoided while there is guidance."""
     base: str = "sdxl"
     """The base that draws; the run's LoRA must have been trained on it."""
-    steps: int = 25
+    steps: SamplerSteps = 25
     """Sampler steps; image-to-image makes `strength` of them."""
-    guidance: float = 5.0
+    guidance: Guidance = 5.0
     """How strictly the prompt is followed: the scale of classifier-free guidance; 1 is off."""
-    guidance_share: float = 1.0
+    guidance_share: GuidanceShare = 1.0
     """Fraction of the steps that are guided, the first ones, in [0, 1]."""
-    sampler: str = "base"
+    sampler: Annotated[str, OneOf(SAMPLERS)] = "base"
     """How noise is taken away, one of SAMPLERS; base is the base's own way."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first picture's noise; the next ones have the next numbers."""
-    size_px: tuple[int, ...] = (1024, 1024)
+    size_px: tuple[Annotated[int, Range(8, 4096)], ...] = (1024, 1024)
     """Width and height, px; best is the size that the base was trained on."""
-    batch: int = 1
+    batch: Batch = 1
     """How many pictures are drawn at once, each with a seed of its own."""
-    lora_scale: float = 1.0
+    lora_scale: Scale = 1.0
     """Strength of the run's LoRA; 0 is the bare base, and needs none."""
-    photo: str = ""
+    photo: FilePath = ""
     """Path of a photo that image-to-image begins with; empty: noise."""
-    strength: float = 0.6
+    strength: Annotated[float, Range(0, 1, open="low")] = 0.6
     """How far image-to-image leaves the photo, in (0, 1]."""
-    control: str = ""
+    control: FilePath = ""
     """Path of a photo whose edges a ControlNet obeys; empty: none."""
-    control_scale: float = 1.0
+    control_scale: Annotated[float, Range(0, 2)] = 1.0
     """How much the edges are obeyed, in [0, 2]."""
-    refiner: float = 0.0
+    refiner: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Share of the noise levels, the lowest, that the refiner draws, in [0, 1); 0 is off, 0.2 is SDXL's own."""
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch": 1, "guidance": 0, "lora_scale": 0, "control_scale": 0, "refiner": 0, "seed": 0}
-        wrong = [f"{name} is {getattr(self, name)}" for name, low in least.items() if getattr(self, name) < low]
-        wrong += [f"strength is {self.strength}"] * (not 0 < self.strength <= 1)
-        wrong += [f"control_scale is {self.control_scale}"] * (self.control_scale > 2)
-        wrong += [f"refiner is {self.refiner}"] * (self.refiner >= 1)
-        wrong += [f"guidance_share is {self.guidance_share}"] * (not 0 <= self.guidance_share <= 1)
-        wrong += [f"sampler is {self.sampler!r}, known are {', '.join(SAMPLERS)}"] * (self.sampler not in SAMPLERS)
-        wrong += [f"size_px is {self.size_px}"] * (len(self.size_px) != 2 or min(self.size_px) < 1)
-        demand(not wrong, "; ".join(wrong) + ".", "Each knob has its range.", "See PictureRequest, and set it anew.")
+        check_settings(self)
+        demand(
+            len(self.size_px) == 2,
+            f"size_px is {shown(self.size_px)}.",
+            "It is a width and a height.",
+            "Set PictureRequest.size_px, for example (1024, 1024).",
+        )
         demand(
             not (self.photo and self.control),
             f"photo is {self.photo!r}, control is {self.control!r}.",
@@ -290,7 +303,7 @@ def fitted_photo(path: str, request: PictureRequest) -> Image.Image:
     Raises:
         Unreadable: it can't be read.
     """
-    pixels, size = read_photo(Path(path)), tuple(request.size_px)
+    pixels, size = read_photo(runtime.typed_path(path)), tuple(request.size_px)
     height, width = pixels.shape[:2]
     if (width, height) == size:
         return Image.fromarray(pixels)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
 from headshotkit.bases import find_base
-from headshotkit.config import RenderConfig
+from headshotkit.config import DatasetConfig, RenderConfig
+from headshotkit.config.base import Range, check_setting, check_value
 from headshotkit.costs import GPUS
 from headshotkit.errors import BadConfig, NotEnoughMemory, TooFewMinutes, UnknownGpu
 from headshotkit.ladder import ATTEMPTS, METHOD_LADDERS, Choice, Stage, Task, stages_of
 
 RESERVE = 0.05
 """Share of the minutes left unplanned."""
+RunMinutes = Annotated[float, Range(0, 100_000, "A run takes some minutes.", open="low")]
+Pictures = Annotated[int, Range(0, 10_000)]
 UNMEASURED = "minutes and GiB: counted and estimated, nothing was measured with this base"
 
 
@@ -136,9 +140,10 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         known = ", ".join(GPUS)
         raise UnknownGpu(f"no rates of {gpu!r} are known.", f"Known are: {known}.", "Name the nearest slower of them.")
     base = find_base(base or ("mini" if gpu == "cpu" else "sdxl")).name
-    if count < 1 or not 0 < minutes < math.inf:
-        wrong = f"count is {count}." if count < 1 else f"minutes is {minutes:g}."
-        raise BadConfig(wrong, "A run makes at least 1 headshot and takes some minutes.", "Correct it.")
+    check_setting(RenderConfig, "count", count)
+    check_value("minutes", minutes, RunMinutes, "Set minutes, for example 60.")
+    check_setting(DatasetConfig, "class_images", known.get("class_images", 0))
+    check_value("pick", known.get("pick", 0), Pictures, "Set pick to how many pictures are drawn, for example 42.")
     if (gpu == "cpu") != (base == "mini"):
         why = "The embedded base was timed on cpu alone, and a larger one would take hours there."
         raise BadConfig(

@@ -193,6 +193,11 @@ class Deadline:
         self.slowest_s = max(self.slowest_s, seconds / pictures)
 
     @property
+    def seconds_left(self) -> float:
+        """Return the seconds until the end; without limit, infinity."""
+        return max(self.end - self.clock(), 0.0)
+
+    @property
     def tries_left(self) -> float:
         """How many tries about still fit, at the slowest rate so far; without end where none was timed yet."""
         return max(self.end - self.last, 0.0) / self.slowest_s if self.slowest_s else math.inf

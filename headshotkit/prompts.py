@@ -6,13 +6,18 @@ Nobody has to write a prompt: without any choice the bank decides, and `choose_p
 from __future__ import annotations
 
 import random
+import re
 import tomllib
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from headshotkit import runtime
 from headshotkit.config import SDXL_SIZES_PX
+from headshotkit.config.base import shown
 from headshotkit.errors import BadPromptBank
+from headshotkit.run import read_regular
 from headshotkit.runtime import PACKAGE
 
 BANK = PACKAGE / "prompts.toml"
@@ -22,6 +27,10 @@ PACKS = ("linkedin", "creative", "academic", "medical", "studio", "outdoor", "bl
 SIZES_PX = {aspect: SDXL_SIZES_PX[aspect] for aspect in ("1:1", "4:5", "3:4", "16:9")}
 """Aspect of a headshot -> SDXL's size (width, height) px for it."""
 MAX_WEIGHT = 10
+MAX_BANK_BYTES, MAX_PROMPTS, MAX_TAGS, MAX_LETTERS = 2**20, 1000, 100, 4000
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ENDLESS_KEY = re.compile(r"""(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
+"""A dotted key of more parts than any bank has; reading one takes a time that grows with their square."""
 OPENING = 26
 """So many prompts from a bank's beginning are taken in its own order, where no pack is named."""
 
@@ -65,19 +74,28 @@ def load_prompts(path: Path | str = BANK) -> list[Prompt]:
         BadPromptBank: the file is missing or does not follow the format; the error names file, entry and field.
     """
     try:
-        bank = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise BadPromptBank(f"{path} can't be read: {error}.", "It is missing or not TOML.", "Correct it.") from error
+        text = read_regular(runtime.typed_path(path), MAX_BANK_BYTES).decode("utf-8-sig")
+        if ENDLESS_KEY.search(text):
+            raise ValueError("a key has more than 64 parts")
+        bank = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        why = "It is missing, or no TOML file of at most 1 MiB."
+        raise BadPromptBank(f"{path} can't be read: {error}.", why, "Correct it.") from error
     _check_tables(bank, path)
     entries = bank.get("prompt", [])
-    if not entries:
-        raise BadPromptBank(f"{path} holds 0 prompts.", "A bank is a list of [[prompt]] tables.", "Add at least one.")
+    if not 0 < len(entries) <= MAX_PROMPTS:
+        raise BadPromptBank(
+            f"{path} holds {len(entries)} prompts.",
+            f"A bank is a list of [[prompt]] tables, 1 to {MAX_PROMPTS} of them.",
+            "Take some out." if entries else "Add at least one.",
+        )
     negative = bank.get("defaults", {}).get("negative", "")
     packs = (*PACKS, *(name for name in bank.get("packs", {}) if name not in PACKS))
     prompts = [_prompt(entry, number, negative, packs, path) for number, entry in enumerate(entries, start=1)]
-    twice = sorted(i for i, times in Counter(p.id for p in prompts).items() if times > 1)
+    twice = sorted(i for i, times in Counter(p.id.casefold() for p in prompts).items() if times > 1)
     if twice:
-        raise BadPromptBank(f"{path} has {', '.join(twice)} more than once.", "Ids name files.", "Rename one of them.")
+        why = "Ids name files, and some disks don't tell capitals from small letters."
+        raise BadPromptBank(f"{path} has {', '.join(twice)} more than once.", why, "Rename one of them.")
     return prompts
 
 
@@ -90,20 +108,22 @@ def _check_tables(bank: dict, path: Path | str) -> None:
     entries = bank.get("prompt", [])
     if unknown or not tables or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise BadPromptBank(
-            f"{path} has unknown {unknown}." if unknown else f"{path}: a table has the wrong shape.",
+            f"{path} has unknown {shown(unknown)}." if unknown else f"{path}: a table has the wrong shape.",
             "A bank has [[prompt]] tables and may have [defaults] (negative) and [packs] (name = what it is for).",
             "Correct the name or the brackets.",
         )
-    if not isinstance(defaults.get("negative", ""), str):
-        raise BadPromptBank(f"{path}, [defaults] negative is {defaults['negative']!r}.", "It is text.", "Quote it.")
+    if not _is_text(defaults.get("negative", "")):
+        raise BadPromptBank(
+            f"{path}, [defaults] negative is {shown(defaults['negative'])}.", "It is text.", "Quote it."
+        )
 
 
 ALLOWED = {
-    "id": "letters, digits, - and _, for it is part of a file name",
-    "text": f"text that holds {PERSON}; without it the picture would show anybody",
-    "brief": f"text that holds {PERSON}; without it the picture would show anybody",
-    "negative": "text",
-    "tags": 'a list of texts such as "light:window"',
+    "id": "1 to 64 of A to Z, a to z, 0 to 9, - and _, for it is part of a file name",
+    "text": f"text that holds {PERSON}, of at most {MAX_LETTERS} letters; without it the picture would show anybody",
+    "brief": f"text that holds {PERSON}, of at most {MAX_LETTERS} letters; without it the picture would show anybody",
+    "negative": f"text of at most {MAX_LETTERS} letters",
+    "tags": f'a list of at most {MAX_TAGS} texts such as "light:window"',
     "weight": f"a number above 0, to {MAX_WEIGHT}",
     "aspect": f"one of {', '.join(SIZES_PX)}",
     "packs": "a list of packs, of: {packs}; further ones are declared in a table [packs]",
@@ -115,13 +135,14 @@ def _fits(field: str, value: object, packs: tuple[str, ...]) -> bool:
     """Whether a field's value is allowed."""
     match field:
         case "id":
-            return isinstance(value, str) and value != "" and all(c.isalnum() or c in "-_" for c in value)
+            return isinstance(value, str) and bool(ID.fullmatch(value))
         case "text" | "brief":
-            return isinstance(value, str) and PERSON in value
+            return _is_text(value) and PERSON in value
         case "negative":
-            return isinstance(value, str)
+            return _is_text(value)
         case "tags":
-            return isinstance(value, list) and all(isinstance(tag, str) and tag.strip() for tag in value)
+            tags = isinstance(value, list) and len(value) <= MAX_TAGS
+            return tags and all(_is_text(tag) and tag.strip() for tag in value)
         case "weight":
             return type(value) in (int, float) and 0 < value <= MAX_WEIGHT
         case "aspect":
@@ -131,20 +152,27 @@ def _fits(field: str, value: object, packs: tuple[str, ...]) -> bool:
     raise AssertionError(field)
 
 
+def _is_text(value: object) -> bool:
+    """Return whether a value is text without control characters, so that it can be shown, and not too long."""
+    plain = isinstance(value, str) and len(value) <= MAX_LETTERS
+    return plain and not any(unicodedata.category(c) == "Cc" and not c.isspace() for c in value)
+
+
 def _prompt(entry: dict, number: int, negative: str, packs: tuple[str, ...], path: Path | str) -> Prompt:
     """One table of the bank as a Prompt; `number` counts from 1, `packs` are the ones known here."""
-    name = f"prompt {number} ({entry.get('id', 'no id')!s}) of {path}"
+    own = entry.get("id", "no id")
+    name = f"prompt {number} ({own if isinstance(own, str) and ID.fullmatch(own) else shown(own)}) of {path}"
     missing, unknown = sorted({"id", "text"} - set(entry)), sorted(set(entry) - set(ALLOWED))
     if missing or unknown:
         raise BadPromptBank(
-            f"{name} lacks {missing} and has unknown {unknown}.",
+            f"{name} lacks {missing} and has unknown {shown(unknown)}.",
             f"A prompt has {', '.join(ALLOWED)}; id and text are needed.",
             "Correct the entry.",
         )
     for field, value in entry.items():
         if not _fits(field, value, packs):
             raise BadPromptBank(
-                f"{name}, field {field}: {value!r} is not allowed.",
+                f"{name}, field {field}: {shown(value)} is not allowed.",
                 f"Allowed is {ALLOWED[field].replace('{packs}', ', '.join(packs))}.",
                 f"For example: text = 'photo of {PERSON}, grey suit'" if field in ("text", "brief") else "Correct it.",
             )
@@ -196,13 +224,13 @@ def choose_prompts(
     pool = in_packs(bank, packs)
     order = _spread(pool, 0 if packs else OPENING, seed)
     chosen = [(prompt.id, prompt) for prompt in order[:count]]
-    taken = {prompt.id for prompt in order}
+    taken = {prompt.id.casefold() for prompt in order}
     for number in range(len(order), count):
         lap, place = divmod(number, len(order))
         name = f"{order[place].id}-{lap + 1}"
-        while name in taken:  # a bank may hold "a" and "a-2"
+        while name.casefold() in taken:  # a bank may hold "a" and "a-2"
             name += "-"
-        taken.add(name)
+        taken.add(name.casefold())
         chosen.append((name, order[place]))
     return chosen
 

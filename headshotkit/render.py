@@ -65,7 +65,7 @@ def render_headshots(
             "Its U-Net takes the place of the base's, and a few-step LoRA in that one with it.",
             "Leave out --few-steps, or train with --method lora.",
         )
-    bank = Path(config.prompts) if config.prompts else BANK
+    bank = runtime.typed_path(config.prompts) if config.prompts else BANK
     tasks = _tasks(load_prompts(bank), lora, config)
     inputs = run.inputs_from("photos", "lora", *(("picked",) if pick else ())) | {"prompts": sha256_of(bank)}
     run.files("lora", [pick.file] if pick else lora.files, thorough=True)

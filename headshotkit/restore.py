@@ -1,7 +1,8 @@
 """Restores faces with CodeFormer, behind a wall: its licence is non-commercial, so package and weights are opt-in.
 
-A restored face is kept only where it is still as much the person. Where CodeFormer is not installed, the headshots
-are handed on as they are, and the manifest says what is missing and how to get it.
+A restored face is kept only where it is still as much the person. If CodeFormer is not installed or its weights can't
+be used, the headshots are handed on as they are, and the manifest says what is missing and how to get it. That is an
+error as well if the weights were given by hand.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +21,10 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import faces, locks, runtime
+from headshotkit.checkpoints import DAMAGE
 from headshotkit.config import RestoreConfig
-from headshotkit.errors import NotFinite
+from headshotkit.downloads import first_line
+from headshotkit.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos import png_bytes
 from headshotkit.run import Run, sha256_of, write_atomic
@@ -49,24 +54,29 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     Raises:
         StageMissing: no headshots have been generated.
         DamagedRun: one is gone or changed.
+        CannotRestore: the weights were given by hand, and can't be used; the stage is done all the same.
     """
     config = config or RestoreConfig()
-    weights, missing = find_codeformer(config)
-    tool = {"codeformer": sha256_of(weights) if weights else "missing"}
+    weights, digest, missing = find_codeformer(config)
     files = run.manifest("headshots")["delivered"]
     run.files("headshots", files)
-    stage = run.begin("restored", config, run.inputs_from("headshots") | tool)
+    stage = run.begin("restored", config, run.inputs_from("headshots") | {"codeformer": digest or "missing"})
     if stage.done:
-        return stage.manifest
+        return _demand_asked(config, stage.manifest)
+    if weights:
+        try:
+            net = load_codeformer(weights)
+        except (BadWeights, BrokenPackage) as error:
+            missing = (error.happened.rstrip("."), error.next_step)
     if missing:
         for file in files:
             write_atomic(stage.folder / file, (run.path("headshots") / file).read_bytes())
-        return stage.finish(
+        manifest = stage.finish(
             f"handed on {len(files)} headshots untouched: {missing[0]}",
             missing=list(missing),
             restored=[{"file": f, "kept": "unrestored"} for f in files],
         )
-    net = load_codeformer(weights)
+        return _demand_asked(config, manifest)
     centre = known_faces(run, "arcface").mean(0)
     rows, changes = [], stage.manifest.setdefault("memory_changes", [])
     for file in runtime.progress(files, "restoring faces"):
@@ -88,21 +98,48 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         rows.append({"file": file, **row})
     kept = sum(row["kept"] == "restored" for row in rows)
     return stage.finish(
-        f"restored {kept} of {len(files)} faces; the others had no single face or lost identity", restored=rows
+        f"restored {kept} of {len(files)} faces; the others had no single face or lost identity",
+        restored=rows,
+        weights={"sha256": digest, "published": digest == WEIGHTS_SHA256},
     )
 
 
-def find_codeformer(config: RestoreConfig) -> tuple[Path | None, tuple[str, ...]]:
-    """CodeFormer's weights, and what is missing to use them: (path, ()) or (None, (what, how, ...))."""
-    place = Path(config.weights) if config.weights else runtime.cache_path("codeformer", "codeformer.pth")
-    missing, shown = [], runtime.shown_path(place)
+def _demand_asked(config: RestoreConfig, manifest: dict) -> dict:
+    """Return the finished stage's manifest, unless weights were given by hand and could not be used.
+
+    Raises:
+        CannotRestore: so it is.
+    """
+    missing = manifest.get("missing")
+    if config.weights and missing:
+        untouched = len(manifest["restored"])
+        raise CannotRestore(
+            f"no face was restored with the weights that were given: {missing[0]}.",
+            f"The {untouched} headshots were handed on as they are; what comes after can go on with them.",
+            "; ".join(missing[1:]),
+        )
+    return manifest
+
+
+def find_codeformer(config: RestoreConfig) -> tuple[Path | None, str, tuple[str, ...]]:
+    """Return CodeFormer's weights and their sha256, or what is missing to use them: (None, "", (what, how, ...)).
+
+    A file in the cache must be the published one; one that is given by hand may be another, such as one's own.
+    """
+    usual = runtime.cache_path("codeformer", "codeformer.pth")
+    place = runtime.typed_path(config.weights) if config.weights else usual
+    missing, shown, digest = [], runtime.shown_path(place), ""
     if not runtime.has_module(PACKAGE):
         missing += ["CodeFormer's package is not installed", f"Install it (S-Lab licence, non-commercial): {PIP}"]
-    if not place.is_file():
-        missing += [f"CodeFormer's weights are not at {shown}", f"Download {WEIGHTS_URL} (376 MB) to {shown}"]
-    elif not config.weights and sha256_of(place) != WEIGHTS_SHA256:
+    try:
+        digest = sha256_of(place) if os.path.isfile(place) else ""
+        if not digest:
+            missing += [f"CodeFormer's weights are not at {shown}", f"Download {WEIGHTS_URL} (376 MB) to {shown}"]
+    except OSError as error:
+        missing += [f"{shown} can't be read: {error.strerror}", "Change its permissions, or give another file"]
+    if digest and not config.weights and digest != WEIGHTS_SHA256:
         missing += [f"{shown} is not the known file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
-    return (None, tuple(missing)) if missing else (place, ())
+    return (None, "", tuple(missing)) if missing else (place, digest, ())
 
 
 def codeformer_class():
@@ -130,12 +167,40 @@ def codeformer_class():
 
 
 def load_codeformer(weights: Path):
-    """Return the network with its weights on the CPU, float32 (it overflows in fp16), ready to restore."""
+    """Return the network with its weights on the CPU, float32 (it overflows in fp16), ready to restore.
+
+    Raises:
+        BadWeights: the file is cut or empty, holds other things than tensors, or another network's.
+        BrokenPackage: the package holds no network of that name.
+    """
     import torch
 
-    net = codeformer_class()()
-    state = torch.load(weights, weights_only=True, map_location="cpu")
-    net.load_state_dict(state.get("params_ema", state))
+    from headshotkit.finite import spoilt  # not above: `check` needs no torch
+
+    try:
+        net = codeformer_class()()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise BrokenPackage(
+            f"CodeFormer's package can't be used: {first_line(error)}.",
+            "It is another version than the one that is known.",
+            f"Install that one: {PIP}",
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickles before it refuses them
+            state = torch.load(weights, weights_only=True, map_location="cpu")
+        state = state.get("params_ema", state)
+        net.load_state_dict(state)
+        if names := spoilt(state):
+            raise ValueError(f"{len(names)} of its {len(state)} tensors hold NaN or infinity")
+    except (*DAMAGE, AttributeError, TypeError) as error:
+        if runtime.out_of_memory(error):
+            raise
+        raise BadWeights(
+            f"{runtime.shown_path(weights)} can't be used as CodeFormer's weights: {first_line(error)}.",
+            "It is cut, damaged, or was made for another network.",
+            f"Download {WEIGHTS_URL} (376 MB), whose sha256 begins with {WEIGHTS_SHA256[:8]}",
+        ) from error
     return net.eval()
 
 

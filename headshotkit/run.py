@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import stat
 import time
@@ -215,6 +216,8 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
+        if getattr(error, "errno", 0) == errno.ENAMETOOLONG:  # no disk can hold a file of that name
+            return None
         what = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
         others = [f for f in path.parent.iterdir() if f != path and f.is_file()] if path.parent.is_dir() else []
         raise DamagedRun(
@@ -225,7 +228,7 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
     return value
 
 
-def _regular(path: Path, most_bytes: int) -> bytes:
+def read_regular(path: Path, most_bytes: int) -> bytes:
     """Read a regular file of at most so many bytes; a pipe is refused, not waited for.
 
     Raises:
@@ -248,7 +251,7 @@ def _parsed(path: Path) -> dict:
         FileNotFoundError: it isn't there.
         OSError, ValueError, RecursionError: it can't be used.
     """
-    value = json.loads(_regular(path, MAX_JSON_BYTES).decode())
+    value = json.loads(read_regular(path, MAX_JSON_BYTES).decode())
     if not isinstance(value, dict):
         raise ValueError(f"it is a {type(value).__name__}, no table")
     if _is_deep(value):
@@ -300,7 +303,7 @@ def caption_in(path: Path) -> str:
         BadCaption: it is another file, or no text.
     """
     try:
-        data = _regular(path, MAX_CAPTION_BYTES)
+        data = read_regular(path, MAX_CAPTION_BYTES)
         text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
         odd = next((c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()), "")
         if odd:
@@ -473,7 +476,7 @@ class Run:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = runtime.typed_path(folder)
 
     def place_of(self, folder: Path) -> str:
         """Return a folder outside the run as a manifest may name it, without a user's name; `placed` finds it again.
@@ -600,27 +603,48 @@ class Run:
         Raises:
             StageMissing: the stage has not been done to its end, or an earlier one has been done anew since.
         """
-        manifest = self.peek(stage)
-        command = f"Run first: headshotkit {COMMANDS[stage]} --out {self.folder}"
-        if manifest.get("status") != "done":
-            why = "It was interrupted before its end." if manifest else "It was never started."
-            raise StageMissing(f"{self.path(stage)} holds no finished {stage} stage.", why, command)
-        for name, made_from in manifest["inputs"].items():
-            earlier = name.removesuffix("/manifest.json")
-            if earlier in STAGES and self.content_of(earlier) != made_from:
-                raise StageMissing(
-                    f"{self.path(stage)} was made from another {earlier} than the run holds now.",
-                    f"The {earlier} stage was done anew since, or what it holds was edited or overruled.",
-                    command,
-                )
+        manifest, problem = self._judged(stage)
+        if problem:
+            raise StageMissing(*problem, self._first(stage))
         return manifest
 
     def has(self, stage: str) -> bool:
         """Whether a stage is finished, and made from what the run holds now."""
-        try:
-            return bool(self.manifest(stage))
-        except StageMissing:
-            return False
+        return not self._judged(stage)[1]
+
+    def _judged(self, stage: str) -> tuple[dict, tuple[str, ...]]:
+        """Return a stage's manifest, and what is wrong with it and why; () if it is finished and up to date."""
+        manifest = self.peek(stage)
+        if manifest.get("status") != "done":
+            why = "It was interrupted before its end." if manifest else "It was never started."
+            return manifest, (f"{self.path(stage)} holds no finished {stage} stage.", why)
+        for name, made_from in manifest["inputs"].items():
+            earlier = name.removesuffix("/manifest.json")
+            if earlier in STAGES:
+                before, problem = self._judged(earlier)
+                if problem:
+                    return manifest, problem
+                if self._content(earlier, before) != made_from:
+                    return manifest, (
+                        f"{self.path(stage)} was made from another {earlier} than the run holds now.",
+                        f"The {earlier} stage was done anew since, or what it holds was edited or overruled.",
+                    )
+        return manifest, ()
+
+    def _first(self, stage: str) -> str:
+        """Return the one command that does all that is missing of the stages up to one."""
+        picked = stage == "picked"  # a run does without it
+        chain = STAGES[: STAGES.index("lora" if picked else stage) + 1]
+        missing = [COMMANDS[one] for one in chain if not self.has(one)]
+        folder = self.placed(self.peek("photos").get("folder", ""))
+        photos = shlex.quote(str(folder.resolve())) if folder and folder.is_dir() else "PHOTOS"
+        if len(missing) > 1:
+            then = f", then: headshotkit pick --out {self.folder}" if picked else ""
+            does = f"It does {', '.join(missing)}, and what follows."
+            return f"Run first: headshotkit run {photos} --out {self.folder}{then}\n  {does}"
+        command = missing[0] if missing else COMMANDS[stage]
+        first = f" {photos}" if command == "check" else ""
+        return f"Run first: headshotkit {command}{first} --out {self.folder}"
 
     def peek(self, stage: str) -> dict:
         """Return a stage's manifest as it is, finished or not, out of date or not; empty where there is none.
@@ -649,14 +673,17 @@ class Run:
         Raises:
             StageMissing: as `manifest`.
         """
-        manifest = self.manifest(stage)
+        return self._content(stage, self.manifest(stage))
+
+    def _content(self, stage: str, manifest: dict) -> str:
+        """Return what decides a stage's content, by its manifest."""
         edits = edited_captions(self.path(stage), manifest.get("dataset", {}).get("photos", []))
         return fingerprint(edits, {"made": manifest["fingerprint"]}) if edits else manifest["fingerprint"]
 
     def earlier(self) -> list[Path]:
         """Return the folders that were moved aside because a stage was done anew, oldest first."""
         place = self.folder / "earlier"
-        return sorted(place.iterdir(), key=lambda path: path.stat().st_mtime) if place.is_dir() else []
+        return sorted(place.iterdir(), key=lambda path: path.stat().st_mtime) if os.path.isdir(place) else []
 
     def _set_aside(self, stage: str, why: str) -> None:
         """Moves what a stage made before out of the way, to earlier/<stage>-<n>, and says so."""

@@ -10,15 +10,18 @@ import importlib.util
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from headshotkit.errors import BadConfig, HeadshotError, MissingPackage, OutOfMemory, notebook_words
+from headshotkit.errors import BadConfig, BrokenPackage, HeadshotError, MissingPackage, OutOfMemory, notebook_words
 
 PACKAGE = Path(__file__).parent
+REPOSITORY = "https://github.com/headshotkit/headshotkit"
+"""As pyproject.toml has it; `make address` writes it here."""
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
             "onnxruntime", "bitsandbytes", "dlib-bin", "pillow-heif")  # fmt: skip
 # How long a thread of torch's (GNU OpenMP's) looks for work before it sleeps. A training step of the embedded base took
@@ -27,6 +30,7 @@ REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy",
 ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # else onnxruntime 1.32 gives the machine a number and reports to Microsoft
     "TRANSFORMERS_VERBOSITY": "error",
     "USE_FLAX": "0",  # diffusers 0.39 imports JAX where it is installed, as on Colab: 0.1 GB of memory, and warnings
 }
@@ -52,14 +56,28 @@ MORE_MEMORY = (
     "Close other notebooks and programs that use this machine's memory, then give the same command again: what was "
     "finished stays. If that is not enough, use a machine with more memory."
 )
-NEVER_MEMORY = (ImportError, LookupError, TypeError, ValueError)
+NEVER_MEMORY = (ModuleNotFoundError, LookupError, TypeError, ValueError)
 """Exceptions of a program, not of a machine, whatever their words are."""
+LIBRARY_WORDS = ("static tls", "not permitted", "permission denied")
+"""What the system's loader says, among words of memory, of a library that it can't load for another reason."""
+
+
+CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
+"""Variable -> the folder of this project's cache for what a library would write elsewhere, even if it is not used."""
 
 
 def set_environment() -> None:
-    """Sets the environment that torch and the hub should start in; what the person set already stays."""
+    """Sets the environment that the libraries should start in; what the person set already stays.
+
+    A person's own settings of matplotlib stay as well: then it writes where it always does.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    with contextlib.suppress(RuntimeError):  # nobody's home is known
+        own = [Path.home() / place for place in (".config/matplotlib", ".matplotlib")]
+        for name, folder in CACHES.items():
+            if name != "MPLCONFIGDIR" or not any(place.is_dir() for place in own):
+                os.environ.setdefault(name, str(cache_path(folder)))
 
 
 def data_path(*parts: str) -> Path:
@@ -79,6 +97,11 @@ def cache_path(*parts: str) -> Path:
     return Path(root).joinpath(*parts)
 
 
+def typed_path(path: Path | str) -> Path:
+    """Return a path as a person types it, with ~ for the home folder, which no shell resolves in a notebook."""
+    return Path(os.path.expanduser(path))
+
+
 def shown_path(path: Path) -> str:
     """A path as a run may hold it: from ~ or the cache folder, else the name alone; who works where is in none."""
     for root, name in ((cache_path(), "$HEADSHOTKIT_CACHE"), (Path.home(), "~")):
@@ -91,20 +114,31 @@ def require(module: str, extra: str):
     """Imports an optional module.
 
     Raises:
-        MissingPackage: it is not installed; the error names the extra that brings it.
+        MissingPackage: it, or a package that it needs, is not installed; the error names the extra that brings it.
+        BrokenPackage: it is installed, and can't be loaded.
+        OutOfMemory: memory gave out while it was loaded.
         KeyboardInterrupt: it was interrupted; a module in C++ makes an ImportError of that.
     """
+    install = f'pip install "headshotkit[{extra}]"'
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f"the package {module!r} can't be imported: {error}.",
+            f"It is not part of the core; the extra {extra!r} brings it.",
+            f"Install it: {install}",
+        ) from error
+    except (ImportError, MemoryError, OSError) as error:
         cause: BaseException | None = error
         while cause := cause.__cause__ or cause.__context__:
             if isinstance(cause, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
-        raise MissingPackage(
-            f"the package {module!r} can't be imported: {error}.",
-            f"It is not part of the core; the extra {extra!r} brings it.",
-            f'Install it: pip install "headshotkit[{extra}]"',
+        if said := out_of_memory(error):
+            raise OutOfMemory(f"memory gave out while {module!r} was loaded.", said, MORE_MEMORY) from error
+        raise BrokenPackage(
+            f"the package {module!r} is installed and can't be loaded: {error}.",
+            "A library that it needs is missing or damaged, or is of another version than it was made for.",
+            f"Install it anew: {install.replace('install', 'install --force-reinstall', 1)}",
         ) from error
 
 
@@ -209,6 +243,44 @@ def free_gpu_gib() -> float | None:
     return (torch.cuda.mem_get_info()[0] + cached) / 2**30
 
 
+def free_host_gib(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return the memory that this process can still take of the host, GiB; None if the system doesn't say.
+
+    It is the least of what the system has available and of what each control group that holds the process (as a
+    container's does) leaves; files that are only cached are free to take.
+
+    Args:
+        proc, groups: where Linux tells about processes and control groups.
+    """
+    free: list[float] = []
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        free.append(int((proc / "meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024)
+    if not free:
+        with contextlib.suppress(ImportError, OSError):  # no Linux; accelerate brings it
+            free.append(importlib.import_module("psutil").virtual_memory().available)
+    with contextlib.suppress(OSError):
+        for line in (proc / "self" / "cgroup").read_text().splitlines():
+            number, kinds, place = line.split(":", 2)
+            if number == "0" or "memory" in kinds.split(","):
+                root = groups if number == "0" else groups / "memory"
+                own = root / place.strip("/")
+                free += [left for one in (own, *own.parents) if one.is_relative_to(root) and (left := _left_in(one))]
+    return min(free) / 2**30 if free else None
+
+
+def _left_in(group: Path) -> float | None:
+    """Return the bytes that a control group of either version leaves, at least 1; None if it has no limit."""
+    for limit, used, cached in (
+        ("memory.max", "memory.current", ("inactive_file", "active_file")),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            most, now = (int((group / name).read_text()) for name in (limit, used))
+            facts = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines())
+            return max(1, most - now + sum(int(facts.get(name, 0)) for name in cached))
+    return None
+
+
 def usable_gpu_gib() -> float | None:
     """Return what this process can have of the GPU's memory in all, what it has already included, GiB; None without."""
     import torch
@@ -232,6 +304,7 @@ def out_of_memory(error: BaseException | None) -> str:
         known = any(word in words for word in MEMORY_WORDS)
         known = known or (any(word in words for word in AMBIGUOUS_WORDS) and _near_the_gpus_limit())
         known = known and isinstance(error, Exception) and not isinstance(error, (HeadshotError, *NEVER_MEMORY))
+        known = known and not (isinstance(error, ImportError) and any(word in words for word in LIBRARY_WORDS))
         known = known or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
         if known or type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported
             return said or type(error).__name__
@@ -376,12 +449,36 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def tell(line: str) -> None:
+    """Print a line of a stage's own to standard output, which the command line sends elsewhere if it prints JSON."""
+    print(line, flush=True)
+
+
+def clock_in(minutes: float) -> str:
+    """Return the time of day in so many minutes, "14:05" for example."""
+    return time.strftime("%H:%M", time.localtime(time.time() + 60 * minutes))
+
+
+def toy_words() -> str:
+    """Return what whoever uses the embedded base should know before anything else, and the way to real headshots."""
+    if "google.colab" in sys.modules:
+        way = "choose Runtime, Change runtime type, T4 GPU in the menu, and run the notebook again"
+    else:
+        page = REPOSITORY.replace("github.com", "colab.research.google.com/github")
+        way = f"open the quickstart on Colab, which lends a GPU: {page}/blob/main/notebooks/00_quickstart.ipynb"
+    return (
+        "The embedded base draws small pictures of 256 px by a toy model: they show how it works, and are no headshots "
+        f"to use. For real ones {way}"
+    )
+
+
 def report() -> str:
-    """What this machine is, for the first cell of a notebook and for bug reports."""
+    """What this machine is, for the first cell of a notebook and for bug reports; first what a missing GPU means."""
     device, why = choose_device()
     dtype, dtype_why = choose_dtype(device)
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
+    without = f"No GPU was found. {toy_words()}\n" if device == "cpu" else ""
     return (
-        f"device: {device} ({why})\ndtype: {str(dtype).removeprefix('torch.')} ({dtype_why})\n"
+        f"{without}device: {device} ({why})\ndtype: {str(dtype).removeprefix('torch.')} ({dtype_why})\n"
         f"cores: {os.cpu_count()}\n{found}"
     )

@@ -84,14 +84,37 @@ class Session:
             self.config = in_few_steps(self)
         try:
             self._draw_lost()
-            for batch in runtime.progress(iter(self._next_batch, []), "headshots"):
-                if batch[0].scale != self.scale:
-                    self.scale = batch[0].scale
-                    self.use_lora(self.scale)
-                self._render(batch)
+            with runtime.progress((), "accepted headshots", total=self.config.count) as bar:
+                self._show(bar)
+                for batch in iter(self._next_batch, []):
+                    if batch[0].scale != self.scale:
+                        self.scale = batch[0].scale
+                        self.use_lora(self.scale)
+                    self._render(batch)
+                    self._show(bar)
         except policy.OutOfTime:
             pass  # the batch that was under way is lost; what it would have shown is missing, and said to be
         return self.headshots
+
+    def _show(self, bar) -> None:
+        """Shows on the progress bar how many prompts have an accepted headshot, the tries, and the minutes left."""
+        left = self.minutes_left()
+        known = {} if left is None else {"minutes_left": f"{left:.1f}"}
+        bar.n = len({h.prompt_id for h in self.headshots if h.accepted})
+        bar.set_postfix(tried=len(self.headshots), **known)
+
+    def minutes_left(self) -> float | None:
+        """Return about how many minutes the missing headshots take at the rates so far; None before the first one."""
+        spent, tried = self.stage.manifest.get("drawing_seconds", 0.0), len(self.headshots)
+        if not (spent and tried):
+            return None
+        accepted = {h.prompt_id for h in self.headshots if h.accepted}
+        attempts = Counter(h.prompt_id for h in self.headshots)
+        open_tasks = [task for task in self.tasks if task.id not in accepted]
+        expected = len(open_tasks) * tried / max(len(accepted), 1)
+        if not self.config.minutes:
+            expected = min(expected, sum(max(self.config.max_attempts - attempts[task.id], 0) for task in open_tasks))
+        return min(expected * spent / tried, self.deadline.seconds_left) / 60
 
     def _draw_lost(self) -> None:
         """Draws headshots again that were noted and are gone, each from its own seed, one at a time.

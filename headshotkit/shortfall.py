@@ -82,7 +82,9 @@ def causes_of(
         if kind == "unlike":
             found += _unlike(refused, threshold, lora, photos, config, picked, share)
         elif kind == "copies":
-            step = "Pick an earlier checkpoint or a lower strength (headshotkit pick), or add more varied photos."
+            step = (
+                "Pick an earlier checkpoint or a lower strength: headshotkit pick --out RUN. Or add more varied photos."
+            )
             found.append(Cause("overfitted", f"{share} are almost copies of a photo", step))
         elif kind == "twins":
             step = "Choose more prompt packs (--packs), or ask for fewer headshots (--count)."
@@ -116,7 +118,7 @@ def _unlike(
     if config.base == "mini":
         found.append(Cause("embedded_base", f"{seen}; the embedded base is made for trying the workflow", ON_A_GPU))
     if not found and not picked:
-        step = "Try other checkpoints and strengths: headshotkit pick, then generate again."
+        step = "Try other checkpoints and strengths: headshotkit pick --out RUN, then generate again."
         found.append(Cause("strength", f"{seen} at strength {config.lora_scale:g}", step))
     if not found:
         step = "Add photos: " + (photos["advice"] or "other days, clothes and light.")

@@ -14,12 +14,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 
 from headshotkit import runtime
 from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
+from headshotkit.config.base import Range, Seed, check_value
 from headshotkit.errors import BadConfig
 from headshotkit.families import TOKENIZERS, Family, Sampling, load_family, load_tokenizers
 from headshotkit.records import Record
@@ -29,6 +31,7 @@ SHAPE = re.compile("[a-z]{3,6}")
 BARE, NAMED = "photo of a person", "photo of a {} person"
 SEEDS, STEPS, MOST_PX, SEEN_PX = 4, 4, 512, 32
 COMPARED = 48
+Candidates = Annotated[int, Range(1, 10_000)]
 WHAT_NEXT = "Choose one with: headshotkit token, or keep the default {default!r}."
 
 
@@ -94,10 +97,8 @@ def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Se
         BadConfig: `candidates` is below 1, `seed` is below 0, one of `also` is several pieces, or the base has other
             tokenizers than CLIP.
     """
-    if candidates < 1:
-        raise BadConfig(f"candidates is {candidates}.", "At least one token must be tried.", "Set it to 12.")
-    if seed < 0:
-        raise BadConfig(f"seed is {seed}.", "The pictures' noise comes from it: 0 or more.", "Set it to 0.")
+    check_value("candidates", candidates, Candidates, "Set it to 12.")
+    check_value("seed", seed, Seed, "Set it to 0.")
     kinds = TOKENIZERS[find_base(base).family].values()
     if set(kinds) != {"CLIPTokenizer"}:
         raise BadConfig(

@@ -7,7 +7,9 @@ On CUDA it does so to rounding: the backward of attention and of upsampling adds
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit import hub, locks, runtime
+from headshotkit import hub, locks, runtime, weighing
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
     Checkpoints,
@@ -39,6 +41,8 @@ from headshotkit.trained import write_trained
 
 LOSSES_FILE = "losses.json"
 MAX_GRAD_NORM = 1.0
+TIMED_STEPS = 20
+"""Steps after which the time that is left is told by the clock."""
 BAD_IN_A_ROW = 10
 """Steps without finite numbers, one after the other, that end a training; the first steps of float16's loss scaling may
 have a few."""
@@ -149,19 +153,33 @@ class _Loop:
         cost = expect_cost(self.method, groups, self.optimizer_name, runtime.choose_device()[1], count)
         self.stage.manifest["cost"] = cost.to_dict()
         self.stage.note_seconds()
-        runtime.say(cost.line())
+        runtime.tell(cost.line())
 
     def run(self, controller: Controller | None = None) -> None:
-        """All steps that are still to do; the family then holds the LoRA that is to be saved."""
+        """All steps that are still to do; the family then holds the LoRA that is to be saved.
+
+        Raises:
+            NotEnoughMemory: a step needs more of the host's memory than there is.
+        """
         self._resume()
+        if self.family.device == "cpu":
+            losses = 2 if any(examples.sizes for examples in self.class_pictures.values()) else 1
+            family, itemsize = self.family.base.family, self.family.dtype.itemsize
+            weighing.demand_room_for_step(self.settings, family, max(self.person), itemsize, losses)
         if controller:
             controller.start_training(changing(self.settings), len(self.losses))
         elif not self.losses:
             self._begin_within_memory()
-        if not self.losses:
-            self._save(must=controller is not None)  # so that there is something to go back to
         with Interruption() as interruption, runtime.progress((), "training", self.settings.steps) as bar:
+            if not self.losses:
+                self._save(must=controller is not None)  # so that there is something to go back to
+            if interruption.signal is not None:
+                interruption.pass_on()
+            marks: list[float] = []
             while (step := len(self.losses)) < self.settings.steps:
+                marks.append(time.monotonic())
+                if len(marks) == TIMED_STEPS + 1 and not controller:  # a controller says what it plans itself
+                    runtime.tell(self._time_left(marks))
                 problem = self._try_step(step)
                 if problem:
                     self._go_on_cheaper(step, problem, controller)
@@ -181,6 +199,21 @@ class _Loop:
                     interruption.pass_on()
         for parameter, average in zip(self.parameters, self.average, strict=False):
             parameter.data.copy_(average)
+
+    def _time_left(self, marks: list[float]) -> str:
+        """Return in a sentence when the training ends, by the clock of its latest steps.
+
+        Args:
+            marks: when each of them began, seconds.
+        """
+        seconds = statistics.median(b - a for a, b in itertools.pairwise(marks))
+        done, here = len(self.losses), self.pacing.px_at(len(self.losses) - 1)
+        left = sum((self.pacing.px_at(step) / here) ** 2 for step in range(done, self.settings.steps))
+        minutes = left * seconds / 60
+        end = runtime.clock_in(minutes)
+        return (
+            f"A step takes {seconds:.2f} s: {minutes:.1f} minutes more for {self.settings.steps - done}, until {end}."
+        )
 
     def recent_loss(self, count: int) -> float:
         """Return the mean of the last losses, of those that are finite; NaN where none is."""

@@ -45,7 +45,8 @@ def open_run(folder: Path | str, begins: bool = False) -> Run:
     Raises:
         NoRun: the folder holds no run, and none is to be begun there.
     """
-    run, whole = Run(folder), Path(folder).absolute()
+    run = Run(folder)
+    whole = run.folder.absolute()
     begun = [stage for stage in COMMANDS if run.peek(stage)]
     if not (begun or begins):
         others = sorted(place.parent.parent.name for place in whole.parent.glob("*/*/manifest.json"))

@@ -1,7 +1,7 @@
 """Writes the repository's address, which stands in pyproject.toml, wherever it is shown: `make address`.
 
-That is the README, and in each notebook the Colab badge and the first two cells. These are the same in every notebook,
-so they stand here.
+That is the README, runtime.py, and in each notebook the Colab badge and the first two cells. These are the same in all
+notebooks, so they stand here.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def address() -> str:
 
 
 def with_address(path: Path) -> str:
-    """Return the text of a notebook or the README as it is with the address in it."""
+    """Return the text of a notebook, the README or runtime.py as it is with the address in it."""
     text, url = path.read_text(), address()
+    if path.suffix == ".py":
+        return re.sub(r'(?<=^REPOSITORY = ")[^"]+', url, text, flags=re.MULTILINE)
     if path.suffix == ".md":
         return re.sub(r"(?<=git clone )\S+|(?<=git\+)https://[^\s\"]+", url, text)
     notebook = json.loads(text)
@@ -71,7 +73,7 @@ def form_cell(name: str, code: str) -> dict:
 
 def places() -> list[Path]:
     """Return the files that show the address."""
-    return [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md"]
+    return [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md", ROOT / "headshotkit" / "runtime.py"]
 
 
 if __name__ == "__main__":

@@ -146,10 +146,15 @@ def test_an_out_folder_that_cannot_be_written_is_an_error(cli, ten_photos, tmp_p
 
 
 def test_a_stage_too_early_says_what_comes_first(cli, tmp_path):
-    for command, needed in (("prepare", "check"), ("train", "prepare"), ("generate", "train"), ("restore", "generate"),
+    """All of it at once, with the one command that does it."""
+    code, _, err = cli("prepare", "--out", tmp_path / "run", "--base", "mini")
+    assert code == 2 and f"Run first: headshotkit check PHOTOS --out {tmp_path / 'run'}" in err
+    for command, needed in (("train", "prepare"), ("generate", "train"), ("restore", "generate"),
                             ("evaluate", "generate"), ("gallery", "generate")):  # fmt: skip
         code, _, err = cli(command, "--out", tmp_path / "run", "--base", "mini")
-        assert code == 2 and f"Run first: headshotkit {needed} --out" in err
+        first, does = err.splitlines()[-2:]
+        assert code == 2 and first.endswith(f"headshotkit run PHOTOS --out {tmp_path / 'run'}")
+        assert {"check", "prepare", needed} <= {*does.replace(",", " ").split()}
 
 
 def test_bad_settings_are_errors_and_lose_nothing(cli, brief_run):
@@ -191,3 +196,9 @@ def test_as_a_process_an_error_is_exit_code_2_and_no_traceback(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("NoPhotos: the photo folder") and "Traceback" not in done.stderr
+
+
+def test_gallery_does_what_is_missing_of_the_short_stages(cli, brief_run):
+    code, out, err = cli("gallery", "--out", brief_run.folder)
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines() if line[:1] != " "] == ["restore", "evaluate", "gallery"]

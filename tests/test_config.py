@@ -1,8 +1,23 @@
+import math
+import typing
+from dataclasses import fields
+
 import pytest
 
+from headshotkit import evaluate, flow, planner, tokens
 from headshotkit.bases import BASES, find_base
+from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
+from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
+from headshotkit.config.pick import scales_of
+from headshotkit.crops import CropConfig
 from headshotkit.errors import BadConfig, UnknownBase
+from headshotkit.photos import find_photos
+from headshotkit.pictures import PictureRequest
+from headshotkit.prompts import load_prompts
+from headshotkit.run import Run
+
+CONFIGS = (GateConfig, DatasetConfig, TrainConfig, PickConfig, RenderConfig, RestoreConfig, CropConfig, PictureRequest)
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -29,13 +44,13 @@ def test_an_unknown_base_lists_the_known_ones():
         (lambda: RenderConfig(pass_floor=0.6, pass_ceiling=0.5), "pass_floor 0.6 is above pass_ceiling 0.5"),
         (lambda: RenderConfig(count=0), "count is 0"),
         (lambda: RenderConfig(guidance_share=1.2), "guidance_share is 1.2"),
-        (lambda: RenderConfig(word_guidance=0.5), "word_guidance is 0.5, word_every is 3"),
-        (lambda: RenderConfig(word_every=0), "word_guidance is 1.0, word_every is 0"),
+        (lambda: RenderConfig(word_guidance=0.5), "word_guidance is 0.5"),
+        (lambda: RenderConfig(word_every=0), "word_every is 0"),
         (lambda: RenderConfig(max_twin=1.2), "max_twin is 1.2"),
         (lambda: RenderConfig(minutes=-1), "minutes is -1"),
         (lambda: RenderConfig(other_scales=(0.8,)), "other_scales are (0.8,), minutes is 0"),
         (lambda: RenderConfig(sampler="ddim"), "sampler is 'ddim'"),
-        (lambda: DatasetConfig(size_px=1001), "Set DatasetConfig.size_px to a multiple of 8, such as 1000"),
+        (lambda: DatasetConfig(size_px=1001), "size_px is 1001"),
         (lambda: DatasetConfig(token=" "), "token ' '"),
         (lambda: TrainConfig(targets="everything"), "targets is 'everything'"),
         (lambda: TrainConfig(steps=0), "steps is 0"),
@@ -54,3 +69,152 @@ def test_relations_are_checked_and_named(make, named):
     with pytest.raises(BadConfig) as caught:
         make()
     assert named in str(caught.value)
+
+
+def settings():
+    """Every setting of every stage: (config, name, type with notes)."""
+    return [(kind, name, hint) for kind in CONFIGS for name, (hint, _) in ranges_of(kind).items()]
+
+
+def numbers_in(hint):
+    """The notes of each number in a type: [(int or float, note or None)]."""
+    if typing.get_origin(hint) is typing.Annotated:
+        note = next((one for one in hint.__metadata__ if isinstance(one, (Range, OneOf))), None)
+        return [(hint.__origin__, note)] if hint.__origin__ in (int, float) else numbers_in(hint.__origin__)
+    return [(hint, None)] if hint in (int, float) else [n for part in typing.get_args(hint) for n in numbers_in(part)]
+
+
+def changed(kind, name, value):
+    return kind(**({"prompt": "photo"} if kind is PictureRequest else {}) | {name: value})
+
+
+def test_every_number_has_a_range():
+    found = [(kind.__name__, name, note) for kind, name, hint in settings() for _, note in numbers_in(hint)]
+    assert len(found) > 90
+    assert not [(kind, name) for kind, name, note in found if not isinstance(note, Range)]
+    assert all(math.isfinite(note.low) and math.isfinite(note.high) and note.low < note.high for *_, note in found)
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, 1e30, -1e30, pytest.param(10**5000, id="endless"), "7", None, True]
+)
+def test_no_setting_takes_what_is_no_number_of_its_range(value):
+    """In a list too; the error names the setting."""
+    for kind, name, hint in settings():
+        if numbers_in(hint):
+            listed = typing.get_origin(hint) is tuple
+            wrong = ((value, 1),) if name == "schedule" else (value, value) if listed else value
+            with pytest.raises(BadConfig) as caught:
+                changed(kind, name, wrong)
+            assert caught.value.happened.startswith(f"{name} is ")
+
+
+def test_a_range_ends_where_its_field_says():
+    for kind, name, hint in settings():
+        numbers = numbers_in(hint)
+        if len(numbers) == 1 and typing.get_origin(hint) is not tuple:
+            (number, note), step = numbers[0], 1 if numbers[0][0] is int else 1e-6
+            step = note.multiple or step
+            for end, out in ((note.low, -1), (note.high, 1)):
+                closed = note.open not in (("low", "both") if out < 0 else ("high", "both"))
+                assert note.holds(number(end)) == closed
+                with pytest.raises(BadConfig, match=f"^BadConfig: {name} is "):
+                    changed(kind, name, number(end) + out * step)
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2J", "a\x00", "a" * 5000, 7, None])
+def test_no_text_acts_on_a_terminal_or_is_endless(text):
+    for kind, name, hint in settings():
+        if hint is str or (typing.get_origin(hint) is typing.Annotated and hint.__origin__ is str):
+            with pytest.raises(BadConfig) as caught:
+                changed(kind, name, text)
+            assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_letters_that_are_none_are_refused_in_words_and_taken_in_paths():
+    with pytest.raises(BadConfig, match="token is"):
+        DatasetConfig(token="\udcff")
+    assert RenderConfig(prompts="/home/\udcff.toml").prompts
+    with pytest.raises(BadConfig, match="schedule is"):
+        TrainConfig(schedule=((512, 1),) * (MOST_PARTS + 1), steps=MOST_PARTS + 1)
+
+
+def test_every_option_has_the_range_of_its_setting():
+    """Before anything is done, so that a run does not stop at its third stage."""
+    numbered = [name for name, (kind, setting) in flow.SETTINGS.items() if numbers_in(ranges_of(kind)[setting][0])]
+    assert {*flow.SETTINGS} == {f.name for f in fields(flow.Options)} - {"photos", "base"}
+    for name in numbered:
+        with pytest.raises(BadConfig, match=f"{name} is") as caught:
+            flow.Options(**{name: math.nan})
+        assert f"--{name.replace('_', '-')}" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["run {p} --rank 100000", "run {p} --guidance nan", "train --steps -5", "generate --count 100000000",
+     "generate --word-guidance 1e30", "generate --lora-scale inf", "run {p} --minutes nan", "restore --fidelity nan",
+     "pick --scales 0.5,nan", "run {p} --seed -1", "evaluate --minutes inf", "train --schedule 999999:10"],
+)  # fmt: skip
+def test_the_command_line_refuses_absurd_settings_before_it_begins(given, tmp_path, capsys):
+    words = given.format(p=tmp_path).split()
+    assert main([*words, "--base", "mini", "--out", str(tmp_path / "run")]) == 2
+    assert " is " in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+LONG, HOSTILE = "a" * 300, "\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["check", HOSTILE, "--out", "run"], ["check", LONG, "--out", "run"], ["check", "photos", "--out", LONG],
+     ["train", "--base", "mini", "--out", LONG], ["export", "x.safetensors", "--out", LONG],
+     ["gallery", "--out", HOSTILE],
+     ["prepare", "--token", HOSTILE, "--out", "run"], ["prompts", "--prompts", LONG], ["prompts", "--pack", HOSTILE],
+     ["plan", "--gpu", "a" * 100_000], ["crop", HOSTILE, "out"], ["crop", "photos", "out", "--what", HOSTILE],
+     ["train", "--base", HOSTILE, "--out", "run"], ["restore", "--out", "/dev/null"], ["prompts", "--prompts", ".."]],
+    ids=lambda given: " ".join(given)[:30].encode("ascii", "backslashreplace").decode(),
+)  # fmt: skip
+def test_whatever_is_typed_gets_an_answer(given, tmp_path, monkeypatch, capsys):
+    """One that can be read, and that a terminal does not obey."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert main(given) == 2
+    err = capsys.readouterr().err
+    assert 20 < len(err) < 6500 and not set("\x1b\u202e\x07") & set(err)
+
+
+def test_to_clean_a_folder_that_no_disk_can_hold_finds_nothing(capsys):
+    assert main(["clean", LONG, "--json"]) == 0 and '"bytes": {}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda: planner.plan_run(count=10**9), lambda: planner.plan_run(minutes=math.nan),
+     lambda: planner.plan_run(class_images=-1), lambda: planner.plan_run(pick=10**9),
+     lambda: tokens.find_token(candidates=0), lambda: tokens.find_token(seed=-1)],
+)  # fmt: skip
+def test_functions_of_their_own_settings_check_them_too(wrong):
+    with pytest.raises(BadConfig, match=" is "):
+        wrong()
+
+
+def test_an_evaluation_takes_no_minutes_that_are_none(tmp_path):
+    with pytest.raises(BadConfig, match="minutes is nan"):
+        evaluate.evaluate_run(Run(tmp_path), minutes=math.nan)
+
+
+def test_a_path_from_the_home_folder_is_found_without_a_shell(tmp_path, monkeypatch):
+    """As in a notebook's knob."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "bank.toml").write_text('[[prompt]]\nid = "a"\ntext = "{person}"\n')
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
+    assert [p.id for p in load_prompts("~/bank.toml")] == ["a"] and find_photos("~")[0] == tmp_path / "a.jpg"
+    assert Run("~/runs/me").folder == tmp_path / "runs" / "me" and Run("~nobody-at-all/x").folder.name == "x"
+
+
+def test_strengths_that_are_no_numbers_are_named(capsys):
+    with pytest.raises(BadConfig, match="scales is 'strong'"):
+        scales_of("strong")
+    with pytest.raises(SystemExit) as stopped:
+        main(["pick", "--scales", "0.5,strong"])
+    assert stopped.value.code == 2 and "0.5,strong" in capsys.readouterr().err

@@ -16,13 +16,14 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from headshotkit.cli import main
 from headshotkit.config import TrainConfig
 from headshotkit.errors import BadConfig, BadLora, StageMissing
 from headshotkit.export import export_lora, header_of
 from headshotkit.families import Sampling, load_family
+from headshotkit.families.lora_files import file_bytes
 from headshotkit.families.sdxl import TARGETS
 from headshotkit.families.sdxl_kohya import kohya_names
 from headshotkit.run import Run, write_json
@@ -155,3 +156,18 @@ def test_what_cannot_be_exported_is_said(shaken_run, tmp_path):
         with pytest.raises(BadLora, match=f"1 of 2 layers have no name in kohya's naming: {strange}"):
             kohya_names(["down_blocks.0.resnets.0.conv1", strange])
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_equal_loras_are_equal_bytes():
+    """Whatever order the library gives the header's parts; and the file stays one that it reads."""
+    tensors = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(3, dtype=torch.float16)}
+    metadata = {f"headshotkit.{letter}": f'"é" {letter}' for letter in "abcdefghijklm"} | {"format": "pt"}
+    made = {file_bytes(tensors, dict(sorted(metadata.items(), reverse=bool(n % 2)))) for n in range(8)}
+    assert len(made) == 1 and len({save(tensors, metadata) for _ in range(8)}) > 1
+    read = load(made.pop())
+    assert read.keys() == tensors.keys() and all(read[name].equal(tensors[name]) for name in read)
+
+
+def test_the_header_of_equal_bytes_is_read_as_it_was_given(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(file_bytes({"a": torch.zeros(1)}, {"z": "é", "a": "1"}))
+    assert header_of(tmp_path / "a.safetensors") == {"a": "1", "z": "é"}

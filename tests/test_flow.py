@@ -57,7 +57,7 @@ def test_it_moves_towards_nobody_else(runs, trained, scored):
 def test_the_demo_tells_a_line_a_stage(runs):
     lines = runs[2]
     assert [line.split()[0] for line in lines] == [
-        "base", "check", "prepare", "train", "generate", "restore", "evaluate", "gallery",
+        "note", "base", "check", "prepare", "train", "generate", "restore", "evaluate", "gallery",
     ]  # fmt: skip
     text = "\n".join(lines)
     for part in ("kept 17 of 30 photos; refused: 2 duplicate", "accepted", "arcface", "dlib", "untouched"):

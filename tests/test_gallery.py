@@ -134,5 +134,5 @@ def test_a_wide_headshot_is_shown_whole(tmp_path):
 
 
 def test_without_a_report_there_is_no_gallery(brief_run):
-    with pytest.raises(StageMissing, match="headshotkit evaluate"):
+    with pytest.raises(StageMissing, match="restore, evaluate"):
         build_gallery(brief_run)

@@ -91,7 +91,7 @@ def files_in(folder):
 def load(server, base):
     """The base that the hub has at REAL, loaded with the other autoencoder."""
     server.add(REAL, base)
-    return SdxlFamily(replace(bases.find_base("mini"), name="net", source=REAL, vae=VAE))
+    return SdxlFamily(replace(bases.find_base("mini"), name="net", source=REAL, vae=VAE, download_gb=0.1))
 
 
 def test_a_base_is_downloaded_once_and_loads_without_the_hub(server, base, capsys):
@@ -292,7 +292,7 @@ def test_a_damaged_file_in_the_cache_is_no_traceback(server, base):
 
 def test_tokenizers_alone_are_small(server, base, monkeypatch):
     server.add(REAL, base)
-    monkeypatch.setitem(bases.BASES, "net", replace(bases.find_base("mini"), name="net", source=REAL))
+    monkeypatch.setitem(bases.BASES, "net", replace(bases.find_base("mini"), name="net", source=REAL, download_gb=0.1))
     assert all(len(tokenizer) > 1000 for tokenizer in load_tokenizers("net"))
     assert not any(line.endswith("safetensors") for line in server.requests)
 

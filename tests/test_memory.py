@@ -332,7 +332,7 @@ def test_restoring_goes_on_on_the_cpu(brief_run, good_photo, monkeypatch):
             raise faults.pop()
         return aligned
 
-    monkeypatch.setattr(restore, "find_codeformer", lambda config: (P2 / "p2_01.jpg", ()))
+    monkeypatch.setattr(restore, "find_codeformer", lambda config: (P2 / "p2_01.jpg", "0" * 64, ()))
     monkeypatch.setattr(restore, "load_codeformer", lambda weights: net)
     monkeypatch.setattr(restore, "restore_face", restored)
     manifest = restore.restore_headshots(brief_run)

@@ -56,7 +56,7 @@ def trained(request, prepared, tmp_path_factory):
     run, said, held = run_beside(tmp_path_factory.mktemp("methods") / "run", prepared), [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load_family", lambda name: held.append(load_family(name)) or held[0])
-        patch.setattr("headshotkit.runtime.say", said.append)
+        patch.setattr("headshotkit.runtime.tell", said.append)
         train.train_lora(run, settings(request.param))
     return request.param, run, held[0], said
 
@@ -240,7 +240,9 @@ def test_the_cost_is_said_first_and_is_exact(trained):
     tensors = all_tensors(run)
     assert cost["parameters"] == sum(tensor.numel() for tensor in tensors.values())
     assert cost["left_mib"] == pytest.approx(sum(t.nbytes for t in tensors.values()) / 2**20, abs=1e-3)
-    assert len(said) == 1 and said[0].startswith(f"{method} trains {cost['parameters']:,} numbers; ")
+    assert (
+        len(said) == 1 and said[0].startswith(f"Training by {method}") and f"{cost['minutes']:.1f} minutes" in said[0]
+    )
     assert ("--class-images 50" in said[0]) == (method == "dreambooth")
 
 
@@ -432,6 +434,6 @@ def test_on_the_command_line(prepared_run, capsys):
     assert main(["train", "--method", "textual-inversion", *options]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["lora"]["method"] == "textual-inversion"
-    assert printed.err.startswith("textual-inversion trains 384 numbers; ")
+    assert printed.err.startswith("Training by textual-inversion ")
     assert main(["train", "--method", "dreambooth", "--rank", "8", *options]) == 2
     assert "rank is 8" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 import json
+import os
 import re
 from collections import Counter
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,6 +247,19 @@ GOOD = '[[prompt]]\nid="a"\ntext="{person}"\n'
         (GOOD + 'brief="a suit"\n', "field brief: 'a suit'(.|\n)*photo of {person}, grey suit"),
         ('[[prompt]]\nid="a/b"\ntext="{person}"\n', r"field id: 'a/b'(.|\n)*part of a file name"),
         ('[[prompt]]\nid=7\ntext="{person}"\n', "field id: 7 "),
+        ('[[prompt]]\nid="é"\ntext="{person}"\n', "field id: 'é'"),
+        (f'[[prompt]]\nid="{"a" * 65}"\ntext="{{person}}"\n', "field id: 'aaa"),
+        (GOOD + GOOD.replace('"a"', '"A"'), "has a more than once"),
+        (GOOD + 'tags=["\\u001b[2J"]\n', r"field tags: \['\\x1b\[2J'\]"),
+        (GOOD + 'negative="\\u0007"\n', r"field negative: '\\x07'"),
+        ('[[prompt]]\nid="\\u001b[2J"\ntext="{person}"\n', r"prompt 1 \('\\x1b\[2J'\)"),
+        (GOOD.replace("{person}", "{person}" + "a" * 4000), "field text: "),
+        ("".join(GOOD.replace('"a"', f'"a{n}"') for n in range(1001)), "holds 1001 prompts"),
+        ("x = " + "[" * 100_000 + "]" * 100_000, "can't be read"),
+        ("x = " + "{a=" * 5_000 + "1" + "}" * 5_000, "can't be read"),
+        ("a" + ".a" * 200_000 + " = 1", "can't be read"),
+        ("x = {'a b'" + " . 'a b'" * 20_000 + " = 1}", "can't be read"),
+        ("#" * 2**20 + "#", "can't be read"),
         (GOOD + 'light="x"\n', r"unknown \['light'\](.|\n)*aspect, packs"),
         (GOOD + GOOD, "has a more than once"),
         (GOOD + GOOD.replace('"a"', '"b"') + 'aspect="2:1"\n', r"prompt 2 \(b\) .*aspect: '2:1'(.|\n)*4:5, 3:4, 16:9"),
@@ -275,9 +290,20 @@ def test_a_bank_saved_by_windows_notepad_is_read(tmp_path):
     assert [p.id for p in load_prompts(tmp_path / "bank.toml")] == ["a"]
 
 
-def test_a_missing_bank_is_named(tmp_path):
-    with pytest.raises(BadPromptBank, match="can't be read"):
-        load_prompts(tmp_path / "none.toml")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes of that kind")
+def test_what_is_no_regular_file_is_refused_unread(tmp_path):
+    """Reading a pipe that nobody writes to would wait for ever, a device would never end."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "device.toml").symlink_to("/dev/zero")
+    (tmp_path / "folder.toml").mkdir()
+    for place in (*tmp_path.iterdir(), tmp_path / "none.toml", tmp_path / ("a" * 300), Path("a\0.toml")):
+        with pytest.raises(BadPromptBank, match="can't be read"):
+            load_prompts(place)
+
+
+def test_numbered_ids_are_files_of_their_own_on_every_disk():
+    names = [name for name, _ in choose_prompts([Prompt("a", "", "x", "", ()), Prompt("A-2", "", "y", "", ())], 6)]
+    assert len({name.casefold() for name in names}) == 6
 
 
 def test_the_command_line_lists_the_bank_and_names_a_wrong_pack(capsys, bank):
@@ -296,7 +322,7 @@ def test_the_packs_of_the_command_line_reach_the_renderer():
     given = parser().parse_args(["generate", "--pack", "linkedin, studio"])
     config = config_for(RenderConfig, "mini", Options(packs=given.packs))
     assert config.packs == ("linkedin", "studio") and config_for(RenderConfig, "mini", Options()).packs == ()
-    with pytest.raises(BadConfig, match="packs is the text 'linkedin'"):
+    with pytest.raises(BadConfig, match="packs is 'linkedin'"):
         RenderConfig(packs="linkedin")
 
 

@@ -1,21 +1,28 @@
+import io
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import open_picture
+from tqdm import tqdm
 
+from headshotkit import runtime
 from headshotkit.config import RenderConfig
 from headshotkit.errors import BadLora
 from headshotkit.prompts import SIZES_PX, load_prompts
 from headshotkit.records import Lora
 from headshotkit.render import _shapes, _tasks, render_headshots
 from headshotkit.run import Run, write_json
+from headshotkit.session import Session
 
 BRIEF = {"count": 4, "steps": 6, "max_attempts": 2, "batch": 2}
 COMMAND = """
@@ -166,3 +173,43 @@ def test_every_aspect_has_its_size_where_the_base_can_draw_it():
     squares = _tasks(load_prompts(), lora, small)
     assert {t.size_px for t in squares} == {(256, 256)}
     assert _shapes(squares, small).startswith("all square, for base 'mini' was trained on squares alone")
+
+
+# --- what is shown meanwhile ----------------------------------------------------------------------------------------
+
+
+def test_the_bar_shows_accepted_of_wanted_tries_and_minutes_left(brief_run, monkeypatch):
+    """A real bar, which writes into a text."""
+    written = io.StringIO()
+    bar = partial(tqdm, file=written, mininterval=0, ncols=120)
+    monkeypatch.setattr(runtime, "progress", lambda items, title, total=None: bar(items, desc=title, total=total))
+    shots = render_headshots(
+        brief_run, RenderConfig.for_base("mini", **BRIEF, seed=1, pass_floor=-1, pass_ceiling=-0.9)
+    )
+    shown = written.getvalue()
+    assert "?" not in shown.split("accepted headshots", 1)[1].split("[")[0] and "0/4" in shown
+    assert f"tried={len(shots)}" in shown and "minutes_left=" in shown
+    assert f"{len({s.prompt_id for s in shots if s.accepted})}/4" in shown
+
+
+@pytest.mark.parametrize(
+    ("accepted", "minutes", "left_s", "expected"),
+    [
+        (0, 0, math.inf, 8 / 3),
+        (2, 0, math.inf, 4 / 3),
+        (4, 0, math.inf, 0.0),
+        (2, 5, 30.0, 0.5),
+        (0, 5, math.inf, 16 / 3),
+    ],
+)
+def test_the_minutes_left_follow_from_what_was_tried(accepted, minutes, left_s, expected):
+    """Four prompts, a try of 20 s each; without minutes three tries a prompt at most, so 8 more where none passed."""
+    shots = [SimpleNamespace(prompt_id=f"p{n}", accepted=n < accepted) for n in range(4)]
+    session = SimpleNamespace(
+        stage=SimpleNamespace(manifest={"drawing_seconds": 80.0}), headshots=shots,
+        tasks=[SimpleNamespace(id=f"p{n}") for n in range(4)], deadline=SimpleNamespace(seconds_left=left_s),
+        config=SimpleNamespace(minutes=minutes, max_attempts=3),
+    )  # fmt: skip
+    assert Session.minutes_left(session) == pytest.approx(expected)
+    session.headshots = []
+    assert Session.minutes_left(session) is None

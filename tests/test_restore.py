@@ -1,10 +1,19 @@
+import hashlib
+import io
+import os
+import pickle
+
 import numpy as np
 import pytest
-from conftest import note_again
+import torch
+from conftest import P1, note_again
 from PIL import Image
 
-from headshotkit import faces, restore, runtime
+from headshotkit import faces, flow, restore, runtime
+from headshotkit.cli import main
 from headshotkit.config import RestoreConfig
+from headshotkit.errors import BadWeights, CannotRestore
+from headshotkit.flow import Options
 from headshotkit.restore import restore_headshots
 
 
@@ -24,8 +33,108 @@ def test_weights_that_are_not_the_known_file_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(runtime, "has_module", lambda name: True)
     (tmp_path / "codeformer").mkdir()
     (tmp_path / "codeformer" / "codeformer.pth").write_bytes(b"something else")
-    path, missing = restore.find_codeformer(RestoreConfig())
-    assert path is None and "sha256 differs" in missing[0]
+    path, digest, missing = restore.find_codeformer(RestoreConfig())
+    assert path is None and not digest and "sha256 differs" in missing[0]
+
+
+class Bomb:
+    """Makes a folder when a pickle of it is run."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def saved(value) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def bad_weights(folder) -> dict[str, bytes]:
+    """Files that are no weights of a `torch.nn.Linear(2, 2)`, the stand-in for CodeFormer's network here."""
+    right = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+    return {
+        "empty": b"", "a web page": b"<html>404</html>", "cut": saved({"params_ema": right})[:300],
+        "another network's": saved({"params_ema": {"a": torch.zeros(2)}}), "a list": saved([1]),
+        "a pickle": pickle.dumps(Bomb(folder / "run")),
+        "a pickle in a zip": saved({"params_ema": Bomb(folder / "run")}),
+        "not finite": saved(right | {"bias": torch.full((2,), torch.nan)}),
+        "other shapes": saved(right | {"bias": torch.zeros(3)}), "no table": saved({"params_ema": 3}),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """CodeFormer's package as if it were installed, with a small network in its network's place."""
+    monkeypatch.setattr(runtime, "has_module", lambda name: True)
+    monkeypatch.setattr(restore, "codeformer_class", lambda: lambda: torch.nn.Linear(2, 2))
+
+
+def test_bad_weights_are_refused_and_never_run(stand_in, tmp_path):
+    for name, data in bad_weights(tmp_path).items():
+        (tmp_path / "own.pth").write_bytes(data)
+        with pytest.raises(BadWeights) as caught:
+            restore.load_codeformer(tmp_path / "own.pth")
+        assert "own.pth" in caught.value.happened and not (tmp_path / "run").exists(), name
+    (tmp_path / "own.pth").write_bytes(saved({"weight": torch.ones(2, 2), "bias": torch.zeros(2)}))
+    assert restore.load_codeformer(tmp_path / "own.pth").weight.sum() == 4
+
+
+def test_memory_that_gives_out_is_not_said_to_be_damage(stand_in, tmp_path, monkeypatch):
+    """Injected where torch reads the file."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("std::bad_alloc")))
+    with pytest.raises(RuntimeError, match="bad_alloc"):
+        restore.load_codeformer(tmp_path / "own.pth")
+
+
+def handed_on(run) -> bool:
+    files = run.manifest("headshots")["delivered"]
+    folders = run.path("restored"), run.path("headshots")
+    return all(len({(folder / file).read_bytes() for folder in folders}) == 1 for file in files)
+
+
+@pytest.mark.parametrize("place", ["empty.pth", "none.pth", "folder"])
+def test_weights_given_by_hand_that_cannot_be_used_are_bad_input(brief_run, stand_in, tmp_path, capsys, place):
+    """Each time; and the headshots are handed on all the same, so that the stages after it go on."""
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    command = ["restore", "--codeformer-weights", str(tmp_path / place), "--out", str(brief_run.folder)]
+    for _ in range(2):
+        assert main(command) == 2
+        assert "CannotRestore" in capsys.readouterr().err
+    assert handed_on(brief_run) and brief_run.has("restored") and brief_run.manifest("restored")["missing"]
+
+
+def test_good_weights_given_by_hand_without_the_package_are_not_ignored(brief_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "has_module", lambda name: name != restore.PACKAGE)
+    (tmp_path / "own.pth").write_bytes(saved({}))
+    with pytest.raises(CannotRestore) as caught:
+        restore_headshots(brief_run, RestoreConfig(weights=str(tmp_path / "own.pth")))
+    assert restore.PIP in caught.value.next_step and handed_on(brief_run)
+
+
+def test_bad_weights_in_the_cache_are_no_error(brief_run, stand_in, monkeypatch, tmp_path):
+    """Nobody asked for them by name: the outcome says what is wrong."""
+    monkeypatch.setenv("HEADSHOTKIT_CACHE", str(tmp_path))
+    (tmp_path / "codeformer").mkdir()
+    data = bad_weights(tmp_path)["not finite"]
+    (tmp_path / "codeformer" / "codeformer.pth").write_bytes(data)
+    monkeypatch.setattr(restore, "WEIGHTS_SHA256", hashlib.sha256(data).hexdigest())
+    manifest = restore_headshots(brief_run)
+    assert "NaN" in manifest["missing"][0] and handed_on(brief_run)
+
+
+def test_a_run_does_the_stages_after_it_and_then_says_what_could_not_be_done(brief_run, monkeypatch):
+    """The check stands for them here, as it is done already."""
+    monkeypatch.setattr(flow, "STAGES", ("restored", "photos"))
+    told = []
+    with pytest.raises(CannotRestore):
+        options = Options(base="mini", codeformer_weights="none.pth")
+        flow.make_headshots(P1, brief_run.folder, options, tell=told.append)
+    assert [line.split()[0] for line in told] == ["note", "base", "restore", "check"] and handed_on(brief_run)
 
 
 def test_pasting_back_touches_the_face_alone(good_photo):

@@ -54,9 +54,27 @@ def test_what_is_moved_aside_finds_a_place_where_an_older_one_was_deleted(tmp_pa
     assert kept == {"photos-1": "limit 3", "photos-2": "limit 2"}
 
 
-def test_a_missing_stage_says_which_command_makes_it(tmp_path):
-    with pytest.raises(StageMissing, match=r"Run first: headshotkit train --out "):
-        Run(tmp_path).manifest("lora")
+def first_of(run, stage):
+    with pytest.raises(StageMissing) as caught:
+        run.manifest(stage)
+    return caught.value.next_step
+
+
+def test_all_that_is_missing_is_named_at_once_with_one_whole_command(tmp_path):
+    """The photos' folder is named where the run knows it."""
+    run = Run(tmp_path / "run")
+    said = first_of(run, "headshots")
+    assert f"headshotkit run PHOTOS --out {run.folder}\n" in said and "check, prepare, train, generate" in said
+    assert first_of(run, "photos") == f"Run first: headshotkit check PHOTOS --out {run.folder}"
+    (tmp_path / "my photos").mkdir()
+    run.begin("photos", {}, {}).finish("kept", **VERDICTS | {"folder": run.place_of(tmp_path / "my photos")})
+    said = first_of(run, "lora")
+    assert f"headshotkit run '{(tmp_path / 'my photos').resolve()}' --out" in said and "prepare, train" in said
+    assert first_of(run, "dataset") == f"Run first: headshotkit prepare --out {run.folder}"
+    assert "headshotkit pick" in first_of(run, "picked") and "prepare, train" in first_of(run, "picked")
+    run.begin("dataset", {}, run.inputs_from("photos")).finish("made", **DATASET)
+    run.begin("lora", {}, run.inputs_from("dataset")).finish("made", **LORA)
+    assert first_of(run, "picked") == f"Run first: headshotkit pick --out {run.folder}"
 
 
 def test_a_stage_made_from_what_the_run_no_longer_holds_is_out_of_date(tmp_path):
@@ -67,7 +85,7 @@ def test_a_stage_made_from_what_the_run_no_longer_holds_is_out_of_date(tmp_path)
     assert run.has("lora")
     run.begin("photos", {"limit": 2}, {}).finish("second", **VERDICTS)
     assert not run.has("dataset") and not run.has("lora")
-    with pytest.raises(StageMissing, match=r"was made from another photos than the run holds now(.|\n)*prepare --out"):
+    with pytest.raises(StageMissing, match=r"was made from another photos than the run holds now(.|\n)*prepare, train"):
         run.manifest("lora")
     run.begin("dataset", {}, run.inputs_from("photos")).finish("from the second", **DATASET)
     with pytest.raises(StageMissing, match=r"was made from another dataset(.|\n)*headshotkit train --out"):

@@ -1,16 +1,20 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import P1
 
 import headshotkit
 from headshotkit import runtime
-from headshotkit.errors import BadConfig, BaseUnavailable, MissingPackage, OutOfMemory
+from headshotkit.cli import main
+from headshotkit.errors import BadConfig, BaseUnavailable, BrokenPackage, MissingPackage, OutOfMemory
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -36,6 +40,32 @@ def test_a_stop_in_the_middle_of_an_import_is_no_missing_package(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         runtime.require("stopped_half_way", extra="faces")
+
+
+@pytest.mark.parametrize(
+    ("written", "error"),
+    [("import no_such_part_of_it", MissingPackage),
+     ("raise ImportError('libx.so.3: undefined symbol: f')", BrokenPackage),
+     ("raise OSError('libx.so: cannot open shared object file')", BrokenPackage), ("raise MemoryError", OutOfMemory),
+     ("raise ImportError('libx.so: failed to map segment from shared object')", OutOfMemory)],
+)  # fmt: skip
+def test_missing_broken_and_too_large_packages_are_told_apart(tmp_path, monkeypatch, written, error):
+    """Injected at the package's import, in the words of Python and of the system's loader."""
+    (tmp_path / "a_package.py").write_text(written)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(error) as caught:
+        runtime.require("a_package", extra="train")
+    assert type(caught.value) is error and ("pip install" in caught.value.next_step) == (error is not OutOfMemory)
+    monkeypatch.delitem(sys.modules, "a_package", raising=False)
+
+
+def test_memory_that_gives_out_anywhere_is_no_fault_of_the_program(monkeypatch, capsys):
+    """Injected where the command line lists the prompts, which asks for no memory of its own."""
+    monkeypatch.setattr(
+        "headshotkit.prompts.load_prompts", lambda path: (_ for _ in ()).throw(MemoryError("bad_alloc"))
+    )
+    assert main(["prompts"]) == 2
+    assert "OutOfMemory" in capsys.readouterr().err
 
 
 class Model:
@@ -88,6 +118,8 @@ MEMORY = [
     OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
     Fail("[ONNXRuntimeError] : 1 : FAIL : bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9"),
     caused(OSError("Unable to load weights"), RuntimeError("failed to map the file")),
+    ImportError("libx.so: failed to map segment from shared object"),
+    ImportError("libx.so: cannot allocate memory for program header"),
     caused(BaseUnavailable("a", "b", "c"), MemoryError("bad_alloc")),
 ]
 """Every class of running out of memory, in the libraries' own words."""
@@ -106,7 +138,9 @@ def test_every_class_of_running_out_of_memory_is_told(error):
     RuntimeError("CUDA error: device-side assert triggered"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
     RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
-    ValueError("a layer named failed to map"), ImportError("libx.so: failed to map segment from shared object"),
+    ValueError("a layer named failed to map"), ModuleNotFoundError("No module named 'out of memory'"),
+    ImportError("libx.so: failed to map segment from shared object: Operation not permitted"),
+    ImportError("libgomp.so: cannot allocate memory in static TLS block"),
     KeyError("out of memory"), OSError(errno.ENOSPC, "No space left on device"), MissingPackage("out of memory"),
     KeyboardInterrupt(),
 ], ids=lambda error: f"{type(error).__name__} {error}"[:50])  # fmt: skip
@@ -173,6 +207,79 @@ def test_importing_the_package_sets_the_environment_in_a_notebook_too():
     assert done.stdout.split() == ["True"]
 
 
+USED = """
+import headshotkit, onnxruntime, torch
+from headshotkit import plots
+from headshotkit.families import Sampling, load_family
+family = load_family("mini")
+family.render(["a man"], [""], [1], Sampling((64, 64), 1, 1.0))
+torch.optim.AdamW(family.add_lora(2, 2, "attention", 0))
+"""
+
+
+def test_the_libraries_write_into_the_cache_alone_and_warn_of_nothing(tmp_path):
+    """In a home and a temporary folder that are new: no settings, no numbers of the machine, no compiler's folder."""
+    places = {"HOME": "home", "TMPDIR": "tmp", "HEADSHOTKIT_CACHE": "cache"}
+    for folder in places.values():
+        (tmp_path / folder).mkdir()
+    own = {*runtime.ENVIRONMENT, *runtime.CACHES, "XDG_CACHE_HOME", "XDG_CONFIG_HOME"}
+    bare = {name: value for name, value in os.environ.items() if name not in own}
+    environment = bare | {name: str(tmp_path / folder) for name, folder in places.items()}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", USED], capture_output=True, text=True, env=environment,
+        cwd=Path(headshotkit.__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not [*(tmp_path / "home").rglob("*"), *(tmp_path / "tmp").iterdir()]
+
+
+def test_own_settings_of_matplotlib_and_own_folders_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in runtime.CACHES:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".config" / "matplotlib").mkdir(parents=True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/own")
+    runtime.set_environment()
+    assert "MPLCONFIGDIR" not in os.environ and os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/own"
+
+
+CHECK = """
+import sys
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "diffusers", "transformers", "peft"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NoTorch())
+from headshotkit.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def process(*arguments, code="import sys; from headshotkit.cli import main; sys.exit(main(sys.argv[1:]))"):
+    home = Path(headshotkit.__file__).parents[1]
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE, text=True,
+                            stdout=subprocess.PIPE, cwd=home)  # fmt: skip
+
+
+def test_photos_are_checked_without_torch(tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(P1 / "p1_01.jpg", tmp_path / "photos")
+    done = process("check", tmp_path / "photos", "--min-photos", "1", "--out", tmp_path / "run", code=CHECK)
+    told, errors = done.communicate()
+    assert done.returncode == 0 and "kept 1 of 1" in told, errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that is heard")
+def test_sigterm_is_answered_outside_of_a_training_too(tmp_path):
+    """Amid the check of the sample person's photos; the same command then goes on."""
+    checking = process("check", P1, "--out", tmp_path / "run")
+    while checking.poll() is None and not (tmp_path / "run" / "photos" / "manifest.json").exists():
+        time.sleep(0.02)
+    checking.terminate()
+    _, errors = checking.communicate()
+    assert checking.returncode == 143 and "SIGTERM" in errors and "again" in errors, errors
+
+
 def test_seeds_of_places_differ_and_stay():
     seeds = {runtime.seed_for(7, a, b) for a in range(20) for b in range(20)}
     assert len(seeds) == 400 and all(0 <= seed < 2**63 for seed in seeds)
@@ -183,7 +290,27 @@ def test_seeds_of_places_differ_and_stay():
 
 def test_the_report_gives_reasons():
     text = runtime.report()
-    assert "device: " in text and "(" in text.splitlines()[0] and "dtype: " in text
+    assert "device: " in text and "dtype: " in text
+    assert all("(" in line for line in text.splitlines() if line.startswith(("device: ", "dtype: ")))
+
+
+def test_without_a_gpu_the_first_line_leads_to_one(monkeypatch):
+    monkeypatch.setattr(runtime, "choose_device", lambda: ("cpu", "no GPU was found"))
+    first = runtime.report().splitlines()[0]
+    assert "colab.research.google.com/github/" in first and first.endswith("00_quickstart.ipynb")
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    assert "T4 GPU" in runtime.report().splitlines()[0] and "http" not in runtime.toy_words()
+    monkeypatch.setattr(runtime, "choose_device", lambda: ("cuda", "CUDA is there: Tesla T4"))
+    monkeypatch.setattr(runtime, "choose_dtype", lambda device: (torch.float16, "it is fast"))
+    assert runtime.report().startswith("device: ")
+
+
+def test_what_is_said_in_a_notebook_is_no_error_there(monkeypatch, capsys):
+    runtime.say("on a terminal")
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    runtime.say("in a notebook")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("in a notebook\n", "on a terminal\n")
 
 
 @pytest.mark.parametrize(("own", "heeded"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from headshotkit import train
 from headshotkit.checkpoints import Checkpoints, Interruption, random_states, read_checked, set_random_states, to_bytes
+from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.dataset import build_dataset
 from headshotkit.errors import BadConfig, DiskFull, RunFolderError, StageMissing
@@ -116,6 +117,23 @@ def test_the_minutes_count_as_well(prepared_run, monkeypatch):
     settings = BRIEF | {"steps": 4, "checkpoint_every_steps": 100, "checkpoint_every_minutes": 1e-6}
     train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
     assert saved == [0, 1, 2, 3], "the start is what a first step goes back to"
+
+
+def test_a_signal_in_the_first_checkpoint_waits_for_its_end(prepared_run, monkeypatch):
+    """Injected where the file is about to be written."""
+    write, seen = Checkpoints.write, []
+
+    def interrupted(self, path, data):
+        if not seen:
+            seen.append(path)
+            signal.raise_signal(signal.SIGINT)
+        write(self, path, data)
+
+    monkeypatch.setattr(Checkpoints, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+    assert [file.name for file in checkpoints_of(prepared_run)] == ["000000.pt"] and seen
+    assert read_checked(seen[0])["losses"] == []
 
 
 def halfway(run, monkeypatch, settings=BRIEF):
@@ -502,3 +520,20 @@ def test_prior_preservation_adds_the_class(prepared_run):
 def test_without_a_dataset_there_is_no_training(tmp_path):
     with pytest.raises(StageMissing, match="headshotkit prepare"):
         train_lora(Run(tmp_path), TrainConfig.for_base("mini"))
+
+
+# --- what is told of the time ---------------------------------------------------------------------------------------
+
+
+def test_the_time_is_told_before_the_first_step_and_again_by_the_clock(prepared_run, capsys):
+    train_lora(prepared_run, TrainConfig.for_base("mini", steps=22, batch=1, rank=2, alpha=2, targets="attention"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["Training", "A"]
+    assert " for 2, until " in lines[1]
+
+
+def test_with_json_only_json_is_on_standard_output(prepared_run, capsys):
+    options = ["--steps", "1", "--rank", "2", "--out", str(prepared_run.folder), "--json"]
+    assert main(["train", *options]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["stage"] == "lora" and printed.err.startswith("Training ")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from headshotkit.bases import BASES
-from headshotkit.config.base import Config, demand, demand_known, demand_seed
+from headshotkit.config.base import Config, FilePath, OneOf, Range, Seed, Size, Text, demand
 
 SDXL_SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "2:3": (832, 1216), "16:9": (1344, 768)}
 """Aspect, width to height -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is
@@ -25,41 +26,35 @@ class DatasetConfig(Config):
 
     base: str = "sdxl"
     """The base that the pictures are for; decides their size."""
-    token: str = "ohwx"
+    token: Annotated[str, Text(40)] = "ohwx"
     """The rare token that names the person in captions."""
-    class_word: str = "person"
+    class_word: Annotated[str, OneOf(CLASS_WORDS)] = "person"
     """What the person is, one of CLASS_WORDS."""
-    size_px: int = 1024
+    size_px: Size = 1024
     """Side of the square training picture, px; a multiple of 8. Other aspects have about as many pixels."""
-    aspect: str = "1:1"
+    aspect: Annotated[str, OneOf(ASPECTS)] = "1:1"
     """Shape of the training pictures, one of ASPECTS; one for all of them, for a batch holds one shape."""
-    face_fractions: tuple[float, ...] = (0.45, 0.62)
+    face_fractions: tuple[Annotated[float, Range(0.1, 1)], ...] = (0.45, 0.62)
     """Height of the face relative to the picture's, one crop for each; as far as the photo allows.
     0.45 shows head and shoulders, 0.62 the face."""
-    augment: str = "off"
+    augment: Annotated[str, OneOf(AUGMENTS)] = "off"
     """off, safe (each crop once more, turned and scaled a little) or full (mirrored once more as well). Off, for no
     face is symmetric, so mirrored pictures harm identity (arXiv:2505.03557), and turned ones are a little softer."""
-    captioner: str = "template"
+    captioner: Annotated[str, OneOf(CAPTIONERS)] = "template"
     """Who writes the captions: template (words for what was measured, offline), blip or florence (they see scene and
     clothes; their words on the face are taken out)."""
-    captioner_weights: str = ""
+    captioner_weights: FilePath = ""
     """Folder or hub id of the captioner's weights; empty: the hub's usual ones."""
-    class_images: int = 0
+    class_images: Annotated[int, Range(0, 10_000, "It is how many are drawn.")] = 0
     """Number of class images for prior preservation, generated from the base; 0 is none."""
-    class_prompt: str = ""
+    class_prompt: Annotated[str, Text(400)] = ""
     """What class images show, in words, such as "oil painting of a woman": then the base keeps that style, while it
     learns the person; empty: a photo of the class word."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the class images and of the augmentation."""
 
     def __post_init__(self) -> None:
-        demand_seed(self)
-        demand(
-            self.size_px % 8 == 0 and self.size_px > 0,
-            f"size_px is {self.size_px}.",
-            "The autoencoder halves the picture three times.",
-            f"Set DatasetConfig.size_px to a multiple of 8, such as {max(8, round(self.size_px / 8) * 8)}.",
-        )
+        super().__post_init__()
         demand(
             bool(self.token) and not self.token.isspace(),
             f"token {self.token!r} is empty.",
@@ -67,17 +62,10 @@ class DatasetConfig(Config):
             "Set DatasetConfig.token.",
         )
         demand(
-            bool(self.face_fractions) and all(0.1 <= f <= 1 for f in self.face_fractions),
-            f"face_fractions are {self.face_fractions}.",
-            "Each is a face's height relative to the picture's height, in [0.1, 1].",
+            bool(self.face_fractions),
+            "face_fractions are none.",
+            "Each photo is cropped once for each of them.",
             "Set DatasetConfig.face_fractions, for example (0.45, 0.62).",
-        )
-        demand_known(self, class_word=CLASS_WORDS, aspect=ASPECTS, augment=AUGMENTS, captioner=CAPTIONERS)
-        demand(
-            self.class_images >= 0,
-            f"class_images is {self.class_images}.",
-            "It is how many are drawn.",
-            "Set DatasetConfig.class_images to 0 for none, or for example to 50.",
         )
         demand(
             bool(self.class_images) or not self.class_prompt,

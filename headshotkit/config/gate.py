@@ -3,91 +3,87 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from headshotkit.config.base import Config, demand
+from headshotkit.config.base import Config, Range, demand
 
 
 @dataclass(frozen=True)
 class GateConfig(Config):
     """Limits of the photo check."""
 
-    min_photos: int = 10
+    min_photos: Annotated[int, Range(1, 1000, "Training needs at least one photo.")] = 10
     """Fewest kept photos that training starts with; below 10 a LoRA learns the photos, not the person."""
-    max_photos: int = 20
+    max_photos: Annotated[int, Range(1, 1000)] = 20
     """Most photos to train on; of more good ones the best and most varied are chosen."""
-    min_faces: int = 1
+    min_faces: Annotated[int, Range(1, 100, "A photo without a face can't be cropped around it.")] = 1
     """Fewest faces in a photo."""
-    max_faces: int = 5
+    max_faces: Annotated[int, Range(1, 100)] = 5
     """Most faces, passers-by and posters counted; more is a crowd, in which the person can't be told for sure."""
-    max_other_face: float = 0.35
+    max_other_face: Annotated[float, Range(0, 1)] = 0.35
     """Largest height of a second face relative to the main one; smaller ones count as passers-by."""
-    min_face_px: int = 90
+    min_face_px: Annotated[int, Range(1, 4096)] = 90
     """Smallest width of the main face, px; ArcFace looks at 112 px, so below about 90 it guesses."""
-    min_face_inside: float = 0.7
+    min_face_inside: Annotated[float, Range(0, 1)] = 0.7
     """Least fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
-    min_visible: float = 5.0
+    min_visible: Annotated[float, Range(0, 255)] = 5.0
     """Least contrast of the face, grey levels, or least twelfth of its brightness if that is larger."""
-    max_stops_below: float = 5.0
+    max_stops_below: Annotated[float, Range(0, 20)] = 5.0
     """Largest number of stops of exposure by which a face may be darker than in most of the person's photos."""
-    max_clipped: float = 0.4
+    max_clipped: Annotated[float, Range(0, 1)] = 0.4
     """Largest fraction of the face's pixels that are pure white (luma above 250)."""
-    max_roll_deg: float = 45.0
+    max_roll_deg: Annotated[float, Range(0, 180)] = 45.0
     """Largest lean of the head to a side, degrees; beyond it the landmarks go astray."""
-    min_contrast: float = 5.0
+    min_contrast: Annotated[float, Range(0, 255)] = 5.0
     """Least standard deviation of the face's luma, grey levels."""
-    max_noise: float = 5.0
+    max_noise: Annotated[float, Range(0, 255)] = 5.0
     """Largest noise on the face, aligned to 128 px, grey levels."""
-    min_sharpness: float = 5.0
+    min_sharpness: Annotated[float, Range(0, 1000)] = 5.0
     """Least sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
-    min_steadiness: float = 5.5
+    min_steadiness: Annotated[float, Range(0, 1000)] = 5.5
     """Least detail in the direction that has least of it; a moved camera takes it from one direction only."""
-    max_blockiness: float = 3.0
+    max_blockiness: Annotated[float, Range(0, 1000)] = 3.0
     """Largest ratio of the steps between a JPEG's blocks to all other steps."""
-    min_hue_spread: float = 1.8
+    min_hue_spread: Annotated[float, Range(0, 100)] = 1.8
     """Least difference of hues of equal brightness on the face, percent; 0 is greyscale, sepia stays below 1.2."""
-    max_bars: float = 0.02
+    max_bars: Annotated[float, Range(0, 1)] = 0.02
     """Largest part of the height or width that bars along the edges take; more gets into the training picture."""
-    min_eye_contrast: float = 0.35
+    min_eye_contrast: Annotated[float, Range(0, 255)] = 0.35
     """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
-    max_eye_contrast: float = 1.3
+    max_eye_contrast: Annotated[float, Range(0, 255)] = 1.3
     """Largest luma of the eye band relative to the cheeks; a light bar over the eyes rises above."""
-    min_skin_share: float = 0.55
+    min_skin_share: Annotated[float, Range(0, 1)] = 0.55
     """Least fraction of the face's oval that has the colour of its cheeks and forehead."""
-    min_nose_free: float = 0.4
+    min_nose_free: Annotated[float, Range(0, 1)] = 0.4
     """Least freedom of the nose from what is no skin, in [0, 1]: dark pixels count twice, other colours once."""
-    max_disagreement: float = 0.18
+    max_disagreement: Annotated[float, Range(0, 10)] = 0.18
     """Largest distance between two landmark models' points, eye distances; 0.05 on a clear face."""
-    max_yaw_deg: float = 50.0
+    max_yaw_deg: Annotated[float, Range(0, 180)] = 50.0
     """Largest turn of the head to a side, degrees."""
-    max_pitch_deg: float = 35.0
+    max_pitch_deg: Annotated[float, Range(0, 180)] = 35.0
     """Largest rise or fall of the head, degrees; wide, for an average head is fitted."""
-    min_eye_openness: float = 0.12
+    min_eye_openness: Annotated[float, Range(0, 10)] = 0.12
     """Least height of the eye opening relative to its width; about 0.3 is open, below 0.12 closed."""
-    max_mouth_open: float = 0.45
+    max_mouth_open: Annotated[float, Range(0, 10)] = 0.45
     """Largest gap between the lips relative to the mouth's width."""
-    max_wink: float = 0.2
+    max_wink: Annotated[float, Range(0, 10)] = 0.2
     """Largest difference of the two eyes' openness."""
-    min_recognisable: float = 16.0
+    min_recognisable: Annotated[float, Range(0, 1000)] = 16.0
     """Least length of ArcFace's embedding before it is normed, which falls with whatever spoils a face
     (arXiv:2103.06627); used only with the recogniser that it was measured on."""
-    min_same_person: float = 0.35
+    min_same_person: Annotated[float, Range(-1, 1)] = 0.35
     """Least cosine to the mean of the person's photos, itself counted; of strangers 99 % stay below 0.33."""
-    max_hash_distance: int = 6
+    max_hash_distance: Annotated[int, Range(0, 64)] = 6
     """Two photos whose difference hashes differ in at most so many of 64 bits are candidates for duplicates."""
-    min_duplicate_identity: float = 0.9
+    min_duplicate_identity: Annotated[float, Range(-1, 2)] = 0.9
     """Candidates by their hashes whose faces are at least so alike (cosine) are duplicates."""
-    min_duplicate_structure: float = 0.96
+    min_duplicate_structure: Annotated[float, Range(-1, 2)] = 0.96
     """Photos whose faces share at least this fraction of fine structure are duplicates, even if one was cut, framed,
     mirrored, made smaller, squeezed, recoloured or photographed from paper. Above 1 is off. Other photos of one person
     stay below 0.943 (max_copy in config/render.py)."""
 
     def __post_init__(self) -> None:
-        demand(
-            self.min_photos >= 1,
-            f"min_photos is {self.min_photos}.",
-            "Training needs at least one photo.",
-            "Set GateConfig.min_photos to 10 or more.",
-        )
+        super().__post_init__()
         demand(
             self.min_photos <= self.max_photos,
             f"min_photos {self.min_photos} is above max_photos {self.max_photos}.",
@@ -95,8 +91,8 @@ class GateConfig(Config):
             "Lower GateConfig.min_photos or raise GateConfig.max_photos.",
         )
         demand(
-            1 <= self.min_faces <= self.max_faces,
+            self.min_faces <= self.max_faces,
             f"min_faces is {self.min_faces}, max_faces {self.max_faces}.",
-            "A photo without a face can't be cropped around it.",
+            "So no photo has as many faces as it should.",
             "Set GateConfig.min_faces to 1.",
         )

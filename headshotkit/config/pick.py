@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from headshotkit.config.base import Config, demand, demand_seed
+from headshotkit.config.base import MOST_SCALE, Config, Range, Seed, demand, shown
+from headshotkit.errors import BadConfig
 
 MOST_PROMPTS = 24
 
@@ -13,27 +15,21 @@ MOST_PROMPTS = 24
 class PickConfig(Config):
     """How the checkpoint and the LoRA's strength are chosen; the pictures are drawn as RenderConfig says."""
 
-    prompts: int = 6
+    prompts: Annotated[int, Range(2, MOST_PROMPTS, "One picture alone may be lucky.")] = 6
     """Prompts of the bank that each candidate draws, always the same ones, which ask for different things; 2 to 24.
     With the snapshots of a training as S, (S + number of other strengths) times as many pictures are drawn."""
-    scales: tuple[float, ...] = (0.6, 0.8, 1.0, 1.2)
+    scales: tuple[Annotated[float, Range(0, MOST_SCALE, open="low")], ...] = (0.6, 0.8, 1.0, 1.2)
     """Strengths of the LoRA to choose from, above 0; the checkpoints are compared at the one nearest to 1."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise, the same for every candidate."""
 
     def __post_init__(self) -> None:
-        demand_seed(self)
+        super().__post_init__()
         demand(
-            2 <= self.prompts <= MOST_PROMPTS,
-            f"prompts is {self.prompts}.",
-            "One picture alone may be lucky, and a choice needs no whole bank.",
-            f"Set PickConfig.prompts from 2 to {MOST_PROMPTS}, for example 6.",
-        )
-        demand(
-            bool(self.scales) and all(0 < scale <= 2 for scale in self.scales),
-            f"scales are {self.scales}.",
-            "At 0 it is the bare base, and beyond 2 no LoRA holds a picture together.",
-            "Set PickConfig.scales to numbers above 0, up to 2, for example 0.6, 0.8, 1.0, 1.2.",
+            bool(self.scales),
+            "scales are none.",
+            "A choice needs something to choose from.",
+            "Set PickConfig.scales, for example (0.6, 0.8, 1.0, 1.2).",
         )
 
     @property
@@ -47,9 +43,16 @@ class PickConfig(Config):
 
 
 def scales_of(text: str) -> tuple[float, ...]:
-    """Strengths as a person writes them; argparse says what is wrong with another text.
+    """Return strengths as a person writes them.
+
+    Raises:
+        BadConfig: a part is no number.
 
     >>> scales_of("0.6, 0.8,1")
     (0.6, 0.8, 1.0)
     """
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        example = "Write them with commas between, for example 0.6,0.8,1.0,1.2."
+        raise BadConfig(f"scales is {shown(text)}.", "It must be numbers.", example) from error

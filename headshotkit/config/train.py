@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from headshotkit.bases import find_base
-from headshotkit.config.base import Config, demand, demand_known, demand_seed
+from headshotkit.config.base import Batch, Config, Minutes, OneOf, Range, Seed, demand
 
 OPTIMIZERS = ("auto", "adamw", "adamw8bit", "prodigy")
 TARGETS = ("attention", "all")
@@ -18,6 +19,10 @@ UNUSED = {
 }
 """Method -> the settings of TrainConfig that mean nothing to it."""
 
+TrainSteps = Annotated[int, Range(1, 1_000_000)]
+TrainSize = Annotated[int, Range(32, 4096, "Autoencoder and denoiser halve a picture several times.", multiple=32)]
+Rank = Annotated[int, Range(1, 1024, "A layer of SDXL's is 640 to 2048 wide, so a larger one adds nothing.")]
+
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
@@ -25,57 +30,57 @@ class TrainConfig(Config):
 
     base: str = "sdxl"
     """The base to train on."""
-    method: str = "lora"
+    method: Annotated[str, OneOf(METHODS)] = "lora"
     """What is trained: lora (small matrices beside the frozen base), dreambooth (every weight of the denoiser),
     textual-inversion (embeddings of new tokens alone) or pivotal (new tokens and a LoRA together)."""
-    token_vectors: int = 4
+    token_vectors: Annotated[int, Range(1, 32, "A prompt holds 75 tokens, and says more than who it is.")] = 4
     """Number of new tokens that stand for the person, with textual-inversion and pivotal; a prompt holds 75 in all.
     They begin as the class word's embedding. Captions and prompts go on saying the dataset's token."""
-    token_factor: float = 3.0
+    token_factor: Annotated[float, Range(0, 1000, "At 0 nothing would be learnt.", open="low")] = 3.0
     """With pivotal: learning rate of the new tokens relative to the LoRA's. cog-sdxl has 3e-4 to 1e-4."""
-    rank: int = 32
+    rank: Rank = 32
     """Rank of the LoRA's two matrices."""
-    alpha: int = 32
+    alpha: Annotated[int, Range(1, 4096)] = 32
     """Scale numerator of the LoRA: its weight in the base is alpha / rank."""
-    targets: str = "attention"
+    targets: Annotated[str, OneOf(TARGETS)] = "attention"
     """Which layers get a LoRA: attention (query, key, value, out) or all (also feed-forward and convolutions)."""
-    steps: int = 1000
+    steps: TrainSteps = 1000
     """Number of optimizer updates."""
-    schedule: tuple[tuple[int, int], ...] = ()
+    schedule: tuple[tuple[TrainSize, TrainSteps], ...] = ()
     """(side px, steps) one after another, such as ((768, 700), (1024, 300)); empty: the dataset's size throughout.
     A step at 3/4 of the side takes about half the time. Each side is a multiple of 32."""
-    batch: int = 1
+    batch: Batch = 1
     """Pictures a step."""
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, Range(0, 2, open="low")] = 1e-4
     """Peak learning rate; cosine to zero after the warm-up. Prodigy's is 1, for it finds the size of its steps."""
-    warmup: float = 0.05
+    warmup: Annotated[float, Range(0, 1)] = 0.05
     """Fraction of the steps in which the learning rate rises."""
-    optimizer: str = "auto"
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "auto"
     """adamw8bit (a quarter of AdamW's state), adamw, prodigy (arXiv:2306.06101), or auto: adamw, fused, where the GPU
     has room for its state, else adamw8bit."""
-    min_snr_gamma: float = 5.0
+    min_snr_gamma: Annotated[float, Range(0, 1000)] = 5.0
     """Cap of the signal-to-noise weight (min-SNR, arXiv:2303.09556); 0 is off."""
-    noise_offset: float = 0.0
+    noise_offset: Annotated[float, Range(0, 1)] = 0.0
     """Strength of the per-channel offset added to the noise."""
-    caption_dropout: float = 0.05
+    caption_dropout: Annotated[float, Range(0, 1)] = 0.05
     """Fraction of the captions replaced by the empty one."""
-    face_weight: float = 1.0
+    face_weight: Annotated[float, Range(1, 20, "Below 1 the person would not be learnt.")] = 1.0
     """Weight of the face in the loss relative to what surrounds it, 1 to 20; 1 is off. A picture's mean weight is 1."""
-    prior_weight: float = 1.0
+    prior_weight: Annotated[float, Range(0, 100)] = 1.0
     """Weight of the loss over class images, where the dataset has any (DreamBooth's lambda)."""
     checkpointing: bool = False
     """Gradient checkpointing: less memory, about 1.35 times the time."""
-    checkpoint_every_steps: int = 100
+    checkpoint_every_steps: Annotated[int, Range(1, 1_000_000)] = 100
     """Steps between checkpoints that a killed training goes on from."""
-    checkpoint_every_minutes: float = 5.0
+    checkpoint_every_minutes: Minutes = 5.0
     """Most minutes between checkpoints; 0 is off, so steps alone count."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Range(1, 1000)] = 3
     """How many of the newest checkpoints are kept; should one be damaged, the one before it serves."""
-    snapshots: int = 0
+    snapshots: Annotated[int, Range(0, 1000)] = 0
     """LoRA files to leave in lora/previews/, evenly spread over the training, the last one at its end; 0 is none."""
-    ema: float = 0.0
+    ema: Annotated[float, Range(0, 1, "At 1 nothing would be learnt.", open="high")] = 0.0
     """Decay of a moving average of the LoRA, which then is what is saved; 0 is off. 0.99 averages about 100 steps."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of LoRA initialisation, noise, timesteps and order."""
 
     @classmethod
@@ -98,29 +103,10 @@ class TrainConfig(Config):
         return super().for_base(base, **find_base(base).presets.get(f"{cls.__name__}.{method}", {}) | given)
 
     def __post_init__(self) -> None:
-        demand_seed(self)
-        demand_known(self, method=METHODS, targets=TARGETS, optimizer=OPTIMIZERS)
-        self._demand_sound_tokens()
+        super().__post_init__()
         self._demand_a_sound_optimizer()
-        self._demand_counts()
         self._demand_a_sound_schedule()
         self._demand_sound_snapshots()
-        self._demand_shares()
-
-    def _demand_sound_tokens(self) -> None:
-        """A number that a prompt has room for, and a rate at which they are learnt."""
-        demand(
-            1 <= self.token_vectors <= 32,
-            f"token_vectors is {self.token_vectors}.",
-            "A prompt holds 75 tokens, and has to say more than who it is.",
-            "Set TrainConfig.token_vectors from 1 to 32.",
-        )
-        demand(
-            self.token_factor > 0,
-            f"token_factor is {self.token_factor}.",
-            "Without a learning rate the new tokens would stay the class word.",
-            "Set TrainConfig.token_factor above 0, for example 3.",
-        )
 
     def _demand_a_sound_optimizer(self) -> None:
         """Rates that the optimizer can learn with."""
@@ -143,17 +129,6 @@ class TrainConfig(Config):
             "Set TrainConfig.token_factor to 1, or TrainConfig.optimizer to adamw.",
         )
 
-    def _demand_counts(self) -> None:
-        """At least 1 of everything that is counted."""
-        counts = ("rank", "alpha", "steps", "batch", "checkpoint_every_steps", "keep_checkpoints")
-        positive = {n: getattr(self, n) for n in counts}
-        demand(
-            all(v >= 1 for v in positive.values()),
-            "; ".join(f"{n} is {v}" for n, v in positive.items() if v < 1) + ".",
-            "Each is a count of at least 1.",
-            "Raise it in TrainConfig.",
-        )
-
     def _demand_sound_snapshots(self) -> None:
         """Snapshots of a LoRA, and no more than steps."""
         demand(
@@ -163,42 +138,14 @@ class TrainConfig(Config):
             "Set TrainConfig.snapshots to 0 or TrainConfig.method to lora.",
         )
         demand(
-            0 <= self.snapshots <= self.steps,
+            self.snapshots <= self.steps,
             f"snapshots is {self.snapshots}, steps is {self.steps}.",
             "A snapshot is taken after a step, so there are at most as many.",
             "Lower TrainConfig.snapshots or raise TrainConfig.steps.",
         )
 
-    def _demand_shares(self) -> None:
-        """Weights, shares and times within their ranges."""
-        demand(
-            1 <= self.face_weight <= 20,
-            f"face_weight is {self.face_weight}.",
-            "It is the face's weight relative to what surrounds it; below 1 the person would not be learnt.",
-            "Set TrainConfig.face_weight in [1, 20], for example 3, or 1 for none.",
-        )
-        demand(
-            0 <= self.ema < 1,
-            f"ema is {self.ema}.",
-            "It is the share of the earlier average that each step keeps, in [0, 1); at 1 nothing would be learnt.",
-            "Set TrainConfig.ema, for example 0.99, or 0 for none.",
-        )
-        demand(
-            self.checkpoint_every_minutes >= 0,
-            f"checkpoint_every_minutes is {self.checkpoint_every_minutes}.",
-            "It is a time, and 0 stands for none.",
-            "Set TrainConfig.checkpoint_every_minutes, for example 5.",
-        )
-
     def _demand_a_sound_schedule(self) -> None:
-        """Sizes that the bases can make, counts of steps, and as many of them as `steps` says."""
-        for px, steps in self.schedule:
-            demand(
-                px % 32 == 0 and px > 0 and steps >= 1,
-                f"schedule has {steps} steps at {px} px.",
-                "The autoencoder and the denoiser halve a picture several times, and each part has a step at least.",
-                f"Set the size in TrainConfig.schedule to {max(32, round(px / 32) * 32)}, and 1 step or more.",
-            )
+        """As many steps as `steps` says."""
         total = sum(steps for _, steps in self.schedule)
         demand(
             not self.schedule or total == self.steps,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from headshotkit import hub, runtime
+from headshotkit import hub, runtime, weighing
 from headshotkit.bases import Base, find_base
 from headshotkit.config import RenderConfig
 from headshotkit.downloads import first_line
@@ -174,8 +174,11 @@ def load_family(base_name: str) -> Family:
     Raises:
         UnknownBase: no base has that name.
         BaseUnavailable: its weights are not here and can't be downloaded.
+        NotEnoughMemory: the host can't hold them.
     """
     base = find_base(base_name)
+    device = runtime.choose_device()[0]
+    weighing.demand_room_for_base(base, device, runtime.choose_dtype(device)[0].itemsize)
     runtime.return_large_blocks()
     module = importlib.import_module(f"headshotkit.families.{base.family}")
     return getattr(module, FAMILIES[base.family])(base)

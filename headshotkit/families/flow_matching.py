@@ -220,7 +220,7 @@ class FlowFamily(FlowParts):
                 output_type="latent",  # the autoencoder may be of another dtype, which the pipelines don't expect
             ).images
 
-        made = torch.cat(frugal.in_parts(self, len(prompts), draw))
+        made = torch.cat(frugal.in_parts(self, len(prompts), sampling.size_px, draw))
         raw, vae = self._decodable(frugal.demand_finite(made), sampling.size_px), self.vae
         pixels = [frugal.coded(self, vae, 1, lambda one=one: vae.decode(one[None].to(vae.dtype)).sample) for one in raw]
         self.decoding = frugal.decoding_of(self, "slices: a picture at a time")

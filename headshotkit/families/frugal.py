@@ -6,13 +6,14 @@ an interrupted stage goes on with what it had come to.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
 
-from headshotkit import runtime
+from headshotkit import runtime, weighing
 from headshotkit.errors import NotFinite, OutOfMemory
 
 AT_ONCE, CODING = "pictures_at_once", "autoencoder"
@@ -22,17 +23,27 @@ SLICES, TILES, FLOAT32 = "slices", "tiles", "float32"
 in float32."""
 
 
-def in_parts(family, count: int, draw: Callable[[list[int]], Any]) -> list:
+def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[int]], Any]) -> list:
     """Return what `draw` makes of pictures 0 to count - 1, in order: of all at once, or of half where memory gives out.
 
+    In the host's memory, which gives out without an error, it is of as many as are expected to fit.
+
+    Args:
+        size_px: (width, height) of each.
     Raises:
-        OutOfMemory: one picture alone is too much.
+        OutOfMemory, NotEnoughMemory: one picture alone is too much.
     """
+    if family.device == "cpu":
+        room, why = weighing.pictures_in_room(family.base, size_px, family.dtype.itemsize)
+        if room is not None and room < min(count, _most(family, count)):
+            _note(family, {AT_ONCE: room}, f"{room} pictures at once from now on", why)
     made, start = [], 0
     while start < count:
-        most = min((change[AT_ONCE] for change in family.changes if AT_ONCE in change), default=count)
+        most = _most(family, count)
         places = list(range(start, min(count, start + most)))
-        part, said = runtime.within_memory(lambda places=places: draw(places))
+        with warnings.catch_warnings():  # diffusers 0.42's schedulers make arrays of tensors in numpy 1's way
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            part, said = runtime.within_memory(lambda places=places: draw(places))
         if not said:
             made.append(part)
             start += len(places)
@@ -46,6 +57,11 @@ def in_parts(family, count: int, draw: Callable[[list[int]], Any]) -> list:
         else:
             _note(family, {AT_ONCE: len(places) // 2}, f"{len(places) // 2} pictures at once from now on", said)
     return made
+
+
+def _most(family, count: int) -> int:
+    """Return how many pictures are drawn at once, by what was given up before."""
+    return min((change[AT_ONCE] for change in family.changes if AT_ONCE in change), default=count)
 
 
 def coded(family, vae: torch.nn.Module, pictures: int, work: Callable[[], torch.Tensor]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from headshotkit import weighing
 from headshotkit.bases import Base
 from headshotkit.errors import BadLora
 from headshotkit.families.loading import quiet
@@ -51,7 +52,13 @@ answer_for_old_packages()  # here, as every module that gives a network a LoRA i
 
 
 def put_lora(network: torch.nn.Module, config: LoraConfig, seed: int) -> list[torch.nn.Parameter]:
-    """Puts a new LoRA, drawn from the seed, into a network; returns its parameters, float32."""
+    """Put a new LoRA, drawn from the seed, into a network; return its parameters, float32.
+
+    Raises:
+        NotEnoughMemory: the host can't hold it with gradients and optimizer.
+    """
+    count, device = lora_numbers(network, config), next(network.parameters()).device.type
+    weighing.demand_room_for_trained(count, f"a LoRA of rank {config.r}", device, "Choose a smaller --rank.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network.add_adapter(config, ADAPTER)
@@ -59,6 +66,16 @@ def put_lora(network: torch.nn.Module, config: LoraConfig, seed: int) -> list[to
     for parameter in parameters:
         parameter.data = parameter.data.float()
     return parameters
+
+
+def lora_numbers(network: torch.nn.Module, config: LoraConfig) -> int:
+    """Return how many numbers a LoRA would have in a network: A (rank, in) and B (out, rank) of each layer."""
+    layers = [
+        layer.weight
+        for name, layer in network.named_modules()
+        if any(f".{name}".endswith(f".{target}") for target in config.target_modules) and hasattr(layer, "weight")
+    ]
+    return config.r * sum(weight[0].numel() + len(weight) for weight in layers)
 
 
 def lora_tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -91,7 +108,18 @@ def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) 
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(known, default=str, sort_keys=True)}
     tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in lora_tensors(network).items()}
     demand_finite(tensors)
-    return save(tensors, metadata=header | metadata)
+    return file_bytes(tensors, header | metadata)
+
+
+def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file in which equal content is equal bytes; the library orders metadata at random."""
+    data = save(tensors, metadata=metadata)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[start:]])
 
 
 def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) -> None:

@@ -268,7 +268,7 @@ class SdxlFamily:
             return drawing.draw(self.pipeline, self.base.name, told, own_seeds, sampling, on_step, words)
 
         with self.counting_rows():
-            latents = frugal.in_parts(self, len(prompts), draw)
+            latents = frugal.in_parts(self, len(prompts), sampling.size_px, draw)
         return drawing.decode(self, latents, sampling.size_px)
 
     def _word_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:

@@ -78,7 +78,7 @@ class SdxlControls:
                 ).images
 
         with family.counting_rows():
-            latents = frugal.in_parts(family, len(prompts), draw)
+            latents = frugal.in_parts(family, len(prompts), sampling.size_px, draw)
         if guide.refined:
             latents = self._refine(torch.cat(latents), prompts, negatives, sampling, guide, on_step)
         return drawing.decode(family, latents, sampling.size_px)
@@ -214,7 +214,7 @@ class SdxlControls:
 
             try:
                 with drawing.sampling_by(pipeline, sampling.sampler, self.family.base.name):
-                    return frugal.in_parts(self.family, len(prompts), draw)
+                    return frugal.in_parts(self.family, len(prompts), sampling.size_px, draw)
             finally:
                 counting.remove()
 

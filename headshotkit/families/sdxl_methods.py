@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
-from headshotkit import runtime
+from headshotkit import runtime, weighing
 from headshotkit.errors import BadConfig
 from headshotkit.families import Condition
-from headshotkit.families.lora_files import does_not_fit
+from headshotkit.families.lora_files import does_not_fit, file_bytes
 from headshotkit.families.methods import EMBEDDINGS_FILE, Method, names_token, word_of
 from headshotkit.finite import demand_finite, spoilt
 from headshotkit.records import Lora
@@ -37,7 +37,9 @@ class FullUnet(Method):
     title, bytes_each = "whole U-Net", 2
 
     def add(self) -> list[dict]:
-        unet = self.family.pipeline.unet
+        unet, family = self.family.pipeline.unet, self.family
+        count = sum(weight.numel() for weight in unet.parameters())
+        weighing.demand_room_for_trained(count, "a whole U-Net", family.device, "Train with --method lora.")
         unet.float().requires_grad_(True).train()
         return [{"params": list(unet.parameters())}]
 
@@ -58,7 +60,7 @@ class FullUnet(Method):
         yield f"{UNET_FOLDER}/config.json", json.dumps(described, indent=2).encode()
         parts = split_torch_state_dict_into_shards(half, filename_pattern=UNET_FILES, max_shard_size=SHARD)
         for name, keys in parts.filename_to_tensors.items():
-            yield f"{UNET_FOLDER}/{name}", save({key: half[key] for key in keys}, {"format": "pt"} | metadata)
+            yield f"{UNET_FOLDER}/{name}", file_bytes({key: half[key] for key in keys}, {"format": "pt"} | metadata)
         if parts.is_sharded:
             index = {"metadata": parts.metadata, "weight_map": parts.tensor_to_filename}
             yield f"{UNET_FOLDER}/{UNET_FILES.format(suffix='')}.index.json", json.dumps(index, indent=2).encode()
@@ -216,7 +218,7 @@ class TextualInversion(Method):
         """Keys clip_l and clip_g, shape (N, D), as A1111, ComfyUI and diffusers' pivotal script have them."""
         tensors = {key: new_weights(self.family, key).detach().cpu().contiguous() for key in ENCODERS}
         demand_finite(tensors)
-        yield EMBEDDINGS_FILE, save(tensors, {"format": "pt"} | metadata)
+        yield EMBEDDINGS_FILE, file_bytes(tensors, {"format": "pt"} | metadata)
 
     @staticmethod
     def use(family, folder: Path, lora: Lora, scale: float) -> None:

@@ -1,0 +1,120 @@
+"""Weighs what a request needs against the host's memory before it is taken.
+
+A system kills a program that takes more than there is, mostly without a word. A GPU's memory is not weighed here: there
+too large a request is an exception, and the stages go on with less.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from headshotkit import runtime
+from headshotkit.bases import Base
+from headshotkit.config import TrainConfig
+from headshotkit.costs import GIB, MINI_DRAWING_GIB, MINI_STEP_GIB, cost, step_kind
+from headshotkit.errors import NotEnoughMemory
+
+TRAINED_BYTES = 20
+"""Of each trained number on the host: itself, its gradient, AdamW's two averages, and its copy for a checkpoint."""
+COUNTED_PX, COUNTED_BYTES = 1024, 2
+"""What `costs` counted a picture and a number at."""
+
+
+def demand_room(what: str, gib: float, next_step: str) -> None:
+    """Check that the host has memory for something that is about to be taken.
+
+    Args:
+        what: it is, for the error.
+        gib: it is expected to take.
+    Raises:
+        NotEnoughMemory: less is free; the error has both numbers.
+    """
+    free = runtime.free_host_gib()
+    if free is not None and gib > free:
+        raise NotEnoughMemory(
+            f"{what} needs about {gib:.1f} GiB of memory, and {free:.1f} GiB are free.",
+            "A system ends a program that takes more memory than there is.",
+            next_step,
+        )
+
+
+def demand_room_for_base(base: Base, device: str, itemsize: int) -> None:
+    """Check that the host can hold a base's weights, before they are downloaded; a folder's own are not weighed.
+
+    SDXL's networks are held together; of the other families' about half, one network after the other.
+
+    Args:
+        itemsize: bytes of a number as the weights are held.
+    Raises:
+        NotEnoughMemory: it can't.
+    """
+    if device == "cpu" and not base.source.startswith("data:") and not Path(base.source).is_dir():
+        together = 1.0 if base.family == "sdxl" else 0.5
+        gib = together * base.download_gb * 1e9 / GIB * itemsize / COUNTED_BYTES
+        half = "Set HEADSHOTKIT_DTYPE=bfloat16, which takes half of it, or use" if itemsize > 2 else "Use"
+        otherwise = "the embedded base (--base mini), or a machine with a GPU, such as Colab's."
+        demand_room(f"base {base.name!r}", gib, f"{half} {otherwise}")
+
+
+def demand_room_for_trained(count: int, what: str, device: str, next_step: str) -> None:
+    """Check that the host can hold what is trained, with gradients and optimizer.
+
+    Args:
+        count: numbers that are trained.
+        what: they are, for the error.
+    Raises:
+        NotEnoughMemory: it can't.
+    """
+    if device == "cpu":
+        demand_room(f"{what} of {count:,} trained numbers", count * TRAINED_BYTES / GIB, next_step)
+
+
+def demand_room_for_step(config: TrainConfig, family: str, px: int, itemsize: int, losses: int) -> None:
+    """Check that the host can hold what a training step computes.
+
+    Args:
+        config: how the step is made.
+        px: side of its pictures.
+        losses: held at once.
+    Raises:
+        NotEnoughMemory: it can't.
+    """
+    if config.base == "mini":
+        one = MINI_STEP_GIB
+    else:
+        kind = "step_checkpointed" if config.checkpointing else "step"
+        kind = step_kind(config.method, config.checkpointing) if family == "sdxl" else kind
+        counted = cost(kind, COUNTED_PX, 1, family)
+        one = max(counted.peak_gib - counted.weights_gib, 0.0) * itemsize / COUNTED_BYTES
+    gib = one * config.batch * losses * (px / COUNTED_PX) ** 2
+    cheaper = f"Train with a batch below {config.batch}" if config.batch > 1 else "Train at a smaller size"
+    demand_room(f"a training step of {config.batch} pictures of {px} px", gib, f"{cheaper}, or free memory.")
+
+
+def picture_gib(base: Base, size_px: tuple[int, int], itemsize: int) -> float:
+    """Return what drawing and decoding a picture takes beside the weights, GiB.
+
+    Args:
+        itemsize: bytes of a number as it is computed.
+    """
+    share = size_px[0] * size_px[1] / COUNTED_PX**2
+    if base.name == "mini":
+        return MINI_DRAWING_GIB * share
+    forward, decode = (cost(kind, COUNTED_PX, 1, base.family) for kind in ("forward", "decode"))
+    taken = max(2 * (forward.peak_gib - forward.weights_gib), decode.peak_gib - decode.weights_gib)
+    return taken * share * itemsize / COUNTED_BYTES
+
+
+def pictures_in_room(base: Base, size_px: tuple[int, int], itemsize: int) -> tuple[int | None, str]:
+    """Return how many pictures the host can draw at once, and why; None if as many as are wanted.
+
+    Raises:
+        NotEnoughMemory: not even one.
+    """
+    free, one = runtime.free_host_gib(), picture_gib(base, size_px, itemsize)
+    if free is None:
+        return None, ""
+    width, height = size_px
+    demand_room(f"a picture of {width} x {height} px", one, "Ask for smaller pictures, or free memory.")
+    return math.floor(free / one), f"a picture takes about {one:.1f} GiB, {free:.1f} are free"
