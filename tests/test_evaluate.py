@@ -73,7 +73,7 @@ def counted(monkeypatch):
         return score(file, known)
 
     def drawing(run, todo, *rest):
-        seen["drawn"] += len(todo)
+        seen["drawn"] += sum(map(len, todo))
         return draw(run, todo, *rest)
 
     monkeypatch.setattr(evaluate, "_score", scoring)
@@ -93,6 +93,17 @@ def test_no_picture_is_scored_twice_and_the_scores_are_those_of_the_files(brief_
     assert scores["delivered"] == scores["restored"] == [score.to_dict() for score in again]
     assert len(scores["base"]) == 2 and len(scores["lora"]) == 4
     assert brief_run.manifest("report")["config"] == {"pairs": 2}
+
+
+def test_a_picture_of_the_base_that_is_missing_is_drawn_as_it_was(brief_run):
+    """Its whole batch is drawn anew: alone it would round otherwise."""
+    restore_headshots(brief_run)
+    metrics = evaluate_run(brief_run, pairs=2)
+    lost, other = sorted((brief_run.path("report") / "base").iterdir())
+    pixels, there = np.asarray(open_picture(lost)), other.stat().st_mtime_ns
+    lost.unlink()
+    assert evaluate_run(brief_run, pairs=2)["identity"] == metrics["identity"]
+    assert (np.asarray(open_picture(lost)) == pixels).all() and other.stat().st_mtime_ns == there
 
 
 def test_a_headshot_of_an_older_manifest_is_scored_from_its_file(brief_run):
