@@ -273,11 +273,18 @@ def plot_class_images(run: Run, most: int = 6) -> Plot:
 
 
 def plot_restored(run: Run, pairs: int = 6) -> Plot:
-    """The first delivered headshots before (above) and after (below) the faces were restored."""
-    rows = run.manifest("restored")["restored"][:pairs]
-    before = [(run.path("headshots") / r["file"], "before" + _identity_words(r, "identity_before"), None) for r in rows]
+    """Draw delivered headshots before (above) and after (below) the faces were restored, restored ones first.
+
+    Where none was, the headshots are drawn once.
+    """
+    rows = sorted(run.manifest("restored")["restored"], key=lambda row: row["kept"] != "restored")[:pairs]
+    place, columns = run.path("headshots"), max(1, len(rows))
+    if not any(row["kept"] == "restored" for row in rows):
+        return _grid([(place / r["file"], "not restored" + _identity_words(r, "identity_before"), None) for r in rows],
+                     columns)  # fmt: skip
+    before = [(place / r["file"], "before" + _identity_words(r, "identity_before"), None) for r in rows]
     after = [(run.path("restored") / r["file"], r["kept"] + _identity_words(r, "identity_after"), None) for r in rows]
-    return _grid(before + after, max(1, len(rows)))
+    return _grid(before + after, columns)
 
 
 def _identity_words(row: dict, key: str) -> str:
