@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser test-slow test-colab wheel address lint clean
+.PHONY: demo test browser test-slow test-colab wheel address strip lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/headshotkit demo --out demo
@@ -36,6 +36,11 @@ wheel: $(VENV)/bin/python
 # Writes the repository's address of pyproject.toml into notebooks and README.
 address:
 	$(PYTHON) tests/address.py
+
+# From then on git takes notebooks of this clone without their outputs, which hold faces (.gitattributes).
+strip:
+	git config filter.strip-outputs.clean "$(PYTHON) tests/strip_outputs.py"
+	git config filter.strip-outputs.required true
 
 lint: $(VENV)/.test
 	$(BIN)/python -m pip install -q ruff

@@ -156,18 +156,19 @@ def _render_base(
 ) -> list[Path]:
     """Draw the same prompts and seeds without the LoRA, with the settings in the headshots' manifest; return the files.
 
-    Pictures that exist are not drawn again. When the time is up, the rest are left out.
+    Batches that exist are not drawn again; one that lacks a picture is drawn whole, for alone it would round otherwise.
+    When the time is up, the rest are left out.
     """
     deadline = deadline or Deadline(0.0)
     config = RenderConfig(**generated["config"])
     files = [folder / h.file for h in first]
-    todo = [(h, f) for h, f in zip(first, files, strict=True) if not f.exists()]
-    todo = todo[: deadline.room_for(len(todo))]
-    if todo:
-        minutes = len(todo) * _picture_s(generated) / 60
-        runtime.say(
-            f"the bare base's headshots: {len(todo)} to draw, about {minutes:.1f} minutes by the time of others"
-        )
+    pairs = zip(first, files, strict=True)
+    batches = runtime.batches_of(pairs, config.batch, kind=lambda pair: pair[0].size_px)
+    todo = [batch for batch in batches if not all(file.exists() for _, file in batch)]
+    room = deadline.room_for(sum(map(len, todo)))
+    if room:
+        minutes = room * _picture_s(generated) / 60
+        runtime.say(f"the bare base's headshots: {room} to draw, about {minutes:.1f} minutes by the time of others")
         _draw_base(run, todo, generated, config, deadline, [] if changes is None else changes)
     return [file for file in files if file.exists()]
 
@@ -179,13 +180,13 @@ def _picture_s(generated: dict) -> float:
 
 def _draw_base(
     run: Run,
-    todo: list[tuple[Headshot, Path]],
+    todo: list[list[tuple[Headshot, Path]]],
     generated: dict,
     config: RenderConfig,
     deadline: Deadline,
     changes: list[dict],
 ) -> None:
-    """Draw the bare base's pictures until all are done or the time is up.
+    """Draw the bare base's pictures, batch by batch, until all are there or the time is up.
 
     The face models, which measured the headshots before, make room for the base.
     """
@@ -195,9 +196,8 @@ def _draw_base(
     if generated.get("few_steps", {}).get("held"):
         family.use_few_steps(FEW_STEPS[config.few_steps])
         config = drawn_in_few(config)
-    family.encode_prompts([text for h, _ in todo for text in (h.prompt, h.negative)])  # all before any is drawn
-    batches = runtime.batches_of(todo, config.batch, kind=lambda pair: pair[0].size_px)
-    for batch in runtime.progress(batches, "the bare base's headshots"):
+    family.encode_prompts([text for batch in todo for h, _ in batch for text in (h.prompt, h.negative)])
+    for batch in runtime.progress(todo, "the bare base's headshots"):
         batch, start = batch[: deadline.room_for(len(batch))], deadline.clock()
         if not batch:
             return
@@ -209,7 +209,8 @@ def _draw_base(
         except OutOfTime:
             return
         for (_, file), image in zip(batch, images, strict=True):
-            write_atomic(file, png_bytes(image))
+            if not file.exists():
+                write_atomic(file, png_bytes(image))
         deadline.note(len(batch), deadline.clock() - start)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from headshotkit import runtime
 from headshotkit.downloads import NotWhole, again, first_line, size_in_words, trouble_of
 from headshotkit.errors import MissingModel
-from headshotkit.run import sha256_of
+from headshotkit.run import clear_half_written, half_written, sha256_of
 
 LANDMARKS = {"2d106det.onnx": "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf"}
 PACKS = {
@@ -72,8 +72,9 @@ def is_whole(folder: Path, pack: str) -> bool:
 def _install(pack: str, folder: Path) -> None:
     """Download a pack and put its files into the folder; whatever lay there before was not whole."""
     archive = folder.with_name(f"{pack}.zip.part")
-    unpacked = folder.with_name(f".{pack}.{os.getpid()}.part")
+    unpacked = half_written(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    clear_half_written(folder)
     _download(ADDRESS.format(pack=pack), archive, f"insightface's models {pack}")
     try:
         unpacked.mkdir(exist_ok=True)

@@ -32,7 +32,7 @@ from headshotkit.gallery import PAGE, build_gallery
 from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.pacing import MAY_CHANGE
-from headshotkit.records import Verdict, kept_photos, typed
+from headshotkit.records import Verdict, kept_photos, refusals, typed
 from headshotkit.restore import restore_headshots
 from headshotkit.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
 
@@ -471,10 +471,13 @@ def _check(run: Run, options: Options) -> None:
 def line_of(manifest: dict, run: Run | None = None) -> str:
     """One line on a finished stage: its name, what came out, seconds.
 
-    After the check another line says what is missing; after the gallery, where in the run its page is.
+    After the check a line a refused photo says why, and another one what is missing. After the check and the gallery
+    the last line says where in the run the page is.
     """
-    line = f"{COMMANDS[manifest['stage']]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"
-    more = manifest.get("advice", "")
-    if run and manifest["stage"] == "gallery":
-        more = f"{(run.path('gallery') / PAGE).resolve()}"
-    return line + (f"\n{'':<10} {more}" if more or "advice" in manifest else "")
+    stage = manifest["stage"]
+    lines = [f"{COMMANDS[stage]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"]
+    if stage == "photos":
+        lines += [*refusals([Verdict.from_dict(v) for v in manifest["verdicts"]]), manifest["advice"]]
+    if run and stage in ("photos", "gallery"):
+        lines.append(f"{(run.path(stage) / PAGE).resolve()}")
+    return f"\n{'':<10} ".join(lines)

@@ -22,6 +22,8 @@ from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
 from headshotkit.decoding import Refused, Source
 from headshotkit.errors import RunFolderError
+from headshotkit.gallery import PAGE
+from headshotkit.photo_page import THUMBS, write_photo_page
 from headshotkit.photos import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
 from headshotkit.records import Photo, Reason, Record, Verdict
 from headshotkit.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
@@ -46,8 +48,8 @@ OTHERS = 1
 def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> list[Verdict]:
     """Judges every photo of a folder and keeps the best of the good ones.
 
-    Writes `photos/`: kept/ (the same pixels without metadata), thumbs/, manifest.json with verdicts, photos, and what
-    the set shows and lacks.
+    Writes `photos/`: kept/ (the same pixels without metadata), thumbs/, index.html that shows all verdicts, and
+    manifest.json with verdicts, photos, and what the set shows and lacks.
 
     Args:
         photos: the folder with the person's photos; it is only read.
@@ -65,8 +67,9 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     if stage.done:
         verdicts = [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
         folder["outcome"] = outcome_of(verdicts, folder["left_out"])
-        if stage.manifest | folder != stage.manifest:  # the same photos, moved, or beside other files
-            write_json(stage.folder / "manifest.json", stage.manifest | folder)
+        same = stage.manifest | folder == stage.manifest
+        if not same or not (stage.folder / PAGE).exists():  # the photos moved, or lie beside other files
+            write_json(stage.folder / "manifest.json", write_photo_page(stage.folder, stage.manifest | folder))
         _name_strange(stage.folder / "kept", verdicts)
         return verdicts
     write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run knows its photos too
@@ -74,20 +77,17 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     for number, look in enumerate(runtime.progress(looks, "judging photos")):
         thumb = look.judge(config)
         if thumb:
-            write_atomic(stage.folder / "thumbs" / f"{number:03d}.jpg", thumb)
+            write_atomic(stage.folder / THUMBS / f"{number:03d}.jpg", thumb)
     _judge_set(looks, config)
     _apply_overruling(looks, read_overruled(run))
     for look in looks:
         if look.verdict.kept:
             look.copy_to(stage.folder / "kept" / look.name)
     verdicts = [look.verdict for look in looks]
-    stage.finish(
-        outcome_of(verdicts, folder["left_out"]),
-        photos=[look.photo.to_dict() for look in looks],
-        face_models=faces.model_folder()[1],
-        **folder,
-        **advice_on(verdicts, config),
-    )
+    outcome, advice = outcome_of(verdicts, folder["left_out"]), advice_on(verdicts, config)
+    write_photo_page(stage.folder, {"outcome": outcome} | advice)
+    photos = [look.photo.to_dict() for look in looks]
+    stage.finish(outcome, photos=photos, face_models=faces.model_folder()[1], **folder, **advice)
     _name_strange(stage.folder / "kept", verdicts)
     return verdicts
 

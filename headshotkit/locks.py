@@ -201,13 +201,13 @@ def _renew(held: Held, command: str) -> None:
 
 def _is_void(lease: dict) -> bool:
     """Whether whoever wrote a lease is gone: no renewal for a minute, or a process of this machine that has ended."""
-    if lease.get("machine") == _machine() and not _is_alive(lease.get("pid")):
+    if lease.get("machine") == machine() and not is_alive(lease.get("pid")):
         return True
     beat = lease.get("beat")
     return not isinstance(beat, (int, float)) or abs(time.time() - beat) > STALE_S
 
 
-def _is_alive(pid: object) -> bool:
+def is_alive(pid: object) -> bool:
     """Return whether a process of this machine is there."""
     if not isinstance(pid, int) or pid <= 0 or os.name == "nt":
         return True
@@ -221,7 +221,7 @@ def _is_alive(pid: object) -> bool:
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
     """Tells this machine from others until it is started again, without its name; a container is a machine."""
     facts = [str(uuid.getnode())]
     with contextlib.suppress(OSError):
@@ -235,7 +235,7 @@ def _note(held: Held, command: str) -> None:
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     since = before["since"] if before.get("token") == held.token else now
     facts = {"token": held.token, "pid": os.getpid(), "command": command, "since": since, "beat": time.time(),
-             "machine": _machine()}  # fmt: skip
+             "machine": machine()}  # fmt: skip
     beside = held.folder / f"{HOLDER}.{held.token}.part"
     handle = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with open(handle, "w", encoding="utf-8") as file:

@@ -11,6 +11,7 @@ from headshotkit import locks
 from headshotkit.config import GateConfig
 from headshotkit.errors import CannotKeep, NoPhotos, StageMissing
 from headshotkit.gate import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled, write_kept
+from headshotkit.photo_page import write_photo_page
 from headshotkit.photos import digest_of, find_photos, plain_name
 from headshotkit.records import Verdict
 from headshotkit.run import Run, discard, facts_of, fingerprint, write_json
@@ -79,4 +80,4 @@ def _write_overruled(run: Run, said: dict, manifest: dict) -> None:
         "outcome": outcome_of(judged, manifest.get("left_out", "")),
         "fingerprint": fingerprint(manifest["config"], inputs),
     }
-    write_json(run.path("photos") / "manifest.json", manifest)
+    write_json(run.path("photos") / "manifest.json", write_photo_page(run.path("photos"), manifest))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rcParams
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
@@ -21,20 +23,50 @@ from headshotkit.records import Verdict
 from headshotkit.run import Run, read_json
 from headshotkit.variety import quality
 
-GREEN, RED, GREY, BLUE = "#2a7f3f", "#b3382c", "#6f6f6f", "#2f5f9e"
 GOLDEN = (5**0.5 - 1) / 2
 MARKS = {
-    "own_photos": {"marker": "D", "facecolors": "none", "edgecolors": GREEN},
-    "base": {"marker": "x", "color": GREY},
-    "lora": {"marker": "o", "color": BLUE},
-    "delivered": {"marker": "o", "color": BLUE},
-    "restored": {"marker": "o", "color": BLUE},
+    "own_photos": {"marker": "D", "facecolors": "none"},
+    "base": {"marker": "x"},
+    "lora": {"marker": "o"},
+    "delivered": {"marker": "o"},
+    "restored": {"marker": "o"},
 }
 """How each kind of picture is drawn in `plot_identity`: a mark of its own, so that colour is not needed."""
 
 
+@dataclass(frozen=True)
+class Colours:
+    """The colours of a figure. `ink` is for words and lines, `paper` lies behind words, `empty` is where nothing is.
+
+    `shades` are of neighbouring parts of a bar.
+    """
+
+    ink: str
+    paper: str
+    green: str
+    red: str
+    grey: str
+    blue: str
+    empty: str
+    shades: tuple[str, ...]
+
+
+LIGHT = Colours("black", "white", "#2a7f3f", "#b3382c", "#6f6f6f", "#2f5f9e", "#dddddd",
+                ("#2f5f9e", "#b9c9de", "#5f87bb", "#dfe7f1"))  # fmt: skip
+DARK = Colours("white", "black", "#6cc283", "#f08a7e", "#a8a8a8", "#82b1ea", "#404040",
+               ("#82b1ea", "#2f4a6b", "#5f87bb", "#1d2f45"))  # fmt: skip
+
+
 class Plot(Figure):
-    """A figure that draws itself at the end of a notebook cell, with any backend."""
+    """A figure that draws itself at the end of a notebook cell, with any backend.
+
+    It is dark where matplotlib's style is: `matplotlib.style.use("dark_background")` makes all that follow dark.
+    """
+
+    @property
+    def colours(self) -> Colours:
+        """Return the colours that go with matplotlib's words."""
+        return DARK if np.mean(to_rgb(rcParams["text.color"])) > 0.5 else LIGHT
 
     def png(self) -> bytes:
         """The figure as PNG."""
@@ -53,19 +85,21 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
     has only their median.
     """
     figure = Plot(figsize=(10, 4), layout="constrained")
+    colours = figure.colours
     kinds = [kind for kind in MARKS if kind in scores]
     for place, name in enumerate(metrics["identity"]):
         axes = figure.add_subplot(1, len(metrics["identity"]), place + 1)
         for x, kind in enumerate(kinds):
             values = [s[name] for s in scores[kind] if s[name] is not None]
-            axes.scatter(x + scattered(len(values)), values, s=16, alpha=0.7, **MARKS[kind])
+            colour = {"own_photos": colours.green, "base": colours.grey}.get(kind, colours.blue)
+            axes.scatter(x + scattered(len(values)), values, s=16, alpha=0.7, color=colour, **MARKS[kind])
             if values:
-                axes.hlines(np.median(values), x - 0.3, x + 0.3, color="black")
+                axes.hlines(np.median(values), x - 0.3, x + 0.3, color=colours.ink)
         own = metrics["identity"][name]["own_photos_median"]
-        axes.axhline(own, color=GREEN, ls="--", label=f"own photos, median {own:.2f}")
+        axes.axhline(own, color=colours.green, ls="--", label=f"own photos, median {own:.2f}")
         if name == "arcface":
             mark = metrics["pass_mark"]["mark"]
-            axes.axhline(mark, color=RED, ls=":", label=f"pass mark {mark:.2f}")
+            axes.axhline(mark, color=colours.red, ls=":", label=f"pass mark {mark:.2f}")
         labels = [f"{kind}\n{len(scores[kind])}".replace("_", " ") for kind in kinds]
         axes.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="identity (higher is more alike)", title=name)
         legend_below(axes)
@@ -109,9 +143,10 @@ def plot_losses(run: Run) -> Plot:
     window = max(1, len(losses) // 20)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     figure = Plot(figsize=(7, 3), layout="constrained")
+    colours = figure.colours
     axes = figure.add_subplot()
-    axes.plot(losses, color=GREY, lw=0.5, label="a step")
-    axes.plot(np.arange(len(mean)) + window // 2, mean, color=BLUE, label=f"mean of {window} steps")
+    axes.plot(losses, color=colours.grey, lw=0.5, label="a step")
+    axes.plot(np.arange(len(mean)) + window // 2, mean, color=colours.blue, label=f"mean of {window} steps")
     axes.set(xlabel="step", ylabel="loss")
     axes.set_title("Training loss: it says that training works, not that it is you", fontsize=10)
     legend_below(axes)
@@ -149,9 +184,8 @@ def _place(verdict: Verdict) -> tuple:
 
 def _draw_verdict(axes, x: float, y: float, verdict: Verdict, thumb: Path) -> None:
     """One photo of the sheet with frame, sign, name and reason, in a cell 1 wide and 1.34 high."""
-    picture = (
-        Image.open(thumb, formats=("JPEG",)).convert("RGB") if thumb.exists() else Image.new("RGB", (8, 8), "#dddddd")
-    )
+    there, empty = thumb.exists(), Image.new("RGB", (8, 8), axes.figure.colours.empty)
+    picture = Image.open(thumb, formats=("JPEG",)).convert("RGB") if there else empty
     axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))), extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03))
     _frame(axes, (x + 0.03, y + 0.03), 0.94, verdict.kept)
     name = verdict.photo if len(verdict.photo) <= 28 else verdict.photo[:27] + "\u2026"
@@ -163,11 +197,12 @@ def _draw_verdict(axes, x: float, y: float, verdict: Verdict, thumb: Path) -> No
 
 def _frame(axes, corner: tuple[float, float], side: float, good: bool) -> None:
     """Frame a picture: solid with a tick where it is good, else dashed with a cross; green and red only repeat it."""
-    colour, sign = (GREEN, "\u2713") if good else (RED, "\u2717")
+    colours = axes.figure.colours
+    colour, sign = (colours.green, "\u2713") if good else (colours.red, "\u2717")
     axes.add_patch(Rectangle(corner, side, side, fill=False, color=colour, lw=3, ls="-" if good else "--"))
-    badge = {"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": "white"}
+    badge = {"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": colours.paper}
     x, y = (place + 0.085 * side for place in corner)
-    axes.text(x, y, sign, color="white", fontsize=10, ha="center", va="center", bbox=badge)
+    axes.text(x, y, sign, color=colours.paper, fontsize=10, ha="center", va="center", bbox=badge)
 
 
 def drawable(text: str) -> str:
@@ -238,11 +273,18 @@ def plot_class_images(run: Run, most: int = 6) -> Plot:
 
 
 def plot_restored(run: Run, pairs: int = 6) -> Plot:
-    """The first delivered headshots before (above) and after (below) the faces were restored."""
-    rows = run.manifest("restored")["restored"][:pairs]
-    before = [(run.path("headshots") / r["file"], "before" + _identity_words(r, "identity_before"), None) for r in rows]
+    """Draw delivered headshots before (above) and after (below) the faces were restored, restored ones first.
+
+    Where none was, the headshots are drawn once.
+    """
+    rows = sorted(run.manifest("restored")["restored"], key=lambda row: row["kept"] != "restored")[:pairs]
+    place, columns = run.path("headshots"), max(1, len(rows))
+    if not any(row["kept"] == "restored" for row in rows):
+        return _grid([(place / r["file"], "not restored" + _identity_words(r, "identity_before"), None) for r in rows],
+                     columns)  # fmt: skip
+    before = [(place / r["file"], "before" + _identity_words(r, "identity_before"), None) for r in rows]
     after = [(run.path("restored") / r["file"], r["kept"] + _identity_words(r, "identity_after"), None) for r in rows]
-    return _grid(before + after, max(1, len(rows)))
+    return _grid(before + after, columns)
 
 
 def _identity_words(row: dict, key: str) -> str:
@@ -256,17 +298,18 @@ def plot_pass_mark(run: Run) -> Plot:
     attempts = sorted({shot["attempt"] for shot in generated["headshots"]})
     rows = ["own photos", *(f"attempt {number}" for number in attempts)]
     figure = Plot(figsize=(7, 2 + 0.5 * len(rows)), layout="constrained")
+    colours = figure.colours
     axes = figure.add_subplot()
-    kinds = [("own photo", {"marker": "D", "facecolors": "none", "edgecolors": GREEN}, [(v, 0) for v in own])]
-    for name, style, accepted in (("accepted", {"marker": "o", "color": BLUE}, True),
-                                  ("not accepted", {"marker": "x", "color": RED}, False)):  # fmt: skip
+    kinds = [("own photo", {"marker": "D", "facecolors": "none", "edgecolors": colours.green}, [(v, 0) for v in own])]
+    for name, style, accepted in (("accepted", {"marker": "o", "color": colours.blue}, True),
+                                  ("not accepted", {"marker": "x", "color": colours.red}, False)):  # fmt: skip
         shots = [shot for shot in generated["headshots"] if shot["accepted"] == accepted]
         kinds.append((name, style, [(s["identity"], 1 + attempts.index(s["attempt"])) for s in shots]))
     for name, style, points in kinds:
         there = np.array([point for point in points if point[0] is not None], float).reshape(-1, 2)
         axes.scatter(*there.T, s=22, alpha=0.7, label=f"{name}: {len(there)}", **style)
     mark = generated["pass_mark"]["mark"]
-    axes.axvline(mark, color=RED, ls=":", label=f"pass mark {mark:.2f}")
+    axes.axvline(mark, color=colours.red, ls=":", label=f"pass mark {mark:.2f}")
     axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     axes.set(xlabel="identity to the own photos (higher is more alike)")
     axes.set_title(textwrap.fill(generated["pass_mark"]["reason"], 90), fontsize=8)
@@ -367,7 +410,8 @@ def _grid(
     figure = Plot(figsize=(columns * 1.9, rows * 2.3), layout="constrained")
     for number, (file, words, good) in enumerate(tiles):
         axes = figure.add_subplot(rows, columns, number + 1)
-        picture = Image.open(file, formats=("PNG",)).convert("RGB") if file else Image.new("RGB", (8, 8), "#dddddd")
+        empty = Image.new("RGB", (8, 8), figure.colours.empty)
+        picture = Image.open(file, formats=("PNG",)).convert("RGB") if file else empty
         axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))))
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel("\n".join(map(drawable, words.split("\n"))), fontsize=7, parse_math=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from headshotkit.plots import BLUE, GREY, Plot, Table
+from headshotkit.plots import Plot, Table
 from headshotkit.run import Run
 from headshotkit.variety import EXPRESSIONS, POSES, Axis, Coverage
 
@@ -32,35 +32,36 @@ def plot_coverage(run: Run) -> Plot:
 
 def _draw_grid(axes, counts: np.ndarray) -> None:
     """Numbers of moments, shape (poses, expressions), darker where there are more."""
+    colours = axes.figure.colours
     top = max(1, counts.max(initial=0))
     axes.imshow(counts, cmap="Blues", vmin=0, vmax=1.3 * top, aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
         if not count:
             axes.add_patch(
-                Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="#f4f4f4", edgecolor="#bbbbbb", hatch="///", lw=0)
+                Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colours.paper, ec=colours.grey, hatch="///", lw=0)
             )
-        colour = "white" if count > 0.75 * top and top > 1 else "black"
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 2} if not count else None
-        axes.text(column, row, str(count), ha="center", va="center", fontsize=13, color=colour, bbox=box)
+        box = {"facecolor": colours.paper, "edgecolor": "none", "pad": 2}
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=13, color=colours.ink, bbox=box)
     axes.set(xticks=range(len(EXPRESSIONS)), xticklabels=EXPRESSIONS, yticks=range(len(POSES)), yticklabels=POSES)
     axes.set_xticks(np.arange(0.5, len(EXPRESSIONS) - 1), minor=True)
     axes.set_yticks(np.arange(0.5, len(POSES) - 1), minor=True)
-    axes.grid(which="minor", color="white", lw=2)
+    axes.grid(which="minor", color=colours.paper, lw=2)
     axes.tick_params(which="both", length=0)
     axes.set_title("pose by expression, moments\n(left, right: of the picture)", fontsize=9)
 
 
 def _draw_bars(axes, axis: Axis) -> None:
     """Moments a value of one axis; the most frequent one says its share, a value that is missing says so."""
+    colours = axes.figure.colours
     rows = list(zip(axis.values, axis.moments, strict=True))
     if len(rows) > MOST_BARS:
         others = rows[MOST_BARS - 1 :]
         rows = rows[: MOST_BARS - 1] + [(f"{len(others)} others", sum(n for _, n in others))]
     longest = max([1, *(n for _, n in rows)])
     for y, (value, count) in enumerate(rows):
-        axes.barh(y, count, color=BLUE if value == axis.most else GREY, height=0.7)
+        axes.barh(y, count, color=colours.blue if value == axis.most else colours.grey, height=0.7)
         words = f" {count}, {axis.share:.0%}" if value == axis.most else f" {count}" if count else " none"
-        axes.text(count, y, words, va="center", fontsize=8, color="black", style="normal" if count else "italic")
+        axes.text(count, y, words, va="center", fontsize=8, color=colours.ink, style="normal" if count else "italic")
     axes.set(yticks=range(len(rows)), xlim=(0, 1.45 * longest), ylim=(max(len(rows), 3) - 0.4, -0.6))
     axes.set_yticklabels([value for value, _ in rows], fontsize=8)
     axes.set_title(axis.name, fontsize=9)
@@ -69,7 +70,7 @@ def _draw_bars(axes, axis: Axis) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     if not rows:
-        axes.text(0.5, 0.5, "not visible", transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.5, "not visible", transform=axes.transAxes, ha="center", color=colours.grey)
 
 
 def table_requests(run: Run) -> Table:

@@ -7,7 +7,7 @@ from itertools import cycle
 from matplotlib.axes import Axes
 
 from headshotkit.picking import choose_pick
-from headshotkit.plots import BLUE, GREEN, GREY, RED, Plot, Table, legend_below
+from headshotkit.plots import Plot, Table, legend_below
 from headshotkit.records import Pick
 from headshotkit.run import Run
 
@@ -27,16 +27,19 @@ def plot_pick(run: Run) -> Plot:
     checkpoints = [one for one in tried if one.scale == usual]
     strengths = sorted((one for one in tried if one.step == chosen.step), key=lambda one: one.scale)
     figure = Plot(figsize=(9, 4.6), layout="constrained")
+    colours = figure.colours
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    _curve(left, checkpoints, [f"step {one.step}" for one in checkpoints], GREY)
+    _curve(left, checkpoints, [f"step {one.step}" for one in checkpoints], colours.grey)
     left.set_title(f"checkpoints (steps) at strength {usual:g}", fontsize=9)
-    _curve(right, strengths, [f"strength {one.scale:g}" for one in strengths], BLUE)
+    _curve(right, strengths, [f"strength {one.scale:g}" for one in strengths], colours.blue)
     right.set_title(f"strengths of step {chosen.step}", fontsize=9)
     knees = (choose_pick(checkpoints), chosen)
     mark = manifest["pass_mark"]["mark"] / manifest["pass_mark"]["own_median"]
     for axes, knee in zip((left, right), knees, strict=True):
-        axes.scatter(knee.obeyed, knee.likeness, s=220, facecolors="none", edgecolors=RED, linewidths=2, label="chosen")
-        axes.axhline(mark, color=GREEN, ls=":", label=f"pass mark, {mark:.0%}")
+        axes.scatter(
+            knee.obeyed, knee.likeness, s=220, facecolors="none", edgecolors=colours.red, linewidths=2, label="chosen"
+        )
+        axes.axhline(mark, color=colours.green, ls=":", label=f"pass mark, {mark:.0%}")
         axes.set(xlabel="share of what was asked that is shown")
         legend_below(axes, 3)
     left.set_ylabel("likeness (1: as alike as own photos)")

@@ -9,13 +9,11 @@ from PIL import Image
 
 from headshotkit.lora_layers import LoraLayer, LoraLayers
 from headshotkit.planner import Plan
-from headshotkit.plots import BLUE, GREEN, GREY, RED, Plot, Table, drawable, legend_below, read_losses
+from headshotkit.plots import Plot, Table, drawable, legend_below, read_losses
 from headshotkit.previews import read_previews
 from headshotkit.run import Run
 from headshotkit.snapshots import PREVIEWS
 
-SHADES = ("#2f5f9e", "#b9c9de", "#5f87bb", "#dfe7f1")
-"""Of neighbouring stages in the bar."""
 NAMED = 0.08
 """Stages that take at least so much of the bar have their name in it."""
 MOST_CELLS = 256
@@ -36,14 +34,15 @@ def _gib(peak: float) -> str:
 def plot_plan(plan: Plan) -> Plot:
     """The run as a bar of minutes, stage after stage: as expected, and at worst; a line where its time ends."""
     figure = Plot(figsize=(10, 2.1), layout="constrained")
+    colours = figure.colours
     axes = figure.add_subplot()
     for y, (total, name) in enumerate(((plan.minutes, "minutes"), (plan.pessimistic, "pessimistic"))):
         left = 0.0
         for number, stage in enumerate(plan.stages):
-            width, shade = getattr(stage, name), SHADES[number % len(SHADES)]
-            axes.barh(y, width, left=left, color=shade, edgecolor="white")
+            width, shade = getattr(stage, name), colours.shades[number % len(colours.shades)]
+            axes.barh(y, width, left=left, color=shade, edgecolor=colours.paper)
             if width > NAMED * plan.pessimistic:
-                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+                box = {"facecolor": colours.paper, "edgecolor": "none", "pad": 1.5}
                 axes.text(left + width / 2, y, f"{stage.name}\n{width:.1f}", ha="center", va="center", fontsize=8,
                           bbox=box)  # fmt: skip
             left += width
@@ -53,7 +52,7 @@ def plot_plan(plan: Plan) -> Plot:
     if far:
         axes.set(xlim=(0, 1.1 * plan.pessimistic))
     else:
-        axes.axvline(plan.task.minutes, color=RED, ls="--")
+        axes.axvline(plan.task.minutes, color=colours.red, ls="--")
     limit = f"{plan.task.minutes:g} minutes given" + (", beyond the right edge" if far else ": the dashed line")
     axes.set_title(f"{plan.task.count} headshots with {plan.task.base} on {plan.task.rates.name}; {limit}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
@@ -88,16 +87,19 @@ def plot_progress(run: Run) -> Plot:
     window = max(1, len(losses) // 10)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     figure = Plot(figsize=(8, 4.4), layout="constrained")
+    colours = figure.colours
     above, below = figure.subplots(2, 1, sharex=True)
-    above.plot(np.arange(len(mean)) + window // 2, mean, color=GREY)
+    above.plot(np.arange(len(mean)) + window // 2, mean, color=colours.grey)
     above.set(ylabel=f"loss, mean of\n{window} steps (lower fits better)")
     seen = [p for p in facts["previews"] if p["identity"] is not None]
     steps = sorted({p["step"] for p in seen})
-    below.scatter([p["step"] for p in seen], [p["identity"] for p in seen], color=BLUE, s=18, label="a preview")
+    below.scatter([p["step"] for p in seen], [p["identity"] for p in seen], color=colours.blue, s=18, label="a preview")
     middles = [np.mean([p["identity"] for p in seen if p["step"] == step]) for step in steps]
-    below.plot(steps, middles, color=BLUE, lw=1, label="mean of a snapshot")
-    below.axhline(facts["own_median"], color=GREEN, ls="--", label=f"own photos, median {facts['own_median']:.2f}")
-    below.axhline(facts["pass_mark"], color=RED, ls=":", label=f"pass mark {facts['pass_mark']:.2f}")
+    below.plot(steps, middles, color=colours.blue, lw=1, label="mean of a snapshot")
+    below.axhline(
+        facts["own_median"], color=colours.green, ls="--", label=f"own photos, median {facts['own_median']:.2f}"
+    )
+    below.axhline(facts["pass_mark"], color=colours.red, ls=":", label=f"pass mark {facts['pass_mark']:.2f}")
     below.set(xlabel="step", ylabel="identity\n(higher is more alike)")
     below.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=4, frameon=False)
     return figure
@@ -124,6 +126,7 @@ def _shape(matrix: np.ndarray) -> str:
 def plot_layer(layer: LoraLayer) -> Plot:
     """W and BA as pictures, each with its own scale, and their singular values: BA has no more than its rank."""
     figure = Plot(figsize=(11, 3.2), layout="constrained")
+    colours = figure.colours
     panels = figure.subplots(1, 3)
     for axes, matrix, title in zip(panels, (layer.weight, layer.change), ("W, frozen", "BA, learnt"), strict=False):
         most = float(np.abs(matrix).max())
@@ -131,10 +134,13 @@ def plot_layer(layer: LoraLayer) -> Plot:
         axes.set(xticks=[], yticks=[], xlabel=f"{matrix.shape[0]} out", ylabel=f"{matrix.shape[1]} in")
         axes.set_title(f"{title}: numbers up to {most:.3f}", fontsize=9)
     rank, last = len(layer.a), panels[2]
-    for matrix, name, colour, style in ((layer.weight, "W", GREY, "-"), (layer.change, "BA", BLUE, "--")):
+    for matrix, name, colour, style in (
+        (layer.weight, "W", colours.grey, "-"),
+        (layer.change, "BA", colours.blue, "--"),
+    ):
         values = np.linalg.svd(matrix, compute_uv=False)
         last.semilogy(np.arange(1, len(values) + 1), np.maximum(values, 1e-8), style, color=colour, label=name)
-    last.axvline(rank, color=RED, ls=":", label=f"rank {rank}")
+    last.axvline(rank, color=colours.red, ls=":", label=f"rank {rank}")
     last.set(xlabel="direction", ylabel="singular value", ylim=(1e-6, None))
     legend_below(last, 3)
     figure.suptitle(layer.name, fontsize=9)
@@ -145,10 +151,11 @@ def plot_changes(layers: LoraLayers) -> Plot:
     """How much each kind of layer changed, a dot a layer, a bar at the median; most changed kind first."""
     shares = layers.shares()
     figure = Plot(figsize=(8, 1 + 0.28 * len(shares)), layout="constrained")
+    colours = figure.colours
     axes = figure.add_subplot()
     for y, values in enumerate(shares.values()):
-        axes.barh(y, float(np.median(values)), color="#dddddd", height=0.6)
-        axes.scatter(values, np.full(len(values), y), s=14, color=BLUE, alpha=0.7, zorder=2)
+        axes.barh(y, float(np.median(values)), color=colours.empty, height=0.6)
+        axes.scatter(values, np.full(len(values), y), s=14, color=colours.blue, alpha=0.7, zorder=2)
     axes.set(yticks=range(len(shares)), yticklabels=list(shares), ylim=(len(shares) - 0.5, -0.5))
     axes.set(xlabel="length of BA relative to W's, bar: median", xlim=(0, None))
     return figure
@@ -157,8 +164,9 @@ def plot_changes(layers: LoraLayers) -> Plot:
 def plot_words(words: list[tuple[str, float]], title: str) -> Plot:
     """How much the LoRA moves what a layer takes from each word: a bar a word."""
     figure = Plot(figsize=(8, 2.4), layout="constrained")
+    colours = figure.colours
     axes = figure.add_subplot()
-    axes.bar(range(len(words)), [share for _, share in words], color=BLUE)
+    axes.bar(range(len(words)), [share for _, share in words], color=colours.blue)
     axes.set(ylabel="moved by\n(BA) x relative to W x", xticks=range(len(words)))
     turned = {"rotation": 40, "ha": "right"} if len(words) > 8 else {}
     axes.set_xticklabels([drawable(word) for word, _ in words], parse_math=False, **turned)

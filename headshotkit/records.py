@@ -311,6 +311,17 @@ class Score(Record):
     sharpness: float | None
 
 
+MOST_REFUSALS = 40
+"""Refused photos that are named one by one."""
+
+
+def refusals(verdicts: list[Verdict]) -> list[str]:
+    """Return a line for each refused photo, its name and its first reason; after MOST_REFUSALS, how many more."""
+    lines = [f"{v.photo}: {v.reasons[0].text if v.reasons else 'left out by you'}" for v in verdicts if not v.kept]
+    more = len(lines) - MOST_REFUSALS
+    return lines[:MOST_REFUSALS] + ([f"and {more} more, in photos/index.html"] if more > 0 else [])
+
+
 def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "", left_out: str = "") -> list[Verdict]:
     """Return the kept verdicts, if they are enough.
 
@@ -328,8 +339,13 @@ def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "", left_o
     advice = advice or f"Add {at_least - len(kept)} or more sharp photos of one person."
     raise TooFewPhotos(
         f"kept {len(kept)} of {len(verdicts)} photos, training needs {at_least}.",
-        f"Refused: {counts}; the number and the limit of each are in photos/manifest.json."
-        + (f" Not looked at: {left_out}." if left_out else ""),
+        "\n  ".join(
+            [
+                f"Refused: {counts}; photos/index.html shows each with its reasons."
+                + (f" Not looked at: {left_out}." if left_out else ""),
+                *refusals(verdicts),
+            ]
+        ),
         ("Put the photos that were not looked at into the folder itself, as JPEG. " if left_out else "")
         + f"{advice} Or lower --min-photos (now {at_least}).",
     )

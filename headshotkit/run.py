@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import glob
 import hashlib
 import itertools
 import json
@@ -41,6 +42,8 @@ DATA = "$HEADSHOTKIT_DATA"
 BANKS = "prompts"
 """The folder of a run that holds a person's own prompt banks, as they were used."""
 CHECK_SUM = "headshotkit.sha256"
+LEFT_S = 24 * 3600
+"""Age from which a half-written file of an unknown process is nobody's."""
 MAX_JSON_BYTES, MAX_DEPTH, MAX_CAPTION_BYTES = 64 * 2**20, 24, 16 * 2**10
 BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict}
 """What every manifest holds, and its type."""
@@ -75,6 +78,27 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(exist_ok=True)  # a file in its place is an error
 
 
+def half_written(path: Path) -> Path:
+    """Return where this process writes a file before it renames it into its place."""
+    return path.with_name(f".{path.name[:40]}.{locks.machine()}-{os.getpid()}.part")
+
+
+def clear_half_written(path: Path) -> None:
+    """Delete what processes that were killed left of a file before it had its name; living ones keep theirs.
+
+    Whose process it was can't be told of another machine, and of this one before its last start: that goes after a day.
+
+    Raises:
+        OSError: it can't be deleted.
+    """
+    for half in path.parent.glob(f".{glob.escape(path.name[:40])}.*.part"):
+        machine, _, pid = half.name.split(".")[-2].partition("-")
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            of_here = machine == locks.machine() and pid.isdigit()
+            if not locks.is_alive(int(pid)) if of_here else time.time() - half.lstat().st_mtime > LEFT_S:
+                discard(half)
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Writes a file beside its place and renames it into it, so a kill leaves the old file or the new one.
 
@@ -86,9 +110,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     locks.demand_there(path)
     data = data.encode(errors="backslashreplace") if isinstance(data, str) else data
-    beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")
+    beside = half_written(path)
     try:
         make_folder(path.parent)
+        clear_half_written(path)
         with open(os.open(beside, WRITE_NEW, 0o600), "wb") as file:
             file.write(data)
             file.flush()
@@ -138,7 +163,7 @@ def discard(path: Path) -> None:
             discard(inside)
         return path.rmdir()
     if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size:
-        gone = path if path.suffix == ".part" else path.with_name(f".{path.name[:40]}.{os.getpid()}.part")
+        gone = path if path.suffix == ".part" else half_written(path)
         os.replace(path, gone)
         os.truncate(path := gone, 0)
     path.unlink()

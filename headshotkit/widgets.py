@@ -373,7 +373,7 @@ def _card(verdict: dict, thumb: Path) -> str:
         reasons = f"kept by you, though: {reasons}" if verdict["kept"] else "left out by you"
     return (
         f'<div style="width:160px;line-height:1.3;border:4px {style} {colour}">{picture}'
-        f'<b style="color:{colour}">{sign}</b> <b>{html.escape(verdict["photo"])}</b><br>{reasons or "kept"}</div>'
+        f"<b>{sign} {html.escape(verdict['photo'])}</b><br>{reasons or 'kept'}</div>"
     )
 
 

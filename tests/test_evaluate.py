@@ -73,7 +73,7 @@ def counted(monkeypatch):
         return score(file, known)
 
     def drawing(run, todo, *rest):
-        seen["drawn"] += len(todo)
+        seen["drawn"] += sum(map(len, todo))
         return draw(run, todo, *rest)
 
     monkeypatch.setattr(evaluate, "_score", scoring)
@@ -106,6 +106,17 @@ def test_the_face_models_make_room_for_the_base(brief_run, monkeypatch):
     monkeypatch.setattr(evaluate, "load_family", loading)
     assert evaluate_run(brief_run, pairs=1)["pairs"]["drawn"] == 1
     assert seen == [(0, 0)]
+
+
+def test_a_picture_of_the_base_that_is_missing_is_drawn_as_it_was(brief_run):
+    """Its whole batch is drawn anew: alone it would round otherwise."""
+    restore_headshots(brief_run)
+    metrics = evaluate_run(brief_run, pairs=2)
+    lost, other = sorted((brief_run.path("report") / "base").iterdir())
+    pixels, there = np.asarray(open_picture(lost)), other.stat().st_mtime_ns
+    lost.unlink()
+    assert evaluate_run(brief_run, pairs=2)["identity"] == metrics["identity"]
+    assert (np.asarray(open_picture(lost)) == pixels).all() and other.stat().st_mtime_ns == there
 
 
 def test_a_headshot_of_an_older_manifest_is_scored_from_its_file(brief_run):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hub_server import Fault, Hub, serve
 
-from headshotkit import face_packs, faces, runtime
+from headshotkit import face_packs, faces, locks, runtime
 from headshotkit.errors import MissingModel
 from headshotkit.run import sha256_of
 
@@ -83,6 +83,14 @@ def test_a_transfer_goes_on_in_the_next_process(packs):
     packs.faults.clear()
     face_packs.pack_folder(PACK)
     assert packs.resumed_at and cached() == WHOLE
+
+
+def test_what_a_kill_left_half_unpacked_goes(packs):
+    half = runtime.cache_path("faces") / f".{PACK}.{locks.machine()}-{2**22 + 1}.part"
+    half.mkdir(parents=True)
+    (half / "w600k_mbf.onnx").write_bytes(b"half")
+    face_packs.pack_folder(PACK)
+    assert cached() == WHOLE and not half.exists()
 
 
 @pytest.mark.parametrize("damage", ["half unpacked", "altered", "empty"])

@@ -112,7 +112,7 @@ def test_two_paths_of_one_folder_are_one_lock(tmp_path):
 )
 def test_a_lease_holds_until_it_is_not_renewed_or_its_process_is_gone(tmp_path, monkeypatch, changes, taken):
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "not supported")))
-    lease = {"token": "t", "pid": os.getppid(), "command": "train", "since": "x", "machine": locks._machine()}
+    lease = {"token": "t", "pid": os.getppid(), "command": "train", "since": "x", "machine": locks.machine()}
     beat = changes.pop("beat", 0.0)
     lease |= {"beat": beat if beat is None else time.time() + beat} | changes
     (tmp_path / locks.HOLDER).write_text(json.dumps(lease))

@@ -10,9 +10,12 @@ import json
 import math
 import os
 import re
+import shutil
+import subprocess
 import sys
 import types
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import address
@@ -246,6 +249,33 @@ def test_elsewhere_a_tick_for_the_drive_is_only_said(shell, capsys):
 def ticked(code):
     assert code.count("MOUNT_DRIVE = False") == 1
     return code.replace("MOUNT_DRIVE = False", "MOUNT_DRIVE = True")
+
+
+# --- what git takes of a notebook that was run --------------------------------------------------------------------
+
+
+def test_git_takes_a_notebook_without_its_outputs(tmp_path):
+    """A real clone with the real filter; the file that was saved keeps its outputs."""
+    root = FOLDER.parent
+    (tmp_path / "tests").mkdir()
+    for name in ("Makefile", ".gitattributes", "tests/strip_outputs.py"):
+        shutil.copy(root / name, tmp_path / name)
+    saved, plain = tmp_path / "a.ipynb", NOTEBOOKS[1].read_text(encoding="utf-8")
+    notebook = nbformat.reads(plain, 4)
+    cell = code_cells(notebook)[1]
+    cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="a face")], 1
+    notebook.metadata["widgets"] = {}
+    nbformat.write(notebook, saved)
+    call = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True, text=True, encoding="utf-8")
+    for command in ("git init -q", f"make strip PYTHON={sys.executable}", "git add a.ipynb"):
+        call(command.split())
+    assert call(["git", "show", ":a.ipynb"]).stdout == plain
+    assert outputs(nbformat.read(saved, 4))
+
+
+def test_what_notebooks_leave_beside_them_is_not_taken():
+    ignored = (FOLDER.parent / ".gitignore").read_text().split()
+    assert {"/runs/", "/notebooks/runs/", "/demo/", ".ipynb_checkpoints/"} <= set(ignored)
 
 
 # --- each check fails on a notebook that is broken in its way -----------------------------------------------------

@@ -162,3 +162,18 @@ def test_losses_that_are_gone_are_named(tmp_path, left):
 def test_neighbours_of_a_column_lie_apart():
     places = plots.scattered(30)
     assert len(places) == 30 and all(abs(b - a) > 0.1 for a, b in itertools.pairwise(places))
+
+
+@pytest.mark.parametrize(("kept", "titles"), [
+    (["unrestored"] * 3, ["not restored"] * 3),
+    (["unrestored", "restored", "unrestored"], ["before"] * 3 + ["restored", "unrestored", "unrestored"]),
+])  # fmt: skip
+def test_faces_are_drawn_twice_only_where_one_was_restored(generated, kept, titles):
+    stage = generated.begin("restored", {}, {})
+    for number in range(3):
+        Image.new("RGB", (16, 16), "teal").save(stage.folder / f"{number}.png")
+    stage.finish("some", restored=[{"file": f"{n}.png", "kept": what} for n, what in enumerate(kept)])
+    figure = plots.plot_restored(generated)
+    assert [axes.get_xlabel().split("\n")[0] for axes in figure.axes] == titles
+    colours = [tuple(axes.images[0].get_array()[0, 0]) for axes in figure.axes]
+    assert len(set(colours)) == 1 + ("restored" in kept)

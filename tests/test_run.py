@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headshotkit import locks
 from headshotkit.errors import DamagedRun, DiskFull, RunFolderError, StageMissing
 from headshotkit.records import Dataset, Lora
 from headshotkit.run import Run, discard, write_atomic, write_json
@@ -143,6 +144,20 @@ def test_what_is_discarded_is_emptied_first(tmp_path, monkeypatch):
     discard(tmp_path / "folder")
     discard(tmp_path / "never there")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_clears_away_its_halves_of_dead_processes(tmp_path):
+    """Process numbers end at 2**22, so one above it is nobody's."""
+    here, another = locks.machine(), "0" * 16
+    dead, living = f".a.safetensors.{here}-{2**22 + 1}.part", f".a.safetensors.{here}-{os.getppid()}.part"
+    unknown, old = (f".a.safetensors.{another}-{pid}.part" for pid in (1, 2))
+    other_file = f".b.safetensors.{here}-{2**22 + 1}.part"
+    for name in (dead, living, unknown, old, other_file):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / dead).with_name(f".a.safetensors.{here}-{2**22 + 2}.part").mkdir()
+    os.utime(tmp_path / old, (0, 0))
+    write_atomic(tmp_path / "a.safetensors", b"whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.safetensors", living, unknown, other_file}
 
 
 def test_what_has_other_names_is_not_emptied(tmp_path):

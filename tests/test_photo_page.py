@@ -1,0 +1,84 @@
+import html
+import shutil
+
+import pytest
+from conftest import P1
+from test_gallery import Tags
+
+from headshotkit.cli import main
+from headshotkit.config import GateConfig
+from headshotkit.gallery import PAGE, POLICY
+from headshotkit.gate import judge_photos
+from headshotkit.overrule import overrule_verdict
+from headshotkit.records import MOST_REFUSALS, Verdict, refusals
+from headshotkit.run import Run, write_json
+
+ODD = 'a"><script>.jpg'
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """A run of two good photos, a dark one and one that is none, whose name is HTML: (run, the photos' folder)."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("p1_01.jpg", "p1_02.jpg", "bad_02_dark.jpg"):
+        shutil.copy(P1 / name, photos)
+    (photos / ODD).write_bytes(b"no photo")
+    run = Run(tmp_path / "run")
+    judge_photos(photos, run, GateConfig(min_photos=1))
+    return run, photos
+
+
+def test_the_page_shows_every_photo_with_its_reasons_and_what_to_add(checked):
+    run, _ = checked
+    text, judged, tags = (run.path("photos") / PAGE).read_text(), run.manifest("photos"), Tags()
+    tags.feed(text)
+    assert tags.open == [] and POLICY in text and "<script" not in text
+    names = {a["alt"] for tag, a in tags.found if tag == "img"}
+    assert names == {"p1_01.jpg", "p1_02.jpg", "bad_02_dark.jpg"}  # what can't be read has no picture
+    sources = [a["src"] for tag, a in tags.found if tag == "img"]
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources) and len(set(sources)) == 3
+    assert [a["class"] for tag, a in tags.found if tag == "figure"] == ["pass", "pass", "near", "near"]
+    assert "a&quot;&gt;&lt;script&gt;.jpg" in text
+    for verdict in judged["verdicts"]:
+        assert all(html.escape(reason["text"]) in text for reason in verdict["reasons"])
+    assert judged["requests"]
+    assert all(html.escape(one[part]) in text for one in judged["requests"] for part in ("text", "why"))
+    assert (run.path("photos") / PAGE).stat().st_mode & 0o077 == 0
+
+
+def test_an_overruled_photo_moves_on_the_page_and_nothing_is_judged_anew(checked, monkeypatch):
+    run, photos = checked
+    page = run.path("photos") / PAGE
+    overrule_verdict(run, "p1_02.jpg", False)
+    assert page.read_text().count('class="near"') == 3 and "left out by you" in page.read_text()
+    monkeypatch.setattr("headshotkit.gate.open_photo", lambda *_: pytest.fail("judged anew"))
+    assert sum(v.kept for v in judge_photos(photos, run, GateConfig(min_photos=1))) == 1
+    assert PAGE in run.manifest("photos")["files"] and run.files("photos", [PAGE], thorough=True)
+
+
+def test_a_run_from_before_the_page_gets_one(checked):
+    run, photos = checked
+    made, text = run.manifest("photos"), (run.path("photos") / PAGE).read_text()
+    del made["files"]  # as runs were before files were noted
+    (run.path("photos") / PAGE).unlink()
+    write_json(run.path("photos") / "manifest.json", made)
+    judge_photos(photos, run, GateConfig(min_photos=1))
+    assert (run.path("photos") / PAGE).read_text() == text
+
+
+@pytest.mark.parametrize(("least", "code"), [("1", 0), ("9", 2)])
+def test_the_terminal_has_a_line_for_each_refused_photo(checked, capsys, least, code):
+    run, photos = checked
+    assert main(["check", str(photos), "--min-photos", least, "--out", str(run.folder)]) == code
+    said = capsys.readouterr()
+    lines = [line.strip() for line in (said.err if code else said.out).splitlines()]
+    for verdict in map(Verdict.from_dict, run.manifest("photos")["verdicts"]):
+        about = [line for line in lines if line.startswith(f"{verdict.photo}: ")]
+        assert about == ([] if verdict.kept else [f"{verdict.photo}: {verdict.reasons[0].text}"])
+    assert PAGE in " ".join(lines)
+
+
+def test_a_large_folder_does_not_flood_the_terminal():
+    verdicts = [Verdict(f"{n}.jpg", n < 3) for n in range(MOST_REFUSALS + 5)]
+    assert len(refusals(verdicts)) == MOST_REFUSALS + 1 and " 2 more" in refusals(verdicts)[-1]
