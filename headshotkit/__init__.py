@@ -3,8 +3,6 @@
 The public verbs are loaded when they are first used, so importing the package is quick and loads no torch.
 """
 
-import importlib
-
 __version__ = "0.1.0"
 
 from headshotkit import runtime
@@ -44,7 +42,7 @@ runtime.set_environment()  # torch reads it once, when it is imported, so it can
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'headshotkit' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"headshotkit.{_HOMES[name]}"), name)
+    return getattr(runtime.import_whole(f"headshotkit.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

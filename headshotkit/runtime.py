@@ -9,7 +9,9 @@ import importlib
 import importlib.util
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -110,6 +112,26 @@ def shown_path(path: Path) -> str:
     return path.name
 
 
+def import_whole(module: str):
+    """Import a module, and let Ctrl-C or a notebook's stop button wait until it is there.
+
+    A module in C++ that is stopped half-way can't be imported again in the same process.
+
+    Raises:
+        KeyboardInterrupt: it was asked for meanwhile.
+    """
+    if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
+        return importlib.import_module(module)
+    stops: list[int] = []
+    earlier = signal.signal(signal.SIGINT, lambda number, _: stops.append(number))
+    try:
+        return importlib.import_module(module)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+        if stops:
+            signal.raise_signal(stops[0])
+
+
 def require(module: str, extra: str):
     """Imports an optional module.
 
@@ -117,11 +139,10 @@ def require(module: str, extra: str):
         MissingPackage: it, or a package that it needs, is not installed; the error names the extra that brings it.
         BrokenPackage: it is installed, and can't be loaded.
         OutOfMemory: memory gave out while it was loaded.
-        KeyboardInterrupt: it was interrupted; a module in C++ makes an ImportError of that.
     """
     install = f'pip install "headshotkit[{extra}]"'
     try:
-        return importlib.import_module(module)
+        return import_whole(module)
     except ModuleNotFoundError as error:
         raise MissingPackage(
             f"the package {module!r} can't be imported: {error}.",
@@ -129,10 +150,6 @@ def require(module: str, extra: str):
             f"Install it: {install}",
         ) from error
     except (ImportError, MemoryError, OSError) as error:
-        cause: BaseException | None = error
-        while cause := cause.__cause__ or cause.__context__:
-            if isinstance(cause, KeyboardInterrupt):
-                raise KeyboardInterrupt from error
         if said := out_of_memory(error):
             raise OutOfMemory(f"memory gave out while {module!r} was loaded.", said, MORE_MEMORY) from error
         raise BrokenPackage(
@@ -149,7 +166,7 @@ def has_module(module: str) -> bool:
 
 def choose_device() -> tuple[str, str]:
     """The device to compute on, and why: ("cuda" | "mps" | "cpu", reason)."""
-    import torch
+    torch = import_whole("torch")  # mostly the first to load it
 
     if torch.cuda.is_available():
         name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()

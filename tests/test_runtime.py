@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,15 +32,15 @@ def test_a_missing_package_names_its_extra():
         runtime.require("no_such_module_at_all", extra="train")
 
 
-def test_a_stop_in_the_middle_of_an_import_is_no_missing_package(tmp_path, monkeypatch):
-    """onnxruntime, in C++ by pybind11, makes such an error of a KeyboardInterrupt."""
-    words = (
-        "try:\n    raise KeyboardInterrupt\nexcept KeyboardInterrupt as stop:\n    raise ImportError('no') from stop\n"
-    )
+def test_a_stop_in_the_middle_of_an_import_waits_for_its_end(tmp_path, monkeypatch):
+    """In C++ it would become an ImportError, and the next import of it would fail as well."""
+    words = "import signal\nsignal.raise_signal(signal.SIGINT)\nimport decimal\nwhole = True\n"
     (tmp_path / "stopped_half_way.py").write_text(words)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         runtime.require("stopped_half_way", extra="faces")
+    assert sys.modules.pop("stopped_half_way").whole
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(

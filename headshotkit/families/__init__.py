@@ -6,7 +6,6 @@ line in `FAMILIES`. It can train LoRA by that alone; what else it can train it n
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -180,7 +179,7 @@ def load_family(base_name: str) -> Family:
     device = runtime.choose_device()[0]
     weighing.demand_room_for_base(base, device, runtime.choose_dtype(device)[0].itemsize)
     runtime.return_large_blocks()
-    module = importlib.import_module(f"headshotkit.families.{base.family}")
+    module = runtime.import_whole(f"headshotkit.families.{base.family}")
     return getattr(module, FAMILIES[base.family])(base)
 
 
@@ -191,7 +190,7 @@ def load_tokenizers(base_name: str) -> list:
         UnknownBase: no base has that name.
         BaseUnavailable: they are not here and can't be downloaded.
     """
-    transformers = importlib.import_module("transformers")
+    transformers = runtime.import_whole("transformers")
     base = find_base(base_name)
     kinds, cause = TOKENIZERS[base.family], None
     title = f"the tokenizers of base {base.name!r}"
