@@ -238,10 +238,9 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
             if name not in value:
                 raise ValueError(f"it lacks {name}")
             typed(kind, value[name])
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except (OSError, ValueError, RecursionError) as error:
-        if getattr(error, "errno", 0) == errno.ENAMETOOLONG:  # no disk can hold a file of that name
+        gone = isinstance(error, (FileNotFoundError, NotADirectoryError)) and not path.is_symlink()
+        if gone or getattr(error, "errno", 0) == errno.ENAMETOOLONG:  # no disk can hold a file of such a name
             return None
         what = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
         others = [f for f in path.parent.iterdir() if f != path and f.is_file()] if path.parent.is_dir() else []

@@ -1,24 +1,29 @@
 """State files damaged in every way we could think of: an error that names the file, no traceback, nothing lost."""
 
+import contextlib
+import io
 import json
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from conftest import P1
 
+from headshotkit import plots, previews
 from headshotkit.captions import with_edits
 from headshotkit.cli import main
 from headshotkit.errors import BadCaption, DamagedRun, HeadshotError
 from headshotkit.gate import OVERRULED, read_overruled
 from headshotkit.overrule import overrule_verdict
 from headshotkit.records import Dataset
-from headshotkit.run import CHECK_SUM, MAX_DEPTH, Run, read_json, write_json
+from headshotkit.run import CHECK_SUM, COMMANDS, MAX_DEPTH, MAX_JSON_BYTES, Run, read_json, write_json
 
 STATE = ("photos/manifest.json", "dataset/manifest.json", "lora/manifest.json", "headshots/manifest.json", OVERRULED)
 JUNK = (None, True, -1, 1e308, "", "../../etc/passwd", "\ud800", [], [[]], {}, {"a": {"b": []}}, 10**30)
@@ -80,7 +85,7 @@ def whole(briefly_trained, tmp_path_factory):
 
 def everything_but(folder: Path, name: str) -> dict[str, bytes]:
     files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()}
-    return {place: file.read_bytes() for place, file in files.items() if place != name}
+    return {place: file.read_bytes() for place, file in files.items() if not f"{place}/".startswith(f"{name}/")}
 
 
 def try_damage(whole: Path, seed: int, capsys) -> int:
@@ -202,6 +207,234 @@ def test_names_that_lead_out_of_the_run_are_refused(whole, tmp_path):
             write_json(run.path(stage) / "manifest.json", found)
             with pytest.raises(DamagedRun):
                 run.manifest(stage)
+
+
+# --- every state file, every way, every verb that reads it ----------------------------------------------------------
+
+
+READ_BY = {
+    "photos/manifest.json": ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery", "run"),
+    "dataset/manifest.json": ("prepare", "train", "pick", "generate", "export", "run"),
+    "lora/manifest.json": ("train", "pick", "generate", "evaluate", "export", "run"),
+    "lora/losses.json": ("plot_losses",),
+    "lora/previews/previews.json": ("read_previews", "render_previews"),
+    "picked/manifest.json": ("pick", "generate", "run"),
+    "headshots/manifest.json": ("generate", "restore", "evaluate", "gallery", "run"),
+    "restored/manifest.json": ("restore", "evaluate", "gallery", "run"),
+    "report/manifest.json": ("evaluate", "gallery", "run"),
+    "report/metrics.json": ("plot_evaluation",),
+    "gallery/manifest.json": ("gallery", "run"),
+    OVERRULED: ("check", "run", "overrule"),
+}
+"""State file -> the verbs that read it and are refused while it is damaged."""
+VERBS = {
+    "plot_losses": lambda run: plots.plot_losses(run),
+    "plot_evaluation": lambda run: plots.plot_evaluation(run),
+    "read_previews": lambda run: previews.read_previews(run),
+    "render_previews": lambda run: previews.render_previews(run),
+    "overrule": lambda run: overrule_verdict(run, "p1_02.jpg", False),
+}
+"""What is no command."""
+
+
+def with_text(text):
+    return lambda path: path.write_text(text)
+
+
+def with_bytes(change):
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+def in_its_place(make):
+    def place(path):
+        path.unlink()
+        make(path)
+
+    return place
+
+
+def folder_with_a_file(path):
+    path.mkdir()
+    (path / "a.json").write_text("{}")
+
+
+def as_large_as_a_disk(path):
+    with open(path, "wb") as file:
+        file.truncate(10**12)
+
+
+def nested(depth, start="[", end="]"):
+    return with_text(start * depth + "1" * (start != "[") + end * depth)
+
+
+DAMAGES = {
+    "empty": with_text(""),
+    "blank": with_text(" \n"),
+    "half": with_bytes(lambda data: data[: len(data) // 2]),
+    "without its end": with_bytes(lambda data: data.rstrip()[:-1]),
+    "one byte": with_bytes(lambda data: data[:1]),
+    "a bit flipped": with_bytes(lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:]),
+    "zeros": with_bytes(lambda data: bytes(len(data))),
+    "zeros at its end": with_bytes(lambda data: data[: len(data) // 2] + bytes(len(data) // 2)),
+    "a picture": with_bytes(lambda _: b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
+    "utf-16": with_bytes(lambda data: data.decode().encode("utf-16")),
+    "latin-1": with_bytes(lambda data: b'{"name": "caf\xe9"}'),
+    "marked": with_bytes(lambda data: b"\xef\xbb\xbf" + data),
+    "twice": with_bytes(lambda data: data + data),
+    "with a comment": with_bytes(lambda data: b"// mine\n" + data),
+    "conflict": with_bytes(lambda data: b"<<<<<<< mine\n" + data + b"=======\n" + data + b">>>>>>> theirs\n"),
+    "a list": with_text("[]"),
+    "null": with_text("null"),
+    "true": with_text("true"),
+    "a number": with_text("-3"),
+    "a long number": with_text("9" * 5000),
+    "not a number": with_text("NaN"),
+    "a text": with_text('"x"'),
+    "a web page": with_text("<!doctype html><title>404</title>"),
+    "another table": with_text('{"a": [1, {"b": null}]}'),
+    "a list of itself": with_bytes(lambda data: b"[" + data + b"]"),
+    "deep lists": nested(100_000),
+    "deep tables": nested(100_000, '{"a":', "}"),
+    "deep, not closed": nested(100_000, "[", ""),
+    "deep inside": with_text('{"stage": ' + "[" * 900 + "]" * 900 + "}"),
+    "large": with_bytes(lambda data: data + b" " * MAX_JSON_BYTES),
+    "as large as a disk": as_large_as_a_disk,
+    "a folder": in_its_place(Path.mkdir),
+    "a folder with a file": in_its_place(folder_with_a_file),
+    "a pipe": in_its_place(os.mkfifo),
+    "endless": in_its_place(lambda path: path.symlink_to("/dev/zero")),
+    "nothing": in_its_place(lambda path: path.symlink_to("/dev/null")),
+    "a circle": in_its_place(lambda path: path.symlink_to(path)),
+    "a link to nowhere": in_its_place(lambda path: path.symlink_to(path.parent / "gone")),
+    "another file's": in_its_place(lambda path: path.symlink_to("/etc/hostname")),
+}
+"""What can become of a state file; none of it can be used."""
+
+
+JUNK_VALUES = {"absent": None, "null": None, "list": [], "table": {}, "text": "x", "number": -1, "nan": float("nan")}
+"""What can stand in the place of a value, in a file that is well-formed and has no check sum."""
+
+
+@pytest.fixture(scope="module")
+def every_state_file(tmp_path_factory):
+    """A run with each file of READ_BY, whose verbs find nothing to do: (its folder, how each verb is given).
+
+    The tests damage it and mend it again.
+    """
+    root = tmp_path_factory.mktemp("every")
+    run, photos = Run(root / "run"), root / "photos"
+    photos.mkdir()
+    for photo in sorted(P1.glob("p1_*.jpg"))[:4]:
+        shutil.copy(photo, photos)
+    out = ["--out", str(run.folder)]
+    verbs = {command: [command, *out] for command in COMMANDS.values()}
+    verbs |= {"check": ["check", str(photos), *out], "run": ["run", str(photos), "--base", "mini", *out],
+              "export": ["export", str(root / "x.safetensors"), *out]}  # fmt: skip
+    drawing = ["--sampler-steps", "3"]
+    first = {"check": ["--min-photos", "3"], "prepare": ["--base", "mini", "--class-word", "man"],
+             "train": ["--steps", "4", "--snapshots", "2"], "pick": ["--scales", "1", "--pick-prompts", "2", *drawing],
+             "generate": ["--count", "2", "--max-attempts", "1", *drawing]}  # fmt: skip
+    order = ("check", "prepare", "train", "pick", "generate", "restore", "evaluate", "gallery")
+    with contextlib.redirect_stdout(io.StringIO()):
+        for command in order:
+            assert main([*verbs[command], *first.get(command, [])]) == 0
+            if command == "check":
+                overrule_verdict(run, "p1_04.jpg", False)
+        previews.render_previews(run)
+    return run.folder, verbs
+
+
+def give(verb: str, folder: Path, verbs: dict[str, list[str]]) -> tuple[int, str]:
+    """Give a command, or call a verb: (exit code, what was said)."""
+    if verb in VERBS:
+        try:
+            VERBS[verb](Run(folder))
+        except HeadshotError as error:
+            return 2, str(error)
+        return 0, ""
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+        code = main(verbs[verb])
+    return code, said.getvalue()
+
+
+def facts_of_place(path: Path) -> tuple:
+    """Return what tells a damaged file from another, whatever kind it is of."""
+    found = path.lstat()
+    plain = stat.S_ISREG(found.st_mode) and found.st_size < 2**24
+    return found.st_mode, found.st_ino, found.st_size, path.read_bytes() if plain else b""
+
+
+def refused_by_all(folder: Path, verbs: dict, name: str, damage) -> int:
+    """Damages a state file; every verb that reads it names it and touches nothing. Returns how many verbs."""
+    file, before = folder / name, everything_but(folder, name)
+    kept = file.read_bytes()
+    damage(file)
+    try:
+        damaged = facts_of_place(file)
+        for verb in READ_BY[name]:
+            code, said = give(verb, folder, verbs)
+            assert code == 2 and said.startswith("DamagedRun") and name in said, f"{verb}: {code} {said[:400]}"
+            assert facts_of_place(file) == damaged and everything_but(folder, name) == before, f"{verb} lost something"
+    finally:
+        shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+        file.write_bytes(kept)
+    return len(READ_BY[name])
+
+
+@pytest.mark.parametrize("way", DAMAGES)
+def test_each_way_of_damage_is_named(whole, way, capsys):
+    """The short series: one file a way, read by what loads nothing."""
+    name = STATE[list(DAMAGES).index(way) % len(STATE)]
+    file, before = whole / name, everything_but(whole, name)
+    kept = file.read_bytes()
+    DAMAGES[way](file)
+    try:
+        code, said = read_by_hand(whole, name, capsys)
+        assert code == 2 and name in said and everything_but(whole, name) == before
+    finally:
+        shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+        file.write_bytes(kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READ_BY)
+def test_every_verb_refuses_every_damage(every_state_file, name):
+    folder, verbs = every_state_file
+    for verb in READ_BY[name]:
+        if verb != "overrule":  # which always has something to do
+            before = everything_but(folder, "")
+            assert give(verb, folder, verbs) == (0, ""), verb
+            assert everything_but(folder, "") == before, f"{verb} has something to do"
+    tried = [refused_by_all(folder, verbs, name, damage) for damage in DAMAGES.values()]
+    print(f"{name}: {len(tried)} damaged states, {sum(tried)} calls refused")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READ_BY)
+def test_a_value_of_any_other_kind_is_refused_or_does_no_harm(every_state_file, name):
+    """A key is gone or holds another type, and the file has no check sum: no traceback, and nothing is set aside."""
+    folder, verbs = every_state_file
+    file = folder / name
+    kept, whole_run = file.read_bytes(), everything_but(folder, name)
+    value = json.loads(kept)
+    value.pop(CHECK_SUM)
+    codes = Counter()
+    states = [(key, junk) for key in value for junk in JUNK_VALUES if type(value[key]) is not type(JUNK_VALUES[junk])]
+    for number, (key, junk) in enumerate(states):
+        changed = {one: JUNK_VALUES[junk] if one == key else kept for one, kept in value.items()}
+        if junk == "absent":
+            del changed[key]
+        file.write_text(json.dumps(changed))
+        try:
+            verb = READ_BY[name][number % len(READ_BY[name])]
+            code, said = give(verb, folder, verbs)
+            assert code in (0, 2), f"{key} {junk}, {verb}: {code} {said[:400]}"
+            assert everything_but(folder, name) == whole_run, f"{key} {junk}, {verb}: {said[:400]}"
+        finally:
+            file.write_bytes(kept)
+        codes[code] += 1
+    print(f"{name}: {len(states)} damaged states, {codes[2]} refused")
+    assert codes[2]
 
 
 # --- captions -----------------------------------------------------------------------------------------------------
