@@ -327,5 +327,5 @@ def test_an_empty_caption_is_refused_in_words(prepared_run):
 
 
 def test_the_editor_needs_a_dataset(tmp_path):
-    with pytest.raises(StageMissing, match="headshotkit prepare"):
+    with pytest.raises(StageMissing, match="check, prepare"):
         widgets.edit_captions(Run(tmp_path))
