@@ -194,8 +194,8 @@ class Deadline:
 
     @property
     def seconds_left(self) -> float:
-        """Return the seconds until the end; without limit, infinity."""
-        return max(self.end - self.clock(), 0.0)
+        """Return the seconds until the end from when the clock was last looked at; without limit, infinity."""
+        return max(self.end - self.last, 0.0)
 
     @property
     def tries_left(self) -> float:

@@ -154,7 +154,7 @@ def test_an_edit_without_picture_or_words_is_refused(own_run, file, text):
 
 
 def test_without_a_dataset_there_is_nothing_to_edit(tmp_path):
-    with pytest.raises(StageMissing, match="headshotkit prepare"):
+    with pytest.raises(StageMissing, match="check, prepare"):
         edit_caption(Run(tmp_path), "a.png", "words")
 
 

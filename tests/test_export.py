@@ -148,7 +148,7 @@ def test_on_the_command_line(shaken_run, tmp_path, capsys):
 
 
 def test_what_cannot_be_exported_is_said(shaken_run, tmp_path):
-    with pytest.raises(StageMissing, match="headshotkit train"):
+    with pytest.raises(StageMissing, match="check, prepare, train"):
         export_lora(Run(tmp_path / "nowhere"), tmp_path / "me.safetensors")
     with pytest.raises(BadConfig, match="format is 'onnx'"):
         export_lora(shaken_run, tmp_path / "me.safetensors", "onnx")

@@ -313,7 +313,7 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     told = []
     options = Options(base="mini", minutes=25, steps=300)
     make_headshots(P1, tmp_path, replace(options), tell=told.append)
-    assert list(seen) == list(STAGES) and told[1].startswith("plan       ")
+    assert list(seen) == list(STAGES) and told[2].startswith("plan       ")
     assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"steps": 20, "guidance_share": 0.2}
     assert seen["headshots"].rendering["steps"] == 12 and [s.name for s in seen["gallery"].stages] == ["gallery"]
     record = json.loads((tmp_path / "plan.json").read_text())

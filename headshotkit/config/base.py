@@ -67,7 +67,7 @@ class Text:
 
 
 Seed = Annotated[int, Range(0, 2**63 - 1, "Everything random comes from it; there is no seed that means any.")]
-Size = Annotated[int, Range(64, 4096, "The autoencoder halves the picture three times.", multiple=8)]
+Size = Annotated[int, Range(16, 4096, "The autoencoder halves the picture three times.", multiple=8)]
 Batch = Annotated[int, Range(1, 64)]
 FilePath = Annotated[str, Text(path=True)]
 Minutes = Annotated[float, Range(0, 100_000, "It is a time, and 0 stands for none.")]
