@@ -321,7 +321,9 @@ def plot_evaluation(run: Run) -> Plot:
     """Identity of the base's, the LoRA's, the delivered and the restored headshots of an evaluated run."""
     run.manifest("report")
     command = f"headshotkit evaluate --out {run.folder}"
-    metrics = read_json(run.path("report") / "metrics.json", {"identity": dict, "scores": dict}, command)
+    metrics = read_json(
+        run.path("report") / "metrics.json", {"identity": dict, "scores": dict, "pass_mark": dict}, command
+    )
     return plot_identity(metrics, metrics["scores"])
 
 

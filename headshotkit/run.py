@@ -45,8 +45,12 @@ CHECK_SUM = "headshotkit.sha256"
 LEFT_S = 24 * 3600
 """Age from which a half-written file of an unknown process is nobody's."""
 MAX_JSON_BYTES, MAX_DEPTH, MAX_CAPTION_BYTES = 64 * 2**20, 24, 16 * 2**10
-BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict}
+BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict,
+         "started": str}  # fmt: skip
 """What every manifest holds, and its type."""
+MAY_HOLD = {"files": dict, "seconds": float, "drawing_seconds": float, "planned": tuple[str, ...],
+            "causes": tuple[dict, ...]}  # fmt: skip
+"""What a manifest holds besides where there is something to note, and its type."""
 PASSING = {".txt", ".pt", ".part", ".damaged"}
 """Endings of what a person may edit, and of what goes when the stage is done."""
 ENDED = {"outcome": str, "seconds": float, "finished": str}
@@ -679,9 +683,10 @@ class Run:
         path, command = self.path(stage) / "manifest.json", f"headshotkit {COMMANDS.get(stage, stage)}"
         command = f"{command}{' PHOTOS' * (stage == 'photos')} --out {self.folder}"
         found = read_json(path, BEGUN, command)
-        if found and found["status"] == "done":
-            noted = {"files": dict} if "files" in found else {}
-            found = read_json(path, BEGUN | ENDED | FINISHED.get(stage, {}) | noted, command)
+        if found:
+            noted = {name: kind for name, kind in MAY_HOLD.items() if name in found}
+            ended = ENDED | FINISHED.get(stage, {}) if found["status"] == "done" else {}
+            found = read_json(path, BEGUN | noted | ended, command)
         return found or {}
 
     def inputs_from(self, *stages: str) -> dict[str, str]:
