@@ -49,13 +49,13 @@ lint: $(VENV)/.test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo]"
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml tests/constraints.txt
+	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[demo]"
 	touch $@
 
 # CodeFormer's package asks for torchvision and a nightly tensorboard, of which its network needs neither.
-$(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml tests/constraints.txt
+	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[test]"
 	$(BIN)/python -m pip install -q --no-deps codeformer-pip==0.0.4
 	touch $@ $(VENV)/.demo
 
