@@ -5,7 +5,7 @@ The public verbs are loaded when they are first used, so importing the package i
 
 __version__ = "0.1.0"
 
-from headshotkit import runtime
+from headshotkit.core import runtime
 
 _HOMES = {
     "judge_photos": "gate",
@@ -24,7 +24,7 @@ _HOMES = {
     "evaluate_run": "evaluate",
     "build_gallery": "gallery",
     "make_headshots": "flow",
-    "Run": "run",
+    "Run": "core.run",
     "GateConfig": "config",
     "DatasetConfig": "config",
     "CropConfig": "crops",
@@ -32,7 +32,7 @@ _HOMES = {
     "PickConfig": "config",
     "RenderConfig": "config",
     "RestoreConfig": "config",
-    "HeadshotError": "errors",
+    "HeadshotError": "core.errors",
 }
 __all__ = [*_HOMES, "__version__"]
 

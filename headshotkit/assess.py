@@ -11,8 +11,8 @@ import numpy as np
 
 from headshotkit import copies, faces, measures, pose
 from headshotkit.config import GateConfig
+from headshotkit.core.records import Reason
 from headshotkit.photos import Opened
-from headshotkit.records import Reason
 
 LEAST_PX = 1600
 """Photos are measured at this length of their longer side or up to twice it, however large the file is."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from headshotkit import runtime
+from headshotkit.core import runtime
 from headshotkit.crops import Window
 
 MAX_ANGLE = 4.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headshotkit.errors import UnknownBase
-from headshotkit.runtime import choose_device
+from headshotkit.core.errors import UnknownBase
+from headshotkit.core.runtime import choose_device
 
 
 @dataclass(frozen=True)

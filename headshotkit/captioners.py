@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from headshotkit import hub, runtime
+from headshotkit.core import hub, runtime
 
 MOST_TOKENS = 60
 BEAMS = 3

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, locks, measures
-from headshotkit.errors import HeadshotError
+from headshotkit import faces, measures
+from headshotkit.core import locks
+from headshotkit.core.errors import HeadshotError
+from headshotkit.core.records import Dataset, TrainingPhoto
+from headshotkit.core.run import Run, edited_captions, write_atomic, write_json
 from headshotkit.expressions import NEUTRAL, SMILING
-from headshotkit.records import Dataset, TrainingPhoto
-from headshotkit.run import Run, edited_captions, write_atomic, write_json
 
 TURNED = 0.12
 """Offset of the nose from the eyes' middle, in eye distances, from which a face looks left or right."""

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from headshotkit import runtime
-from headshotkit.errors import DiskFull
-from headshotkit.run import discard, write_atomic
+from headshotkit.core import runtime
+from headshotkit.core.errors import DiskFull
+from headshotkit.core.run import discard, write_atomic
 
 CHECKPOINTS = "checkpoints"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

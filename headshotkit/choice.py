@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit.records import Record, Verdict
+from headshotkit.core.records import Record, Verdict
 from headshotkit.variety import AXES, by_moment, quality, traits
 
 WEIGHTS = {

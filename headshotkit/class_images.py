@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from headshotkit import hub, runtime
 from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
+from headshotkit.core import hub, runtime
+from headshotkit.core.run import make_folder, sha256_of, write_atomic
 from headshotkit.families import Family, Sampling, load_family, weights_place
 from headshotkit.method_costs import say_drawing
 from headshotkit.photos import png_bytes
-from headshotkit.run import make_folder, sha256_of, write_atomic
 
 
 def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:

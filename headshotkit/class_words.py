@@ -6,11 +6,12 @@ from collections import Counter
 
 import numpy as np
 
-from headshotkit import faces, runtime
+from headshotkit import faces
 from headshotkit.config import DatasetConfig
+from headshotkit.core import runtime
+from headshotkit.core.records import Verdict
+from headshotkit.core.run import Run
 from headshotkit.photos import read_photo
-from headshotkit.records import Verdict
-from headshotkit.run import Run
 
 SAMPLE_CLASS = "man"
 LEAST_PHOTOS, LEAST_SHARE = 3, 0.8

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from headshotkit.choice import Choice, Chosen, choose_photos
 from headshotkit.config import GateConfig
-from headshotkit.records import Record, Verdict
+from headshotkit.core.records import Record, Verdict
 from headshotkit.variety import ONE_SIDED, Axis, Coverage, coverage, moments
 
 __all__ = ["Choice", "Chosen", "Coverage", "Request", "choose_photos", "coverage", "moments", "requests", "summary"]

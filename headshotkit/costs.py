@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headshotkit.config import METHODS
+from headshotkit.core.errors import BadConfig
 from headshotkit.costs_flow import COUNTED_FLOW
-from headshotkit.errors import BadConfig
 
 GIB = 2**30
 STEPS = tuple(f"{step}{how}" for step in ("step", *METHODS[1:]) for how in ("", "_checkpointed"))

@@ -26,9 +26,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from headshotkit.core.runtime import data_path
 from headshotkit.costs import GIB, KINDS, SIZES_OF, SIZES_PX, Cost
 from headshotkit.families.sdxl_methods import NewTokens
-from headshotkit.runtime import data_path
 
 UNET = {
     "sample_size": 128,

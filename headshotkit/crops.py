@@ -16,13 +16,14 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, runtime
+from headshotkit import faces
 from headshotkit.config import ASPECTS, SDXL_SIZES_PX, Config
 from headshotkit.config.base import OneOf, Range, demand
-from headshotkit.errors import BadConfig, HeadshotError, RunFolderError
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig, HeadshotError, RunFolderError
+from headshotkit.core.records import Record
+from headshotkit.core.run import write_atomic
 from headshotkit.photos import Unreadable, find_photos, plain_name, png_bytes, read_photo
-from headshotkit.records import Record
-from headshotkit.run import write_atomic
 
 FACE_HEIGHT_IN_CROP = 0.54
 """Where the face's middle lies in the crop, from the top: a little below the middle leaves room for hair."""

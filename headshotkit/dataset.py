@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import augment, captions, crops, hub, locks, runtime
+from headshotkit import augment, captions, crops
 from headshotkit.bases import BASES, find_base
 from headshotkit.captioners import Captioner, source_of
 from headshotkit.class_images import build_class_images
 from headshotkit.config import DatasetConfig, GateConfig
+from headshotkit.core import hub, locks, runtime
+from headshotkit.core.records import Dataset, TrainingPhoto, Verdict, kept_photos
+from headshotkit.core.run import Run, write_atomic, write_json
 from headshotkit.families import CHANGES
 from headshotkit.photos import png_bytes, read_photo
-from headshotkit.records import Dataset, TrainingPhoto, Verdict, kept_photos
-from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.tokens import check_token
 
 

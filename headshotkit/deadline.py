@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from headshotkit import runtime
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig
 from headshotkit.costs import gpu_named
-from headshotkit.errors import BadConfig
 from headshotkit.ladder import FIXED, STAGES, headshot_seconds, stages_of, step_seconds
 from headshotkit.planner import Plan, plan_rest, plan_run
 

@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, locks, measures, runtime
+from headshotkit import faces, measures
 from headshotkit.config import RenderConfig
 from headshotkit.config.base import Minutes, check_value
-from headshotkit.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
+from headshotkit.core import locks, runtime
+from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
+from headshotkit.core.records import Headshot, Lora, Score
+from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
@@ -26,8 +29,6 @@ from headshotkit.ladder import PAIRS
 from headshotkit.photos import png_bytes
 from headshotkit.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.policy import Deadline, OutOfTime
-from headshotkit.records import Headshot, Lora, Score
-from headshotkit.run import STAGES, Run, discard, write_atomic, write_json
 
 RECOGNISERS = ("arcface", "dlib")
 

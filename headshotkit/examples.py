@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from headshotkit import runtime
 from headshotkit.checkpoints import DAMAGE, read_checked, to_bytes
+from headshotkit.core import runtime
+from headshotkit.core.records import Dataset, TrainingPhoto
+from headshotkit.core.run import write_atomic
 from headshotkit.families import Condition, Family
-from headshotkit.records import Dataset, TrainingPhoto
-from headshotkit.run import write_atomic
 
 CACHE_FILE = "cache.pt"
 GRID = 32

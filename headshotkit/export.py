@@ -11,13 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from headshotkit import runtime
 from headshotkit.bases import find_base
-from headshotkit.errors import BadConfig, BadLora
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig, BadLora
+from headshotkit.core.finite import spoilt
+from headshotkit.core.records import Lora
+from headshotkit.core.run import Run, write_atomic
 from headshotkit.families.lora_files import file_bytes
-from headshotkit.finite import spoilt
-from headshotkit.records import Lora
-from headshotkit.run import Run, write_atomic
 
 FORMATS = ("kohya", "diffusers")
 SUFFIX = ".safetensors"

@@ -12,10 +12,10 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from headshotkit import runtime
-from headshotkit.downloads import NotWhole, again, first_line, size_in_words, trouble_of
-from headshotkit.errors import MissingModel
-from headshotkit.run import clear_half_written, half_written, sha256_of
+from headshotkit.core import runtime
+from headshotkit.core.downloads import NotWhole, again, first_line, size_in_words, trouble_of
+from headshotkit.core.errors import MissingModel
+from headshotkit.core.run import clear_half_written, half_written, sha256_of
 
 LANDMARKS = {"2d106det.onnx": "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf"}
 PACKS = {

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from headshotkit import runtime
-from headshotkit.errors import MissingModel, NoKnownFaces
+from headshotkit.core import runtime
+from headshotkit.core.errors import MissingModel, NoKnownFaces
+from headshotkit.core.run import sha256_of
 from headshotkit.face_packs import PACKS, SEX_MODEL, SEX_SHA256, pack_folder
-from headshotkit.run import sha256_of
 
 DETECTION_SIZES_PX = (640, 320)
 """SCRFD looks at the picture in two sizes: its larger anchors miss a face that fills a 640 px frame."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
-from headshotkit import locks, runtime
 from headshotkit.bases import choose_base
 from headshotkit.checkpoints import newest_step
 from headshotkit.class_images import missing_class_images
@@ -24,17 +23,18 @@ from headshotkit.config import (
     TrainConfig,
 )
 from headshotkit.config.base import check_value, ranges_of
+from headshotkit.core import locks, runtime
+from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
+from headshotkit.core.records import Verdict, kept_photos, refusals, typed
+from headshotkit.core.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
 from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
-from headshotkit.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.families import weights_here
 from headshotkit.gallery import PAGE, build_gallery
 from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.pacing import MAY_CHANGE
-from headshotkit.records import Verdict, kept_photos, refusals, typed
 from headshotkit.restore import restore_headshots
-from headshotkit.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
 
 
 @dataclass(frozen=True)

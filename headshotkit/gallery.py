@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from headshotkit import locks
-from headshotkit.run import Run, write_atomic
+from headshotkit.core import locks
+from headshotkit.core.run import Run, write_atomic
 from headshotkit.shortfall import OFFERED, is_offered
 
 PAGE = "index.html"

@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess, coach, copies, faces, locks, runtime
+from headshotkit import assess, coach, copies, faces
 from headshotkit.choice import choose_photos
 from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
+from headshotkit.core import locks, runtime
+from headshotkit.core.errors import RunFolderError
+from headshotkit.core.records import Photo, Reason, Record, Verdict
+from headshotkit.core.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
 from headshotkit.decoding import Refused, Source
-from headshotkit.errors import RunFolderError
 from headshotkit.gallery import PAGE
 from headshotkit.photo_page import THUMBS, write_photo_page
 from headshotkit.photos import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
-from headshotkit.records import Photo, Reason, Record, Verdict
-from headshotkit.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
 from headshotkit.stripping import write_stripped
 from headshotkit.variety import coverage, moments
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit import assess, copies, faces, measures, obedience, pose, runtime
+from headshotkit import assess, copies, faces, measures, obedience, pose
 from headshotkit.config import RenderConfig
+from headshotkit.core import runtime
+from headshotkit.core.records import Record, Verdict
+from headshotkit.core.run import Run
 from headshotkit.photos import read_photo
-from headshotkit.records import Record, Verdict
-from headshotkit.run import Run
 
 
 @dataclass(frozen=True)

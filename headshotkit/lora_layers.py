@@ -12,11 +12,11 @@ from functools import cached_property
 import numpy as np
 from safetensors.numpy import load_file
 
-from headshotkit import runtime
-from headshotkit.errors import BadLora
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadLora
+from headshotkit.core.records import Lora
+from headshotkit.core.run import Run
 from headshotkit.families import Family, load_family, load_tokenizers
-from headshotkit.records import Lora
-from headshotkit.run import Run
 
 PLACE = re.compile(r"^.*(?:resnets|attentions|transformer_blocks)\.\d+\.")
 """What a layer's name says of where it stands; the rest is its kind."""

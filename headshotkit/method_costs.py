@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headshotkit import runtime
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit.core import runtime
+from headshotkit.core.records import Record
 from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost, rates_of, step_kind
 from headshotkit.ladder import CONTEXT_GIB, SLACK, Task, drawing_minutes, picture_seconds
-from headshotkit.records import Record
 
 MIB = 2**20
 FLOAT_BYTES = 4

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from headshotkit import runtime
 from headshotkit.config import TrainConfig
+from headshotkit.core import runtime
 from headshotkit.costs import GIB
 from headshotkit.method_costs import ADAM_BYTES, expect_peak_gib
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from headshotkit.config import TrainConfig
-from headshotkit.errors import BadConfig
+from headshotkit.core.errors import BadConfig
 
 MAY_CHANGE = ("schedule", "steps", "batch", "checkpointing")
 """Settings of TrainConfig that may change while a training runs."""

@@ -6,8 +6,8 @@ import io
 import zipfile
 from pathlib import Path
 
-from headshotkit.errors import NothingToShow
-from headshotkit.run import Run, write_atomic
+from headshotkit.core.errors import NothingToShow
+from headshotkit.core.run import Run, write_atomic
 
 ZIP = "headshots.zip"
 WHEN = (1980, 1, 1, 0, 0, 0)

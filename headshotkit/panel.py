@@ -10,12 +10,12 @@ import html
 import random
 from pathlib import Path
 
-from headshotkit import runtime
 from headshotkit.config import SAMPLERS
-from headshotkit.errors import HeadshotError
+from headshotkit.core import runtime
+from headshotkit.core.errors import HeadshotError
+from headshotkit.core.records import help_of
+from headshotkit.core.run import Run
 from headshotkit.pictures import FOLDER, Picture, PictureRequest, Studio
-from headshotkit.records import help_of
-from headshotkit.run import Run
 
 SIDES = {"width": 0, "height": 1}
 """Knobs of `size_px`; every other knob is named like the setting of PictureRequest that it stands for."""

@@ -6,9 +6,9 @@ import base64
 import html
 from pathlib import Path
 
+from headshotkit.core.records import Verdict
+from headshotkit.core.run import facts_of, write_atomic
 from headshotkit.gallery import PAGE, document
-from headshotkit.records import Verdict
-from headshotkit.run import facts_of, write_atomic
 
 THUMBS = "thumbs"
 """Folder of the small pictures, in the order of the verdicts."""

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from headshotkit import hub, locks, runtime
 from headshotkit.config import PickConfig, RenderConfig
-from headshotkit.errors import BadConfig, BadPromptBank
+from headshotkit.core import hub, locks, runtime
+from headshotkit.core.errors import BadConfig, BadPromptBank
+from headshotkit.core.records import Headshot, Lora, Pick
+from headshotkit.core.run import Run, Stage, settings_of, sha256_of, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.method_costs import say_drawing
 from headshotkit.obedience import asked_of
 from headshotkit.prompts import BANK, Prompt, load_prompts
-from headshotkit.records import Headshot, Lora, Pick
-from headshotkit.run import Run, Stage, settings_of, sha256_of, write_atomic
 from headshotkit.session import Task, png_with_origin
 from headshotkit.snapshots import snapshot_file, snapshots_in
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from headshotkit import crops, faces, locks, runtime
+from headshotkit import crops, faces
 from headshotkit.bases import find_base
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import (
@@ -32,16 +32,17 @@ from headshotkit.config.base import (
     shown,
 )
 from headshotkit.config.render import Guidance, GuidanceShare, SamplerSteps
+from headshotkit.core import locks, runtime
+from headshotkit.core.errors import BadLora
+from headshotkit.core.records import Lora, Record
+from headshotkit.core.run import Run, write_atomic
 from headshotkit.edges import edge_agreement
-from headshotkit.errors import BadLora
 from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.controls import Controls, Guide, load_controls
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.metadata import ORIGIN
 from headshotkit.photos import png_bytes, read_photo
-from headshotkit.records import Lora, Record
-from headshotkit.run import Run, write_atomic
 
 FOLDER = "pictures"
 PERSON = "{person}"

@@ -17,10 +17,10 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
-from headshotkit.errors import DamagedRun, NothingToShow
+from headshotkit.core.errors import DamagedRun, NothingToShow
+from headshotkit.core.records import Verdict
+from headshotkit.core.run import Run, read_json
 from headshotkit.gallery import WORDS
-from headshotkit.records import Verdict
-from headshotkit.run import Run, read_json
 from headshotkit.variety import quality
 
 GOLDEN = (5**0.5 - 1) / 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from headshotkit.core.run import Run
 from headshotkit.plots import Plot, Table
-from headshotkit.run import Run
 from headshotkit.variety import EXPRESSIONS, POSES, Axis, Coverage
 
 MOST_BARS = 6

@@ -6,10 +6,10 @@ from itertools import cycle
 
 from matplotlib.axes import Axes
 
+from headshotkit.core.records import Pick
+from headshotkit.core.run import Run
 from headshotkit.picking import choose_pick
 from headshotkit.plots import Plot, Table, legend_below
-from headshotkit.records import Pick
-from headshotkit.run import Run
 
 SIGNS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 """Of candidates in their order; the legend names them, so that no name lies over a point."""

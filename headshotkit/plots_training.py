@@ -7,11 +7,11 @@ import textwrap
 import numpy as np
 from PIL import Image
 
+from headshotkit.core.run import Run
 from headshotkit.lora_layers import LoraLayer, LoraLayers
 from headshotkit.planner import Plan
 from headshotkit.plots import Plot, Table, drawable, legend_below, read_losses
 from headshotkit.previews import read_previews
-from headshotkit.run import Run
 from headshotkit.snapshots import PREVIEWS
 
 NAMED = 0.08

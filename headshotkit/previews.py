@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from headshotkit import locks, runtime
 from headshotkit.config import RenderConfig
-from headshotkit.errors import StageMissing
+from headshotkit.core import locks, runtime
+from headshotkit.core.errors import StageMissing
+from headshotkit.core.records import Headshot, Lora, Name, Record
+from headshotkit.core.run import Run, read_json, write_atomic, write_json
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.identity import Person, judge_headshot, known_person
-from headshotkit.records import Headshot, Lora, Name, Record
-from headshotkit.run import Run, read_json, write_atomic, write_json
 from headshotkit.session import png_with_origin
 from headshotkit.snapshots import PREVIEWS, snapshot_file, snapshots_in
 

@@ -13,12 +13,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from headshotkit import runtime
 from headshotkit.config import SDXL_SIZES_PX
 from headshotkit.config.base import shown
-from headshotkit.errors import BadPromptBank
-from headshotkit.run import read_regular
-from headshotkit.runtime import PACKAGE
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadPromptBank
+from headshotkit.core.run import read_regular
+from headshotkit.core.runtime import PACKAGE
 
 BANK = PACKAGE / "prompts.toml"
 PERSON = "{person}"

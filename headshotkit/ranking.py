@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headshotkit.records import Headshot
+from headshotkit.core.records import Headshot
 
 QUALITY_WEIGHT = 0.25
 """What the face's quality counts beside its likeness, both about 0 to 1."""

@@ -20,14 +20,15 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, locks, runtime
+from headshotkit import faces
 from headshotkit.checkpoints import DAMAGE
 from headshotkit.config import RestoreConfig
-from headshotkit.downloads import first_line
-from headshotkit.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite
+from headshotkit.core import locks, runtime
+from headshotkit.core.downloads import first_line
+from headshotkit.core.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite
+from headshotkit.core.run import Run, sha256_of, write_atomic
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos import png_bytes
-from headshotkit.run import Run, sha256_of, write_atomic
 
 PACKAGE = "codeformer"
 PIP = "pip install --no-deps codeformer-pip==0.0.4"
@@ -175,7 +176,7 @@ def load_codeformer(weights: Path):
     """
     import torch
 
-    from headshotkit.finite import spoilt  # not above: `check` needs no torch
+    from headshotkit.core.finite import spoilt  # not above: `check` needs no torch
 
     try:
         net = codeformer_class()()

@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from headshotkit import policy, runtime
+from headshotkit import policy
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
+from headshotkit.core import runtime
+from headshotkit.core.records import Headshot, Lora, Names
+from headshotkit.core.run import Stage, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling
 from headshotkit.few_steps import FEW_STEPS, PAIRS, compare_few, drawn_in_few
 from headshotkit.identity import Judgement, Person, judge_headshot
@@ -25,8 +28,6 @@ from headshotkit.metadata import ORIGIN
 from headshotkit.obedience import asked_of
 from headshotkit.photos import png_bytes
 from headshotkit.prompts import Prompt
-from headshotkit.records import Headshot, Lora, Names
-from headshotkit.run import Stage, write_atomic
 from headshotkit.twins import Album
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headshotkit.config import GateConfig, RenderConfig, TrainConfig
-from headshotkit.records import Headshot, Lora, Record
+from headshotkit.core.records import Headshot, Lora, Record
 
 FEW_PASSED = 0.5
 """Share of the wanted prompts with an accepted headshot below which the causes are named."""

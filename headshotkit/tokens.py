@@ -18,13 +18,13 @@ from typing import Annotated
 
 import numpy as np
 
-from headshotkit import runtime
 from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
 from headshotkit.config.base import Range, Seed, check_value
-from headshotkit.errors import BadConfig
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig
+from headshotkit.core.records import Record
 from headshotkit.families import TOKENIZERS, Family, Sampling, load_family, load_tokenizers
-from headshotkit.records import Record
 
 KNOWN = runtime.PACKAGE / "tokens.txt"
 SHAPE = re.compile("[a-z]{3,6}")

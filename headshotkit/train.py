@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit import hub, locks, runtime, weighing
+from headshotkit import weighing
 from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
     Checkpoints,
@@ -26,16 +26,17 @@ from headshotkit.checkpoints import (
     set_random_states,
 )
 from headshotkit.config import TrainConfig
-from headshotkit.errors import DiskFull, NotFinite, OutOfMemory, RunFolderError
+from headshotkit.core import hub, locks, runtime
+from headshotkit.core.errors import DiskFull, NotFinite, OutOfMemory, RunFolderError
+from headshotkit.core.finite import all_finite
+from headshotkit.core.records import Dataset, Lora
+from headshotkit.core.run import Run, Stage, discard, write_json
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
 from headshotkit.families import CHANGES, Condition, load_family
 from headshotkit.families.methods import Method, load_method
-from headshotkit.finite import all_finite
 from headshotkit.method_costs import expect_cost
 from headshotkit.optimizers import learning_rate_at, make_optimizer
 from headshotkit.pacing import MAY_CHANGE, Controller, Pacing, changing
-from headshotkit.records import Dataset, Lora
-from headshotkit.run import Run, Stage, discard, write_json
 from headshotkit.snapshots import Snapshots, snapshot_steps
 from headshotkit.trained import write_trained
 

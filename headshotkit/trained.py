@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from headshotkit.checkpoints import Checkpoints
+from headshotkit.core.records import Dataset, Lora
+from headshotkit.core.run import Stage
 from headshotkit.expressions import usual_expression
 from headshotkit.families.methods import Method
-from headshotkit.records import Dataset, Lora
-from headshotkit.run import Stage
 
 
 def write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset, steps: int) -> Lora:

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 
+from headshotkit.core.errors import HeadshotError, UploadIncomplete
+from headshotkit.core.run import append_private, discard, make_folder, read_json, sha256_of, write_atomic, write_json
 from headshotkit.decoding import MAX_FILE_BYTES
-from headshotkit.errors import HeadshotError, UploadIncomplete
 from headshotkit.photos import plain_name
-from headshotkit.run import append_private, discard, make_folder, read_json, sha256_of, write_atomic, write_json
 
 UPLOADS = "uploads"
 RECORD = ".chosen.json"

@@ -13,7 +13,7 @@ from datetime import datetime
 
 import numpy as np
 
-from headshotkit.records import Record, Verdict
+from headshotkit.core.records import Record, Verdict
 
 TURNED_DEG, RAISED_DEG = 15.0, 20.0
 """Yaw and pitch from which a face is turned or raised; half profile is about 30 to 45. Pitch is the less exact."""

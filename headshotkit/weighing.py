@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
+from headshotkit.core import runtime
+from headshotkit.core.errors import NotEnoughMemory
 from headshotkit.costs import GIB, MINI_DRAWING_GIB, MINI_STEP_GIB, cost, step_kind
-from headshotkit.errors import NotEnoughMemory
 
 TRAINED_BYTES = 20
 """Of each trained number on the host: itself, its gradient, AdamW's two averages, and its copy for a checkpoint."""

@@ -18,12 +18,12 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from headshotkit import runtime
-from headshotkit.errors import HeadshotError, NoPhotos, NoRun
+from headshotkit.core import runtime
+from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
+from headshotkit.core.run import COMMANDS, Run, make_folder
 from headshotkit.gallery import embedded
 from headshotkit.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos import find_photos
-from headshotkit.run import COMMANDS, Run, make_folder
 from headshotkit.uploads import PIECE_BYTES, UPLOADS, Arrival, Inbox, demand_all, keep_files, upload_on_colab
 
 ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"

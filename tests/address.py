@@ -1,6 +1,6 @@
 """Writes the repository's address, which stands in pyproject.toml, wherever it is shown: `make address`.
 
-That is the README, runtime.py, and in each notebook the Colab badge and the first two cells. These are the same in all
+That is the README, core/runtime.py, and in each notebook the Colab badge and the first two cells. These are the same in all
 notebooks, so they stand here.
 """
 
@@ -48,7 +48,7 @@ def address() -> str:
 
 
 def with_address(path: Path) -> str:
-    """Return the text of a notebook, the README or runtime.py as it is with the address in it."""
+    """Return the text of a notebook, the README or core/runtime.py as it is with the address in it."""
     text, url = path.read_text(), address()
     if path.suffix == ".py":
         return re.sub(r'(?<=^REPOSITORY = ")[^"]+', url, text, flags=re.MULTILINE)
@@ -73,7 +73,7 @@ def form_cell(name: str, code: str) -> dict:
 
 def places() -> list[Path]:
     """Return the files that show the address."""
-    return [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md", ROOT / "headshotkit" / "runtime.py"]
+    return [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md", ROOT / "headshotkit" / "core/runtime.py"]
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headshotkit import runtime
 from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
+from headshotkit.core import runtime
+from headshotkit.core.run import Run, facts_of, write_json
 from headshotkit.dataset import build_dataset
 from headshotkit.gate import judge_photos
 from headshotkit.render import render_headshots
-from headshotkit.run import Run, facts_of, write_json
 from headshotkit.train import train_lora
 
 collect_ignore = ["colab"]  # what `make test-colab` runs; its stand-in for google.colab can't be imported from here

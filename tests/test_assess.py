@@ -7,8 +7,8 @@ from conftest import P1, P2
 
 from headshotkit import assess, faces
 from headshotkit.config import GateConfig
+from headshotkit.core.records import REASON_CODES
 from headshotkit.photos import Opened, open_photo
-from headshotkit.records import REASON_CODES
 
 
 @pytest.fixture(scope="module")

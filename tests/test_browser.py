@@ -24,7 +24,7 @@ from conftest import P1
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from headshotkit.run import Run
+from headshotkit.core.run import Run
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

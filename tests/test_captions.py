@@ -10,10 +10,10 @@ from headshotkit import captions, faces
 from headshotkit.captioners import FACE_WORDS, RECIPES, Captioner, without_the_face
 from headshotkit.captions import NoSuchCaption, View, caption_of, edit_caption
 from headshotkit.config import DatasetConfig, GateConfig
+from headshotkit.core.errors import BaseUnavailable, StageMissing
+from headshotkit.core.run import Run
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import BaseUnavailable, StageMissing
 from headshotkit.gate import judge_photos
-from headshotkit.run import Run
 
 MINI_WORDS = {
     "smiling", "neutral expression", "looking at the camera", "looking left", "looking right",

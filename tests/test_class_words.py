@@ -11,10 +11,10 @@ from headshotkit import faces
 from headshotkit.class_words import propose_class_word
 from headshotkit.cli import main
 from headshotkit.config import CLASS_WORDS, DatasetConfig, GateConfig
-from headshotkit.errors import BadConfig
+from headshotkit.core.errors import BadConfig
+from headshotkit.core.run import Run, sha256_of
 from headshotkit.flow import Options, do_missing, do_stage
 from headshotkit.gate import judge_photos
-from headshotkit.run import Run, sha256_of
 
 
 @pytest.fixture(scope="module")

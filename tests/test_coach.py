@@ -12,9 +12,9 @@ from PIL import Image
 
 from headshotkit import choice, coach, variety
 from headshotkit.config import GateConfig
+from headshotkit.core.records import REASON_CODES, Reason, Verdict
+from headshotkit.core.run import Run
 from headshotkit.gate import judge_photos
-from headshotkit.records import REASON_CODES, Reason, Verdict
-from headshotkit.run import Run
 
 CONFIG = GateConfig()
 BLUE, RED, WHITE, GREY = [40, 5, -35], [45, 55, 35], [95, 0, 0], [60, 0, 0]

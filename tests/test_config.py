@@ -10,12 +10,12 @@ from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
 from headshotkit.config.pick import scales_of
+from headshotkit.core.errors import BadConfig, UnknownBase
+from headshotkit.core.run import Run
 from headshotkit.crops import CropConfig
-from headshotkit.errors import BadConfig, UnknownBase
 from headshotkit.photos import find_photos
 from headshotkit.pictures import PictureRequest
 from headshotkit.prompts import load_prompts
-from headshotkit.run import Run
 
 CONFIGS = (GateConfig, DatasetConfig, TrainConfig, PickConfig, RenderConfig, RestoreConfig, CropConfig, PictureRequest)
 

@@ -14,11 +14,11 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from headshotkit import runtime
 from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.edges import edge_agreement
-from headshotkit.errors import BadConfig, BaseUnavailable
 from headshotkit.families import Sampling, load_family, weights_place
 from headshotkit.families.controls import Guide, load_controls
 from headshotkit.pictures import PictureRequest, fitted_photo

@@ -11,8 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from headshotkit import faces
 from headshotkit.cli import main
 from headshotkit.config import ASPECTS
+from headshotkit.core.errors import BadConfig, NoPhotos, RunFolderError
 from headshotkit.crops import BUCKETS, CropConfig, bucket_size, crop_folder, face_window, holds, kept_share
-from headshotkit.errors import BadConfig, NoPhotos, RunFolderError
 
 SECRET = b"Secret"
 

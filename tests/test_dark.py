@@ -12,9 +12,9 @@ from test_plots import generated  # noqa: F401
 from test_plots_photos import judged
 
 from headshotkit import plots, plots_photos, plots_training
+from headshotkit.core.records import Reason, Verdict
 from headshotkit.lora_layers import LoraLayer
 from headshotkit.planner import plan_run
-from headshotkit.records import Reason, Verdict
 
 LEAST = 4.5
 """WCAG's least contrast of text, level AA."""

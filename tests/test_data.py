@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headshotkit.records import REASON_CODES
+from headshotkit.core.records import REASON_CODES
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SCRIPTS = (".py", ".md", ".csv")

@@ -17,13 +17,13 @@ from headshotkit.class_images import (
     weights_version,
 )
 from headshotkit.config import DatasetConfig, GateConfig, TrainConfig
+from headshotkit.core.errors import BadConfig, StageMissing, TooFewPhotos
+from headshotkit.core.records import Dataset, TrainingPhoto
+from headshotkit.core.run import Run, write_json
 from headshotkit.crops import face_window
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import BadConfig, StageMissing, TooFewPhotos
 from headshotkit.families import load_family
 from headshotkit.gate import judge_photos
-from headshotkit.records import Dataset, TrainingPhoto
-from headshotkit.run import Run, write_json
 
 
 @pytest.fixture(autouse=True)

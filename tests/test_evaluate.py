@@ -8,12 +8,12 @@ from conftest import P1, open_picture
 from PIL import Image
 
 from headshotkit import evaluate, faces
+from headshotkit.core.records import Headshot
+from headshotkit.core.run import CHECK_SUM, write_json
 from headshotkit.evaluate import evaluate_run, rise_of, score_files, spread
 from headshotkit.identity import known_faces
 from headshotkit.plots import table_metrics
-from headshotkit.records import Headshot
 from headshotkit.restore import restore_headshots
-from headshotkit.run import CHECK_SUM, write_json
 
 
 def test_the_rise_and_its_interval():
@@ -27,7 +27,7 @@ def test_the_rise_and_its_interval():
 
 
 def test_photos_of_the_person_score_high_and_nobody_none(prepared, tmp_path):
-    from headshotkit.run import Run
+    from headshotkit.core.run import Run
 
     known = {name: known_faces(Run(prepared), name) for name in ("arcface", "dlib")}
     Image.new("RGB", (128, 128)).save(tmp_path / "nobody.png")

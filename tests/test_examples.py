@@ -7,11 +7,11 @@ from conftest import open_picture
 from PIL import Image
 
 from headshotkit.config import DatasetConfig, TrainConfig
+from headshotkit.core.errors import BadConfig
+from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import BadConfig
 from headshotkit.examples import Examples, _facts_at, cached_examples, face_weights, window_at
 from headshotkit.families import load_family
-from headshotkit.records import Dataset, TrainingPhoto
 
 
 @pytest.fixture(scope="module")

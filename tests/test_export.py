@@ -20,13 +20,13 @@ from safetensors.torch import load, load_file, save, save_file
 
 from headshotkit.cli import main
 from headshotkit.config import TrainConfig
-from headshotkit.errors import BadConfig, BadLora, StageMissing
+from headshotkit.core.errors import BadConfig, BadLora, StageMissing
+from headshotkit.core.run import Run, write_json
 from headshotkit.export import export_lora, header_of
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.lora_files import file_bytes
 from headshotkit.families.sdxl import TARGETS
 from headshotkit.families.sdxl_kohya import kohya_names
-from headshotkit.run import Run, write_json
 from headshotkit.train import train_lora
 
 

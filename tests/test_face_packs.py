@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from hub_server import Fault, Hub, serve
 
-from headshotkit import face_packs, faces, locks, runtime
-from headshotkit.errors import MissingModel
-from headshotkit.run import sha256_of
+from headshotkit import face_packs, faces
+from headshotkit.core import locks, runtime
+from headshotkit.core.errors import MissingModel
+from headshotkit.core.run import sha256_of
 
 PACK = faces.ONLINE_PACK
 

@@ -4,7 +4,7 @@ from conftest import P1, P2, SHARED, open_picture
 from PIL import Image
 
 from headshotkit import faces
-from headshotkit.errors import NoKnownFaces
+from headshotkit.core.errors import NoKnownFaces
 
 
 def embed(files, recogniser):

@@ -8,13 +8,13 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 
-from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import SAMPLERS, TrainConfig
-from headshotkit.errors import BadConfig, BadLora, BaseUnavailable
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig, BadLora, BaseUnavailable
+from headshotkit.core.records import NOBODY, Names
 from headshotkit.export import PEFT_METADATA, header_of
 from headshotkit.families import Condition, Sampling, drawing, load_family, lora_files, weights_place
-from headshotkit.records import NOBODY, Names
 
 PROMPT = "photo of a man"
 SIX_STEPS = Sampling((256, 256), 6, 3.0)
@@ -106,7 +106,7 @@ def test_a_sampler_that_does_not_suit_the_base_is_refused(family, setting, said)
 )
 def test_decoding_goes_by_the_free_memory(family, monkeypatch, free_gib, pictures, how):
     assert drawing.decoding_for(free_gib, (1024, 1024), pictures, 2).startswith(how)
-    monkeypatch.setattr("headshotkit.runtime.free_gpu_gib", lambda: free_gib)
+    monkeypatch.setattr("headshotkit.core.runtime.free_gpu_gib", lambda: free_gib)
     vae = AutoencoderKL(block_out_channels=(32,), norm_num_groups=32).half()
     assert drawing.fit_decoding(vae, (1024, 1024), pictures).startswith(how)
     assert vae.use_tiling == how.startswith("tiles") and vae.use_slicing == (how != "whole")

@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_flows import save_tiny
 
-from headshotkit import bases, families, runtime
+from headshotkit import bases, families
 from headshotkit.config import RenderConfig, TrainConfig
-from headshotkit.errors import BadConfig, BadLora, DownloadFailed, MissingPackage
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig, BadLora, DownloadFailed, MissingPackage
 from headshotkit.export import PEFT_METADATA, header_of
 from headshotkit.families import Sampling, loading
 from headshotkit.render import render_headshots
@@ -380,7 +381,7 @@ def test_sizes_and_settings_that_do_not_fit_are_refused(family):
 def test_weights_that_are_not_here_say_how_to_get_them(monkeypatch):
     for name in ("flux", "zimage"):
         monkeypatch.setitem(bases.BASES, name, replace(bases.BASES[name], source="nobody/nothing"))
-        monkeypatch.setattr("headshotkit.runtime.free_host_gib", lambda: None)  # else it is memory that lacks
+        monkeypatch.setattr("headshotkit.core.runtime.free_host_gib", lambda: None)  # else it is memory that lacks
         with pytest.raises(DownloadFailed, match=f"about {bases.BASES[name].download_gb:.0f} GB") as caught:
             families.load_family(name)
         assert caught.value.cause == "offline" and "--base mini" in caught.value.next_step

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import P1, P2
 
+from headshotkit.core.records import Headshot
+from headshotkit.core.run import STAGES, Run
 from headshotkit.evaluate import _render_base, rise_of, score_files
 from headshotkit.flow import Options, do_missing, make_headshots, run_base
 from headshotkit.identity import known_faces
-from headshotkit.records import Headshot
-from headshotkit.run import STAGES, Run
 
 SETTINGS = Options(base="mini", max_attempts=1)
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import open_picture
 from PIL import Image
 
-from headshotkit.errors import StageMissing
+from headshotkit.core.errors import StageMissing
 from headshotkit.evaluate import evaluate_run
 from headshotkit.gallery import SHOWN_PX, STYLE, TILE_PX, _card, build_gallery, contact_sheet, embedded
 from headshotkit.restore import restore_headshots
@@ -17,7 +17,7 @@ from headshotkit.restore import restore_headshots
 def page(briefly_trained, tmp_path_factory):
     import shutil
 
-    from headshotkit.run import Run, write_json
+    from headshotkit.core.run import Run, write_json
 
     run = Run(shutil.copytree(briefly_trained, tmp_path_factory.mktemp("gallery") / "run"))
     made = run.manifest("headshots")  # after 6 steps nothing looks like anybody; here three of four nearly do

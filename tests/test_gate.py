@@ -14,15 +14,15 @@ from PIL import Image, ImageFilter, ImageOps
 
 from headshotkit import assess
 from headshotkit.config import DatasetConfig, GateConfig
+from headshotkit.core.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing, TooFewPhotos
+from headshotkit.core.records import REASON_CODES
+from headshotkit.core.run import Run
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing, TooFewPhotos
 from headshotkit.flow import Options, do_stage
 from headshotkit.gate import judge_photos, main_person, people, write_kept
 from headshotkit.metadata import ORIGIN
 from headshotkit.overrule import overrule_verdict
 from headshotkit.photos import Opened, digest_of, left_out, open_photo, png_bytes
-from headshotkit.records import REASON_CODES
-from headshotkit.run import Run
 
 
 @pytest.fixture(scope="module")

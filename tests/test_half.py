@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from headshotkit import runtime
 from headshotkit.config import TrainConfig
+from headshotkit.core import runtime
 from headshotkit.families import load_family
 
 NORMS = (functional.layer_norm, functional.group_norm)

@@ -15,13 +15,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from headshotkit import counting, runtime
+from headshotkit import counting
+from headshotkit.core import runtime
 from headshotkit.families.on_disk import copies_on_disk
 
 NEEDED_DISK, NEEDED_RAM = 6e9, 11e9
 LOADING = """
 import sys, torch
-from headshotkit import runtime
+from headshotkit.core import runtime
 from headshotkit.bases import Base
 runtime.choose_dtype = lambda device: (torch.float16, "as on a T4")
 from headshotkit.families.sdxl import SdxlFamily
@@ -89,7 +90,7 @@ def test_without_room_on_the_disk_the_copies_are_in_memory(monkeypatch):
 
 BLOCKS = """
 import sys, torch
-from headshotkit import runtime
+from headshotkit.core import runtime
 if sys.argv[1] == "returned":
     runtime.return_large_blocks()
 torch.ones(7 * 2**20)  # 28 MB, freed: the C library then keeps what is smaller

@@ -9,10 +9,10 @@ from PIL import Image, ImageFilter, ImageOps
 
 from headshotkit import copies, faces
 from headshotkit.config import RenderConfig
-from headshotkit.errors import NoKnownFaces
+from headshotkit.core.errors import NoKnownFaces
+from headshotkit.core.run import Run
 from headshotkit.gallery import WORDS
 from headshotkit.identity import calibrate, judge_headshot, known_person
-from headshotkit.run import Run
 from headshotkit.session import Session
 
 CONFIG = RenderConfig.for_base("mini")

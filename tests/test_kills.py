@@ -21,11 +21,11 @@ from safetensors import safe_open
 
 from headshotkit.captions import edit_caption
 from headshotkit.cli import main
-from headshotkit.errors import RunBusy
+from headshotkit.core.errors import RunBusy
+from headshotkit.core.run import CHECK_SUM, Run
 from headshotkit.overrule import overrule_verdict
 from headshotkit.pictures import PictureRequest, render_pictures
 from headshotkit.previews import render_previews
-from headshotkit.run import CHECK_SUM, Run
 
 FAULT = """
 import os, signal, stat, sys

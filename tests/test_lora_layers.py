@@ -5,10 +5,10 @@ import weakref
 import numpy as np
 import pytest
 
-from headshotkit.errors import BadLora
+from headshotkit.core.errors import BadLora
+from headshotkit.core.run import Run
 from headshotkit.families import load_family
 from headshotkit.lora_layers import LoraLayers
-from headshotkit.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,13 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from headshotkit import class_images, previews, render, restore, runtime, train
+from headshotkit import class_images, previews, render, restore, train
 from headshotkit.checkpoints import Checkpoints, read_checked
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
-from headshotkit.errors import BadLora, DiskFull, NotFinite, OutOfMemory
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadLora, DiskFull, NotFinite, OutOfMemory
+from headshotkit.core.records import Dataset, Lora, Names
+from headshotkit.core.run import Run
 from headshotkit.examples import cached_examples
 from headshotkit.export import export_lora
 from headshotkit.families import CHANGES, Sampling, drawing, frugal, load_family
@@ -28,8 +31,6 @@ from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, begin_deadline
 from headshotkit.pictures import PictureRequest, fitted_photo
 from headshotkit.planner import plan_run
-from headshotkit.records import Dataset, Lora, Names
-from headshotkit.run import Run
 from headshotkit.train import train_lora
 
 SAID = [

@@ -16,13 +16,13 @@ from test_train import checkpoints_of, run_beside
 from headshotkit import train
 from headshotkit.cli import main
 from headshotkit.config import METHODS, RenderConfig, TrainConfig
-from headshotkit.errors import BadConfig, BadLora
+from headshotkit.core.errors import BadConfig, BadLora
+from headshotkit.core.records import Dataset, Lora
 from headshotkit.export import export_lora
 from headshotkit.families import Sampling, load_family, loading, sdxl, sdxl_methods, weights_place
 from headshotkit.families.methods import load_method, names_token, use_trained
 from headshotkit.families.sdxl_methods import ENCODERS, NewTokens
 from headshotkit.method_costs import expect_cost, expect_minutes, rates_of
-from headshotkit.records import Dataset, Lora
 from headshotkit.render import render_headshots
 
 NEW = METHODS[1:]
@@ -56,7 +56,7 @@ def trained(request, prepared, tmp_path_factory):
     run, said, held = run_beside(tmp_path_factory.mktemp("methods") / "run", prepared), [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load_family", lambda name: held.append(load_family(name)) or held[0])
-        patch.setattr("headshotkit.runtime.tell", said.append)
+        patch.setattr("headshotkit.core.runtime.tell", said.append)
         train.train_lora(run, settings(request.param))
     return request.param, run, held[0], said
 
@@ -293,7 +293,7 @@ def test_an_interrupted_training_goes_on_to_the_same_result(trained, prepared, t
     """Ctrl-C after step 3, then the same call: all tensors of the training that nothing interrupted."""
     method, undisturbed, _, _ = trained
     run, follow = run_beside(tmp_path / "run", prepared), train._Loop._follow
-    monkeypatch.setattr("headshotkit.runtime.say", lambda line: None)
+    monkeypatch.setattr("headshotkit.core.runtime.say", lambda line: None)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
             train._Loop,

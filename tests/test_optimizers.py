@@ -8,7 +8,7 @@ import torch
 from headshotkit import optimizers
 from headshotkit.checkpoints import read_checked, to_bytes
 from headshotkit.config import TrainConfig
-from headshotkit.errors import BadConfig, MissingPackage
+from headshotkit.core.errors import BadConfig, MissingPackage
 from headshotkit.flow import Options, config_for
 from headshotkit.optimizers import make_optimizer
 
@@ -17,7 +17,7 @@ def test_the_optimizer_says_why(monkeypatch):
     parameters = [torch.nn.Parameter(torch.zeros(3))]
     _, reason = make_optimizer(parameters, TrainConfig(optimizer="adamw"), "cuda")
     assert reason == "adamw: asked for"
-    monkeypatch.setattr("headshotkit.runtime.has_module", lambda name: False)
+    monkeypatch.setattr("headshotkit.core.runtime.has_module", lambda name: False)
     _, reason = make_optimizer(parameters, TrainConfig(), "cpu")
     assert "saves nothing on cpu" in reason
 
@@ -32,8 +32,8 @@ def test_the_optimizer_says_why(monkeypatch):
 def test_auto_is_adamw_where_the_gpu_has_room_for_its_state(monkeypatch, usable_gib, options, name):
     """SDXL's LoRA of 46.4 M numbers; a training keeps to what it was begun with, or it would not resume exactly."""
     config = TrainConfig.for_base("sdxl", checkpointing=options.get("checkpointing", False))
-    monkeypatch.setattr("headshotkit.runtime.usable_gpu_gib", lambda: usable_gib)
-    monkeypatch.setattr("headshotkit.runtime.has_module", lambda name: options.get("installed", True))
+    monkeypatch.setattr("headshotkit.core.runtime.usable_gpu_gib", lambda: usable_gib)
+    monkeypatch.setattr("headshotkit.core.runtime.has_module", lambda name: options.get("installed", True))
     chosen = optimizers._choose(46_448_640, config, "cuda", options.get("prior", False), options.get("begun_with", ""))
     assert chosen[0] == name and ("pip install" in chosen[1]) == (
         not options.get("installed", True) and usable_gib < 13

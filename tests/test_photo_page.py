@@ -7,11 +7,11 @@ from test_gallery import Tags
 
 from headshotkit.cli import main
 from headshotkit.config import GateConfig
+from headshotkit.core.records import MOST_REFUSALS, Verdict, refusals
+from headshotkit.core.run import Run, write_json
 from headshotkit.gallery import PAGE, POLICY
 from headshotkit.gate import judge_photos
 from headshotkit.overrule import overrule_verdict
-from headshotkit.records import MOST_REFUSALS, Verdict, refusals
-from headshotkit.run import Run, write_json
 
 ODD = 'a"><script>.jpg'
 

@@ -12,7 +12,7 @@ from damaged import awkward_entries, damage, encoded, hostile_files, jpeg_of_man
 from PIL import Image, ImageCms
 
 from headshotkit import decoding, photos
-from headshotkit.errors import NoPhotos
+from headshotkit.core.errors import NoPhotos
 from headshotkit.photos import Unreadable, digest_of, find_photos, kind_of, open_photo, plain_name, read_photo
 
 BACK = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}

@@ -9,16 +9,16 @@ from conftest import open_picture
 
 from headshotkit.cli import _options, parser
 from headshotkit.config import PickConfig, RenderConfig
-from headshotkit.errors import BadConfig, BadPromptBank
+from headshotkit.core.errors import BadConfig, BadPromptBank
+from headshotkit.core.records import Names, Pick
+from headshotkit.core.run import Run, write_json
 from headshotkit.families import Sampling, load_family
 from headshotkit.flow import Options, config_for
 from headshotkit.obedience import asked_of
 from headshotkit.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
 from headshotkit.plots_picking import plot_pick, table_pick
 from headshotkit.prompts import Prompt, load_prompts
-from headshotkit.records import Names, Pick
 from headshotkit.render import _picked, render_headshots
-from headshotkit.run import Run, write_json
 
 SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))
 RENDERING = {"steps": 3, "batch": 2}

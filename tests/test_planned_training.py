@@ -14,13 +14,13 @@ from headshotkit import deadline, flow, train
 from headshotkit.checkpoints import Checkpoints
 from headshotkit.cli import main
 from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit.core.errors import OutOfMemory
+from headshotkit.core.run import COMMANDS, STAGES, Run, write_json
 from headshotkit.deadline import DeadlineController
-from headshotkit.errors import OutOfMemory
 from headshotkit.families import load_family
 from headshotkit.flow import Options, begin_deadline, make_headshots, planned_settings, progress_of
 from headshotkit.ladder import STAGES as STEPS
 from headshotkit.planner import NotEnoughMemory, TooFewMinutes, plan_run
-from headshotkit.run import COMMANDS, STAGES, Run, write_json
 from headshotkit.train import train_lora
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB."

@@ -14,12 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from headshotkit import costs, counting, flow
 from headshotkit.cli import main
 from headshotkit.config import METHODS, TrainConfig
+from headshotkit.core.errors import BadConfig, UnknownBase
+from headshotkit.core.run import Run
 from headshotkit.costs import GPUS, cost, public_seconds
-from headshotkit.errors import BadConfig, UnknownBase
 from headshotkit.flow import Options, _beside_class_images, begin_deadline, config_for, make_headshots
 from headshotkit.ladder import FIXED, LADDERS, METHOD_LADDERS, STAGES, Task, picture_seconds, stages_of, step_seconds
 from headshotkit.planner import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of
-from headshotkit.run import Run
 
 # px: (forward TFLOP, step, checkpointed step, GiB of a step), counted independently of this code (2026-11-20)
 EARLIER = {512: (1.59, 3.20, 4.40, 7.0), 768: (3.64, 7.52, 10.28, 8.9), 1024: (6.76, 14.31, 19.50, 11.5)}

@@ -7,9 +7,9 @@ import torch
 
 from headshotkit import counting_flow
 from headshotkit.cli import main
+from headshotkit.core.errors import NotEnoughMemory, TooFewMinutes
 from headshotkit.costs import GIB, GPUS, cost
 from headshotkit.costs_flow import COUNTED_FLOW, FLOW_KINDS, FLOW_SIZES_PX, PASSES
-from headshotkit.errors import NotEnoughMemory, TooFewMinutes
 from headshotkit.ladder import LADDERS, Task
 from headshotkit.planner import plan_rest, plan_run
 

@@ -12,9 +12,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from headshotkit import plots, plots_picking, plots_training
-from headshotkit.errors import DamagedRun, NothingToShow, StageMissing
-from headshotkit.records import Lora, Pick
-from headshotkit.run import Run, write_json
+from headshotkit.core.errors import DamagedRun, NothingToShow, StageMissing
+from headshotkit.core.records import Lora, Pick
+from headshotkit.core.run import Run, write_json
 
 LORA = Lora(Path("person.safetensors"), "mini", 8, 8, "ohwx", "man", 2)
 

@@ -10,9 +10,9 @@ from test_coach import good_set, photo, refused
 
 from headshotkit import coach, plots, plots_photos
 from headshotkit.config import GateConfig
-from headshotkit.errors import StageMissing
-from headshotkit.records import Reason, Verdict
-from headshotkit.run import Run
+from headshotkit.core.errors import StageMissing
+from headshotkit.core.records import Reason, Verdict
+from headshotkit.core.run import Run
 
 
 def judged(folder, verdicts):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from headshotkit import runtime
 from headshotkit.cli import main, parser
 from headshotkit.config import RenderConfig
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig, BadPromptBank
+from headshotkit.core.records import Lora
 from headshotkit.crops import BUCKETS
-from headshotkit.errors import BadConfig, BadPromptBank
 from headshotkit.flow import Options, config_for
 from headshotkit.prompts import OPENING, PACKS, SIZES_PX, Prompt, choose_prompts, in_packs, load_prompts
-from headshotkit.records import Lora
 from headshotkit.render import _tasks
 
 AXES = ("setting", "background", "clothes", "light", "expression", "framing")

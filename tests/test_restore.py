@@ -9,10 +9,11 @@ import torch
 from conftest import P1, note_again
 from PIL import Image
 
-from headshotkit import faces, flow, restore, runtime
+from headshotkit import faces, flow, restore
 from headshotkit.cli import main
 from headshotkit.config import RestoreConfig
-from headshotkit.errors import BadWeights, CannotRestore
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadWeights, CannotRestore
 from headshotkit.flow import Options
 from headshotkit.restore import restore_headshots
 

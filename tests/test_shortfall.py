@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from headshotkit.config import RenderConfig
-from headshotkit.records import Headshot, Lora
+from headshotkit.core.records import Headshot, Lora
 from headshotkit.shortfall import causes_of, is_offered
 
 MARK = 0.4

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from headshotkit import previews
 from headshotkit.config import RenderConfig, TrainConfig
-from headshotkit.errors import BadConfig, StageMissing
+from headshotkit.core.errors import BadConfig, StageMissing
+from headshotkit.core.records import Names
+from headshotkit.core.run import CHECK_SUM, Run, write_json
 from headshotkit.families import Sampling, load_family
 from headshotkit.previews import render_previews
-from headshotkit.records import Names
-from headshotkit.run import CHECK_SUM, Run, write_json
 from headshotkit.snapshots import snapshot_file, snapshot_steps, snapshots_in
 from headshotkit.train import train_lora
 

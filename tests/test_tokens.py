@@ -6,7 +6,7 @@ import pytest
 
 from headshotkit import cli
 from headshotkit.config import DatasetConfig
-from headshotkit.errors import BadConfig, BaseUnavailable
+from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.families import load_family, load_tokenizers
 from headshotkit.tokens import KNOWN, check_token, find_token, known_tokens, measure_tokens, rank_tokens, token_table
 

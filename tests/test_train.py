@@ -20,18 +20,18 @@ from headshotkit import train
 from headshotkit.checkpoints import Checkpoints, Interruption, random_states, read_checked, set_random_states, to_bytes
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, TrainConfig
+from headshotkit.core.errors import BadConfig, DiskFull, RunFolderError, StageMissing
+from headshotkit.core.run import Run
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import BadConfig, DiskFull, RunFolderError, StageMissing
 from headshotkit.families import load_family
 from headshotkit.families.sdxl import SdxlFamily
-from headshotkit.run import Run
 from headshotkit.train import train_lora
 
 BRIEF = {"steps": 12, "batch": 2, "checkpoint_every_steps": 2}
 COMMAND = """
 import json, sys
 from headshotkit.config import TrainConfig
-from headshotkit.run import Run
+from headshotkit.core.run import Run
 from headshotkit.train import train_lora
 train_lora(Run(sys.argv[1]), TrainConfig.for_base("mini", **json.loads(sys.argv[2])))
 """

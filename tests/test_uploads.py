@@ -7,10 +7,10 @@ import types
 
 import pytest
 
-from headshotkit import run as run_module
 from headshotkit import uploads, widgets
-from headshotkit.errors import UploadIncomplete
-from headshotkit.run import Run
+from headshotkit.core import run as run_module
+from headshotkit.core.errors import UploadIncomplete
+from headshotkit.core.run import Run
 from headshotkit.uploads import Inbox, keep_files, last_arrival, safe_name, upload_on_colab
 
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from headshotkit import families, runtime, weighing
+from headshotkit import families, weighing
 from headshotkit.bases import BASES
 from headshotkit.cli import main
 from headshotkit.config import TrainConfig
-from headshotkit.errors import NotEnoughMemory
+from headshotkit.core import runtime
+from headshotkit.core.errors import NotEnoughMemory
+from headshotkit.core.run import Run
 from headshotkit.families import CHANGES, Sampling, load_family, lora_files
 from headshotkit.families.sdxl import TARGETS
-from headshotkit.run import Run
 from headshotkit.train import train_lora
 
 GIB = 2**30

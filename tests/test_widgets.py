@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headshotkit import runtime, widgets
-from headshotkit.errors import NoPhotos, NoRun, StageMissing, TooFewPhotos
-from headshotkit.run import Run, write_json
+from headshotkit import widgets
+from headshotkit.core import runtime
+from headshotkit.core.errors import NoPhotos, NoRun, StageMissing, TooFewPhotos
+from headshotkit.core.run import Run, write_json
 from headshotkit.uploads import keep_files
 
 AS_IN_7 = {
@@ -144,8 +145,8 @@ def test_the_stop_button_ends_a_cell_in_a_line(shell, tmp_path, capsys):
 
 
 def test_an_error_is_shown_in_a_notebooks_words(shell, capsys):
-    error = "headshotkit.errors.TooFewPhotos('kept 2.', 'too few', 'Add photos, or pass --min-photos 6.')"
-    assert not shell.run_cell(f"import headshotkit.errors; raise {error}").success
+    error = "headshotkit.core.errors.TooFewPhotos('kept 2.', 'too few', 'Add photos, or pass --min-photos 6.')"
+    assert not shell.run_cell(f"import headshotkit.core.errors; raise {error}").success
     said = capsys.readouterr().out
     assert said.count("TooFewPhotos") == 1 and "Traceback" not in said and "MIN_PHOTOS = 6" in said
     assert "--min-photos 6" in str(TooFewPhotos("kept 2.", "", "Add photos, or pass --min-photos 6."))

@@ -33,7 +33,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from headshotkit import runtime
+from headshotkit.core import runtime
 
 WIDTH = 16
 """Of the text encoders' states and of an attention head."""

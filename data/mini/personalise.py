@@ -19,15 +19,15 @@ from training import Faces
 
 import headshotkit.bases
 from headshotkit.config import RenderConfig
+from headshotkit.core.records import Lora
+from headshotkit.core.run import Run
 from headshotkit.evaluate import rise_of, score_files
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, config_for, do_stage
 from headshotkit.gallery import build_gallery
 from headshotkit.identity import known_faces
-from headshotkit.records import Lora
 from headshotkit.render import render_headshots
-from headshotkit.run import Run
 
 CLASS_WORD = {"p1": "man", "p2": "woman", "p3": "man"}
 RECOGNISERS = ("arcface", "dlib")

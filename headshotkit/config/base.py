@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated
 
 from headshotkit.bases import find_base
-from headshotkit.errors import BadConfig
+from headshotkit.core.errors import BadConfig
 
 MOST_PARTS = 1000
 """Of a setting that is a list."""

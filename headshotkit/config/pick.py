@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from headshotkit.config.base import MOST_SCALE, Config, Range, Seed, demand, shown
-from headshotkit.errors import BadConfig
+from headshotkit.core.errors import BadConfig
 
 MOST_PROMPTS = 24
 

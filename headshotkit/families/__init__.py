@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from headshotkit import hub, runtime, weighing
+from headshotkit import weighing
 from headshotkit.bases import Base, find_base
 from headshotkit.config import RenderConfig
-from headshotkit.downloads import first_line
-from headshotkit.errors import BadConfig, BaseUnavailable
-from headshotkit.records import NOBODY, Names
-from headshotkit.runtime import data_path
+from headshotkit.core import hub, runtime
+from headshotkit.core.downloads import first_line
+from headshotkit.core.errors import BadConfig, BaseUnavailable
+from headshotkit.core.records import NOBODY, Names
+from headshotkit.core.runtime import data_path
 
 FAMILIES = {"sdxl": "SdxlFamily", "flux": "FluxFamily", "flux2": "Flux2Family", "zimage": "ZImageFamily"}
 TOKENIZERS = {

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from PIL.Image import Image
 
-from headshotkit.errors import BadConfig
+from headshotkit.core.errors import BadConfig
 from headshotkit.families import Family, Sampling
 
 

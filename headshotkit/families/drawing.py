@@ -18,9 +18,9 @@ from diffusers import (
 )
 from PIL import Image
 
-from headshotkit import runtime
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig
 from headshotkit.costs import cost
-from headshotkit.errors import BadConfig
 from headshotkit.families import Condition, Sampling, frugal
 
 CUT = ("prompt_embeds", "add_text_embeds", "add_time_ids")

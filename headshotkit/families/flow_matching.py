@@ -17,10 +17,10 @@ from peft import LoraConfig
 from peft.utils.integrations import dequantize_module_weight
 from PIL import Image
 
-from headshotkit import runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
-from headshotkit.errors import BadConfig
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig
 from headshotkit.families import Condition, Sampling, check_size, frugal
 from headshotkit.families.flow_parts import FlowParts
 from headshotkit.families.lora_files import (

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.quantizers import PipelineQuantizationConfig
 
-from headshotkit import runtime
 from headshotkit.bases import Base
+from headshotkit.core import runtime
 from headshotkit.families.loading import base_folder, choose_precision, dtype_option, loading, nf4_option
 
 SAFE = {"use_safetensors": True}

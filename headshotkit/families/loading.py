@@ -17,10 +17,10 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from headshotkit import hub, runtime
 from headshotkit.bases import Base
-from headshotkit.downloads import first_line
-from headshotkit.errors import BaseUnavailable
+from headshotkit.core import hub, runtime
+from headshotkit.core.downloads import first_line
+from headshotkit.core.errors import BaseUnavailable
 from headshotkit.families import base_wanted, weights_place
 
 

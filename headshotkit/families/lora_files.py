@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save
 
 from headshotkit import weighing
 from headshotkit.bases import Base
-from headshotkit.errors import BadLora
+from headshotkit.core.errors import BadLora
+from headshotkit.core.finite import demand_finite, spoilt
 from headshotkit.families.loading import quiet
-from headshotkit.finite import demand_finite, spoilt
 
 ADAPTER = "person"
 """Peft's name of the LoRA."""

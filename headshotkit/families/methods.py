@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from headshotkit.config import UNUSED, TrainConfig
-from headshotkit.errors import BadConfig
+from headshotkit.core.errors import BadConfig
+from headshotkit.core.records import Dataset, Lora
 from headshotkit.families import Condition, Family
-from headshotkit.records import Dataset, Lora
 
 LORA_FILE = "person.safetensors"
 EMBEDDINGS_FILE = "person_emb.safetensors"

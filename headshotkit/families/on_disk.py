@@ -7,7 +7,7 @@ import tempfile
 
 import torch
 
-from headshotkit import runtime
+from headshotkit.core import runtime
 
 ALIGNED = 64
 """Bytes; each copy begins at a multiple of it."""

@@ -15,10 +15,10 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 
-from headshotkit import hub, runtime
 from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
-from headshotkit.errors import OutOfMemory
+from headshotkit.core import hub, runtime
+from headshotkit.core.errors import OutOfMemory
 from headshotkit.expressions import with_expression
 from headshotkit.families import (
     Condition,

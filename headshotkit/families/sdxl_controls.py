@@ -21,9 +21,9 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from headshotkit import hub, runtime
+from headshotkit.core import hub, runtime
+from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.edges import find_edges
-from headshotkit.errors import BadConfig, BaseUnavailable
 from headshotkit.families import Sampling, check_size, drawing, frugal
 from headshotkit.families.controls import Guide
 from headshotkit.families.loading import loading

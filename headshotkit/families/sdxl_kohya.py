@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from headshotkit.errors import BadLora
+from headshotkit.core.errors import BadLora
 
 KOHYA_VERSION = "sdxl_base_v1-0"
 """How kohya's trainer names SDXL in a file's header; A1111 takes a file that has a header without it for SD 1."""

@@ -25,17 +25,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, obedience, runtime
+from headshotkit import faces, obedience
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
+from headshotkit.core import runtime
+from headshotkit.core.records import Headshot, Names
+from headshotkit.core.run import Run, write_atomic, write_json
 from headshotkit.dataset import build_dataset
 from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
 from headshotkit.families import Sampling, load_family
 from headshotkit.gate import judge_photos
 from headshotkit.identity import known_faces
 from headshotkit.photos import png_bytes
-from headshotkit.records import Headshot, Names
 from headshotkit.render import render_headshots
-from headshotkit.run import Run, write_atomic, write_json
 from headshotkit.train import train_lora
 
 AXES = ("direction", "expression")

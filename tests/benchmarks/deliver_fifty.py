@@ -34,11 +34,11 @@ from PIL import Image
 
 from headshotkit import faces
 from headshotkit.config import RenderConfig
+from headshotkit.core.records import Headshot
+from headshotkit.core.run import Run
 from headshotkit.evaluate import RECOGNISERS, _render_base, score_files
 from headshotkit.identity import known_faces
-from headshotkit.records import Headshot
 from headshotkit.render import render_headshots
-from headshotkit.run import Run
 from headshotkit.twins import Album
 
 LPIPS_FILE = Path("/var/tmp/headshotkit-mini/nets/lpips_alex.pkl")

@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headshotkit import faces, runtime
+from headshotkit import faces
 from headshotkit.config import RenderConfig
+from headshotkit.core import runtime
+from headshotkit.core.records import Lora
+from headshotkit.core.run import Run
 from headshotkit.families import Sampling, load_family
 from headshotkit.identity import identity_of, judge_headshot, known_person
 from headshotkit.prompts import load_prompts
-from headshotkit.records import Lora
 from headshotkit.render import _tasks
-from headshotkit.run import Run
 
 LOST, SIGMAS = 0.02, 2.05
 """Share of the later accepted that may be lost, and how many standard deviations above the mean that is."""

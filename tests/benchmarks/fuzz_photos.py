@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from damaged import awkward_entries, damage, hostile_files, valid_files
 from PIL import Image
 
-from headshotkit import gate, runtime
-from headshotkit.run import Run
+from headshotkit import gate
+from headshotkit.core import runtime
+from headshotkit.core.run import Run
 
 MAX_FILE_S, MAX_PEAK_GIB, MAX_BATCH_S = 5.0, 2.0, 1800
 NOBODY = 65534

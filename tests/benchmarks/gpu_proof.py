@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from headshotkit.runtime import DTYPES
+from headshotkit.core.runtime import DTYPES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = Path("examples") / "dreambooth" / "train_dreambooth_lora_sdxl.py"
@@ -207,7 +207,7 @@ def limit(device: str) -> str:
     """Keeps this process within a T4's limits, and says what machine it is on."""
     import torch
 
-    from headshotkit import runtime
+    from headshotkit.core import runtime
 
     versions = runtime.versions()
     software = ", ".join(
@@ -240,7 +240,7 @@ class Bench:
 
     def result(self, row: Row) -> dict:
         """What a row comes to; what it held is freed."""
-        from headshotkit import runtime
+        from headshotkit.core import runtime
 
         if reason := self._lacks(row):
             return {"left_out": reason}
@@ -256,7 +256,7 @@ class Bench:
 
     def _lacks(self, row: Row) -> str:
         """What a row needs and isn't here; empty where all is."""
-        from headshotkit import runtime
+        from headshotkit.core import runtime
 
         if row.optimizer == "adamw8bit" and not runtime.has_module("bitsandbytes"):
             return "bitsandbytes is not installed"
@@ -307,7 +307,7 @@ class Bench:
         """diffusers' script, as if it had been called."""
         from torchvision_stand_in import install
 
-        from headshotkit import runtime
+        from headshotkit.core import runtime
 
         install()
         eight_bit = ["--use_8bit_adam"] if runtime.has_module("bitsandbytes") else []
@@ -456,10 +456,11 @@ def write_dataset(folder: Path, px: int) -> None:
     """A run with a finished dataset of two pictures, cut from the sample person's photos without a face model."""
     from PIL import Image
 
-    from headshotkit import DatasetConfig, Run, runtime
+    from headshotkit import DatasetConfig, Run
+    from headshotkit.core import runtime
+    from headshotkit.core.records import Dataset, TrainingPhoto
+    from headshotkit.core.run import write_atomic
     from headshotkit.photos import png_bytes
-    from headshotkit.records import Dataset, TrainingPhoto
-    from headshotkit.run import write_atomic
 
     config = DatasetConfig.for_base("sdxl", class_word="man", size_px=px)
     stage = Run(folder).begin("dataset", config, {})
@@ -486,9 +487,9 @@ def pictures_of(folder: Path) -> Path:
 
 def planned(row: Row) -> tuple[float | None, float, float | None]:
     """What the planner has for a row: (seconds of the last size's step or of a picture, TFLOP of it, peak GiB)."""
-    from headshotkit import runtime
     from headshotkit.bases import BASES
     from headshotkit.config import RenderConfig
+    from headshotkit.core import runtime
     from headshotkit.costs import GPUS, cost, rates_of
     from headshotkit.ladder import ATTEMPTS, Choice, Task, stages_of, step_seconds
 

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from headshotkit import DatasetConfig, Run, TrainConfig, build_dataset, judge_photos, runtime, train
+from headshotkit import DatasetConfig, Run, TrainConfig, build_dataset, judge_photos, train
+from headshotkit.core import runtime
 from headshotkit.families import load_family
 
 MAX_DIFFERENCE = 1e-6

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from headshotkit import faces, measures, runtime
+from headshotkit import faces, measures
+from headshotkit.core import runtime
+from headshotkit.core.run import Run
 from headshotkit.evaluate import rise_of
 from headshotkit.pictures import Picture, PictureRequest, Studio
-from headshotkit.run import Run
 
 SCALES = (0.0, 0.5, 1.0)
 

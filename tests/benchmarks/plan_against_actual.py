@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from headshotkit import runtime
+from headshotkit.core import runtime
 
 SHARE, SECONDS = 0.25, 5.0
 

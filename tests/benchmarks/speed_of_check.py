@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import runtime
-from headshotkit.run import Run
+from headshotkit.core import runtime
+from headshotkit.core.run import Run
 
 LARGE_PX, SMALL_PX = (4032, 3024), (1280, 960)
 NOISE = 4.0

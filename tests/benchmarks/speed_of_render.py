@@ -23,15 +23,15 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from headshotkit import runtime
 from headshotkit.config import RenderConfig
+from headshotkit.core import runtime
+from headshotkit.core.records import Lora
+from headshotkit.core.run import Run
 from headshotkit.evaluate import rise_of
 from headshotkit.families import Sampling, load_family, weights_place
 from headshotkit.identity import Judgement, Person, judge_headshot, known_person
 from headshotkit.prompts import load_prompts
-from headshotkit.records import Lora
 from headshotkit.render import _tasks
-from headshotkit.run import Run
 from headshotkit.session import Task
 
 STEPS = 30

@@ -30,9 +30,10 @@ from pathlib import Path
 
 from speed_of_check import machine
 
-from headshotkit import DatasetConfig, Run, build_dataset, judge_photos, runtime
+from headshotkit import DatasetConfig, Run, build_dataset, judge_photos
 from headshotkit.config import GateConfig, TrainConfig
-from headshotkit.records import Dataset
+from headshotkit.core import runtime
+from headshotkit.core.records import Dataset
 
 PICTURES, LARGE_PX, SMALL_PX, SMALL_SHARE = 16, 256, 192, 0.7
 SCHEDULED = "ours, 3/4 size"

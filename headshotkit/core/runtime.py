@@ -19,9 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from headshotkit.errors import BadConfig, BrokenPackage, HeadshotError, MissingPackage, OutOfMemory, notebook_words
+from headshotkit.core.errors import BadConfig, BrokenPackage, HeadshotError, MissingPackage, OutOfMemory, notebook_words
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/headshotkit/headshotkit"
 """As pyproject.toml has it; `make address` writes it here."""
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",

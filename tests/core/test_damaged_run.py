@@ -19,11 +19,11 @@ from conftest import P1
 from headshotkit import plots, previews
 from headshotkit.captions import with_edits
 from headshotkit.cli import main
-from headshotkit.errors import BadCaption, DamagedRun, HeadshotError
+from headshotkit.core.errors import BadCaption, DamagedRun, HeadshotError
+from headshotkit.core.records import Dataset
+from headshotkit.core.run import CHECK_SUM, COMMANDS, MAX_DEPTH, MAX_JSON_BYTES, Run, read_json, write_json
 from headshotkit.gate import OVERRULED, read_overruled
 from headshotkit.overrule import overrule_verdict
-from headshotkit.records import Dataset
-from headshotkit.run import CHECK_SUM, COMMANDS, MAX_DEPTH, MAX_JSON_BYTES, Run, read_json, write_json
 
 STATE = ("photos/manifest.json", "dataset/manifest.json", "lora/manifest.json", "headshots/manifest.json", OVERRULED)
 JUNK = (None, True, -1, 1e308, "", "../../etc/passwd", "\ud800", [], [[]], {}, {"a": {"b": []}}, 10**30)

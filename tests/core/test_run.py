@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from headshotkit import locks
-from headshotkit.errors import DamagedRun, DiskFull, RunFolderError, StageMissing
-from headshotkit.records import Dataset, Lora
-from headshotkit.run import Run, discard, write_atomic, write_json
+from headshotkit.core import locks
+from headshotkit.core.errors import DamagedRun, DiskFull, RunFolderError, StageMissing
+from headshotkit.core.records import Dataset, Lora
+from headshotkit.core.run import Run, discard, write_atomic, write_json
 
 VERDICTS = {"verdicts": [], "photos": [], "folder": "", "advice": ""}
 DATASET = {"dataset": Dataset(Path("."), "ohwx", "man", 128, ()).to_dict()}

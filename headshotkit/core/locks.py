@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headshotkit.errors import RunBusy, RunFolderError
+from headshotkit.core.errors import RunBusy, RunFolderError
 
 LOCK, HOLDER = ".lock", ".lock.json"
 """What the operating system locks; who holds the lock, and the lease."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from headshotkit import runtime
+from headshotkit.core import runtime
 
 WAITS_S = (3.0, 15.0)
 """Pauses before the second and the third attempt."""

@@ -13,9 +13,9 @@ import torch
 from conftest import P1
 
 import headshotkit
-from headshotkit import runtime
 from headshotkit.cli import main
-from headshotkit.errors import BadConfig, BaseUnavailable, BrokenPackage, MissingPackage, OutOfMemory
+from headshotkit.core import runtime
+from headshotkit.core.errors import BadConfig, BaseUnavailable, BrokenPackage, MissingPackage, OutOfMemory
 
 
 def test_importing_the_package_loads_nothing_heavy():

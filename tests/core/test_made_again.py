@@ -7,8 +7,8 @@ from conftest import P1, open_picture
 from headshotkit.checkpoints import to_bytes
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
+from headshotkit.core.errors import DamagedRun
 from headshotkit.dataset import build_dataset
-from headshotkit.errors import DamagedRun
 from headshotkit.export import export_lora
 from headshotkit.gate import judge_photos
 from headshotkit.render import render_headshots

@@ -15,11 +15,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from headshotkit import runtime
 from headshotkit.bases import COMMITS
-from headshotkit.downloads import TRANSFER, NotThere, NotWhole, Trouble, again, first_line, size_in_words, trouble_of
-from headshotkit.errors import DownloadFailed
-from headshotkit.run import write_json
+from headshotkit.core import runtime
+from headshotkit.core.downloads import (
+    TRANSFER,
+    NotThere,
+    NotWhole,
+    Trouble,
+    again,
+    first_line,
+    size_in_words,
+    trouble_of,
+)
+from headshotkit.core.errors import DownloadFailed
+from headshotkit.core.run import write_json
 
 WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model)(?P<half>\.fp16)?(-\d{5}-of-\d{5})?(?P<old>\.fp16)?"

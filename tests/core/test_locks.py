@@ -13,18 +13,18 @@ import time
 import pytest
 from conftest import P1, P2
 
-from headshotkit import locks
 from headshotkit.captions import edit_caption
 from headshotkit.cli import main
-from headshotkit.errors import RunBusy, RunFolderError
+from headshotkit.core import locks
+from headshotkit.core.errors import RunBusy, RunFolderError
+from headshotkit.core.run import COMMANDS, Run, write_atomic
 from headshotkit.overrule import overrule_verdict
 from headshotkit.pictures import PictureRequest, render_pictures
 from headshotkit.previews import render_previews
-from headshotkit.run import COMMANDS, Run, write_atomic
 
 HOLDING = """
 import sys, time
-from headshotkit import locks
+from headshotkit.core import locks
 with locks.working(__import__("pathlib").Path(sys.argv[1]), "train"):
     print("held", flush=True)
     time.sleep(60)

@@ -8,10 +8,10 @@ from conftest import P1
 
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, TrainConfig
-from headshotkit.errors import BadConfig, DamagedRun
+from headshotkit.core.errors import BadConfig, DamagedRun
+from headshotkit.core.run import Run, bytes_of, settings_of, write_json
 from headshotkit.flow import Options, begun_settings, config_for, do_stage
 from headshotkit.prompts import BANK
-from headshotkit.run import Run, bytes_of, settings_of, write_json
 
 
 def begun(config, stage="lora", **facts):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOO_OLD = {"torchao": "0.10.0", "gptqmodel": "1.0.0"}
 PEFT_ALONE = """
 import torch

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from headshotkit.errors import TooFewPhotos
-from headshotkit.records import Dataset, Lora, Reason, TrainingPhoto, Verdict, kept_photos
+from headshotkit.core.errors import TooFewPhotos
+from headshotkit.core.records import Dataset, Lora, Reason, TrainingPhoto, Verdict, kept_photos
 
 
 def test_records_survive_json():

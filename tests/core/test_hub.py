@@ -15,8 +15,9 @@ import torch
 from diffusers import AutoencoderKL
 from hub_server import Fault, Hub, serve
 
-from headshotkit import bases, captioners, downloads, few_steps, hub, runtime
-from headshotkit.errors import BaseUnavailable, DownloadFailed
+from headshotkit import bases, captioners, few_steps
+from headshotkit.core import downloads, hub, runtime
+from headshotkit.core.errors import BaseUnavailable, DownloadFailed
 from headshotkit.families import load_tokenizers
 from headshotkit.families.sdxl import SdxlFamily
 

@@ -11,10 +11,10 @@ from conftest import P1
 
 from headshotkit import gallery
 from headshotkit.cli import main
+from headshotkit.core.run import Run, write_atomic
 from headshotkit.flow import Options, do_stage
 from headshotkit.gate import judge_photos
 from headshotkit.overrule import overrule_verdict
-from headshotkit.run import Run, write_atomic
 from headshotkit.widgets import photo_folder
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from types import NoneType, UnionType
 
-from headshotkit.errors import TooFewPhotos
+from headshotkit.core.errors import TooFewPhotos
 
 REASON_CODES = (
     "unreadable", "generated", "no_face", "crowd", "many_faces", "cropped_face", "small_face", "dark", "bright",

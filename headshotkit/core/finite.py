@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from headshotkit.errors import NotFinite
+from headshotkit.core.errors import NotFinite
 
 
 def spoilt(tensors: dict[str, torch.Tensor]) -> list[str]:

@@ -27,9 +27,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from headshotkit import __version__, locks, runtime
-from headshotkit.errors import BadCaption, DamagedRun, DiskFull, RunFolderError, StageMissing
-from headshotkit.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verdict, is_inside, typed
+from headshotkit import __version__
+from headshotkit.core import locks, runtime
+from headshotkit.core.errors import BadCaption, DamagedRun, DiskFull, RunFolderError, StageMissing
+from headshotkit.core.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verdict, is_inside, typed
 
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
 COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))

@@ -1,0 +1,1 @@
+"""The run folder, its records and locks, errors, and the machine."""
