@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
+from headshotkit.config.bases import find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.run import make_folder, sha256_of, write_atomic
 from headshotkit.families import Family, Sampling, load_family, weights_place

@@ -27,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3ForCau
 from transformers import T5EncoderModel as T5
 
 from headshotkit import counting
-from headshotkit.bases import BASES
+from headshotkit.config.bases import BASES
 from headshotkit.costs import GIB, Cost
 from headshotkit.costs_flow import FLOW_KINDS, FLOW_SIZES_PX, WORDS
 from headshotkit.families.flux import FluxFamily

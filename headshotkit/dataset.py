@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import augment, captions, crops
-from headshotkit.bases import BASES, find_base
 from headshotkit.captioners import Captioner, source_of
 from headshotkit.class_images import build_class_images
 from headshotkit.config import DatasetConfig, GateConfig
+from headshotkit.config.bases import BASES, find_base
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.records import Dataset, TrainingPhoto, Verdict, kept_photos
 from headshotkit.core.run import Run, write_atomic, write_json

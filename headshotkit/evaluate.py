@@ -17,12 +17,12 @@ from PIL import Image
 from headshotkit import faces, measures
 from headshotkit.config import RenderConfig
 from headshotkit.config.base import Minutes, check_value
+from headshotkit.config.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.core.records import Headshot, Lora, Score
 from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
 from headshotkit.families import CHANGES, Sampling, load_family
-from headshotkit.few_steps import FEW_STEPS, drawn_in_few
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
 from headshotkit.ladder import PAIRS

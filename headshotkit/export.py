@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from headshotkit.bases import find_base
+from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.finite import spoilt

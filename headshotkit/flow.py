@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
-from headshotkit.bases import choose_base
 from headshotkit.checkpoints import newest_step
 from headshotkit.class_images import missing_class_images
 from headshotkit.class_words import propose_class_word
@@ -23,6 +22,7 @@ from headshotkit.config import (
     TrainConfig,
 )
 from headshotkit.config.base import check_value, ranges_of
+from headshotkit.config.bases import choose_base
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.core.records import Verdict, kept_photos, refusals, typed

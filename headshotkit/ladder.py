@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headshotkit.bases import BASES
 from headshotkit.config import METHODS, RenderConfig, TrainConfig
+from headshotkit.config.bases import BASES
 from headshotkit.costs import (
     MINI_HEADSHOT_S,
     MINI_METHOD_STEP_S,

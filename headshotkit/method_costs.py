@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.records import Record
 from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost, rates_of, step_kind

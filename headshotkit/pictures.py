@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import crops, faces
-from headshotkit.bases import find_base
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import (
     Batch,
@@ -31,6 +30,7 @@ from headshotkit.config.base import (
     demand,
     shown,
 )
+from headshotkit.config.bases import find_base
 from headshotkit.config.render import Guidance, GuidanceShare, SamplerSteps
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadLora

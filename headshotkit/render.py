@@ -10,15 +10,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
+from headshotkit.config.bases import find_base
+from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Headshot, Lora, Pick
 from headshotkit.core.run import BANKS, Run, sha256_of, write_atomic
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
-from headshotkit.few_steps import FEW_STEPS
 from headshotkit.identity import Person, known_person
 from headshotkit.policy import Deadline
 from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts

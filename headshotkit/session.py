@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 
 from headshotkit import policy
-from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
+from headshotkit.config.bases import find_base
+from headshotkit.config.few_steps import FEW_STEPS, PAIRS, compare_few, drawn_in_few
 from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Lora, Names
 from headshotkit.core.run import Stage, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling
-from headshotkit.few_steps import FEW_STEPS, PAIRS, compare_few, drawn_in_few
 from headshotkit.identity import Judgement, Person, judge_headshot
 from headshotkit.metadata import ORIGIN
 from headshotkit.obedience import asked_of

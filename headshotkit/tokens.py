@@ -18,9 +18,9 @@ from typing import Annotated
 
 import numpy as np
 
-from headshotkit.bases import find_base
 from headshotkit.config import DatasetConfig, RenderConfig
 from headshotkit.config.base import Range, Seed, check_value
+from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.records import Record

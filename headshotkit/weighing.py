@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
+from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.core.errors import NotEnoughMemory
 from headshotkit.costs import GIB, MINI_DRAWING_GIB, MINI_STEP_GIB, cost, step_kind

@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
-from headshotkit import bases
-from headshotkit.bases import Base
+from headshotkit.config import bases
+from headshotkit.config.bases import Base
 from headshotkit.families import load_tokenizers
 from headshotkit.families.sdxl import SdxlFamily
 

@@ -14,8 +14,8 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from headshotkit.bases import find_base
 from headshotkit.config import RenderConfig
+from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.edges import edge_agreement

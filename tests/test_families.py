@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 
-from headshotkit.bases import Base
 from headshotkit.config import SAMPLERS, TrainConfig
+from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, BaseUnavailable
 from headshotkit.core.records import NOBODY, Names

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_flows import save_tiny
 
-from headshotkit import bases, families
-from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit import families
+from headshotkit.config import RenderConfig, TrainConfig, bases
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, DownloadFailed, MissingPackage
 from headshotkit.export import PEFT_METADATA, header_of

@@ -23,7 +23,7 @@ NEEDED_DISK, NEEDED_RAM = 6e9, 11e9
 LOADING = """
 import sys, torch
 from headshotkit.core import runtime
-from headshotkit.bases import Base
+from headshotkit.config.bases import Base
 runtime.choose_dtype = lambda device: (torch.float16, "as on a T4")
 from headshotkit.families.sdxl import SdxlFamily
 before = runtime.peak_memory_gib()["host"]

@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig
 
 from headshotkit import families, weighing
-from headshotkit.bases import BASES
 from headshotkit.cli import main
 from headshotkit.config import TrainConfig
+from headshotkit.config.bases import BASES
 from headshotkit.core import runtime
 from headshotkit.core.errors import NotEnoughMemory
 from headshotkit.core.run import Run

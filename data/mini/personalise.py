@@ -17,7 +17,7 @@ from obedience import Judge, judge_obedience
 from store import HOME, SHARED
 from training import Faces
 
-import headshotkit.bases
+import headshotkit.config.bases
 from headshotkit.config import RenderConfig
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--keep-lora", action="store_true", help="draw again with a LoRA that is there already")
     parser.add_argument("--obedience", type=int, default=0, help="images of the prompt grid, judged by obedience.py")
     args = parser.parse_args()
-    bases = headshotkit.bases.BASES
+    bases = headshotkit.config.bases.BASES
     bases["mini"] = replace(bases["mini"], source=str(args.base.resolve()))
 
     judge = Judge(Faces(), RenderConfig.for_base("mini").size_px) if args.obedience else None

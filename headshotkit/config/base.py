@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated
 
-from headshotkit.bases import find_base
+from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BadConfig
 
 MOST_PARTS = 1000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from headshotkit.bases import BASES
 from headshotkit.config.base import Config, FilePath, OneOf, Range, Seed, Size, Text, demand
+from headshotkit.config.bases import BASES
 
 SDXL_SIZES_PX = {"1:1": (1024, 1024), "4:5": (896, 1152), "3:4": (832, 1152), "2:3": (832, 1216), "16:9": (1344, 768)}
 """Aspect, width to height -> the size (width, height) px that SDXL was trained on which stands for it: 896 x 1152 is

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from headshotkit.bases import BASES
 from headshotkit.config.base import Batch, Config, FilePath, Minutes, OneOf, Range, Scale, Seed, Size, Text, demand
+from headshotkit.config.bases import BASES
 from headshotkit.config.dataset import SDXL_SIZES_PX
-from headshotkit.few_steps import FEW_STEPS
+from headshotkit.config.few_steps import FEW_STEPS
 
 SAMPLERS = ("base", "dpmpp-2m-karras", "euler-trailing", "ddim-trailing", "lcm")
 """base: the sampler that the base comes with, Euler for SDXL; or DPM++ 2M on Karras' noise levels (arXiv:2211.01095,

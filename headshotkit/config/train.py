@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from headshotkit.bases import find_base
 from headshotkit.config.base import Batch, Config, Minutes, OneOf, Range, Seed, demand
+from headshotkit.config.bases import find_base
 
 OPTIMIZERS = ("auto", "adamw", "adamw8bit", "prodigy")
 TARGETS = ("attention", "all")

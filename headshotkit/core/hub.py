@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from headshotkit.bases import COMMITS
+from headshotkit.config.bases import COMMITS
 from headshotkit.core import runtime
 from headshotkit.core.downloads import (
     TRANSFER,

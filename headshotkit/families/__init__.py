@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from PIL.Image import Image
 
 from headshotkit import weighing
-from headshotkit.bases import Base, find_base
 from headshotkit.config import RenderConfig
+from headshotkit.config.bases import Base, find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.downloads import first_line
 from headshotkit.core.errors import BadConfig, BaseUnavailable

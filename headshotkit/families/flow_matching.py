@@ -17,8 +17,8 @@ from peft import LoraConfig
 from peft.utils.integrations import dequantize_module_weight
 from PIL import Image
 
-from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
+from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
 from headshotkit.families import Condition, Sampling, check_size, frugal

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.quantizers import PipelineQuantizationConfig
 
-from headshotkit.bases import Base
+from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.families.loading import base_folder, choose_precision, dtype_option, loading, nf4_option
 

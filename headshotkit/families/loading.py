@@ -17,7 +17,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from headshotkit.bases import Base
+from headshotkit.config.bases import Base
 from headshotkit.core import hub, runtime
 from headshotkit.core.downloads import first_line
 from headshotkit.core.errors import BaseUnavailable

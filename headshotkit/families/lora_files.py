@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from headshotkit import weighing
-from headshotkit.bases import Base
+from headshotkit.config.bases import Base
 from headshotkit.core.errors import BadLora
 from headshotkit.core.finite import demand_finite, spoilt
 from headshotkit.families.loading import quiet

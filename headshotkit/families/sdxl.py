@@ -15,8 +15,9 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 
-from headshotkit.bases import Base
 from headshotkit.config import TrainConfig
+from headshotkit.config.bases import Base
+from headshotkit.config.few_steps import FewSteps
 from headshotkit.core import hub, runtime
 from headshotkit.core.errors import OutOfMemory
 from headshotkit.expressions import with_expression
@@ -34,7 +35,6 @@ from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import base_folder, dtype_option, loading, quiet
 from headshotkit.families.lora_files import load_lora_file, load_lora_tensors, lora_bytes, lora_tensors, put_lora
 from headshotkit.families.on_disk import copies_on_disk
-from headshotkit.few_steps import FewSteps
 
 METHODS = sdxl_methods.METHODS
 CONTROLS = sdxl_controls.SdxlControls

@@ -487,8 +487,8 @@ def pictures_of(folder: Path) -> Path:
 
 def planned(row: Row) -> tuple[float | None, float, float | None]:
     """What the planner has for a row: (seconds of the last size's step or of a picture, TFLOP of it, peak GiB)."""
-    from headshotkit.bases import BASES
     from headshotkit.config import RenderConfig
+    from headshotkit.config.bases import BASES
     from headshotkit.core import runtime
     from headshotkit.costs import GPUS, cost, rates_of
     from headshotkit.ladder import ATTEMPTS, Choice, Task, stages_of, step_seconds

@@ -40,7 +40,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from headshotkit import Run, bases, counting, restore
+from headshotkit import Run, counting, restore
+from headshotkit.config import bases
 from headshotkit.core import runtime
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -15,7 +15,8 @@ import torch
 from diffusers import AutoencoderKL
 from hub_server import Fault, Hub, serve
 
-from headshotkit import bases, captioners, few_steps
+from headshotkit import captioners
+from headshotkit.config import bases, few_steps
 from headshotkit.core import downloads, hub, runtime
 from headshotkit.core.errors import BaseUnavailable, DownloadFailed
 from headshotkit.families import load_tokenizers

@@ -5,10 +5,10 @@ from dataclasses import fields
 import pytest
 
 from headshotkit import evaluate, flow, planner, tokens
-from headshotkit.bases import BASES, find_base
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
+from headshotkit.config.bases import BASES, find_base
 from headshotkit.config.pick import scales_of
 from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run

@@ -8,15 +8,14 @@ import pytest
 import torch
 from conftest import open_picture
 
-from headshotkit import few_steps
-from headshotkit.config import RenderConfig
+from headshotkit.config import RenderConfig, few_steps
+from headshotkit.config.few_steps import FEW_STEPS, FewSteps, compare_few, drawn_in_few
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.core.records import Names
 from headshotkit.core.run import write_json
 from headshotkit.evaluate import evaluate_run
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.drawing import scheduler_for
-from headshotkit.few_steps import FEW_STEPS, FewSteps, compare_few, drawn_in_few
 from headshotkit.render import render_headshots
 from headshotkit.restore import restore_headshots
 
