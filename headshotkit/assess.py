@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headshotkit import copies, faces, measures, pose
 from headshotkit.config import GateConfig
 from headshotkit.core.records import Reason
+from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos import Opened
 
 LEAST_PX = 1600
@@ -41,22 +41,22 @@ class Sight:
 def look_at(photo: Opened) -> Sight:
     """Measures a photo's largest face, its light, its colours and its surroundings."""
     image, scale = photo.pixels, photo.scale
-    found = faces.detect_faces(image)
+    found = recognition.detect_faces(image)
     known: dict = {"faces": len(found), "bars": measures.bars(image)}
     known |= {"taken_at": photo.taken_at} if photo.taken_at else {}
     if not found:
         return Sight(_rounded(known | _of_turned(image, 1.0)))
     face = found[0]
-    aligned = faces.align_face(image, face.points, measures.FACE_PX)
-    embedding, norm = faces.load_recogniser("arcface").embed_with_norm(image, face)
+    aligned = recognition.align_face(image, face.points, measures.FACE_PX)
+    embedding, norm = recognition.load_recogniser("arcface").embed_with_norm(image, face)
     known |= {
         "face_box_px": (face.box / scale).round(1).tolist(),
         "face_points_px": (face.points / scale).round(1).tolist(),
         "face_px": round(face.width_px / scale),
         "face_fraction": face.height_px / min(image.shape[:2]),
         "other_face": found[1].height_px / face.height_px if len(found) > 1 else 0.0,
-        "face_inside": pose.face_inside(face.points, image.shape[1], image.shape[0]),
-        "recognisable": norm if faces.norm_is_known() else None,
+        "face_inside": landmarks.face_inside(face.points, image.shape[1], image.shape[0]),
+        "recognisable": norm if recognition.norm_is_known() else None,
         **_of_landmarks(image, face),
         **_of_aligned(aligned),
         "nose_free": measures.nose_free(aligned, _place_in(aligned, face.points, face.points[2])),
@@ -70,7 +70,7 @@ def look_at(photo: Opened) -> Sight:
 
 def _place_in(aligned: np.ndarray, points: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Return a point of the picture in the aligned face's px, shape (2,)."""
-    matrix = faces.template_transform(points, len(aligned))
+    matrix = recognition.template_transform(points, len(aligned))
     return matrix[:, :2] @ place + matrix[:, 2]
 
 
@@ -82,28 +82,28 @@ def _of_turned(image: np.ndarray, disagreement: float) -> dict:
     """
     for quarters, roll_deg in ((2, 180.0), (1, 90.0), (3, -90.0)):
         turned = np.ascontiguousarray(np.rot90(image, quarters))
-        found = faces.detect_faces(turned)
+        found = recognition.detect_faces(turned)
         if not found:
             continue
-        marks = faces.landmarks_106(turned, found[0])
-        if pose.disagreement(found[0].points, marks) < min(CLEAR_DISAGREEMENT, 0.5 * disagreement):
-            inside = pose.face_inside(found[0].points, turned.shape[1], turned.shape[0])
+        marks = recognition.landmarks_106(turned, found[0])
+        if landmarks.disagreement(found[0].points, marks) < min(CLEAR_DISAGREEMENT, 0.5 * disagreement):
+            inside = landmarks.face_inside(found[0].points, turned.shape[1], turned.shape[0])
             return {"faces": len(found), "roll_deg": roll_deg, "face_inside": inside}
     return {}
 
 
-def _of_landmarks(image: np.ndarray, face: faces.Face) -> dict:
-    marks = faces.landmarks_106(image, face)
-    yaw, pitch, roll = pose.head_pose(marks)
+def _of_landmarks(image: np.ndarray, face: recognition.Face) -> dict:
+    marks = recognition.landmarks_106(image, face)
+    yaw, pitch, roll = landmarks.head_pose(marks)
     return {
         "yaw_deg": yaw,
         "pitch_deg": pitch,
         "roll_deg": roll,
-        "eye_openness": pose.eye_openness(marks),
-        "wink": pose.wink(marks),
-        "smile": pose.smile(marks),
-        "mouth_open": pose.mouth_open(marks),
-        "disagreement": pose.disagreement(face.points, marks),
+        "eye_openness": landmarks.eye_openness(marks),
+        "wink": landmarks.wink(marks),
+        "smile": landmarks.smile(marks),
+        "mouth_open": landmarks.mouth_open(marks),
+        "disagreement": landmarks.disagreement(face.points, marks),
     }
 
 
@@ -115,7 +115,7 @@ def _of_aligned(aligned: np.ndarray) -> dict:
     return {name: getattr(measures, name)(aligned) for name in names}
 
 
-def _of_surroundings(image: np.ndarray, face: faces.Face, block_px: int) -> dict:
+def _of_surroundings(image: np.ndarray, face: recognition.Face, block_px: int) -> dict:
     return {
         "blockiness": measures.blockiness(image, face.box, block_px) if block_px >= 4 else 1.0,
         "backdrop_lab": measures.backdrop_lab(image),

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, measures
 from headshotkit.core import locks
 from headshotkit.core.errors import HeadshotError
 from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.core.run import Run, edited_captions, write_atomic, write_json
 from headshotkit.expressions import NEUTRAL, SMILING
+from headshotkit.faces import measures, recognition
 
 TURNED = 0.12
 """Offset of the nose from the eyes' middle, in eye distances, from which a face looks left or right."""
@@ -64,7 +64,7 @@ def caption_of(view: View, instance: str, brief: bool, seen: str = "") -> str:
         brief: only with the words that the embedded base was trained on.
         seen: what a model saw in it, already cleaned, in place of clothes and background.
     """
-    aligned = faces.align_face(view.pixels, view.points, measures.FACE_PX)
+    aligned = recognition.align_face(view.pixels, view.points, measures.FACE_PX)
     pose = [expression(view.points), direction(view.points)]
     place = [seen] if seen else [backdrop(view.pixels)] if brief else [clothes(view), backdrop(view.pixels)]
     parts = [f"photo of {instance}", "" if brief else framing(view), *pose, *place, light(view.pixels, aligned)]

@@ -6,11 +6,11 @@ from collections import Counter
 
 import numpy as np
 
-from headshotkit import faces
 from headshotkit.config import DatasetConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run
+from headshotkit.faces import recognition
 from headshotkit.photos import read_photo
 
 SAMPLE_CLASS = "man"
@@ -32,14 +32,14 @@ def propose_class_word(run: Run) -> tuple[str, str]:
     folder = run.placed(judged["folder"])
     if folder and folder.resolve() == runtime.sample_person().resolve():
         return SAMPLE_CLASS, "the sample person is one"
-    if not faces.knows_sex():
+    if not recognition.knows_sex():
         return DatasetConfig.class_word, "no other was given"
     kept = [verdict for verdict in map(Verdict.from_dict, judged["verdicts"]) if verdict.kept]
     files = run.files("photos", [f"kept/{verdict.photo}" for verdict in kept], thorough=True)
     votes: Counter[str] = Counter()
     for verdict, file in zip(kept, files, strict=True):
         box, points = (np.array(verdict.measures[name], np.float32) for name in ("face_box_px", "face_points_px"))
-        male = faces.looks_male(read_photo(file), faces.Face(box, 1.0, points))
+        male = recognition.looks_male(read_photo(file), recognition.Face(box, 1.0, points))
         votes["man" if male else "woman"] += 1
     (word, count), total = max(votes.items(), key=lambda vote: vote[1]), votes.total()
     if total < LEAST_PHOTOS or count < LEAST_SHARE * total:

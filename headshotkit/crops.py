@@ -16,13 +16,13 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces
 from headshotkit.config import ASPECTS, SDXL_SIZES_PX, Config
 from headshotkit.config.base import OneOf, Range, demand
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, HeadshotError, RunFolderError
 from headshotkit.core.records import Record
 from headshotkit.core.run import write_atomic
+from headshotkit.faces import recognition
 from headshotkit.photos import Unreadable, find_photos, plain_name, png_bytes, read_photo
 
 FACE_HEIGHT_IN_CROP = 0.54
@@ -125,7 +125,7 @@ def _crop_file(path: Path, target: Path, config: CropConfig) -> Cropped:
     """Reads, cuts and writes one photo."""
     image = read_photo(path)
     height, width = image.shape[:2]
-    found = faces.detect_faces(image)
+    found = recognition.detect_faces(image)
     box = found[0].box if found else np.array([width, height, width, height]) / 2
     fraction = FRACTIONS[config.what] if found else 0.0
     aspect, size = choose_size(width, height, box, fraction, config)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, measures
 from headshotkit.config import RenderConfig
 from headshotkit.config.base import Minutes, check_value
 from headshotkit.config.few_steps import FEW_STEPS, drawn_in_few
@@ -22,6 +21,7 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.core.records import Headshot, Lora, Score
 from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
+from headshotkit.faces import measures, recognition
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
@@ -85,7 +85,7 @@ def evaluate_run(
         "seconds": {s: run.manifest(s)["seconds"] for s in STAGES if run.has(s) and s not in ("report", "gallery")},
     }
     table = {kind: [s.to_dict() for s in rows] for kind, rows in scores.items()}
-    own = {name: faces.leave_one_out(known[name], faces.load_recogniser(name)).tolist() for name in known}
+    own = {name: recognition.leave_one_out(known[name], recognition.load_recogniser(name)).tolist() for name in known}
     table["own_photos"] = [dict(zip(own, values, strict=True)) for values in zip(*own.values(), strict=True)]
     write_json(stage.folder / "metrics.json", metrics | {"scores": table})
     write_atomic(stage.folder / "identity.png", plot_identity(metrics, table).png())
@@ -191,7 +191,7 @@ def _draw_base(
 
     The face models, which measured the headshots before, make room for the base.
     """
-    faces.forget_models()
+    recognition.forget_models()
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
     family.changes = changes
     if generated.get("few_steps", {}).get("held"):
@@ -244,7 +244,7 @@ def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray]) -> 
     others = {name: own for name, own in known.items() if name != "arcface"}
     identity = {}
     if shot.identity is not None and others:
-        face = faces.Face(np.zeros(4, np.float32), 1.0, np.array(shot.face_points_px, np.float32))
+        face = recognition.Face(np.zeros(4, np.float32), 1.0, np.array(shot.face_points_px, np.float32))
         with Image.open(file, formats=("PNG",)) as picture:
             image = np.asarray(picture.convert("RGB"))
         identity = {name: identity_of(image, face, own.mean(0), name) for name, own in others.items()}
@@ -262,17 +262,17 @@ def score_files(files: list[Path], known: dict[str, np.ndarray], title: str = "m
 
 def _score(file: Path, known: dict[str, np.ndarray]) -> Score:
     image = np.asarray(Image.open(file, formats=("PNG", "JPEG")).convert("RGB"))
-    found = faces.detect_faces(image)
+    found = recognition.detect_faces(image)
     if len(found) != 1:
         return Score(file.name, None, None, None)
     identity = {name: identity_of(image, found[0], own.mean(0), name) for name, own in known.items()}
-    aligned = faces.align_face(image, found[0].points, measures.FACE_PX)
+    aligned = recognition.align_face(image, found[0].points, measures.FACE_PX)
     return Score(file.name, identity.get("arcface"), identity.get("dlib"), round(measures.sharpness(aligned), 2))
 
 
 def _identity(name: str, known: np.ndarray, scores: dict[str, list[Score]]) -> dict:
     """One recogniser's medians, and the rise from base to LoRA."""
-    own = faces.leave_one_out(known, faces.load_recogniser(name))
+    own = recognition.leave_one_out(known, recognition.load_recogniser(name))
     values = {kind: [getattr(s, name) for s in rows] for kind, rows in scores.items()}
     first = {s.file: getattr(s, name) for s in scores["lora"]}
     with_lora = [first[s.file] for s in scores["base"]]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess, coach, copies, faces
+from headshotkit import assess, coach
 from headshotkit.choice import choose_photos
 from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
@@ -25,6 +25,7 @@ from headshotkit.core.errors import RunFolderError
 from headshotkit.core.records import Photo, Reason, Record, Verdict
 from headshotkit.core.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
 from headshotkit.decoding import Refused, Source
+from headshotkit.faces import copies, recognition
 from headshotkit.gallery import PAGE
 from headshotkit.photo_page import THUMBS, write_photo_page
 from headshotkit.photos import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
@@ -88,7 +89,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
     outcome, advice = outcome_of(verdicts, folder["left_out"]), advice_on(verdicts, config)
     write_photo_page(stage.folder, {"outcome": outcome} | advice)
     photos = [look.photo.to_dict() for look in looks]
-    stage.finish(outcome, photos=photos, face_models=faces.model_folder()[1], **folder, **advice)
+    stage.finish(outcome, photos=photos, face_models=recognition.model_folder()[1], **folder, **advice)
     _name_strange(stage.folder / "kept", verdicts)
     return verdicts
 
@@ -137,7 +138,11 @@ def _demand_apart(photos: Path, run: Run) -> None:
 def _judges() -> dict[str, str]:
     """What verdicts depend on besides photos and limits, as inputs of the stage."""
     heif = importlib.util.find_spec("pillow_heif") is not None
-    return {"face models": faces.model_folder()[1], "HEIC": "read" if heif else "not read", "rules": RULES_VERSION}
+    return {
+        "face models": recognition.model_folder()[1],
+        "HEIC": "read" if heif else "not read",
+        "rules": RULES_VERSION,
+    }
 
 
 def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
@@ -290,7 +295,7 @@ def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
         return
     embeddings = np.stack([look.sight.embedding for look in looks])
     who, limit = people(embeddings, config.min_same_person), config.min_same_person
-    recogniser, total = faces.load_recogniser("arcface"), embeddings[who == 0].sum(0)
+    recogniser, total = recognition.load_recogniser("arcface"), embeddings[who == 0].sum(0)
     for look, person in zip(looks, who.tolist(), strict=True):
         look.sight.measures["person"] = person
         others = total - look.sight.embedding if person == 0 else total

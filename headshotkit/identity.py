@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit import assess, copies, faces, measures, obedience, pose
+from headshotkit import assess, obedience
 from headshotkit.config import RenderConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Record, Verdict
 from headshotkit.core.run import Run
+from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos import read_photo
 
 
@@ -62,7 +63,7 @@ def known_faces(run: Run, recogniser: str) -> np.ndarray:
     Raises:
         StageMissing: the photos have not been judged.
     """
-    model = faces.load_recogniser(recogniser)
+    model = recognition.load_recogniser(recogniser)
     return np.array([model.embed(image, face) for image, face in _kept_faces(run, recogniser)], np.float32)
 
 
@@ -73,7 +74,7 @@ def known_person(run: Run, config: RenderConfig) -> Person:
         StageMissing: the photos have not been judged.
         NoKnownFaces: none was kept.
     """
-    model, known, looks = faces.load_recogniser("arcface"), [], []
+    model, known, looks = recognition.load_recogniser("arcface"), [], []
     for image, face in _kept_faces(run, model.name):
         known.append(model.embed(image, face))
         looks.append(copies.look_of(image, face))
@@ -81,13 +82,13 @@ def known_person(run: Run, config: RenderConfig) -> Person:
     return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(looks))
 
 
-def _kept_faces(run: Run, title: str) -> Iterator[tuple[np.ndarray, faces.Face]]:
+def _kept_faces(run: Run, title: str) -> Iterator[tuple[np.ndarray, recognition.Face]]:
     """Every kept photo with the very face that was judged."""
     kept = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"] if v["kept"]]
     run.files("photos", [f"kept/{verdict.photo}" for verdict in kept], thorough=True)
     for verdict in runtime.progress(kept, f"own photos, {title}"):
         box, points = (np.array(verdict.measures[name]) for name in ("face_box_px", "face_points_px"))
-        yield read_photo(run.path("photos") / "kept" / verdict.photo), faces.Face(box, 1.0, points)
+        yield read_photo(run.path("photos") / "kept" / verdict.photo), recognition.Face(box, 1.0, points)
 
 
 def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
@@ -101,7 +102,7 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
     >>> calibrate(np.eye(512, dtype=np.float32)[[0, 0, 0]], RenderConfig()).mark
     0.55
     """
-    own = faces.leave_one_out(known, faces.load_recogniser("arcface"))
+    own = recognition.leave_one_out(known, recognition.load_recogniser("arcface"))
     quantile = float(np.quantile(own, config.pass_quantile))
     mark = min(max(quantile, config.pass_floor), config.pass_ceiling)
     source = f"the {config.pass_quantile:.0%} quantile of your own photos' identity is {quantile:.2f}"
@@ -124,10 +125,10 @@ def judge_headshot(
         image: RGB, uint8, shape (H, W, 3).
         asked: what its prompt asks for, by `obedience.asked_of`; how much of it is shown decides nothing here.
     """
-    found = faces.detect_faces(image)
+    found = recognition.detect_faces(image)
     if len(found) != 1:
         return Judgement(None, False, ("no_face" if not found else "many_faces",))
-    face, marks = found[0], faces.landmarks_106(image, found[0])
+    face, marks = found[0], recognition.landmarks_106(image, found[0])
     known = _measures_of(image, face, marks)
     identity = identity_of(image, face, person.centre, "arcface")
     copy = copies.copy_likeness(copies.look_of(image, face), person.looks)
@@ -149,19 +150,19 @@ def judge_headshot(
     )  # fmt: skip
 
 
-def _measures_of(image: np.ndarray, face: faces.Face, marks: np.ndarray) -> dict[str, float]:
+def _measures_of(image: np.ndarray, face: recognition.Face, marks: np.ndarray) -> dict[str, float]:
     """What is measured of a headshot's face; marks: its 106 landmarks, px."""
-    aligned = faces.align_face(image, face.points, measures.FACE_PX)
+    aligned = recognition.align_face(image, face.points, measures.FACE_PX)
     names = ("sharpness", "steadiness", "contrast", "brightness", "visible", "clipped")
     return {name: getattr(measures, name)(aligned) for name in names} | {
         "face_px": face.width_px,
         "face_share": face.height_px / min(image.shape[:2]),
-        "disagreement": pose.disagreement(face.points, marks),
-        "eye_openness": pose.eye_openness(marks),
+        "disagreement": landmarks.disagreement(face.points, marks),
+        "eye_openness": landmarks.eye_openness(marks),
     }
 
 
-def identity_of(image: np.ndarray, face: faces.Face, centre: np.ndarray, recogniser: str) -> float:
+def identity_of(image: np.ndarray, face: recognition.Face, centre: np.ndarray, recogniser: str) -> float:
     """Similarity of one face to the person's centre by a recogniser, in [-1, 1], higher is more alike."""
-    model = faces.load_recogniser(recogniser)
+    model = recognition.load_recogniser(recogniser)
     return round(float(model.similarity(model.embed(image, face), centre)[0]), 4)

@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from headshotkit import crops, faces
+from headshotkit import crops
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import (
     Batch,
@@ -37,6 +37,7 @@ from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora, Record
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.edges import edge_agreement
+from headshotkit.faces import recognition
 from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.controls import Controls, Guide, load_controls
 from headshotkit.families.methods import use_trained
@@ -308,7 +309,7 @@ def fitted_photo(path: str, request: PictureRequest) -> Image.Image:
     height, width = pixels.shape[:2]
     if (width, height) == size:
         return Image.fromarray(pixels)
-    found = faces.detect_faces(pixels)
+    found = recognition.detect_faces(pixels)
     box = found[0].box if found else np.array([width, height, width, height]) / 2
     fraction = DatasetConfig.for_base(request.base).face_fractions[0] if found else 0.0
     return crops.cut(pixels, crops.face_window(width, height, box, fraction, size), size)

@@ -20,13 +20,13 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces
 from headshotkit.checkpoints import DAMAGE
 from headshotkit.config import RestoreConfig
 from headshotkit.core import locks, runtime
 from headshotkit.core.downloads import first_line
 from headshotkit.core.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite
 from headshotkit.core.run import Run, sha256_of, write_atomic
+from headshotkit.faces import recognition
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos import png_bytes
 
@@ -207,16 +207,16 @@ def load_codeformer(weights: Path):
 
 def _restored(image: np.ndarray, net, centre: np.ndarray, config: RestoreConfig) -> tuple[np.ndarray, dict]:
     """One headshot with its face restored, and what became of its identity; the caller keeps what `kept` says."""
-    found = faces.detect_faces(image)
+    found = recognition.detect_faces(image)
     if len(found) != 1:
         return image, {"kept": "unrestored", "why": f"{len(found)} faces"}
     before = identity_of(image, found[0], centre, "arcface")
-    aligned = faces.align_face(image, found[0].points, SIDE_PX, TEMPLATE)
+    aligned = recognition.align_face(image, found[0].points, SIDE_PX, TEMPLATE)
     try:
         result = paste_back(image, restore_face(aligned, net, config.fidelity), found[0].points)
     except NotFinite as error:
         return image, {"identity_before": before, "kept": "unrestored", "why": error.happened}
-    after_faces = faces.detect_faces(result)
+    after_faces = recognition.detect_faces(result)
     after = identity_of(result, after_faces[0], centre, "arcface") if len(after_faces) == 1 else None
     row = {"identity_before": before, "identity_after": after}
     if after is None or after < before - config.max_identity_loss:
@@ -257,7 +257,7 @@ def paste_back(image: np.ndarray, face: np.ndarray, points: np.ndarray) -> np.nd
     """
     import cv2
 
-    back = cv2.invertAffineTransform(faces.template_transform(points, SIDE_PX, TEMPLATE))
+    back = cv2.invertAffineTransform(recognition.template_transform(points, SIDE_PX, TEMPLATE))
     size = (image.shape[1], image.shape[0])
     edge = int(FEATHER * SIDE_PX)
     mask = np.zeros((SIDE_PX, SIDE_PX), np.float32)

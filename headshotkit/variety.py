@@ -18,7 +18,7 @@ from headshotkit.core.records import Record, Verdict
 TURNED_DEG, RAISED_DEG = 15.0, 20.0
 """Yaw and pitch from which a face is turned or raised; half profile is about 30 to 45. Pitch is the less exact."""
 SMILE = 0.5
-"""`pose.smile` from which a face smiles, in a photo and in a headshot."""
+"""`landmarks.smile` from which a face smiles, in a photo and in a headshot."""
 ONE_SIDED = 0.75
 """Share of the photos above which they show as good as one value of an axis: one background, one expression."""
 SIDE_LIGHT = 0.15

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from conftest import P1, P2
 
-from headshotkit import assess, faces
+from headshotkit import assess
 from headshotkit.config import GateConfig
 from headshotkit.core.records import REASON_CODES
+from headshotkit.faces import recognition
 from headshotkit.photos import Opened, open_photo
 
 
@@ -36,7 +37,7 @@ def test_each_limit_is_exact_and_names_the_number(rule, sight):
 
 def with_beard(image: np.ndarray) -> np.ndarray:
     """Draw a full black beard that leaves the lips free."""
-    points = faces.detect_faces(image)[0].points
+    points = recognition.detect_faces(image)[0].points
     mouth, eyes = points[3:].mean(0), float(np.linalg.norm(points[1] - points[0]))
     centre, beard = (int(mouth[0]), int(mouth[1])), np.zeros(image.shape[:2], np.float32)
     below = (centre[0], int(mouth[1] + 0.15 * eyes))
@@ -101,6 +102,6 @@ def test_a_picture_of_nothing_has_no_face():
 
 
 def test_the_recognisers_limit_is_left_out_where_it_was_not_measured(sight, monkeypatch):
-    monkeypatch.setattr("headshotkit.faces.norm_is_known", lambda: False)
+    monkeypatch.setattr("headshotkit.faces.recognition.norm_is_known", lambda: False)
     unknown = assess.look_at(open_photo(P1 / "p1_04.jpg", assess.LEAST_PX)).measures
     assert unknown["recognisable"] is None and assess.reasons_against(unknown, GateConfig()) == []

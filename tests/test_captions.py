@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from conftest import P1, SHARED, open_picture
 
-from headshotkit import captions, faces
+from headshotkit import captions
 from headshotkit.captioners import FACE_WORDS, RECIPES, Captioner, without_the_face
 from headshotkit.captions import NoSuchCaption, View, caption_of, edit_caption
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.core.errors import BaseUnavailable, StageMissing
 from headshotkit.core.run import Run
 from headshotkit.dataset import build_dataset
+from headshotkit.faces import recognition
 from headshotkit.gate import judge_photos
 
 MINI_WORDS = {
@@ -26,7 +27,7 @@ MINI_WORDS = {
 def view_of(path):
     """A whole photo as a view."""
     pixels = np.asarray(open_picture(path).convert("RGB"))
-    face = faces.detect_faces(pixels)[0]
+    face = recognition.detect_faces(pixels)[0]
     return View(pixels, face.points, face.box)
 
 

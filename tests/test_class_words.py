@@ -7,12 +7,12 @@ import pytest
 from conftest import P1
 from onnx import TensorProto, helper
 
-from headshotkit import faces
 from headshotkit.class_words import propose_class_word
 from headshotkit.cli import main
 from headshotkit.config import CLASS_WORDS, DatasetConfig, GateConfig
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.run import Run, sha256_of
+from headshotkit.faces import recognition
 from headshotkit.flow import Options, do_missing, do_stage
 from headshotkit.gate import judge_photos
 
@@ -54,13 +54,13 @@ def sex_model(tmp_path, monkeypatch):
         graph = helper.make_graph(nodes, "genderage", [pixels], [said], [numbers])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         onnx.save(model, folder / "genderage.onnx")
-        monkeypatch.setattr(faces, "model_folder", lambda: (folder, "of a test"))
+        monkeypatch.setattr(recognition, "model_folder", lambda: (folder, "of a test"))
         if pinned:
-            monkeypatch.setattr(faces, "SEX_SHA256", sha256_of(folder / "genderage.onnx"))
-        faces._sex_model.cache_clear()
+            monkeypatch.setattr(recognition, "SEX_SHA256", sha256_of(folder / "genderage.onnx"))
+        recognition._sex_model.cache_clear()
 
     yield make
-    faces._sex_model.cache_clear()
+    recognition._sex_model.cache_clear()
 
 
 def test_the_sample_persons_word_is_known(prepared_run):
@@ -80,7 +80,7 @@ def test_the_photos_propose_it_where_the_model_is_there(numbers, word, somebody,
 
 def test_another_model_of_that_name_is_not_asked(somebody, sex_model):
     sex_model(2.0, -1.0, pinned=False)
-    assert not faces.knows_sex() and propose_class_word(somebody)[0] == "person"
+    assert not recognition.knows_sex() and propose_class_word(somebody)[0] == "person"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_another_model_of_that_name_is_not_asked(somebody, sex_model):
 def test_photos_that_disagree_propose_nothing(votes, word, somebody, sex_model, monkeypatch):
     sex_model(1.0, 0.0)
     heard = iter(votes)
-    monkeypatch.setattr(faces, "looks_male", lambda *_: next(heard))
+    monkeypatch.setattr(recognition, "looks_male", lambda *_: next(heard))
     assert propose_class_word(somebody)[0] == word
 
 
@@ -99,8 +99,8 @@ def test_it_is_said_and_the_run_keeps_it(somebody, sex_model, capsys):
     captions = [photo["caption"] for photo in do_stage("dataset", somebody, options)["dataset"]["photos"]]
     assert captions and all("ohwx woman" in caption for caption in captions)
     assert "class word woman" in capsys.readouterr().err
-    faces.model_folder()[0].joinpath("genderage.onnx").unlink()
-    faces._sex_model.cache_clear()
+    recognition.model_folder()[0].joinpath("genderage.onnx").unlink()
+    recognition._sex_model.cache_clear()
     assert do_stage("dataset", somebody, options)["config"]["class_word"] == "woman"
     assert "class word" not in capsys.readouterr().err
 

@@ -8,11 +8,11 @@ from conftest import P1, SHARED, open_picture
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from headshotkit import faces
 from headshotkit.cli import main
 from headshotkit.config import ASPECTS
 from headshotkit.core.errors import BadConfig, NoPhotos, RunFolderError
 from headshotkit.crops import BUCKETS, CropConfig, bucket_size, crop_folder, face_window, holds, kept_share
+from headshotkit.faces import recognition
 
 SECRET = b"Secret"
 
@@ -44,7 +44,7 @@ def test_the_face_stays_whole_in_every_shape(folder, tmp_path, good_photo, aspec
     crop = crop_one(folder, tmp_path / "out", aspect=aspect, what=what, size_px=512, format="png")
     picture = open_picture(tmp_path / "out" / "a.png")
     assert picture.size == crop.size_px == bucket_size(aspect, 512) and picture.mode == "RGB" and crop.face
-    x0, y0, x1, y1 = faces.detect_faces(np.asarray(picture))[0].box
+    x0, y0, x1, y1 = recognition.detect_faces(np.asarray(picture))[0].box
     assert x0 >= -2 and y0 >= -2 and x1 <= picture.width + 2 and y1 <= picture.height + 2
     if what == "face":
         assert (y1 - y0) / picture.height == pytest.approx(0.7, abs=0.12)
@@ -74,7 +74,7 @@ def test_auto_takes_the_shape_that_cuts_least(folder, tmp_path, good_photo, size
 def test_a_shape_that_would_cut_the_face_is_refused_with_its_numbers(folder, tmp_path):
     """A face as tall as its photo fits into no square of a narrow photo; the shape that holds it is taken by auto."""
     photo = np.asarray(open_picture(P1 / "p1_07.jpg"))
-    x0, y0, x1, y1 = faces.detect_faces(photo)[0].box.astype(int)
+    x0, y0, x1, y1 = recognition.detect_faces(photo)[0].box.astype(int)
     Image.fromarray(photo[max(0, y0 - 40) : y1 + 40, x0:x1]).save(folder / "tall.png")
     refused = crop_one(folder, tmp_path / "out", aspect="1:1")
     assert "would be cut off in the shape 1:1" in refused.reason and "px" in refused.reason and not refused.file
@@ -227,5 +227,5 @@ def test_real_faces_stay_whole(tmp_path):
     assert len(made) >= 10 and not any(crop.reason for crop in made)
     for crop in made:
         picture = np.asarray(open_picture(tmp_path / "out" / crop.file))
-        box = faces.detect_faces(picture)[0].box
+        box = recognition.detect_faces(picture)[0].box
         assert (box > -4).all() and box[2] < picture.shape[1] + 4 and box[3] < picture.shape[0] + 4

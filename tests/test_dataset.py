@@ -8,7 +8,7 @@ import pytest
 from conftest import P1, SHARED, open_picture
 from PIL import Image
 
-from headshotkit import augment, captions, faces, train
+from headshotkit import augment, captions, train
 from headshotkit.class_images import (
     build_class_images,
     class_recipe,
@@ -22,6 +22,7 @@ from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.core.run import Run, write_json
 from headshotkit.crops import face_window
 from headshotkit.dataset import build_dataset
+from headshotkit.faces import recognition
 from headshotkit.families import load_family
 from headshotkit.gate import judge_photos
 
@@ -178,7 +179,7 @@ def test_face_boxes_stay_true_after_augmentation(augmented):
     overlaps = []
     for photo in turned + mirrored:
         picture = np.asarray(open_picture(augmented.path("dataset") / photo.file))
-        overlaps.append(iou(faces.detect_faces(picture)[0].box, np.array(photo.face_box_px)))
+        overlaps.append(iou(recognition.detect_faces(picture)[0].box, np.array(photo.face_box_px)))
     assert min(overlaps) > 0.8 and np.mean(overlaps) > 0.9
 
 
@@ -235,16 +236,16 @@ def test_turns_stay_small_and_inside_the_photo():
 @pytest.mark.skipif(not (SHARED / "london").is_dir(), reason="the photos of real people are not here")
 def test_augmentation_is_off_for_a_reason_that_can_be_measured():
     """Of real faces, the mirrored one is less alike to the photo than the one turned by 4 degrees."""
-    arcface, turned, mirrored = faces.load_recogniser("arcface"), [], []
+    arcface, turned, mirrored = recognition.load_recogniser("arcface"), [], []
     for path in sorted((SHARED / "london").glob("*_neutral.jpg"))[:4]:
         image = np.asarray(open_picture(path).convert("RGB"))
-        face = faces.detect_faces(image)[0]
+        face = recognition.detect_faces(image)[0]
         known = arcface.embed(image, face)
         turn = augment.turned_window((0, 0, *image.shape[1::-1]), face.box, image.shape[1::-1], 4.0, 1.0)
         for made, found in ((augment.cut_turned(image, turn, image.shape[1::-1]), turned),
                             (Image.fromarray(image[:, ::-1]), mirrored)):  # fmt: skip
             pixels = np.asarray(made)
-            found.append(arcface.similarity(arcface.embed(pixels, faces.detect_faces(pixels)[0]), known)[0])
+            found.append(arcface.similarity(arcface.embed(pixels, recognition.detect_faces(pixels)[0]), known)[0])
     assert np.mean(mirrored) < np.mean(turned)
 
 

@@ -7,10 +7,11 @@ import pytest
 from conftest import P1, open_picture
 from PIL import Image
 
-from headshotkit import evaluate, faces
+from headshotkit import evaluate
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import CHECK_SUM, write_json
 from headshotkit.evaluate import evaluate_run, rise_of, score_files, spread
+from headshotkit.faces import recognition
 from headshotkit.identity import known_faces
 from headshotkit.plots import table_metrics
 from headshotkit.restore import restore_headshots
@@ -100,7 +101,9 @@ def test_the_face_models_make_room_for_the_base(brief_run, monkeypatch):
     load, seen = evaluate.load_family, []
 
     def loading(base):
-        seen.append((faces._insightface_models.cache_info().currsize, faces.load_recogniser.cache_info().currsize))
+        seen.append(
+            (recognition._insightface_models.cache_info().currsize, recognition.load_recogniser.cache_info().currsize)
+        )
         return load(base)
 
     monkeypatch.setattr(evaluate, "load_family", loading)
@@ -158,7 +161,7 @@ def test_without_minutes_left_nothing_is_drawn(brief_run, counted):
 def test_without_dlib_it_goes_on_with_arcface_and_says_so(brief_run, monkeypatch, counted):
     """The package is made unimportable; that is found before anything is drawn."""
     restore_headshots(brief_run)
-    faces.load_recogniser.cache_clear()
+    recognition.load_recogniser.cache_clear()
     monkeypatch.setitem(sys.modules, "dlib", None)
     known = evaluate.known_faces
 
@@ -172,4 +175,4 @@ def test_without_dlib_it_goes_on_with_arcface_and_says_so(brief_run, monkeypatch
     assert "without dlib" in brief_run.manifest("report")["outcome"]
     assert [row for row in table_metrics(brief_run).rows if row[0] == "not measured"]
     assert open_picture(brief_run.path("report") / "identity.png").width > 300
-    faces.load_recogniser.cache_clear()
+    recognition.load_recogniser.cache_clear()

@@ -7,10 +7,11 @@ import pytest
 from conftest import P2, open_picture
 from PIL import Image, ImageFilter, ImageOps
 
-from headshotkit import copies, faces
 from headshotkit.config import RenderConfig
 from headshotkit.core.errors import NoKnownFaces
 from headshotkit.core.run import Run
+from headshotkit.faces import copies
+from headshotkit.faces import recognition as faces
 from headshotkit.gallery import WORDS
 from headshotkit.identity import calibrate, judge_headshot, known_person
 from headshotkit.session import Session

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import P1, open_picture
 
-from headshotkit import faces, obedience
+from headshotkit import obedience
 from headshotkit.config import RenderConfig
+from headshotkit.faces import recognition
 from headshotkit.identity import Person, calibrate, judge_headshot
 from headshotkit.obedience import asked_of, share_obeyed, shown_by
 from headshotkit.prompts import load_prompts
@@ -14,7 +15,7 @@ from headshotkit.prompts import load_prompts
 @pytest.fixture(scope="module")
 def seen(good_photo):
     """The sample photo with the landmarks of its face."""
-    return good_photo, faces.landmarks_106(good_photo, faces.detect_faces(good_photo)[0])
+    return good_photo, recognition.landmarks_106(good_photo, recognition.detect_faces(good_photo)[0])
 
 
 def test_every_prompt_of_the_bank_asks_for_a_direction_and_an_expression():
@@ -37,7 +38,7 @@ def test_the_background_is_told_by_the_upper_corners(seen, paint, word):
 def test_a_face_that_smiles_to_the_right_smiles_to_the_left_when_mirrored():
     image = np.asarray(open_picture(P1 / "p1_06.jpg"))
     for picture, side in ((image, "right"), (image[:, ::-1].copy(), "left")):
-        shown = shown_by(picture, faces.landmarks_106(picture, faces.detect_faces(picture)[0]))
+        shown = shown_by(picture, recognition.landmarks_106(picture, recognition.detect_faces(picture)[0]))
         assert (shown["direction"], shown["expression"]) == (side, "smile")
 
 
@@ -50,7 +51,7 @@ def test_shares_count_what_is_asked_alone():
 
 def test_the_gate_reports_it_and_decides_nothing_by_it(seen):
     image = seen[0]
-    embedding = faces.load_recogniser("arcface").embed(image, faces.detect_faces(image)[0])
+    embedding = recognition.load_recogniser("arcface").embed(image, recognition.detect_faces(image)[0])
     config = RenderConfig.for_base("mini", max_copy=1.0)
     person = Person(embedding, calibrate(np.stack([embedding] * 3), config), ())
     shown = shown_by(image, seen[1])

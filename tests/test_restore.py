@@ -9,11 +9,12 @@ import torch
 from conftest import P1, note_again
 from PIL import Image
 
-from headshotkit import faces, flow, restore
+from headshotkit import flow, restore
 from headshotkit.cli import main
 from headshotkit.config import RestoreConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadWeights, CannotRestore
+from headshotkit.faces import recognition
 from headshotkit.flow import Options
 from headshotkit.restore import restore_headshots
 
@@ -141,8 +142,8 @@ def test_a_run_does_the_stages_after_it_and_then_says_what_could_not_be_done(bri
 def test_pasting_back_touches_the_face_alone(good_photo):
     photo = np.full((1400, 1200, 3), 128, np.uint8)
     photo[300:1068, 300:1068] = good_photo
-    face = faces.detect_faces(photo)[0]
-    aligned = faces.align_face(photo, face.points, restore.SIDE_PX, restore.TEMPLATE)
+    face = recognition.detect_faces(photo)[0]
+    aligned = recognition.align_face(photo, face.points, restore.SIDE_PX, restore.TEMPLATE)
     same = restore.paste_back(photo, aligned, face.points)
     assert np.abs(same.astype(int) - photo).mean() < 2
     black = restore.paste_back(photo, np.zeros_like(aligned), face.points)

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from degradations import STRENGTHS, degrade
 
-from headshotkit import assess, faces
+from headshotkit import assess
 from headshotkit.config import GateConfig
+from headshotkit.faces import recognition
 from headshotkit.photos import Opened, open_photo
 
 SUFFERS = 0.5
@@ -45,7 +46,7 @@ def spoil_all(paths: list[Path], config: GateConfig) -> list[dict]:
     rows = []
     for number, path in enumerate(paths):
         image = open_photo(path, assess.LEAST_PX).pixels
-        face = faces.detect_faces(image)[0]
+        face = recognition.detect_faces(image)[0]
         original = assess.look_at(opened(image)).embedding
         for kind, strengths in STRENGTHS.items():
             for strength in strengths:
@@ -110,9 +111,9 @@ def who_is_who(paths: list[Path]) -> list[str]:
     """Errors of "same person or not" over all pairs of portraits, for both recognisers at their limits."""
     people, lines = [path.name.split("_")[0] for path in paths], []
     images = [open_photo(path, assess.LEAST_PX).pixels for path in paths]
-    found = [faces.detect_faces(image)[0] for image in images]
+    found = [recognition.detect_faces(image)[0] for image in images]
     for name, limit in SAME_AT.items():
-        recogniser = faces.load_recogniser(name)
+        recogniser = recognition.load_recogniser(name)
         embeddings = np.stack([recogniser.embed(i, f) for i, f in zip(images, found, strict=True)])
         alike = np.stack([recogniser.similarity(embeddings, e) for e in embeddings])
         pairs = [(people[a] == people[b], alike[a, b]) for a, b in itertools.combinations(range(len(people)), 2)]

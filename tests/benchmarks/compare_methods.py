@@ -25,13 +25,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces, obedience
+from headshotkit import obedience
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Names
 from headshotkit.core.run import Run, write_atomic, write_json
 from headshotkit.dataset import build_dataset
 from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
+from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
 from headshotkit.gate import judge_photos
 from headshotkit.identity import known_faces
@@ -51,8 +52,8 @@ def obeyed(prompts: list[str], files: list[Path]) -> float:
         wanted = {axis: value for axis, value in obedience.asked_of(prompt).items() if axis in AXES}
         with Image.open(file) as picture:
             image = np.asarray(picture.convert("RGB"))
-        found = faces.detect_faces(image)
-        shown = obedience.shown_by(image, faces.landmarks_106(image, found[0])) if len(found) == 1 else {}
+        found = recognition.detect_faces(image)
+        shown = obedience.shown_by(image, recognition.landmarks_106(image, found[0])) if len(found) == 1 else {}
         asked, kept = asked + len(wanted), kept + sum(shown.get(axis) == value for axis, value in wanted.items())
     return kept / asked
 

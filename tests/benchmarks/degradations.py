@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from headshotkit.faces import Face
+from headshotkit.faces.recognition import Face
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "blur": (0.005, 0.01, 0.02, 0.03, 0.045, 0.065, 0.09),  # sigma / width of the face

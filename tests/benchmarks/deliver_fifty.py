@@ -32,11 +32,11 @@ import torch
 from perceptual import Lpips
 from PIL import Image
 
-from headshotkit import faces
 from headshotkit.config import RenderConfig
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import Run
 from headshotkit.evaluate import RECOGNISERS, _render_base, score_files
+from headshotkit.faces import recognition
 from headshotkit.identity import known_faces
 from headshotkit.render import render_headshots
 from headshotkit.twins import Album
@@ -88,7 +88,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
     delivered, first = [shots[f] for f in made["delivered"]], [s for s in shots.values() if s.attempt == 1]
     files, config = [run.path("headshots") / s.file for s in delivered], RenderConfig(**made["config"])
     known = {name: known_faces(run, name) for name in RECOGNISERS}
-    own = {name: faces.leave_one_out(known[name], faces.load_recogniser(name)) for name in RECOGNISERS}
+    own = {name: recognition.leave_one_out(known[name], recognition.load_recogniser(name)) for name in RECOGNISERS}
     mark, quarter = made["pass_mark"]["mark"], float(np.quantile(own["arcface"], 0.25))
     identity = np.array([-1.0 if s.identity is None else s.identity for s in delivered])
     scores = score_files(files, known)

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headshotkit import faces
 from headshotkit.config import RenderConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
+from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
 from headshotkit.identity import identity_of, judge_headshot, known_person
 from headshotkit.prompts import load_prompts
@@ -39,7 +39,7 @@ def look(pictures: list, person) -> list[float | None]:
     seen = []
     for picture in pictures:
         image = np.asarray(picture)
-        found = faces.detect_faces(image)
+        found = recognition.detect_faces(image)
         seen.append(identity_of(image, found[0], person.centre, "arcface") if len(found) == 1 else None)
     return seen
 

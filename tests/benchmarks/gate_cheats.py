@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from headshotkit import copies, faces
 from headshotkit.config import RenderConfig
+from headshotkit.faces import copies, recognition
 from headshotkit.identity import Person, calibrate, judge_headshot
 from headshotkit.photos import read_photo
 
@@ -42,7 +42,7 @@ def jpeg(picture: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def cut(picture: Image.Image, face: faces.Face, reach: float) -> Image.Image:
+def cut(picture: Image.Image, face: recognition.Face, reach: float) -> Image.Image:
     """The face's surroundings up to `reach` of its width on each side of its middle, in SMALL."""
     middle, half = (face.box[:2] + face.box[2:]) / 2, reach * face.width_px
     return picture.crop((*(middle - half).astype(int), *(middle + half).astype(int))).resize(SMALL, Image.LANCZOS)
@@ -54,7 +54,7 @@ def pasted_into_noise(picture: Image.Image) -> Image.Image:
     return noise
 
 
-def cheats_of(image: np.ndarray, face: faces.Face) -> dict[str, Image.Image]:
+def cheats_of(image: np.ndarray, face: recognition.Face) -> dict[str, Image.Image]:
     """A photo in 18 ways: shrunk, cut, mirrored, recoloured, turned, spoilt, pasted."""
     photo = Image.fromarray(image)
     small, head = photo.resize(SMALL, Image.LANCZOS), cut(photo, face, 0.95)
@@ -94,8 +94,8 @@ class Known:
     @staticmethod
     def _known(path: Path) -> tuple[np.ndarray, np.ndarray]:
         image = read_photo(path)
-        face = faces.detect_faces(image)[0]
-        return faces.load_recogniser("arcface").embed(image, face), copies.look_of(image, face)
+        face = recognition.detect_faces(image)[0]
+        return recognition.load_recogniser("arcface").embed(image, face), copies.look_of(image, face)
 
     def person(self, without: int | None = None) -> Person:
         """The gate's person, as all photos show them but one."""
@@ -123,10 +123,10 @@ def trials(people: list[Known], runs: list[Path], strangers: list[Path], every: 
 
 def cheat(path: Path, way: str) -> np.ndarray:
     image = read_photo(path)
-    return np.asarray(cheats_of(image, faces.detect_faces(image)[0])[way])
+    return np.asarray(cheats_of(image, recognition.detect_faces(image)[0])[way])
 
 
-WAYS = tuple(cheats_of(np.zeros((256, 256, 3), np.uint8), faces.Face(np.array([64.0, 64, 192, 192]), 1.0, None)))
+WAYS = tuple(cheats_of(np.zeros((256, 256, 3), np.uint8), recognition.Face(np.array([64.0, 64, 192, 192]), 1.0, None)))
 
 
 def report(rows: dict[str, dict]) -> str:

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from headshotkit import faces, measures
 from headshotkit.core import runtime
 from headshotkit.core.run import Run
 from headshotkit.evaluate import rise_of
+from headshotkit.faces import measures, recognition
 from headshotkit.pictures import Picture, PictureRequest, Studio
 
 SCALES = (0.0, 0.5, 1.0)
@@ -38,8 +38,8 @@ def good_photos(count: int) -> list[Path]:
 def sharpness(run: Run, picture: Picture) -> float | None:
     """Of the face, None without one."""
     image = np.asarray(Image.open(run.path("pictures") / picture.file).convert("RGB"))
-    found = faces.detect_faces(image)
-    return measures.sharpness(faces.align_face(image, found[0].points, measures.FACE_PX)) if found else None
+    found = recognition.detect_faces(image)
+    return measures.sharpness(recognition.align_face(image, found[0].points, measures.FACE_PX)) if found else None
 
 
 def compared(name: str, off: list, on: list) -> str:

@@ -52,9 +52,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess, faces, measures
+from headshotkit import assess
 from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
+from headshotkit.faces import measures, recognition
 from headshotkit.photos import Opened, open_photo
 
 KNOWN = 0.9
@@ -79,8 +80,8 @@ def dimmed(image: np.ndarray, stops: float) -> np.ndarray:
 
 def typology_angle(image: np.ndarray) -> float:
     """Return the ITA of the cheeks, degrees; above 55 is very light, below -30 dark."""
-    face = faces.detect_faces(image)[0]
-    aligned = faces.align_face(image, face.points, measures.FACE_PX)
+    face = recognition.detect_faces(image)[0]
+    aligned = recognition.align_face(image, face.points, measures.FACE_PX)
     light, _, blue = np.median(measures.to_lab(np.concatenate([measures._patch(aligned, *c) for c in CHEEKS])), 0)
     return float(np.degrees(np.arctan2(light - 50, blue)))
 

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from hub_server import Fault, Hub, serve
 
-from headshotkit import face_packs, faces
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import MissingModel
 from headshotkit.core.run import sha256_of
+from headshotkit.faces import packs as face_packs
+from headshotkit.faces import recognition
 
-PACK = faces.ONLINE_PACK
+PACK = recognition.ONLINE_PACK
 
 
 @pytest.fixture
 def packs(tmp_path, monkeypatch):
     """A server of the pack, and an empty cache."""
-    models, folder = faces.model_folder()[0], tmp_path / "served"
+    models, folder = recognition.model_folder()[0], tmp_path / "served"
     folder.mkdir()
     with zipfile.ZipFile(folder / f"{PACK}.zip", "w") as archive:
         for name in face_packs.PACKS[PACK]:
@@ -54,15 +55,15 @@ WHOLE = sorted(f"faces/{PACK}/{name}" for name in face_packs.PACKS[PACK])
 
 
 def test_a_pack_is_downloaded_once_and_finds_faces(packs, good_photo, monkeypatch):
-    expected = faces.detect_faces(good_photo)[0]
-    faces._insightface_models.cache_clear()
+    expected = recognition.detect_faces(good_photo)[0]
+    recognition._insightface_models.cache_clear()
     try:
-        found = faces.detect_faces(good_photo)[0]
-        assert Path(faces._insightface_models()[0].model_file).is_relative_to(runtime.cache_path())
+        found = recognition.detect_faces(good_photo)[0]
+        assert Path(recognition._insightface_models()[0].model_file).is_relative_to(runtime.cache_path())
         assert np.allclose(found.box, expected.box)
-        assert faces.model_folder()[0] == runtime.cache_path("faces", PACK) and cached() == WHOLE
+        assert recognition.model_folder()[0] == runtime.cache_path("faces", PACK) and cached() == WHOLE
     finally:
-        faces._insightface_models.cache_clear()
+        recognition._insightface_models.cache_clear()
     assert len(packs.requests) == 1
 
 
@@ -110,9 +111,9 @@ def test_a_packs_model_of_sex_is_taken_too_and_used_only_if_it_is_the_pinned_one
         archive.writestr(f"{PACK}/{face_packs.SEX_MODEL}", b"another model")
     folder = face_packs.pack_folder(PACK)
     assert cached() == sorted([*WHOLE, f"faces/{PACK}/{face_packs.SEX_MODEL}"])
-    faces._sex_model.cache_clear()
-    assert faces.model_folder()[0] == folder and not faces.knows_sex()
-    faces._sex_model.cache_clear()
+    recognition._sex_model.cache_clear()
+    assert recognition.model_folder()[0] == folder and not recognition.knows_sex()
+    recognition._sex_model.cache_clear()
 
 
 def test_other_files_than_the_pinned_ones_are_refused(packs, monkeypatch):
@@ -130,14 +131,14 @@ def test_insightfaces_own_folder_serves_if_it_is_whole(packs):
 
 def test_the_installed_package_comes_first_and_an_unknown_pack_is_refused(packs, monkeypatch):
     monkeypatch.delenv("HEADSHOTKIT_FACES")
-    assert faces.OFFLINE_PACK in str(faces.model_folder()[0]) and not packs.requests
+    assert recognition.OFFLINE_PACK in str(recognition.model_folder()[0]) and not packs.requests
     monkeypatch.setenv("HEADSHOTKIT_FACES", "antelope")
     with pytest.raises(MissingModel):
-        faces.model_folder()
+        recognition.model_folder()
 
 
 def test_the_package_and_the_pack_hold_the_same_recogniser_and_landmarks():
-    models = faces.model_folder()[0]
+    models = recognition.model_folder()[0]
     pins = face_packs.PACKS[PACK]
     for name in ("w600k_mbf.onnx", "2d106det.onnx"):
         assert os.path.isfile(models / name) and sha256_of(models / name) == pins[name]

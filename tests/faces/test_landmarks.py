@@ -3,13 +3,14 @@ import pytest
 from conftest import P1, open_picture
 from PIL import Image
 
-from headshotkit import faces, pose
+from headshotkit.faces import landmarks as pose
+from headshotkit.faces import recognition
 
 
 @pytest.fixture(scope="module")
 def seen(good_photo):
-    face = faces.detect_faces(good_photo)[0]
-    return face, faces.landmarks_106(good_photo, face)
+    face = recognition.detect_faces(good_photo)[0]
+    return face, recognition.landmarks_106(good_photo, face)
 
 
 def turned_head(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -39,7 +40,7 @@ def test_a_mirrored_photo_has_the_opposite_yaw():
     photo = np.asarray(open_picture(P1 / "p1_06.jpg"))
     yaws = []
     for image in (photo, np.ascontiguousarray(photo[:, ::-1])):
-        yaws.append(pose.head_pose(faces.landmarks_106(image, faces.detect_faces(image)[0]))[0])
+        yaws.append(pose.head_pose(recognition.landmarks_106(image, recognition.detect_faces(image)[0]))[0])
     assert yaws[0] > 12 and yaws[1] == pytest.approx(-yaws[0], abs=4)
 
 
@@ -80,12 +81,12 @@ def test_the_two_landmark_models_agree_on_a_clear_face_and_not_on_a_covered_one(
     covered = good_photo.copy()
     x0, y0, x1, y1 = face.box.astype(int)
     covered[y0 : y0 + int(0.7 * (y1 - y0)), x0:x1] = (60, 110, 170)
-    hidden = faces.detect_faces(covered)
-    assert hidden and pose.disagreement(hidden[0].points, faces.landmarks_106(covered, hidden[0])) > 0.2
+    hidden = recognition.detect_faces(covered)
+    assert hidden and pose.disagreement(hidden[0].points, recognition.landmarks_106(covered, hidden[0])) > 0.2
 
 
 def test_face_inside_counts_what_the_frame_leaves():
-    points = faces.ARCFACE_TEMPLATE * 100
+    points = recognition.ARCFACE_TEMPLATE * 100
     assert pose.face_inside(points, 100, 100) == 1.0
     assert pose.face_inside(points - [50, 0], 100, 100) == pytest.approx(0.5, abs=0.02)
 
@@ -93,5 +94,5 @@ def test_face_inside_counts_what_the_frame_leaves():
 def test_pose_does_not_depend_on_the_size_of_the_photo(good_photo, seen):
     _, landmarks = seen
     small = np.asarray(Image.fromarray(good_photo).resize((384, 384)))
-    again = faces.landmarks_106(small, faces.detect_faces(small)[0])
+    again = recognition.landmarks_106(small, recognition.detect_faces(small)[0])
     assert np.abs(np.subtract(pose.head_pose(landmarks), pose.head_pose(again))).max() < 4

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headshotkit import faces
+from headshotkit.faces import recognition
 
 LEFT_EYE, RIGHT_EYE = slice(33, 43), slice(87, 97)
 """Places of the eyes' outlines among the 106 landmarks."""
@@ -114,7 +114,7 @@ def face_inside(points: np.ndarray, width_px: int, height_px: int) -> float:
         points: the face's five points, px, shape (5, 2).
     """
     side = 28
-    matrix = faces.template_transform(points, side)
+    matrix = recognition.template_transform(points, side)
     grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) + 0.5
     places = (grid - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
     return float(((places >= 0) & (places < [width_px, height_px])).all(1).mean())

@@ -20,7 +20,7 @@ import numpy as np
 from headshotkit.core import runtime
 from headshotkit.core.errors import MissingModel, NoKnownFaces
 from headshotkit.core.run import sha256_of
-from headshotkit.face_packs import PACKS, SEX_MODEL, SEX_SHA256, pack_folder
+from headshotkit.faces.packs import PACKS, SEX_MODEL, SEX_SHA256, pack_folder
 
 DETECTION_SIZES_PX = (640, 320)
 """SCRFD looks at the picture in two sizes: its larger anchors miss a face that fills a 640 px frame."""

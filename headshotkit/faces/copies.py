@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headshotkit import faces
-from headshotkit.measures import LUMA
+from headshotkit.faces import recognition
+from headshotkit.faces.measures import LUMA
 
 SIDE_PX = 96
 FACE_SHARE = 0.6
 """Side of ArcFace's square in that of a look, which so shows hair and chin as well."""
-TEMPLATE = ((faces.ARCFACE_TEMPLATE - 0.5) * FACE_SHARE + 0.5).astype(np.float32)
+TEMPLATE = ((recognition.ARCFACE_TEMPLATE - 0.5) * FACE_SHARE + 0.5).astype(np.float32)
 Y, X = np.mgrid[:SIDE_PX, :SIDE_PX]
 OVAL = ((X - 48) / 26) ** 2 + ((Y - 50) / 32) ** 2 < 1
 """Where the face is; hair and background can be cut off or changed."""
@@ -33,7 +33,7 @@ CANDIDATES = 4
 """So many photos, the most alike before that, are laid over."""
 
 
-def look_of(image: np.ndarray, face: faces.Face) -> np.ndarray:
+def look_of(image: np.ndarray, face: recognition.Face) -> np.ndarray:
     """What is compared of a face: its luma, upright, of one size; float32, shape (SIDE_PX, SIDE_PX).
 
     NaN is what lies outside of the picture.
@@ -41,8 +41,8 @@ def look_of(image: np.ndarray, face: faces.Face) -> np.ndarray:
     Args:
         image: RGB, uint8, shape (H, W, 3).
     """
-    look = faces.align_face(image, face.points, SIDE_PX, TEMPLATE).astype(np.float32) @ LUMA
-    inside = faces.align_face(np.full_like(image, 255), face.points, SIDE_PX, TEMPLATE)[..., 0] > 250
+    look = recognition.align_face(image, face.points, SIDE_PX, TEMPLATE).astype(np.float32) @ LUMA
+    inside = recognition.align_face(np.full_like(image, 255), face.points, SIDE_PX, TEMPLATE)[..., 0] > 250
     return np.where(inside, look, np.float32(np.nan))
 
 

@@ -6,14 +6,14 @@ import pytest
 from conftest import P1, P2, open_picture
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from headshotkit import faces, measures
 from headshotkit.config import GateConfig
+from headshotkit.faces import measures, recognition
 
 
 @pytest.fixture(scope="module")
 def aligned(good_photo):
-    face = faces.detect_faces(good_photo)[0]
-    return faces.align_face(good_photo, face.points, measures.FACE_PX)
+    face = recognition.detect_faces(good_photo)[0]
+    return recognition.align_face(good_photo, face.points, measures.FACE_PX)
 
 
 def test_sharpness_falls_with_every_blur(aligned):
@@ -35,7 +35,7 @@ def test_brightness_and_clipping_follow_the_exposure(aligned):
 
 def test_a_bar_over_the_eyes_shows(aligned):
     covered = aligned.copy()
-    y = int(faces.ARCFACE_TEMPLATE[0, 1] * len(covered))
+    y = int(recognition.ARCFACE_TEMPLATE[0, 1] * len(covered))
     covered[y - 12 : y + 12] = 10
     assert measures.eye_contrast(covered) < 0.15 < 0.5 < measures.eye_contrast(aligned)
 
@@ -72,13 +72,13 @@ def test_blockiness_rises_with_compression(good_photo, halved):
         if halved:
             again.draft("RGB", (384, 384))
         image = np.asarray(again)
-        values.append(measures.blockiness(image, faces.detect_faces(image)[0].box, 4 if halved else 8))
+        values.append(measures.blockiness(image, recognition.detect_faces(image)[0].box, 4 if halved else 8))
     assert values == sorted(values) and values[0] < 1.4 and values[2] > (1.5 if halved else 3)
 
 
 def test_skin_share_falls_when_something_covers_the_face():
     photo = np.asarray(open_picture(P1 / "p1_04.jpg"))
-    aligned = faces.align_face(photo, faces.detect_faces(photo)[0].points, measures.FACE_PX)
+    aligned = recognition.align_face(photo, recognition.detect_faces(photo)[0].points, measures.FACE_PX)
     covered = aligned.copy()
     covered[68:] = (60, 110, 170)  # a mask, up to the tip of the nose
     assert measures.skin_share(aligned) > 0.9 and measures.skin_share(covered) < 0.6
@@ -103,8 +103,10 @@ def test_one_tint_has_no_hues(name, tint):
     photo = open_picture(P1.parent / f"{name}.jpg")
     buffer = io.BytesIO()
     ImageOps.colorize(photo.convert("L"), *TINTS[tint]).save(buffer, "JPEG", quality=85)
-    points = faces.detect_faces(np.asarray(photo))[0].points
-    seen, tinted = (faces.align_face(np.asarray(p), points, 128) for p in (photo, Image.open(buffer).convert("RGB")))
+    points = recognition.detect_faces(np.asarray(photo))[0].points
+    seen, tinted = (
+        recognition.align_face(np.asarray(p), points, 128) for p in (photo, Image.open(buffer).convert("RGB"))
+    )
     assert measures.hue_spread(tinted) < GateConfig.min_hue_spread < 2.3 < measures.hue_spread(seen)
 
 
@@ -112,10 +114,10 @@ def test_one_tint_has_no_hues(name, tint):
 def test_two_tints_have_no_hues_but_noise_that_brightness_does_not_explain(dark, light):
     """A strong JPEG makes pixels of one brightness differ more than skin does."""
     photo = open_picture(P2 / "p2_09.jpg")
-    (face,) = faces.detect_faces(np.asarray(photo))
+    (face,) = recognition.detect_faces(np.asarray(photo))
     buffer = io.BytesIO()
     ImageOps.colorize(photo.convert("L"), dark, light).save(buffer, "JPEG", quality=40)
-    tinted, plain = (faces.align_face(np.asarray(Image.open(one).convert("RGB")), face.points, measures.FACE_PX)
+    tinted, plain = (recognition.align_face(np.asarray(Image.open(one).convert("RGB")), face.points, measures.FACE_PX)
                      for one in (buffer, P2 / "p2_09.jpg"))  # fmt: skip
     assert measures.hue_spread(tinted) < GateConfig.min_hue_spread < measures.hue_spread(plain)
 
@@ -150,9 +152,9 @@ def test_a_beard_is_not_a_light_bar_over_the_eyes(aligned):
 @pytest.mark.parametrize("colour", [(20, 10, 10), (220, 120, 150), (30, 60, 200), (90, 50, 30)])
 def test_a_drawn_nose_is_no_skin(colour):
     photo = open_picture(P1 / "p1_04.jpg")
-    face = faces.detect_faces(np.asarray(photo))[0]
-    aligned = faces.align_face(np.asarray(photo), face.points, 128)
-    nose = faces.ARCFACE_TEMPLATE[2] * 128
+    face = recognition.detect_faces(np.asarray(photo))[0]
+    aligned = recognition.align_face(np.asarray(photo), face.points, 128)
+    nose = recognition.ARCFACE_TEMPLATE[2] * 128
     drawn = Image.fromarray(aligned)
     ImageDraw.Draw(drawn).ellipse((nose[0] - 9, nose[1] - 5, nose[0] + 9, nose[1] + 8), fill=colour)
     assert measures.nose_free(np.asarray(drawn), nose) < 0.4 < 0.5 < measures.nose_free(aligned, nose)

@@ -1,6 +1,6 @@
 """What is measured on a photo or a headshot: pure functions, each with its unit, its range and its source.
 
-Aligned faces are RGB, uint8, shape (FACE_PX, FACE_PX, 3), turned upright by `faces.align_face`, so that a limit holds
+Aligned faces are RGB, uint8, shape (FACE_PX, FACE_PX, 3), turned upright by `recognition.align_face`, so that a limit holds
 for any size of picture.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from headshotkit import faces
+from headshotkit.faces import recognition
 
 FACE_PX = 128
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -62,7 +62,7 @@ def eye_contrast(aligned: np.ndarray) -> float:
     Of the cheeks the brighter part counts: just below the eyes, where no beard grows, or beside the nose.
     """
     luma, _ = _skin(aligned)
-    eyes = faces.ARCFACE_TEMPLATE[:2] * len(luma)
+    eyes = recognition.ARCFACE_TEMPLATE[:2] * len(luma)
     top, left, right = int(eyes[:, 1].mean()), int(eyes[0, 0]), int(eyes[1, 0])
     band = luma[top - 7 : top + 7, left - 12 : right + 12]
     upper = np.concatenate([_patch(luma, 0.52, 0.6, 0.24, 0.38), _patch(luma, 0.52, 0.6, 0.62, 0.76)])

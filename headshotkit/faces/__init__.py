@@ -1,0 +1,1 @@
+"""The only room that knows a face model: find faces, recognise them, measure them."""
