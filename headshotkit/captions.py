@@ -18,8 +18,8 @@ from headshotkit.core import locks
 from headshotkit.core.errors import HeadshotError
 from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.core.run import Run, edited_captions, write_atomic, write_json
-from headshotkit.expressions import NEUTRAL, SMILING
 from headshotkit.faces import measures, recognition
+from headshotkit.families.expressions import NEUTRAL, SMILING
 
 TURNED = 0.12
 """Offset of the nose from the eyes' middle, in eye distances, from which a face looks left or right."""

@@ -24,7 +24,7 @@ from headshotkit.config.pick import scales_of
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, HeadshotError, NoPhotos
 from headshotkit.core.run import COMMANDS, STAGES, Run, bytes_of, clean_run
-from headshotkit.costs import GPUS
+from headshotkit.families.costs import GPUS
 from headshotkit.prompts import PACKS
 
 BAD_INPUT = 2

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from headshotkit.core.runtime import data_path
-from headshotkit.costs import GIB, KINDS, SIZES_OF, SIZES_PX, Cost
+from headshotkit.families.costs import GIB, KINDS, SIZES_OF, SIZES_PX, Cost
 from headshotkit.families.sdxl_methods import NewTokens
 
 UNET = {

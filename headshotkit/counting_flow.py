@@ -28,8 +28,8 @@ from transformers import T5EncoderModel as T5
 
 from headshotkit import counting
 from headshotkit.config.bases import BASES
-from headshotkit.costs import GIB, Cost
-from headshotkit.costs_flow import FLOW_KINDS, FLOW_SIZES_PX, WORDS
+from headshotkit.families.costs import GIB, Cost
+from headshotkit.families.costs_flow import FLOW_KINDS, FLOW_SIZES_PX, WORDS
 from headshotkit.families.flux import FluxFamily
 from headshotkit.families.flux2 import Flux2Family
 from headshotkit.families.zimage import ZImageFamily

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
-from headshotkit.costs import gpu_named
+from headshotkit.families.costs import gpu_named
 from headshotkit.ladder import FIXED, STAGES, headshot_seconds, stages_of, step_seconds
 from headshotkit.planner import Plan, plan_rest, plan_run
 

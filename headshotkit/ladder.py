@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from headshotkit.config import METHODS, RenderConfig, TrainConfig
 from headshotkit.config.bases import BASES
-from headshotkit.costs import (
+from headshotkit.families.costs import (
     MINI_HEADSHOT_S,
     MINI_METHOD_STEP_S,
     MINI_SCORE_S,
@@ -19,7 +19,7 @@ from headshotkit.costs import (
     cost,
     step_kind,
 )
-from headshotkit.costs_flow import NF4_SLOWER, PASSES, TOGETHER
+from headshotkit.families.costs_flow import NF4_SLOWER, PASSES, TOGETHER
 from headshotkit.pacing import px_at
 
 PAIRS = 12

@@ -13,7 +13,16 @@ from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.records import Record
-from headshotkit.costs import GIB, GPUS, MINI_METHOD_STEP_S, MINI_STEP_PICTURES, Rates, cost, rates_of, step_kind
+from headshotkit.families.costs import (
+    GIB,
+    GPUS,
+    MINI_METHOD_STEP_S,
+    MINI_STEP_PICTURES,
+    Rates,
+    cost,
+    rates_of,
+    step_kind,
+)
 from headshotkit.ladder import CONTEXT_GIB, SLACK, Task, drawing_minutes, picture_seconds
 
 MIB = 2**20

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from headshotkit.expressions import NEUTRAL, SMILING
 from headshotkit.faces import landmarks as pose
 from headshotkit.faces import measures
+from headshotkit.families.expressions import NEUTRAL, SMILING
 from headshotkit.variety import SMILE
 
 TURNED_DEG = 7.0

@@ -8,7 +8,7 @@ import torch
 
 from headshotkit.config import TrainConfig
 from headshotkit.core import runtime
-from headshotkit.costs import GIB
+from headshotkit.families.costs import GIB
 from headshotkit.method_costs import ADAM_BYTES, expect_peak_gib
 
 WEIGHT_DECAY = 1e-2

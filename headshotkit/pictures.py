@@ -36,10 +36,10 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora, Record
 from headshotkit.core.run import Run, write_atomic
-from headshotkit.edges import edge_agreement
 from headshotkit.faces import recognition
 from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.controls import Controls, Guide, load_controls
+from headshotkit.families.edges import edge_agreement
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.metadata import ORIGIN

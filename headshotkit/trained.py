@@ -9,7 +9,7 @@ from pathlib import Path
 from headshotkit.checkpoints import Checkpoints
 from headshotkit.core.records import Dataset, Lora
 from headshotkit.core.run import Stage
-from headshotkit.expressions import usual_expression
+from headshotkit.families.expressions import usual_expression
 from headshotkit.families.methods import Method
 
 

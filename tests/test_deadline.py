@@ -6,8 +6,8 @@ import pytest
 
 from headshotkit import deadline
 from headshotkit.core.errors import BadConfig
-from headshotkit.costs import GPUS
 from headshotkit.deadline import DeadlineController
+from headshotkit.families.costs import GPUS
 from headshotkit.ladder import FIXED, LADDERS, STAGES, Task, headshot_seconds, stages_of, step_seconds
 from headshotkit.planner import NotEnoughMemory, plan_rest, plan_run
 

@@ -11,12 +11,13 @@ from conftest import P1
 from diffusers import UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from headshotkit import costs, counting, flow
+from headshotkit import counting, flow
 from headshotkit.cli import main
 from headshotkit.config import METHODS, TrainConfig
 from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run
-from headshotkit.costs import GPUS, cost, public_seconds
+from headshotkit.families import costs
+from headshotkit.families.costs import GPUS, cost, public_seconds
 from headshotkit.flow import Options, _beside_class_images, begin_deadline, config_for, make_headshots
 from headshotkit.ladder import FIXED, LADDERS, METHOD_LADDERS, STAGES, Task, picture_seconds, stages_of, step_seconds
 from headshotkit.planner import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of

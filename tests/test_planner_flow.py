@@ -8,8 +8,8 @@ import torch
 from headshotkit import counting_flow
 from headshotkit.cli import main
 from headshotkit.core.errors import NotEnoughMemory, TooFewMinutes
-from headshotkit.costs import GIB, GPUS, cost
-from headshotkit.costs_flow import COUNTED_FLOW, FLOW_KINDS, FLOW_SIZES_PX, PASSES
+from headshotkit.families.costs import GIB, GPUS, cost
+from headshotkit.families.costs_flow import COUNTED_FLOW, FLOW_KINDS, FLOW_SIZES_PX, PASSES
 from headshotkit.ladder import LADDERS, Task
 from headshotkit.planner import plan_rest, plan_run
 

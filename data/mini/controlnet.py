@@ -29,7 +29,7 @@ from training import Faces, save_checkpoint, to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from headshotkit.edges import find_edges
+from headshotkit.families.edges import find_edges
 from headshotkit.families.lora_files import load_lora_tensors, lora_bytes, lora_tensors, put_lora
 from headshotkit.families.sdxl import TARGETS
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from headshotkit import weighing
 from headshotkit.config import RenderConfig
 from headshotkit.config.bases import Base, find_base
 from headshotkit.core import hub, runtime
@@ -22,6 +21,7 @@ from headshotkit.core.downloads import first_line
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.core.records import NOBODY, Names
 from headshotkit.core.runtime import data_path
+from headshotkit.families import weighing
 
 FAMILIES = {"sdxl": "SdxlFamily", "flux": "FluxFamily", "flux2": "Flux2Family", "zimage": "ZImageFamily"}
 TOKENIZERS = {

@@ -20,8 +20,8 @@ from PIL import Image
 
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
-from headshotkit.costs import cost
 from headshotkit.families import Condition, Sampling, frugal
+from headshotkit.families.costs import cost
 
 CUT = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 """What StableDiffusionXLPipeline holds twice while it guides: for the negative prompts, then for the prompts."""

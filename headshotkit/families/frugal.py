@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny
 
-from headshotkit import weighing
 from headshotkit.core import runtime
 from headshotkit.core.errors import NotFinite, OutOfMemory
+from headshotkit.families import weighing
 
 AT_ONCE, CODING = "pictures_at_once", "autoencoder"
 """What a change may be of: how many pictures are drawn together at most; how the autoencoder works."""

@@ -14,10 +14,10 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from headshotkit import weighing
 from headshotkit.config.bases import Base
 from headshotkit.core.errors import BadLora
 from headshotkit.core.finite import demand_finite, spoilt
+from headshotkit.families import weighing
 from headshotkit.families.loading import quiet
 
 ADAPTER = "person"

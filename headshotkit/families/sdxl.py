@@ -20,7 +20,6 @@ from headshotkit.config.bases import Base
 from headshotkit.config.few_steps import FewSteps
 from headshotkit.core import hub, runtime
 from headshotkit.core.errors import OutOfMemory
-from headshotkit.expressions import with_expression
 from headshotkit.families import (
     Condition,
     Sampling,
@@ -31,6 +30,7 @@ from headshotkit.families import (
     sdxl_kohya,
     sdxl_methods,
 )
+from headshotkit.families.expressions import with_expression
 from headshotkit.families.half import keep_norms_half
 from headshotkit.families.loading import base_folder, dtype_option, loading, quiet
 from headshotkit.families.lora_files import load_lora_file, load_lora_tensors, lora_bytes, lora_tensors, put_lora

@@ -23,9 +23,9 @@ from PIL import Image
 
 from headshotkit.core import hub, runtime
 from headshotkit.core.errors import BadConfig, BaseUnavailable
-from headshotkit.edges import find_edges
 from headshotkit.families import Sampling, check_size, drawing, frugal
 from headshotkit.families.controls import Guide
+from headshotkit.families.edges import find_edges
 from headshotkit.families.loading import loading
 
 PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")

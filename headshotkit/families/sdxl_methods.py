@@ -15,12 +15,11 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from headshotkit import weighing
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.finite import demand_finite, spoilt
 from headshotkit.core.records import Lora
-from headshotkit.families import Condition
+from headshotkit.families import Condition, weighing
 from headshotkit.families.lora_files import does_not_fit, file_bytes
 from headshotkit.families.methods import EMBEDDINGS_FILE, Method, names_token, word_of
 

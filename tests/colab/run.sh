@@ -77,7 +77,7 @@ warnings=(
     # matplotlib 3.10.0 calls pyparsing by names that pyparsing 3.3 deprecates.
     -W "ignore::pyparsing.warnings.PyparsingDeprecationWarning"
 )
-"$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/core/test_runtime.py tests/core/test_old_packages.py tests/test_families.py \
+"$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/core/test_runtime.py tests/core/test_old_packages.py tests/families/test_families.py \
     tests/config/test_few_steps.py tests/test_train.py tests/test_render.py tests/test_widgets.py tests/test_uploads.py \
     tests/test_notebooks.py
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from headshotkit.config import METHODS
 from headshotkit.core.errors import BadConfig
-from headshotkit.costs_flow import COUNTED_FLOW
+from headshotkit.families.costs_flow import COUNTED_FLOW
 
 GIB = 2**30
 STEPS = tuple(f"{step}{how}" for step in ("step", *METHODS[1:]) for how in ("", "_checkpointed"))

@@ -1,4 +1,4 @@
-from headshotkit.expressions import usual_expression, with_expression
+from headshotkit.families.expressions import usual_expression, with_expression
 
 
 def test_an_expression_is_usual_above_three_quarters_of_the_captions():

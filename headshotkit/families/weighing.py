@@ -13,7 +13,7 @@ from headshotkit.config import TrainConfig
 from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.core.errors import NotEnoughMemory
-from headshotkit.costs import GIB, MINI_DRAWING_GIB, MINI_STEP_GIB, cost, step_kind
+from headshotkit.families.costs import GIB, MINI_DRAWING_GIB, MINI_STEP_GIB, cost, step_kind
 
 TRAINED_BYTES = 20
 """Of each trained number on the host: itself, its gradient, AdamW's two averages, and its copy for a checkpoint."""

@@ -18,9 +18,9 @@ from headshotkit.config import RenderConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BaseUnavailable
-from headshotkit.edges import edge_agreement
 from headshotkit.families import Sampling, load_family, weights_place
 from headshotkit.families.controls import Guide, load_controls
+from headshotkit.families.edges import edge_agreement
 from headshotkit.pictures import PictureRequest, fitted_photo
 
 PX = RenderConfig.for_base("mini").size_px

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headshotkit.edges import edge_agreement, find_edges
+from headshotkit.families.edges import edge_agreement, find_edges
 
 
 def square(left=20, px=64):

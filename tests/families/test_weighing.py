@@ -6,14 +6,14 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from headshotkit import families, weighing
+from headshotkit import families
 from headshotkit.cli import main
 from headshotkit.config import TrainConfig
 from headshotkit.config.bases import BASES
 from headshotkit.core import runtime
 from headshotkit.core.errors import NotEnoughMemory
 from headshotkit.core.run import Run
-from headshotkit.families import CHANGES, Sampling, load_family, lora_files
+from headshotkit.families import CHANGES, Sampling, load_family, lora_files, weighing
 from headshotkit.families.sdxl import TARGETS
 from headshotkit.train import train_lora
 
