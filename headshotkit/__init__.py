@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 from headshotkit.core import runtime
 
 _HOMES = {
-    "judge_photos": "gate",
-    "overrule_verdict": "overrule",
+    "judge_photos": "photos.check",
+    "overrule_verdict": "photos.override",
     "find_token": "tokens",
     "build_dataset": "dataset",
     "edit_caption": "captions",

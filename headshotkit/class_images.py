@@ -14,7 +14,7 @@ from headshotkit.core import hub, runtime
 from headshotkit.core.run import make_folder, sha256_of, write_atomic
 from headshotkit.families import Family, Sampling, load_family, weights_place
 from headshotkit.method_costs import say_drawing
-from headshotkit.photos import png_bytes
+from headshotkit.photos.files import png_bytes
 
 
 def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:

@@ -23,7 +23,7 @@ from headshotkit.core.errors import BadConfig, HeadshotError, RunFolderError
 from headshotkit.core.records import Record
 from headshotkit.core.run import write_atomic
 from headshotkit.faces import recognition
-from headshotkit.photos import Unreadable, find_photos, plain_name, png_bytes, read_photo
+from headshotkit.photos.files import Unreadable, find_photos, plain_name, png_bytes, read_photo
 
 FACE_HEIGHT_IN_CROP = 0.54
 """Where the face's middle lies in the crop, from the top: a little below the middle leaves room for hair."""

@@ -24,7 +24,7 @@ from headshotkit.core import hub, locks, runtime
 from headshotkit.core.records import Dataset, TrainingPhoto, Verdict, kept_photos
 from headshotkit.core.run import Run, write_atomic, write_json
 from headshotkit.families import CHANGES
-from headshotkit.photos import png_bytes, read_photo
+from headshotkit.photos.files import png_bytes, read_photo
 from headshotkit.tokens import check_token
 
 

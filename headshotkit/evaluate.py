@@ -26,7 +26,7 @@ from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
 from headshotkit.ladder import PAIRS
-from headshotkit.photos import png_bytes
+from headshotkit.photos.files import png_bytes
 from headshotkit.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.policy import Deadline, OutOfTime
 

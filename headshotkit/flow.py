@@ -10,7 +10,6 @@ from pathlib import Path
 import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
 from headshotkit.checkpoints import newest_step
 from headshotkit.class_images import missing_class_images
-from headshotkit.class_words import propose_class_word
 from headshotkit.config import (
     UNUSED,
     Config,
@@ -31,9 +30,10 @@ from headshotkit.dataset import build_dataset
 from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.families import weights_here
 from headshotkit.gallery import PAGE, build_gallery
-from headshotkit.gate import is_judged, judge_photos
 from headshotkit.ladder import STAGES as PLANNED
 from headshotkit.pacing import MAY_CHANGE
+from headshotkit.photos.check import is_judged, judge_photos
+from headshotkit.photos.class_words import propose_class_word
 from headshotkit.restore import restore_headshots
 
 

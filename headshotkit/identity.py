@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit import assess, obedience
+from headshotkit import obedience
 from headshotkit.config import RenderConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Record, Verdict
 from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition
-from headshotkit.photos import read_photo
+from headshotkit.photos import assess
+from headshotkit.photos.files import read_photo
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from headshotkit.faces import landmarks as pose
 from headshotkit.faces import measures
 from headshotkit.families.expressions import NEUTRAL, SMILING
-from headshotkit.variety import SMILE
+from headshotkit.photos.coverage import SMILE
 
 TURNED_DEG = 7.0
 """Yaw from which a face looks to a side; the same mark as the embedded base's own benchmark has."""

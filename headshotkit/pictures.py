@@ -42,8 +42,8 @@ from headshotkit.families.controls import Controls, Guide, load_controls
 from headshotkit.families.edges import edge_agreement
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
-from headshotkit.metadata import ORIGIN
-from headshotkit.photos import png_bytes, read_photo
+from headshotkit.photos.files import png_bytes, read_photo
+from headshotkit.photos.metadata import ORIGIN
 
 FOLDER = "pictures"
 PERSON = "{person}"

@@ -21,7 +21,7 @@ from headshotkit.core.errors import DamagedRun, NothingToShow
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run, read_json
 from headshotkit.gallery import WORDS
-from headshotkit.variety import quality
+from headshotkit.photos.coverage import quality
 
 GOLDEN = (5**0.5 - 1) / 2
 MARKS = {

@@ -28,7 +28,7 @@ from headshotkit.core.errors import BadWeights, BrokenPackage, CannotRestore, No
 from headshotkit.core.run import Run, sha256_of, write_atomic
 from headshotkit.faces import recognition
 from headshotkit.identity import identity_of, known_faces
-from headshotkit.photos import png_bytes
+from headshotkit.photos.files import png_bytes
 
 PACKAGE = "codeformer"
 PIP = "pip install --no-deps codeformer-pip==0.0.4"

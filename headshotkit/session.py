@@ -24,9 +24,9 @@ from headshotkit.core.records import Headshot, Lora, Names
 from headshotkit.core.run import Stage, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling
 from headshotkit.identity import Judgement, Person, judge_headshot
-from headshotkit.metadata import ORIGIN
 from headshotkit.obedience import asked_of
-from headshotkit.photos import png_bytes
+from headshotkit.photos.files import png_bytes
+from headshotkit.photos.metadata import ORIGIN
 from headshotkit.prompts import Prompt
 from headshotkit.twins import Album
 

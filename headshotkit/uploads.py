@@ -18,8 +18,8 @@ from pathlib import Path, PureWindowsPath
 
 from headshotkit.core.errors import HeadshotError, UploadIncomplete
 from headshotkit.core.run import append_private, discard, make_folder, read_json, sha256_of, write_atomic, write_json
-from headshotkit.decoding import MAX_FILE_BYTES
-from headshotkit.photos import plain_name
+from headshotkit.photos.decoding import MAX_FILE_BYTES
+from headshotkit.photos.files import plain_name
 
 UPLOADS = "uploads"
 RECORD = ".chosen.json"

@@ -23,7 +23,7 @@ from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
 from headshotkit.core.run import COMMANDS, Run, make_folder
 from headshotkit.gallery import embedded
 from headshotkit.pack import accepted_headshots, nothing_accepted, pack_headshots
-from headshotkit.photos import find_photos
+from headshotkit.photos.files import find_photos
 from headshotkit.uploads import PIECE_BYTES, UPLOADS, Arrival, Inbox, demand_all, keep_files, upload_on_colab
 
 ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
@@ -265,7 +265,7 @@ class _Pages:
 def review_verdicts(run: Run):
     """All photos with frame, verdict and reasons, to filter, to sort and to overrule, a page at a time.
 
-    The button below a photo overrules its verdict: `overrule.overrule_verdict` records it, and later stages notice.
+    The button below a photo overrules its verdict: `override.overrule_verdict` records it, and later stages notice.
 
     Raises:
         StageMissing: the photos have not been judged.
@@ -304,7 +304,7 @@ def _verdict_card(run: Run, name: str, line):
         button.disabled = "face_box_px" not in verdict["measures"]  # there is nothing to crop around
 
     def overrule(_) -> None:
-        from headshotkit.overrule import overrule_verdict
+        from headshotkit.photos.override import overrule_verdict
 
         try:
             overrule_verdict(run, name, not _verdicts(run)[name]["kept"])

@@ -14,7 +14,7 @@ from headshotkit.core.errors import BaseUnavailable, StageMissing
 from headshotkit.core.run import Run
 from headshotkit.dataset import build_dataset
 from headshotkit.faces import recognition
-from headshotkit.gate import judge_photos
+from headshotkit.photos.check import judge_photos
 
 MINI_WORDS = {
     "smiling", "neutral expression", "looking at the camera", "looking left", "looking right",

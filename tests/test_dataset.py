@@ -24,7 +24,7 @@ from headshotkit.crops import face_window
 from headshotkit.dataset import build_dataset
 from headshotkit.faces import recognition
 from headshotkit.families import load_family
-from headshotkit.gate import judge_photos
+from headshotkit.photos.check import judge_photos
 
 
 @pytest.fixture(autouse=True)

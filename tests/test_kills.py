@@ -23,7 +23,7 @@ from headshotkit.captions import edit_caption
 from headshotkit.cli import main
 from headshotkit.core.errors import RunBusy
 from headshotkit.core.run import CHECK_SUM, Run
-from headshotkit.overrule import overrule_verdict
+from headshotkit.photos.override import overrule_verdict
 from headshotkit.pictures import PictureRequest, render_pictures
 from headshotkit.previews import render_previews
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headshotkit.variety import ONE_SIDED
+from headshotkit.photos.coverage import ONE_SIDED
 
 SMILING, NEUTRAL = EXPRESSIONS = ("smiling", "neutral expression")
 

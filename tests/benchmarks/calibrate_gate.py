@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from degradations import STRENGTHS, degrade
 
-from headshotkit import assess
 from headshotkit.config import GateConfig
 from headshotkit.faces import recognition
-from headshotkit.photos import Opened, open_photo
+from headshotkit.photos import assess
+from headshotkit.photos.files import Opened, open_photo
 
 SUFFERS = 0.5
 SAME_AT = {"arcface": GateConfig.min_same_person, "dlib": 0.4}

@@ -34,9 +34,9 @@ from headshotkit.dataset import build_dataset
 from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
-from headshotkit.gate import judge_photos
 from headshotkit.identity import known_faces
-from headshotkit.photos import png_bytes
+from headshotkit.photos.check import judge_photos
+from headshotkit.photos.files import png_bytes
 from headshotkit.render import render_headshots
 from headshotkit.train import train_lora
 

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from damaged import awkward_entries, damage, hostile_files, valid_files
 from PIL import Image
 
-from headshotkit import gate
 from headshotkit.core import runtime
 from headshotkit.core.run import Run
+from headshotkit.photos import check
 
 MAX_FILE_S, MAX_PEAK_GIB, MAX_BATCH_S = 5.0, 2.0, 1800
 NOBODY = 65534
@@ -68,11 +68,11 @@ def judge_batch(batch: Path, as_nobody: bool) -> None:
 
     if as_nobody:  # models and modules are loaded first, for nobody may not be allowed to read them
         warm = Path(tempfile.mkdtemp()) / "run"
-        gate.judge_photos(runtime.sample_person(), Run(warm))
+        check.judge_photos(runtime.sample_person(), Run(warm))
         batch.parent.chmod(0o777)
         os.seteuid(NOBODY)
     runtime.progress, started = timed, time.process_time()
-    verdicts = gate.judge_photos(batch, Run(batch.parent / "run"))
+    verdicts = check.judge_photos(batch, Run(batch.parent / "run"))
     slowest = int(np.argmax(times))
     report = {
         "verdicts": len(verdicts),

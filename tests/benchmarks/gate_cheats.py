@@ -28,7 +28,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from headshotkit.config import RenderConfig
 from headshotkit.faces import copies, recognition
 from headshotkit.identity import Person, calibrate, judge_headshot
-from headshotkit.photos import read_photo
+from headshotkit.photos.files import read_photo
 
 CONFIG = RenderConfig.for_base("mini")
 SIDE_PX = CONFIG.size_px

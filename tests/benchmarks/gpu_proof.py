@@ -460,7 +460,7 @@ def write_dataset(folder: Path, px: int) -> None:
     from headshotkit.core import runtime
     from headshotkit.core.records import Dataset, TrainingPhoto
     from headshotkit.core.run import write_atomic
-    from headshotkit.photos import png_bytes
+    from headshotkit.photos.files import png_bytes
 
     config = DatasetConfig.for_base("sdxl", class_word="man", size_px=px)
     stage = Run(folder).begin("dataset", config, {})

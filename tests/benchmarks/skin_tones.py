@@ -52,11 +52,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess
-from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
 from headshotkit.faces import measures, recognition
-from headshotkit.photos import Opened, open_photo
+from headshotkit.photos import assess
+from headshotkit.photos.colour import srgb_curve
+from headshotkit.photos.files import Opened, open_photo
 
 KNOWN = 0.9
 THIRDS = ("lightest", "middle", "darkest")

@@ -67,7 +67,7 @@ def first_of(folder: Path, count: int, links: Path) -> Path:
 
 def judge(folder: Path) -> None:
     """Judges one folder and prints seconds, process seconds, peak GiB and what was kept. In a process of its own."""
-    from headshotkit.gate import judge_photos
+    from headshotkit.photos.check import judge_photos
 
     with tempfile.TemporaryDirectory() as run:
         started, worked = time.monotonic(), time.process_time()

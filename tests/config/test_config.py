@@ -13,7 +13,7 @@ from headshotkit.config.pick import scales_of
 from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run
 from headshotkit.crops import CropConfig
-from headshotkit.photos import find_photos
+from headshotkit.photos.files import find_photos
 from headshotkit.pictures import PictureRequest
 from headshotkit.prompts import load_prompts
 

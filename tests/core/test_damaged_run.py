@@ -22,8 +22,8 @@ from headshotkit.cli import main
 from headshotkit.core.errors import BadCaption, DamagedRun, HeadshotError
 from headshotkit.core.records import Dataset
 from headshotkit.core.run import CHECK_SUM, COMMANDS, MAX_DEPTH, MAX_JSON_BYTES, Run, read_json, write_json
-from headshotkit.gate import OVERRULED, read_overruled
-from headshotkit.overrule import overrule_verdict
+from headshotkit.photos.check import OVERRULED, read_overruled
+from headshotkit.photos.override import overrule_verdict
 
 STATE = ("photos/manifest.json", "dataset/manifest.json", "lora/manifest.json", "headshots/manifest.json", OVERRULED)
 JUNK = (None, True, -1, 1e308, "", "../../etc/passwd", "\ud800", [], [[]], {}, {"a": {"b": []}}, 10**30)

@@ -18,7 +18,7 @@ from headshotkit.cli import main
 from headshotkit.core import locks
 from headshotkit.core.errors import RunBusy, RunFolderError
 from headshotkit.core.run import COMMANDS, Run, write_atomic
-from headshotkit.overrule import overrule_verdict
+from headshotkit.photos.override import overrule_verdict
 from headshotkit.pictures import PictureRequest, render_pictures
 from headshotkit.previews import render_previews
 

@@ -10,7 +10,7 @@ from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core.errors import DamagedRun
 from headshotkit.dataset import build_dataset
 from headshotkit.export import export_lora
-from headshotkit.gate import judge_photos
+from headshotkit.photos.check import judge_photos
 from headshotkit.render import render_headshots
 from headshotkit.restore import restore_headshots
 from headshotkit.train import train_lora

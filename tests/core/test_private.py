@@ -13,8 +13,8 @@ from headshotkit import gallery
 from headshotkit.cli import main
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.flow import Options, do_stage
-from headshotkit.gate import judge_photos
-from headshotkit.overrule import overrule_verdict
+from headshotkit.photos.check import judge_photos
+from headshotkit.photos.override import overrule_verdict
 from headshotkit.widgets import photo_folder
 
 

@@ -7,14 +7,14 @@ import pytest
 from conftest import P1
 from onnx import TensorProto, helper
 
-from headshotkit.class_words import propose_class_word
 from headshotkit.cli import main
 from headshotkit.config import CLASS_WORDS, DatasetConfig, GateConfig
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.run import Run, sha256_of
 from headshotkit.faces import recognition
 from headshotkit.flow import Options, do_missing, do_stage
-from headshotkit.gate import judge_photos
+from headshotkit.photos.check import judge_photos
+from headshotkit.photos.class_words import propose_class_word
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from conftest import P1, open_picture
 from damaged import encoded, valid_files
 from PIL import Image, PngImagePlugin
 
-from headshotkit import stripping
 from headshotkit.core.run import Run
-from headshotkit.gate import judge_photos
-from headshotkit.photos import open_photo, read_photo
+from headshotkit.photos import stripping
+from headshotkit.photos.check import judge_photos
+from headshotkit.photos.files import open_photo, read_photo
 
 SECRETS = (b"ANNA-CAMERA", b"52.5200N", b"A private comment")
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><who>52.5200N</who></x:xmpmeta>'

@@ -12,7 +12,7 @@ import numpy as np
 from headshotkit.config import GateConfig
 from headshotkit.core.records import Reason
 from headshotkit.faces import copies, landmarks, measures, recognition
-from headshotkit.photos import Opened
+from headshotkit.photos.files import Opened
 
 LEAST_PX = 1600
 """Photos are measured at this length of their longer side or up to twice it, however large the file is."""

@@ -18,7 +18,7 @@ from PIL import Image
 
 from headshotkit.core.errors import HeadshotError
 from headshotkit.core.run import write_atomic
-from headshotkit.photos import kind_of, open_photo, png_bytes, read_photo
+from headshotkit.photos.files import kind_of, open_photo, png_bytes, read_photo
 
 NO_EXIF = bytes(4) + b"II*\0" + struct.pack("<IHI", 8, 0, 0)
 """A HEIF's EXIF item without a tag: where its TIFF begins, and that."""

@@ -10,8 +10,8 @@ from headshotkit.config import GateConfig
 from headshotkit.core.records import MOST_REFUSALS, Verdict, refusals
 from headshotkit.core.run import Run, write_json
 from headshotkit.gallery import PAGE, POLICY
-from headshotkit.gate import judge_photos
-from headshotkit.overrule import overrule_verdict
+from headshotkit.photos.check import judge_photos
+from headshotkit.photos.override import overrule_verdict
 
 ODD = 'a"><script>.jpg'
 
@@ -52,7 +52,7 @@ def test_an_overruled_photo_moves_on_the_page_and_nothing_is_judged_anew(checked
     page = run.path("photos") / PAGE
     overrule_verdict(run, "p1_02.jpg", False)
     assert page.read_text().count('class="near"') == 3 and "left out by you" in page.read_text()
-    monkeypatch.setattr("headshotkit.gate.open_photo", lambda *_: pytest.fail("judged anew"))
+    monkeypatch.setattr("headshotkit.photos.check.open_photo", lambda *_: pytest.fail("judged anew"))
     assert sum(v.kept for v in judge_photos(photos, run, GateConfig(min_photos=1))) == 1
     assert PAGE in run.manifest("photos")["files"] and run.files("photos", [PAGE], thorough=True)
 

@@ -9,8 +9,8 @@ from conftest import P1, open_picture
 from damaged import encoded, png_chunk
 from PIL import Image, ImageCms
 
-from headshotkit import colour
-from headshotkit.photos import open_photo
+from headshotkit.photos import colour
+from headshotkit.photos.files import open_photo
 
 P3, BT709 = colour.PRIMARIES[12], colour.BT709
 

@@ -12,9 +12,9 @@ from headshotkit.core import locks
 from headshotkit.core.errors import CannotKeep, NoPhotos, StageMissing
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run, discard, facts_of, fingerprint, write_json
-from headshotkit.gate import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled, write_kept
-from headshotkit.photo_page import write_photo_page
-from headshotkit.photos import digest_of, find_photos, plain_name
+from headshotkit.photos.check import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled, write_kept
+from headshotkit.photos.files import digest_of, find_photos, plain_name
+from headshotkit.photos.page import write_photo_page
 
 
 @locks.writes("overrule_verdict")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headshotkit.core.records import Record, Verdict
-from headshotkit.variety import AXES, by_moment, quality, traits
+from headshotkit.photos.coverage import AXES, by_moment, quality, traits
 
 WEIGHTS = {
     "photo": 1.0,

@@ -12,17 +12,17 @@ import pytest
 from conftest import P1, P2, SHARED, open_picture
 from PIL import Image, ImageFilter, ImageOps
 
-from headshotkit import assess
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.core.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing, TooFewPhotos
 from headshotkit.core.records import REASON_CODES
 from headshotkit.core.run import Run
 from headshotkit.dataset import build_dataset
 from headshotkit.flow import Options, do_stage
-from headshotkit.gate import judge_photos, main_person, people, write_kept
-from headshotkit.metadata import ORIGIN
-from headshotkit.overrule import overrule_verdict
-from headshotkit.photos import Opened, digest_of, left_out, open_photo, png_bytes
+from headshotkit.photos import assess
+from headshotkit.photos.check import judge_photos, main_person, people, write_kept
+from headshotkit.photos.files import Opened, digest_of, left_out, open_photo, png_bytes
+from headshotkit.photos.metadata import ORIGIN
+from headshotkit.photos.override import overrule_verdict
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The gate: judges each photo, then the set, and returns a verdict with reasons.
 
 A photo is refused with the number that was measured and the limit it broke. The person is who most photos show. What
-a person overruled (overrule.py) stands.
+a person overruled (photos/override.py) stands.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import assess, coach
-from headshotkit.choice import choose_photos
-from headshotkit.colour import srgb_curve
 from headshotkit.config import GateConfig
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import RunFolderError
 from headshotkit.core.records import Photo, Reason, Record, Verdict
 from headshotkit.core.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
-from headshotkit.decoding import Refused, Source
 from headshotkit.faces import copies, recognition
 from headshotkit.gallery import PAGE
-from headshotkit.photo_page import THUMBS, write_photo_page
-from headshotkit.photos import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
-from headshotkit.stripping import write_stripped
-from headshotkit.variety import coverage, moments
+from headshotkit.photos import assess, coach
+from headshotkit.photos.colour import srgb_curve
+from headshotkit.photos.coverage import coverage, moments
+from headshotkit.photos.decoding import Refused, Source
+from headshotkit.photos.files import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
+from headshotkit.photos.page import THUMBS, write_photo_page
+from headshotkit.photos.selection import choose_photos
+from headshotkit.photos.stripping import write_stripped
 
 THUMB_PX = 240
 OVERRULED = "overruled.json"
@@ -352,7 +352,7 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
         look.refuse("duplicate", max(shared), limit, text)
 
 
-# --- overruled verdicts: overrule.py writes them ------------------------------------------------------------------
+# --- overruled verdicts: photos/override.py writes them ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

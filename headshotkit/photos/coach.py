@@ -9,10 +9,10 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from headshotkit.choice import Choice, Chosen, choose_photos
 from headshotkit.config import GateConfig
 from headshotkit.core.records import Record, Verdict
-from headshotkit.variety import ONE_SIDED, Axis, Coverage, coverage, moments
+from headshotkit.photos.coverage import ONE_SIDED, Axis, Coverage, coverage, moments
+from headshotkit.photos.selection import Choice, Chosen, choose_photos
 
 __all__ = ["Choice", "Chosen", "Coverage", "Request", "choose_photos", "coverage", "moments", "requests", "summary"]
 

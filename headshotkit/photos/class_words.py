@@ -11,7 +11,7 @@ from headshotkit.core import runtime
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run
 from headshotkit.faces import recognition
-from headshotkit.photos import read_photo
+from headshotkit.photos.files import read_photo
 
 SAMPLE_CLASS = "man"
 LEAST_PHOTOS, LEAST_SHARE = 3, 0.8

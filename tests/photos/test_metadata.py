@@ -10,8 +10,8 @@ from damaged import encoded, png_chunk
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from headshotkit import metadata
-from headshotkit.photos import open_photo, png_bytes
+from headshotkit.photos import metadata
+from headshotkit.photos.files import open_photo, png_bytes
 
 PICTURE = Image.new("RGB", (16, 16), "teal")
 

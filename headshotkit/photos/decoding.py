@@ -1,6 +1,6 @@
 """From a picture file that Pillow has opened to upright pixels in sRGB, without taking more than a photo should.
 
-Each function takes a Pillow image of any mode; `photos.open_photo` calls them one after the other.
+Each function takes a Pillow image of any mode; `files.open_photo` calls them one after the other.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from headshotkit.colour import SRGB
-from headshotkit.metadata import ORIENTATION, TAKEN, TAKEN_PART, Tags
+from headshotkit.photos.colour import SRGB
+from headshotkit.photos.metadata import ORIENTATION, TAKEN, TAKEN_PART, Tags
 
 MAX_PIXELS = 64_000_000
 """Most pixels that are decoded. The hungriest decoders, WebP's and HEIC's, take about 20 bytes for each."""

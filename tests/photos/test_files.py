@@ -11,9 +11,9 @@ from conftest import P1
 from damaged import awkward_entries, damage, encoded, hostile_files, jpeg_of_many_scans, png_of, tiff_of, valid_files
 from PIL import Image, ImageCms
 
-from headshotkit import decoding, photos
 from headshotkit.core.errors import NoPhotos
-from headshotkit.photos import Unreadable, digest_of, find_photos, kind_of, open_photo, plain_name, read_photo
+from headshotkit.photos import decoding, files
+from headshotkit.photos.files import Unreadable, digest_of, find_photos, kind_of, open_photo, plain_name, read_photo
 
 BACK = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 """Pillow's transposition that takes an upright picture to how a camera held like this stores it."""
@@ -32,7 +32,7 @@ def picture() -> Image.Image:
 def opened(tmp_path):
     """Writes bytes to a file and opens it as a photo."""
 
-    def write_and_open(data: bytes, least_px: int | None = None, name: str = "photo") -> photos.Opened:
+    def write_and_open(data: bytes, least_px: int | None = None, name: str = "photo") -> files.Opened:
         (tmp_path / name).write_bytes(data)
         return open_photo(tmp_path / name, least_px)
 
@@ -474,7 +474,7 @@ def test_a_file_too_large_is_not_read(tmp_path):
 
 
 def test_heic_without_its_package_says_what_to_install(opened, picture, monkeypatch):
-    photos._learn_heif.cache_clear()
+    files._learn_heif.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     with pytest.raises(Unreadable, match="needs the package pillow-heif") as error:
         opened(encoded(picture, "HEIF"))
@@ -558,7 +558,7 @@ def test_every_entry_named_like_a_photo_is_found_and_its_name_is_safe(tmp_path):
     plain = [plain_name(f) for f in found]
     assert len(set(plain)) == len(plain)
     for path, name in zip(found, plain, strict=True):
-        assert name.isprintable() and len(name.encode()) <= photos.MAX_NAME_BYTES and "/" not in name
+        assert name.isprintable() and len(name.encode()) <= files.MAX_NAME_BYTES and "/" not in name
         (tmp_path / name).write_text("a file can be called so")
         if expected[path.name]:
             assert open_photo(path).width_px == 32 and len(digest_of(path)) == 64
@@ -613,5 +613,5 @@ def test_a_device_is_told_by_its_kind():
 
 def test_png_bytes_keeps_texts_and_nothing_else(picture):
     picture.info["exif"] = b"secret"
-    with Image.open(io.BytesIO(photos.png_bytes(picture, prompt="x"))) as image:
+    with Image.open(io.BytesIO(files.png_bytes(picture, prompt="x"))) as image:
         assert image.info == {"prompt": "x"}

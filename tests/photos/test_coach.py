@@ -10,11 +10,11 @@ import pytest
 from conftest import P1, P2
 from PIL import Image
 
-from headshotkit import choice, coach, variety
 from headshotkit.config import GateConfig
 from headshotkit.core.records import REASON_CODES, Reason, Verdict
 from headshotkit.core.run import Run
-from headshotkit.gate import judge_photos
+from headshotkit.photos import coach, coverage, selection
+from headshotkit.photos.check import judge_photos
 
 CONFIG = GateConfig()
 BLUE, RED, WHITE, GREY = [40, 5, -35], [45, 55, 35], [95, 0, 0], [60, 0, 0]
@@ -127,7 +127,7 @@ def test_shades_of_a_colour_are_one_and_colours_are_not():
     ],
 )  # fmt: skip
 def test_colour_names(lab, name):
-    assert variety.colour_name(lab) == name
+    assert coverage.colour_name(lab) == name
 
 
 # --- moments ------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_a_slow_turn_of_the_head_is_not_one_moment():
 
 def value_of(verdicts, places):
     """The value of a choice by its definition, without the greedy code's running sums."""
-    weights, cells, worth = choice._choice_arrays(verdicts)
+    weights, cells, worth = selection._choice_arrays(verdicts)
     total = 0.0
     for column, weight in enumerate(weights):
         for cell in set(cells[list(places), column]) - {-1}:
@@ -218,8 +218,8 @@ def test_quality_decides_where_nothing_else_differs():
 
 def test_quality_comes_from_sharpness_and_size_where_the_gate_has_none():
     small, large = {"sharpness": 9.0, "face_px": 120}, {"sharpness": 9.0, "face_px": 300}
-    assert variety.quality({}) == 0.05 < variety.quality(small) < variety.quality(large) < 1
-    assert variety.quality({"quality": 3.0}) == 1.0
+    assert coverage.quality({}) == 0.05 < coverage.quality(small) < coverage.quality(large) < 1
+    assert coverage.quality({"quality": 3.0}) == 1.0
 
 
 def test_a_burst_is_chosen_from_once():

@@ -22,10 +22,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from headshotkit import colour, decoding, metadata
 from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError, NoPhotos
-from headshotkit.decoding import MAX_JPEG_CLAIM, MAX_PIXELS, SMALLER, TURNS, Refused, Source
+from headshotkit.photos import colour, decoding, metadata
+from headshotkit.photos.decoding import MAX_JPEG_CLAIM, MAX_PIXELS, SMALLER, TURNS, Refused, Source
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
             ".heic", ".heif", ".avif"}  # fmt: skip

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from conftest import P1, P2
 
-from headshotkit import assess
 from headshotkit.config import GateConfig
 from headshotkit.core.records import REASON_CODES
 from headshotkit.faces import recognition
-from headshotkit.photos import Opened, open_photo
+from headshotkit.photos import assess
+from headshotkit.photos.files import Opened, open_photo
 
 
 @pytest.fixture(scope="module")

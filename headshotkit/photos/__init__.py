@@ -1,0 +1,1 @@
+"""Judge a folder of photos and keep the best."""
