@@ -316,7 +316,7 @@ def _do(arguments: argparse.Namespace) -> None:
 
 def _crop(arguments: argparse.Namespace) -> None:
     """Crops a folder: a line a photo, and at the end how many."""
-    from headshotkit import crops
+    from headshotkit.dataset import crops
 
     names = ("size_px", "aspect", "what", "format", "quality", "enlarge")
     chosen = {name: getattr(arguments, name) for name in names} | crops.size_options(arguments.size_px)
@@ -352,7 +352,7 @@ def _prompts(arguments: argparse.Namespace) -> None:
 
 def _token(arguments: argparse.Namespace) -> None:
     """Tries the rarest tokens on a base: a table with the default beside them, and why the first is the best."""
-    from headshotkit import tokens
+    from headshotkit.dataset import tokens
 
     base, why = choose_base(arguments.base)
     scores = tokens.find_token(base, arguments.candidates, arguments.seed, also=(DatasetConfig.token,))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
 from headshotkit.checkpoints import newest_step
-from headshotkit.class_images import missing_class_images
 from headshotkit.config import (
     UNUSED,
     Config,
@@ -26,7 +25,8 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.core.records import Verdict, kept_photos, refusals, typed
 from headshotkit.core.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
-from headshotkit.dataset import build_dataset
+from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.class_images import missing_class_images
 from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.families import weights_here
 from headshotkit.gallery import PAGE, build_gallery

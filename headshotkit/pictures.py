@@ -16,7 +16,6 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from headshotkit import crops
 from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
 from headshotkit.config.base import (
     Batch,
@@ -36,6 +35,7 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora, Record
 from headshotkit.core.run import Run, write_atomic
+from headshotkit.dataset import crops
 from headshotkit.faces import recognition
 from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.controls import Controls, Guide, load_controls

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit.captions import with_edits
 from headshotkit.checkpoints import (
     Checkpoints,
     Interruption,
@@ -30,6 +29,7 @@ from headshotkit.core.errors import DiskFull, NotFinite, OutOfMemory, RunFolderE
 from headshotkit.core.finite import all_finite
 from headshotkit.core.records import Dataset, Lora
 from headshotkit.core.run import Run, Stage, discard, write_json
+from headshotkit.dataset.captions import with_edits
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
 from headshotkit.families import CHANGES, Condition, load_family, weighing
 from headshotkit.families.methods import Method, load_method

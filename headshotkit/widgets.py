@@ -389,7 +389,7 @@ def edit_captions(run: Run):
     """
     import ipywidgets
 
-    from headshotkit.captions import note_edits
+    from headshotkit.dataset.captions import note_edits
 
     captions = {photo.file: photo.caption for photo in note_edits(run).photos}
     line = ipywidgets.HTML(f"{len(captions)} captions.")
@@ -406,7 +406,7 @@ def _caption_card(run: Run, file: str, caption: str, line):
     field = ipywidgets.Textarea(value=caption, continuous_update=False, layout=size)
 
     def write(change) -> None:
-        from headshotkit.captions import edit_caption
+        from headshotkit.dataset.captions import edit_caption
 
         try:
             edit_caption(run, file, change["new"])

@@ -18,7 +18,7 @@ from PIL import Image
 from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.run import Run, facts_of, write_json
-from headshotkit.dataset import build_dataset
+from headshotkit.dataset.build import build_dataset
 from headshotkit.photos.check import judge_photos
 from headshotkit.render import render_headshots
 from headshotkit.train import train_lora

@@ -19,10 +19,10 @@ import pytest
 from conftest import P1, open_picture
 from safetensors import safe_open
 
-from headshotkit.captions import edit_caption
 from headshotkit.cli import main
 from headshotkit.core.errors import RunBusy
 from headshotkit.core.run import CHECK_SUM, Run
+from headshotkit.dataset.captions import edit_caption
 from headshotkit.photos.override import overrule_verdict
 from headshotkit.pictures import PictureRequest, render_pictures
 from headshotkit.previews import render_previews

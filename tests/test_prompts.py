@@ -14,7 +14,7 @@ from headshotkit.config import RenderConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Lora
-from headshotkit.crops import BUCKETS
+from headshotkit.dataset.crops import BUCKETS
 from headshotkit.flow import Options, config_for
 from headshotkit.prompts import OPENING, PACKS, SIZES_PX, Prompt, choose_prompts, in_packs, load_prompts
 from headshotkit.render import _tasks

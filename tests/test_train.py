@@ -22,7 +22,7 @@ from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.core.errors import BadConfig, DiskFull, RunFolderError, StageMissing
 from headshotkit.core.run import Run
-from headshotkit.dataset import build_dataset
+from headshotkit.dataset.build import build_dataset
 from headshotkit.families import load_family
 from headshotkit.families.sdxl import SdxlFamily
 from headshotkit.train import train_lora

@@ -30,7 +30,7 @@ from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Names
 from headshotkit.core.run import Run, write_atomic, write_json
-from headshotkit.dataset import build_dataset
+from headshotkit.dataset.build import build_dataset
 from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family

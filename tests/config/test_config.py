@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from headshotkit import evaluate, flow, planner, tokens
+from headshotkit import evaluate, flow, planner
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
@@ -12,7 +12,8 @@ from headshotkit.config.bases import BASES, find_base
 from headshotkit.config.pick import scales_of
 from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run
-from headshotkit.crops import CropConfig
+from headshotkit.dataset import tokens
+from headshotkit.dataset.crops import CropConfig
 from headshotkit.photos.files import find_photos
 from headshotkit.pictures import PictureRequest
 from headshotkit.prompts import load_prompts

@@ -15,10 +15,10 @@ import torch
 from diffusers import AutoencoderKL
 from hub_server import Fault, Hub, serve
 
-from headshotkit import captioners
 from headshotkit.config import bases, few_steps
 from headshotkit.core import downloads, hub, runtime
 from headshotkit.core.errors import BaseUnavailable, DownloadFailed
+from headshotkit.dataset import captioners
 from headshotkit.families import load_tokenizers
 from headshotkit.families.sdxl import SdxlFamily
 

@@ -13,11 +13,11 @@ import time
 import pytest
 from conftest import P1, P2
 
-from headshotkit.captions import edit_caption
 from headshotkit.cli import main
 from headshotkit.core import locks
 from headshotkit.core.errors import RunBusy, RunFolderError
 from headshotkit.core.run import COMMANDS, Run, write_atomic
+from headshotkit.dataset.captions import edit_caption
 from headshotkit.photos.override import overrule_verdict
 from headshotkit.pictures import PictureRequest, render_pictures
 from headshotkit.previews import render_previews

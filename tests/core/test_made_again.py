@@ -8,7 +8,7 @@ from headshotkit.checkpoints import to_bytes
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core.errors import DamagedRun
-from headshotkit.dataset import build_dataset
+from headshotkit.dataset.build import build_dataset
 from headshotkit.export import export_lora
 from headshotkit.photos.check import judge_photos
 from headshotkit.render import render_headshots

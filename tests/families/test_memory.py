@@ -16,13 +16,14 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from headshotkit import class_images, previews, render, restore, train
+from headshotkit import previews, render, restore, train
 from headshotkit.checkpoints import Checkpoints, read_checked
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora, DiskFull, NotFinite, OutOfMemory
 from headshotkit.core.records import Dataset, Lora, Names
 from headshotkit.core.run import Run
+from headshotkit.dataset import class_images
 from headshotkit.examples import cached_examples
 from headshotkit.export import export_lora
 from headshotkit.families import CHANGES, Sampling, drawing, frugal, load_family

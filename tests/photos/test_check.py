@@ -16,7 +16,7 @@ from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.core.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing, TooFewPhotos
 from headshotkit.core.records import REASON_CODES
 from headshotkit.core.run import Run
-from headshotkit.dataset import build_dataset
+from headshotkit.dataset.build import build_dataset
 from headshotkit.flow import Options, do_stage
 from headshotkit.photos import assess
 from headshotkit.photos.check import judge_photos, main_person, people, write_kept

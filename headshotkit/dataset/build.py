@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import augment, captions, crops
-from headshotkit.captioners import Captioner, source_of
-from headshotkit.class_images import build_class_images
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.config.bases import BASES, find_base
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.records import Dataset, TrainingPhoto, Verdict, kept_photos
 from headshotkit.core.run import Run, write_atomic, write_json
+from headshotkit.dataset import augment, captions, crops
+from headshotkit.dataset.captioners import Captioner, source_of
+from headshotkit.dataset.class_images import build_class_images
+from headshotkit.dataset.tokens import check_token
 from headshotkit.families import CHANGES
 from headshotkit.photos.files import png_bytes, read_photo
-from headshotkit.tokens import check_token
 
 
 @locks.writes("prepare")

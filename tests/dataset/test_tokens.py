@@ -7,8 +7,16 @@ import pytest
 from headshotkit import cli
 from headshotkit.config import DatasetConfig
 from headshotkit.core.errors import BadConfig, BaseUnavailable
+from headshotkit.dataset.tokens import (
+    KNOWN,
+    check_token,
+    find_token,
+    known_tokens,
+    measure_tokens,
+    rank_tokens,
+    token_table,
+)
 from headshotkit.families import load_family, load_tokenizers
-from headshotkit.tokens import KNOWN, check_token, find_token, known_tokens, measure_tokens, rank_tokens, token_table
 
 WORDS = ("man", "smiling")
 
@@ -150,7 +158,7 @@ def test_impossible_requests_are_refused():  # offline, transformers gives an em
 
 
 def test_the_check_loads_no_model():
-    code = "import sys; from headshotkit.tokens import check_token; check_token('ohwx'); print('torch' in sys.modules)"
+    code = "import sys; from headshotkit.dataset.tokens import check_token; check_token('ohwx'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -8,20 +8,21 @@ import pytest
 from conftest import P1, SHARED, open_picture
 from PIL import Image
 
-from headshotkit import augment, captions, train
-from headshotkit.class_images import (
+from headshotkit import train
+from headshotkit.config import DatasetConfig, GateConfig, TrainConfig
+from headshotkit.core.errors import BadConfig, StageMissing, TooFewPhotos
+from headshotkit.core.records import Dataset, TrainingPhoto
+from headshotkit.core.run import Run, write_json
+from headshotkit.dataset import augment, captions
+from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.class_images import (
     build_class_images,
     class_recipe,
     class_shelf,
     missing_class_images,
     weights_version,
 )
-from headshotkit.config import DatasetConfig, GateConfig, TrainConfig
-from headshotkit.core.errors import BadConfig, StageMissing, TooFewPhotos
-from headshotkit.core.records import Dataset, TrainingPhoto
-from headshotkit.core.run import Run, write_json
-from headshotkit.crops import face_window
-from headshotkit.dataset import build_dataset
+from headshotkit.dataset.crops import face_window
 from headshotkit.faces import recognition
 from headshotkit.families import load_family
 from headshotkit.photos.check import judge_photos
@@ -335,7 +336,7 @@ def test_training_reads_the_edited_text(small_run, monkeypatch):
 COMMAND = """
 import sys
 from pathlib import Path
-from headshotkit.class_images import build_class_images
+from headshotkit.dataset.class_images import build_class_images
 from headshotkit.config import DatasetConfig
 build_class_images(DatasetConfig.for_base("mini", class_word="man", class_images=2), Path(sys.argv[1]))
 """
@@ -383,7 +384,7 @@ def test_class_images_are_guided_in_a_share_of_the_steps_and_announced(small_run
     """20 sampler steps with guidance in four of them: 24 passes of the denoiser, not 40."""
     config = DatasetConfig.for_base("mini", class_word="man", class_images=1)
     family = load_family("mini")
-    monkeypatch.setattr("headshotkit.class_images.load_family", lambda base: family)
+    monkeypatch.setattr("headshotkit.dataset.class_images.load_family", lambda base: family)
     assert missing_class_images(config) == 1
     build_class_images(config, small_run.path("dataset"))
     assert family.forwards == 24 and class_recipe(DatasetConfig(class_images=1))["guidance_share"] == "0.6"

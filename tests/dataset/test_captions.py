@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from conftest import P1, SHARED, open_picture
 
-from headshotkit import captions
-from headshotkit.captioners import FACE_WORDS, RECIPES, Captioner, without_the_face
-from headshotkit.captions import NoSuchCaption, View, caption_of, edit_caption
 from headshotkit.config import DatasetConfig, GateConfig
 from headshotkit.core.errors import BaseUnavailable, StageMissing
 from headshotkit.core.run import Run
-from headshotkit.dataset import build_dataset
+from headshotkit.dataset import captions
+from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.captioners import FACE_WORDS, RECIPES, Captioner, without_the_face
+from headshotkit.dataset.captions import NoSuchCaption, View, caption_of, edit_caption
 from headshotkit.faces import recognition
 from headshotkit.photos.check import judge_photos
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from headshotkit.core import runtime
-from headshotkit.crops import Window
+from headshotkit.dataset.crops import Window
 
 MAX_ANGLE = 4.0
 """Most that a picture is turned, degrees to either side."""

@@ -26,7 +26,7 @@ from headshotkit.core.errors import BadConfig
 from headshotkit.core.records import Record
 from headshotkit.families import TOKENIZERS, Family, Sampling, load_family, load_tokenizers
 
-KNOWN = runtime.PACKAGE / "tokens.txt"
+KNOWN = runtime.PACKAGE / "dataset" / "tokens.txt"
 SHAPE = re.compile("[a-z]{3,6}")
 BARE, NAMED = "photo of a person", "photo of a {} person"
 SEEDS, STEPS, MOST_PX, SEEN_PX = 4, 4, 512, 32

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from headshotkit.cli import main
 from headshotkit.config import ASPECTS
 from headshotkit.core.errors import BadConfig, NoPhotos, RunFolderError
-from headshotkit.crops import BUCKETS, CropConfig, bucket_size, crop_folder, face_window, holds, kept_share
+from headshotkit.dataset.crops import BUCKETS, CropConfig, bucket_size, crop_folder, face_window, holds, kept_share
 from headshotkit.faces import recognition
 
 SECRET = b"Secret"

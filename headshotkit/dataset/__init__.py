@@ -1,0 +1,1 @@
+"""Make training pictures and their captions from kept photos."""
