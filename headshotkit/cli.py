@@ -364,7 +364,7 @@ def _token(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     """Plans a run: a table, then the choices and why; loads neither torch nor weights."""
-    from headshotkit import planner
+    from headshotkit.planning import plan as planner
 
     known = {"method": arguments.method, "prior": arguments.class_images > 0}
     known |= {"class_images": arguments.class_images, "pick": arguments.pick}

@@ -25,8 +25,8 @@ from headshotkit.faces import measures, recognition
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.intervals import rise_of
-from headshotkit.ladder import PAIRS
 from headshotkit.photos.files import png_bytes
+from headshotkit.planning.ladder import PAIRS
 from headshotkit.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.policy import Deadline, OutOfTime
 

@@ -27,13 +27,13 @@ from headshotkit.core.records import Verdict, kept_photos, refusals, typed
 from headshotkit.core.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
 from headshotkit.dataset.build import build_dataset
 from headshotkit.dataset.class_images import missing_class_images
-from headshotkit.deadline import DeadlineController, plan_here
 from headshotkit.families import weights_here
 from headshotkit.gallery import PAGE, build_gallery
-from headshotkit.ladder import STAGES as PLANNED
-from headshotkit.pacing import MAY_CHANGE
 from headshotkit.photos.check import is_judged, judge_photos
 from headshotkit.photos.class_words import propose_class_word
+from headshotkit.planning.deadline import DeadlineController, plan_here
+from headshotkit.planning.ladder import STAGES as PLANNED
+from headshotkit.planning.schedule import MAY_CHANGE
 from headshotkit.restore import restore_headshots
 
 

@@ -9,7 +9,7 @@ import torch
 from headshotkit.config import TrainConfig
 from headshotkit.core import runtime
 from headshotkit.families.costs import GIB
-from headshotkit.method_costs import ADAM_BYTES, expect_peak_gib
+from headshotkit.planning.forecast import ADAM_BYTES, expect_peak_gib
 
 WEIGHT_DECAY = 1e-2
 FUSED = ("cuda", "cpu")

@@ -23,8 +23,8 @@ from headshotkit.core.run import Run, Stage, settings_of, sha256_of, write_atomi
 from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.identity import Person, judge_headshot, known_person
-from headshotkit.method_costs import say_drawing
 from headshotkit.obedience import asked_of
+from headshotkit.planning.forecast import say_drawing
 from headshotkit.prompts import BANK, Prompt, load_prompts
 from headshotkit.session import Task, png_with_origin
 from headshotkit.snapshots import snapshot_file, snapshots_in

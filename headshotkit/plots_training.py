@@ -9,7 +9,7 @@ from PIL import Image
 
 from headshotkit.core.run import Run
 from headshotkit.lora_layers import LoraLayer, LoraLayers
-from headshotkit.planner import Plan
+from headshotkit.planning.plan import Plan
 from headshotkit.plots import Plot, Table, drawable, legend_below, read_losses
 from headshotkit.previews import read_previews
 from headshotkit.snapshots import PREVIEWS

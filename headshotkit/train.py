@@ -33,9 +33,9 @@ from headshotkit.dataset.captions import with_edits
 from headshotkit.examples import CACHE_FILE, Examples, cached_examples
 from headshotkit.families import CHANGES, Condition, load_family, weighing
 from headshotkit.families.methods import Method, load_method
-from headshotkit.method_costs import expect_cost
 from headshotkit.optimizers import learning_rate_at, make_optimizer
-from headshotkit.pacing import MAY_CHANGE, Controller, Pacing, changing
+from headshotkit.planning.forecast import expect_cost
+from headshotkit.planning.schedule import MAY_CHANGE, Controller, Pacing, changing
 from headshotkit.snapshots import Snapshots, snapshot_steps
 from headshotkit.trained import write_trained
 

@@ -10,17 +10,18 @@ from conftest import P1, P2
 from safetensors.torch import load_file
 from test_deadline import clock  # noqa: F401
 
-from headshotkit import deadline, flow, train
+from headshotkit import flow, train
 from headshotkit.checkpoints import Checkpoints
 from headshotkit.cli import main
 from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.core.errors import OutOfMemory
 from headshotkit.core.run import COMMANDS, STAGES, Run, write_json
-from headshotkit.deadline import DeadlineController
 from headshotkit.families import load_family
 from headshotkit.flow import Options, begin_deadline, make_headshots, planned_settings, progress_of
-from headshotkit.ladder import STAGES as STEPS
-from headshotkit.planner import NotEnoughMemory, TooFewMinutes, plan_run
+from headshotkit.planning import deadline
+from headshotkit.planning.deadline import DeadlineController
+from headshotkit.planning.ladder import STAGES as STEPS
+from headshotkit.planning.plan import NotEnoughMemory, TooFewMinutes, plan_run
 from headshotkit.train import train_lora
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB."

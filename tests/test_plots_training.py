@@ -9,7 +9,7 @@ from PIL import Image
 
 from headshotkit import plots_training
 from headshotkit.lora_layers import LoraLayer
-from headshotkit.planner import plan_run
+from headshotkit.planning.plan import plan_run
 
 
 def texts(axes):

@@ -13,8 +13,8 @@ from headshotkit.config.bases import find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.run import make_folder, sha256_of, write_atomic
 from headshotkit.families import Family, Sampling, load_family, weights_place
-from headshotkit.method_costs import say_drawing
 from headshotkit.photos.files import png_bytes
+from headshotkit.planning.forecast import say_drawing
 
 
 def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:

@@ -491,7 +491,7 @@ def planned(row: Row) -> tuple[float | None, float, float | None]:
     from headshotkit.config.bases import BASES
     from headshotkit.core import runtime
     from headshotkit.families.costs import GPUS, cost, rates_of
-    from headshotkit.ladder import ATTEMPTS, Choice, Task, stages_of, step_seconds
+    from headshotkit.planning.ladder import ATTEMPTS, Choice, Task, stages_of, step_seconds
 
     rates = rates_of(runtime.choose_device()[1]) or GPUS["t4"]
     share = BASES["sdxl"].presets["RenderConfig"]["guidance_share"]

@@ -40,9 +40,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from headshotkit import Run, counting, restore
+from headshotkit import Run, restore
 from headshotkit.config import bases
 from headshotkit.core import runtime
+from headshotkit.planning import counting
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path("/var/tmp/headshotkit-real-size")

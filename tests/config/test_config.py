@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from headshotkit import evaluate, flow, planner
+from headshotkit import evaluate, flow
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
@@ -16,6 +16,7 @@ from headshotkit.dataset import tokens
 from headshotkit.dataset.crops import CropConfig
 from headshotkit.photos.files import find_photos
 from headshotkit.pictures import PictureRequest
+from headshotkit.planning import plan
 from headshotkit.prompts import load_prompts
 
 CONFIGS = (GateConfig, DatasetConfig, TrainConfig, PickConfig, RenderConfig, RestoreConfig, CropConfig, PictureRequest)
@@ -190,8 +191,8 @@ def test_to_clean_a_folder_that_no_disk_can_hold_finds_nothing(capsys):
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda: planner.plan_run(count=10**9), lambda: planner.plan_run(minutes=math.nan),
-     lambda: planner.plan_run(class_images=-1), lambda: planner.plan_run(pick=10**9),
+    [lambda: plan.plan_run(count=10**9), lambda: plan.plan_run(minutes=math.nan),
+     lambda: plan.plan_run(class_images=-1), lambda: plan.plan_run(pick=10**9),
      lambda: tokens.find_token(candidates=0), lambda: tokens.find_token(seed=-1)],
 )  # fmt: skip
 def test_functions_of_their_own_settings_check_them_too(wrong):

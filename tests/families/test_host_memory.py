@@ -15,9 +15,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from headshotkit import counting
 from headshotkit.core import runtime
 from headshotkit.families.on_disk import copies_on_disk
+from headshotkit.planning import counting
 
 NEEDED_DISK, NEEDED_RAM = 6e9, 11e9
 LOADING = """

@@ -31,7 +31,7 @@ from headshotkit.families.controls import Guide, load_controls
 from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, begin_deadline
 from headshotkit.pictures import PictureRequest, fitted_photo
-from headshotkit.planner import plan_run
+from headshotkit.planning.plan import plan_run
 from headshotkit.train import train_lora
 
 SAID = [

@@ -22,7 +22,7 @@ from headshotkit.export import export_lora
 from headshotkit.families import Sampling, load_family, loading, sdxl, sdxl_methods, weights_place
 from headshotkit.families.methods import load_method, names_token, use_trained
 from headshotkit.families.sdxl_methods import ENCODERS, NewTokens
-from headshotkit.method_costs import expect_cost, expect_minutes, rates_of
+from headshotkit.planning.forecast import expect_cost, expect_minutes, rates_of
 from headshotkit.render import render_headshots
 
 NEW = METHODS[1:]

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from headshotkit import counting_flow
 from headshotkit.cli import main
 from headshotkit.core.errors import NotEnoughMemory, TooFewMinutes
 from headshotkit.families.costs import GIB, GPUS, cost
 from headshotkit.families.costs_flow import COUNTED_FLOW, FLOW_KINDS, FLOW_SIZES_PX, PASSES
-from headshotkit.ladder import LADDERS, Task
-from headshotkit.planner import plan_rest, plan_run
+from headshotkit.planning import counting_flow
+from headshotkit.planning.ladder import LADDERS, Task
+from headshotkit.planning.plan import plan_rest, plan_run
 
 PARAMETERS = {"flux": 11_901_408_320, "flux2": 3_875_544_576, "zimage": 6_154_908_736}
 

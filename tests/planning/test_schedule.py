@@ -3,7 +3,7 @@
 import json
 
 from headshotkit.config import TrainConfig
-from headshotkit.pacing import Pacing
+from headshotkit.planning.schedule import Pacing
 
 CONFIG = TrainConfig(steps=10, batch=2)
 CHEAPER = {"schedule": ((64, 6), (128, 2)), "steps": 8, "batch": 1, "checkpointing": True}

@@ -3,7 +3,7 @@
 The denoiser is counted as `families.flow_matching` runs it: float16 without autocast, a float32 LoRA, linear layers
 held in NF4, of which one at a time is turned to float16. Text encoders and autoencoder are counted in float32, as on a
 GPU without fast bf16; with it they take about half. bitsandbytes itself has not been run: its bytes are arithmetic.
-The results are kept in `costs_flow.COUNTED_FLOW`, which `python -m headshotkit.counting_flow` prints anew.
+The results are kept in `costs_flow.COUNTED_FLOW`, which `python -m headshotkit.planning.counting_flow` prints anew.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3ForCausalLM, Qwen3Model, T5Config
 from transformers import T5EncoderModel as T5
 
-from headshotkit import counting
 from headshotkit.config.bases import BASES
 from headshotkit.families.costs import GIB, Cost
 from headshotkit.families.costs_flow import FLOW_KINDS, FLOW_SIZES_PX, WORDS
 from headshotkit.families.flux import FluxFamily
 from headshotkit.families.flux2 import Flux2Family
 from headshotkit.families.zimage import ZImageFamily
+from headshotkit.planning import counting
 
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Bytes of a weight in NF4: 4 bits, an 8-bit scale for 64 weights, a 32-bit one for 256 scales (QLoRA, section 3)."""

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from headshotkit import deadline
 from headshotkit.core.errors import BadConfig
-from headshotkit.deadline import DeadlineController
 from headshotkit.families.costs import GPUS
-from headshotkit.ladder import FIXED, LADDERS, STAGES, Task, headshot_seconds, stages_of, step_seconds
-from headshotkit.planner import NotEnoughMemory, plan_rest, plan_run
+from headshotkit.planning import deadline
+from headshotkit.planning.deadline import DeadlineController
+from headshotkit.planning.ladder import FIXED, LADDERS, STAGES, Task, headshot_seconds, stages_of, step_seconds
+from headshotkit.planning.plan import NotEnoughMemory, plan_rest, plan_run
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from dataclasses import replace
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
 from headshotkit.families.costs import gpu_named
-from headshotkit.ladder import FIXED, STAGES, headshot_seconds, stages_of, step_seconds
-from headshotkit.planner import Plan, plan_rest, plan_run
+from headshotkit.planning.ladder import FIXED, STAGES, headshot_seconds, stages_of, step_seconds
+from headshotkit.planning.plan import Plan, plan_rest, plan_run
 
 TIMED_STEPS = 20
 """Steps that are timed before the rest is planned again."""

@@ -3,7 +3,7 @@
 The real networks are run on tensors of device meta, which have a shape and a dtype but no memory. FLOPs are torch's
 own count (2 for a multiplication with addition). Memory is the sum of all storages alive: weights, LoRA, gradients,
 and what autograd keeps for the backward pass. `Rules` makes the operations take the way they take on a T4.
-The results are kept in `costs.COUNTED`, which `python -m headshotkit.counting` prints anew.
+The results are kept in `costs.COUNTED`, which `python -m headshotkit.planning.counting` prints anew.
 
 On 2026-11-20 a step at 768 px was counted with FakeTensorMode and real autocast as well: the same FLOPs, the same GiB
 to four digits. A test does so with a small U-Net.

@@ -23,7 +23,7 @@ from headshotkit.families.costs import (
     rates_of,
     step_kind,
 )
-from headshotkit.ladder import CONTEXT_GIB, SLACK, Task, drawing_minutes, picture_seconds
+from headshotkit.planning.ladder import CONTEXT_GIB, SLACK, Task, drawing_minutes, picture_seconds
 
 MIB = 2**20
 FLOAT_BYTES = 4

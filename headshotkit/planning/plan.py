@@ -15,7 +15,7 @@ from headshotkit.config.base import Range, check_setting, check_value
 from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BadConfig, NotEnoughMemory, TooFewMinutes, UnknownGpu
 from headshotkit.families.costs import GPUS
-from headshotkit.ladder import ATTEMPTS, METHOD_LADDERS, Choice, Stage, Task, stages_of
+from headshotkit.planning.ladder import ATTEMPTS, METHOD_LADDERS, Choice, Stage, Task, stages_of
 
 RESERVE = 0.05
 """Share of the minutes left unplanned."""

@@ -11,7 +11,7 @@ from conftest import P1
 from diffusers import UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from headshotkit import counting, flow
+from headshotkit import flow
 from headshotkit.cli import main
 from headshotkit.config import METHODS, TrainConfig
 from headshotkit.core.errors import BadConfig, UnknownBase
@@ -19,8 +19,18 @@ from headshotkit.core.run import Run
 from headshotkit.families import costs
 from headshotkit.families.costs import GPUS, cost, public_seconds
 from headshotkit.flow import Options, _beside_class_images, begin_deadline, config_for, make_headshots
-from headshotkit.ladder import FIXED, LADDERS, METHOD_LADDERS, STAGES, Task, picture_seconds, stages_of, step_seconds
-from headshotkit.planner import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of
+from headshotkit.planning import counting
+from headshotkit.planning.ladder import (
+    FIXED,
+    LADDERS,
+    METHOD_LADDERS,
+    STAGES,
+    Task,
+    picture_seconds,
+    stages_of,
+    step_seconds,
+)
+from headshotkit.planning.plan import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of
 
 # px: (forward TFLOP, step, checkpointed step, GiB of a step), counted independently of this code (2026-11-20)
 EARLIER = {512: (1.59, 3.20, 4.40, 7.0), 768: (3.64, 7.52, 10.28, 8.9), 1024: (6.76, 14.31, 19.50, 11.5)}
@@ -404,5 +414,5 @@ def test_the_command_says_what_is_wrong(capsys):
 
 
 def test_planning_loads_no_torch():
-    code = "import sys; from headshotkit.planner import plan_run; plan_run(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from headshotkit.planning.plan import plan_run; plan_run(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -20,7 +20,7 @@ from headshotkit.families.costs import (
     step_kind,
 )
 from headshotkit.families.costs_flow import NF4_SLOWER, PASSES, TOGETHER
-from headshotkit.pacing import px_at
+from headshotkit.planning.schedule import px_at
 
 PAIRS = 12
 """First attempts that evaluation draws without the LoRA as well, at most."""
