@@ -333,7 +333,7 @@ def _crop(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     """Writes the LoRA to a file: a line, or the file's header."""
-    from headshotkit import export
+    from headshotkit.training import export
 
     file = export.export_lora(Run(arguments.out), arguments.file, arguments.format)
     stream = sys.stderr if arguments.json else sys.stdout

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
-from headshotkit.checkpoints import newest_step
 from headshotkit.config import (
     UNUSED,
     Config,
@@ -35,6 +34,7 @@ from headshotkit.planning.deadline import DeadlineController, plan_here
 from headshotkit.planning.ladder import STAGES as PLANNED
 from headshotkit.planning.schedule import MAY_CHANGE
 from headshotkit.restore import restore_headshots
+from headshotkit.training.checkpoints import newest_step
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from headshotkit.obedience import asked_of
 from headshotkit.planning.forecast import say_drawing
 from headshotkit.prompts import BANK, Prompt, load_prompts
 from headshotkit.session import Task, png_with_origin
-from headshotkit.snapshots import snapshot_file, snapshots_in
+from headshotkit.training.snapshots import snapshot_file, snapshots_in
 
 OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "lora_scale", "use_pick", "seed")
 """Settings of RenderConfig that say nothing of how one picture is drawn or judged."""

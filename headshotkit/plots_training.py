@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 
 from headshotkit.core.run import Run
-from headshotkit.lora_layers import LoraLayer, LoraLayers
 from headshotkit.planning.plan import Plan
 from headshotkit.plots import Plot, Table, drawable, legend_below, read_losses
 from headshotkit.previews import read_previews
-from headshotkit.snapshots import PREVIEWS
+from headshotkit.training.lora_layers import LoraLayer, LoraLayers
+from headshotkit.training.snapshots import PREVIEWS
 
 NAMED = 0.08
 """Stages that take at least so much of the bar have their name in it."""

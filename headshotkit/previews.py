@@ -14,7 +14,7 @@ from headshotkit.core.run import Run, read_json, write_atomic, write_json
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.session import png_with_origin
-from headshotkit.snapshots import PREVIEWS, snapshot_file, snapshots_in
+from headshotkit.training.snapshots import PREVIEWS, snapshot_file, snapshots_in
 
 FACTS = "previews.json"
 

@@ -20,7 +20,6 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from headshotkit.checkpoints import DAMAGE
 from headshotkit.config import RestoreConfig
 from headshotkit.core import locks, runtime
 from headshotkit.core.downloads import first_line
@@ -29,6 +28,7 @@ from headshotkit.core.run import Run, sha256_of, write_atomic
 from headshotkit.faces import recognition
 from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos.files import png_bytes
+from headshotkit.training.checkpoints import DAMAGE
 
 PACKAGE = "codeformer"
 PIP = "pip install --no-deps codeformer-pip==0.0.4"

@@ -13,8 +13,8 @@ from test_plots_photos import judged
 
 from headshotkit import plots, plots_photos, plots_training
 from headshotkit.core.records import Reason, Verdict
-from headshotkit.lora_layers import LoraLayer
 from headshotkit.planning.plan import plan_run
+from headshotkit.training.lora_layers import LoraLayer
 
 LEAST = 4.5
 """WCAG's least contrast of text, level AA."""

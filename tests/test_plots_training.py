@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from headshotkit import plots_training
-from headshotkit.lora_layers import LoraLayer
 from headshotkit.planning.plan import plan_run
+from headshotkit.training.lora_layers import LoraLayer
 
 
 def texts(axes):

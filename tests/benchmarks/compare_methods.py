@@ -38,7 +38,7 @@ from headshotkit.identity import known_faces
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.files import png_bytes
 from headshotkit.render import render_headshots
-from headshotkit.train import train_lora
+from headshotkit.training.train import train_lora
 
 AXES = ("direction", "expression")
 CPU_FILE = "processor.json"

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from headshotkit import DatasetConfig, Run, TrainConfig, build_dataset, judge_photos, train
+from headshotkit import DatasetConfig, Run, TrainConfig, build_dataset, judge_photos
 from headshotkit.core import runtime
 from headshotkit.families import load_family
+from headshotkit.training import train
 
 MAX_DIFFERENCE = 1e-6
 STARTING = -1

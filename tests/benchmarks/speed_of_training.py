@@ -186,8 +186,8 @@ class Uncached:
 
 def loss_curve(folder: Path, prepared_run: Path, checkpointing: bool, cached: bool, given: argparse.Namespace) -> list:
     """The losses of one short training on the large pictures."""
-    from headshotkit import train
     from headshotkit.families import load_family
+    from headshotkit.training import train
 
     beside(folder, prepared_run)
     train.load_family = load_family if cached else lambda name: Uncached(load_family(name))

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from conftest import P1, open_picture
 
-from headshotkit.checkpoints import to_bytes
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core.errors import DamagedRun
 from headshotkit.dataset.build import build_dataset
-from headshotkit.export import export_lora
 from headshotkit.photos.check import judge_photos
 from headshotkit.render import render_headshots
 from headshotkit.restore import restore_headshots
-from headshotkit.train import train_lora
+from headshotkit.training.checkpoints import to_bytes
+from headshotkit.training.export import export_lora
+from headshotkit.training.train import train_lora
 
 
 def test_a_deleted_training_picture_is_named_and_made_again(prepared_run, capsys):
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_with(prepared_run):
 
     folder = prepared_run.path("lora") / "checkpoints"
     with pytest.raises(Stopped), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headshotkit.train.write_trained", _raise(Stopped))
+        patch.setattr("headshotkit.training.train.write_trained", _raise(Stopped))
         train_lora(prepared_run, first)
     data = next(folder.glob("*.pt")).read_bytes()
     prepared_run.begin("lora", second, prepared_run.inputs_from("dataset"), seed=1)

@@ -8,7 +8,6 @@ import pytest
 from conftest import P1, SHARED, open_picture
 from PIL import Image
 
-from headshotkit import train
 from headshotkit.config import DatasetConfig, GateConfig, TrainConfig
 from headshotkit.core.errors import BadConfig, StageMissing, TooFewPhotos
 from headshotkit.core.records import Dataset, TrainingPhoto
@@ -26,6 +25,7 @@ from headshotkit.dataset.crops import face_window
 from headshotkit.faces import recognition
 from headshotkit.families import load_family
 from headshotkit.photos.check import judge_photos
+from headshotkit.training import train
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, BaseUnavailable
 from headshotkit.core.records import NOBODY, Names
-from headshotkit.export import PEFT_METADATA, header_of
 from headshotkit.families import Condition, Sampling, drawing, load_family, lora_files, weights_place
+from headshotkit.training.export import PEFT_METADATA, header_of
 
 PROMPT = "photo of a man"
 SIX_STEPS = Sampling((256, 256), 6, 3.0)

@@ -21,10 +21,10 @@ from headshotkit.config import RenderConfig, TrainConfig, bases
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, DownloadFailed, MissingPackage
 from headshotkit.dataset.tokens import find_token
-from headshotkit.export import PEFT_METADATA, header_of
 from headshotkit.families import Sampling, loading
 from headshotkit.render import render_headshots
-from headshotkit.train import train_lora
+from headshotkit.training.export import PEFT_METADATA, header_of
+from headshotkit.training.train import train_lora
 
 NAMES = ("flux", "flux2", "zimage")
 PROMPT, SIZE_PX = "photo of a man", 32

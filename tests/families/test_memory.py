@@ -16,23 +16,24 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from headshotkit import previews, render, restore, train
-from headshotkit.checkpoints import Checkpoints, read_checked
+from headshotkit import previews, render, restore
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora, DiskFull, NotFinite, OutOfMemory
 from headshotkit.core.records import Dataset, Lora, Names
 from headshotkit.core.run import Run
 from headshotkit.dataset import class_images
-from headshotkit.examples import cached_examples
-from headshotkit.export import export_lora
 from headshotkit.families import CHANGES, Sampling, drawing, frugal, load_family
 from headshotkit.families.controls import Guide, load_controls
 from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, begin_deadline
 from headshotkit.pictures import PictureRequest, fitted_photo
 from headshotkit.planning.plan import plan_run
-from headshotkit.train import train_lora
+from headshotkit.training import train
+from headshotkit.training.checkpoints import Checkpoints, read_checked
+from headshotkit.training.examples import cached_examples
+from headshotkit.training.export import export_lora
+from headshotkit.training.train import train_lora
 
 SAID = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has"),

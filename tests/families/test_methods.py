@@ -13,17 +13,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_train import checkpoints_of, run_beside
 
-from headshotkit import train
 from headshotkit.cli import main
 from headshotkit.config import METHODS, RenderConfig, TrainConfig
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Dataset, Lora
-from headshotkit.export import export_lora
 from headshotkit.families import Sampling, load_family, loading, sdxl, sdxl_methods, weights_place
 from headshotkit.families.methods import load_method, names_token, use_trained
 from headshotkit.families.sdxl_methods import ENCODERS, NewTokens
 from headshotkit.planning.forecast import expect_cost, expect_minutes, rates_of
 from headshotkit.render import render_headshots
+from headshotkit.training import train
+from headshotkit.training.export import export_lora
 
 NEW = METHODS[1:]
 PROMPT = "photo of ohwx man, smiling"

@@ -15,7 +15,7 @@ from headshotkit.core.errors import NotEnoughMemory
 from headshotkit.core.run import Run
 from headshotkit.families import CHANGES, Sampling, load_family, lora_files, weighing
 from headshotkit.families.sdxl import TARGETS
-from headshotkit.train import train_lora
+from headshotkit.training.train import train_lora
 
 GIB = 2**30
 

@@ -16,8 +16,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from headshotkit import train
-from headshotkit.checkpoints import Checkpoints, Interruption, random_states, read_checked, set_random_states, to_bytes
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.core.errors import BadConfig, DiskFull, RunFolderError, StageMissing
@@ -25,18 +23,27 @@ from headshotkit.core.run import Run
 from headshotkit.dataset.build import build_dataset
 from headshotkit.families import load_family
 from headshotkit.families.sdxl import SdxlFamily
-from headshotkit.train import train_lora
+from headshotkit.training import train
+from headshotkit.training.checkpoints import (
+    Checkpoints,
+    Interruption,
+    random_states,
+    read_checked,
+    set_random_states,
+    to_bytes,
+)
+from headshotkit.training.train import train_lora
 
 BRIEF = {"steps": 12, "batch": 2, "checkpoint_every_steps": 2}
 COMMAND = """
 import json, sys
 from headshotkit.config import TrainConfig
 from headshotkit.core.run import Run
-from headshotkit.train import train_lora
+from headshotkit.training.train import train_lora
 train_lora(Run(sys.argv[1]), TrainConfig.for_base("mini", **json.loads(sys.argv[2])))
 """
 TELLING = """
-from headshotkit import train
+from headshotkit.training import train
 follow = train._Loop._follow
 train._Loop._follow = lambda self, step: (follow(self, step), print(step, flush=True))
 """

@@ -8,7 +8,7 @@ import pytest
 from headshotkit.core.errors import BadLora
 from headshotkit.core.run import Run
 from headshotkit.families import load_family
-from headshotkit.lora_layers import LoraLayers
+from headshotkit.training.lora_layers import LoraLayers
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from headshotkit.checkpoints import DAMAGE, read_checked, to_bytes
 from headshotkit.core import runtime
 from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.core.run import write_atomic
 from headshotkit.families import Condition, Family
+from headshotkit.training.checkpoints import DAMAGE, read_checked, to_bytes
 
 CACHE_FILE = "cache.pt"
 GRID = 32

@@ -17,8 +17,8 @@ from headshotkit.core.records import Names
 from headshotkit.core.run import CHECK_SUM, Run, write_json
 from headshotkit.families import Sampling, load_family
 from headshotkit.previews import render_previews
-from headshotkit.snapshots import snapshot_file, snapshot_steps, snapshots_in
-from headshotkit.train import train_lora
+from headshotkit.training.snapshots import snapshot_file, snapshot_steps, snapshots_in
+from headshotkit.training.train import train_lora
 
 
 def largest_difference(one, other):

@@ -10,8 +10,8 @@ from headshotkit.config import DatasetConfig, TrainConfig
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.dataset.build import build_dataset
-from headshotkit.examples import Examples, _facts_at, cached_examples, face_weights, window_at
 from headshotkit.families import load_family
+from headshotkit.training.examples import Examples, _facts_at, cached_examples, face_weights, window_at
 
 
 @pytest.fixture(scope="module")

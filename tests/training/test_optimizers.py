@@ -5,12 +5,12 @@ import sys
 import pytest
 import torch
 
-from headshotkit import optimizers
-from headshotkit.checkpoints import read_checked, to_bytes
 from headshotkit.config import TrainConfig
 from headshotkit.core.errors import BadConfig, MissingPackage
 from headshotkit.flow import Options, config_for
-from headshotkit.optimizers import make_optimizer
+from headshotkit.training import optimizers
+from headshotkit.training.checkpoints import read_checked, to_bytes
+from headshotkit.training.optimizers import make_optimizer
 
 
 def test_the_optimizer_says_why(monkeypatch):

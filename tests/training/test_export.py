@@ -22,12 +22,12 @@ from headshotkit.cli import main
 from headshotkit.config import TrainConfig
 from headshotkit.core.errors import BadConfig, BadLora, StageMissing
 from headshotkit.core.run import Run, write_json
-from headshotkit.export import export_lora, header_of
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.lora_files import file_bytes
 from headshotkit.families.sdxl import TARGETS
 from headshotkit.families.sdxl_kohya import kohya_names
-from headshotkit.train import train_lora
+from headshotkit.training.export import export_lora, header_of
+from headshotkit.training.train import train_lora
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from headshotkit.checkpoints import Checkpoints
 from headshotkit.core.records import Dataset, Lora
 from headshotkit.core.run import Stage
 from headshotkit.families.expressions import usual_expression
 from headshotkit.families.methods import Method
+from headshotkit.training.checkpoints import Checkpoints
 
 
 def write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset, steps: int) -> Lora:

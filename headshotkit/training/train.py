@@ -17,12 +17,6 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headshotkit.checkpoints import (
-    Checkpoints,
-    Interruption,
-    random_states,
-    set_random_states,
-)
 from headshotkit.config import TrainConfig
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.errors import DiskFull, NotFinite, OutOfMemory, RunFolderError
@@ -30,14 +24,20 @@ from headshotkit.core.finite import all_finite
 from headshotkit.core.records import Dataset, Lora
 from headshotkit.core.run import Run, Stage, discard, write_json
 from headshotkit.dataset.captions import with_edits
-from headshotkit.examples import CACHE_FILE, Examples, cached_examples
 from headshotkit.families import CHANGES, Condition, load_family, weighing
 from headshotkit.families.methods import Method, load_method
-from headshotkit.optimizers import learning_rate_at, make_optimizer
 from headshotkit.planning.forecast import expect_cost
 from headshotkit.planning.schedule import MAY_CHANGE, Controller, Pacing, changing
-from headshotkit.snapshots import Snapshots, snapshot_steps
-from headshotkit.trained import write_trained
+from headshotkit.training.checkpoints import (
+    Checkpoints,
+    Interruption,
+    random_states,
+    set_random_states,
+)
+from headshotkit.training.examples import CACHE_FILE, Examples, cached_examples
+from headshotkit.training.optimizers import learning_rate_at, make_optimizer
+from headshotkit.training.snapshots import Snapshots, snapshot_steps
+from headshotkit.training.trained import write_trained
 
 LOSSES_FILE = "losses.json"
 MAX_GRAD_NORM = 1.0

@@ -10,8 +10,7 @@ from conftest import P1, P2
 from safetensors.torch import load_file
 from test_deadline import clock  # noqa: F401
 
-from headshotkit import flow, train
-from headshotkit.checkpoints import Checkpoints
+from headshotkit import flow
 from headshotkit.cli import main
 from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.core.errors import OutOfMemory
@@ -22,7 +21,9 @@ from headshotkit.planning import deadline
 from headshotkit.planning.deadline import DeadlineController
 from headshotkit.planning.ladder import STAGES as STEPS
 from headshotkit.planning.plan import NotEnoughMemory, TooFewMinutes, plan_run
-from headshotkit.train import train_lora
+from headshotkit.training import train
+from headshotkit.training.checkpoints import Checkpoints
+from headshotkit.training.train import train_lora
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB."
 

@@ -1,0 +1,1 @@
+"""Train the LoRA, and save it."""
