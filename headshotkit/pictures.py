@@ -41,9 +41,9 @@ from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.controls import Controls, Guide, load_controls
 from headshotkit.families.edges import edge_agreement
 from headshotkit.families.methods import use_trained
-from headshotkit.identity import Person, judge_headshot, known_person
 from headshotkit.photos.files import png_bytes, read_photo
 from headshotkit.photos.metadata import ORIGIN
+from headshotkit.scoring.identity import Person, judge_headshot, known_person
 
 FOLDER = "pictures"
 PERSON = "{person}"

@@ -26,8 +26,8 @@ from headshotkit.core.downloads import first_line
 from headshotkit.core.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite
 from headshotkit.core.run import Run, sha256_of, write_atomic
 from headshotkit.faces import recognition
-from headshotkit.identity import identity_of, known_faces
 from headshotkit.photos.files import png_bytes
+from headshotkit.scoring.identity import identity_of, known_faces
 from headshotkit.training.checkpoints import DAMAGE
 
 PACKAGE = "codeformer"

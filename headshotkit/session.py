@@ -23,12 +23,12 @@ from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Lora, Names
 from headshotkit.core.run import Stage, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling
-from headshotkit.identity import Judgement, Person, judge_headshot
-from headshotkit.obedience import asked_of
 from headshotkit.photos.files import png_bytes
 from headshotkit.photos.metadata import ORIGIN
 from headshotkit.prompts import Prompt
-from headshotkit.twins import Album
+from headshotkit.scoring.adherence import asked_of
+from headshotkit.scoring.identity import Judgement, Person, judge_headshot
+from headshotkit.scoring.near_duplicates import Album
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Task:
     """One prompt of the run: its number decides its seeds. `size_px` is (width, height).
 
     `names`: how the text names the person, what the bare base is told instead, how the photos look · `asked`: what it
-    asks for that can be told of a picture, by `obedience.asked_of`.
+    asks for that can be told of a picture, by `adherence.asked_of`.
     """
 
     number: int

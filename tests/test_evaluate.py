@@ -12,9 +12,9 @@ from headshotkit.core.records import Headshot
 from headshotkit.core.run import CHECK_SUM, write_json
 from headshotkit.evaluate import evaluate_run, rise_of, score_files, spread
 from headshotkit.faces import recognition
-from headshotkit.identity import known_faces
 from headshotkit.plots import table_metrics
 from headshotkit.restore import restore_headshots
+from headshotkit.scoring.identity import known_faces
 
 
 def test_the_rise_and_its_interval():

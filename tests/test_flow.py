@@ -10,7 +10,7 @@ from headshotkit.core.records import Headshot
 from headshotkit.core.run import STAGES, Run
 from headshotkit.evaluate import _render_base, rise_of, score_files
 from headshotkit.flow import Options, do_missing, make_headshots, run_base
-from headshotkit.identity import known_faces
+from headshotkit.scoring.identity import known_faces
 
 SETTINGS = Options(base="mini", max_attempts=1)
 

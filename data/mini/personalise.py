@@ -26,8 +26,8 @@ from headshotkit.families import Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, config_for, do_stage
 from headshotkit.gallery import build_gallery
-from headshotkit.identity import known_faces
 from headshotkit.render import render_headshots
+from headshotkit.scoring.identity import known_faces
 
 CLASS_WORD = {"p1": "man", "p2": "woman", "p3": "man"}
 RECOGNISERS = ("arcface", "dlib")
@@ -81,7 +81,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training; default: as the preset of mini says")
     parser.add_argument("--guidance", type=float, help="default: as the preset of mini says")
     parser.add_argument("--keep-lora", action="store_true", help="draw again with a LoRA that is there already")
-    parser.add_argument("--obedience", type=int, default=0, help="images of the prompt grid, judged by obedience.py")
+    parser.add_argument(
+        "--obedience", type=int, default=0, help="images of the prompt grid, judged by scoring/adherence.py"
+    )
     args = parser.parse_args()
     bases = headshotkit.config.bases.BASES
     bases["mini"] = replace(bases["mini"], source=str(args.base.resolve()))

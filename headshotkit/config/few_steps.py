@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from headshotkit.intervals import rise_of
+from headshotkit.scoring.bootstrap import rise_of
 
 if TYPE_CHECKING:
     from headshotkit.config import RenderConfig

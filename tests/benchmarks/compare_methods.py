@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit import obedience
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Names
@@ -34,10 +33,11 @@ from headshotkit.dataset.build import build_dataset
 from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
-from headshotkit.identity import known_faces
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.files import png_bytes
 from headshotkit.render import render_headshots
+from headshotkit.scoring import adherence
+from headshotkit.scoring.identity import known_faces
 from headshotkit.training.train import train_lora
 
 AXES = ("direction", "expression")
@@ -49,11 +49,11 @@ def obeyed(prompts: list[str], files: list[Path]) -> float:
     """Share of the things that prompts ask for which their pictures show; not exactly one face shows none."""
     asked = kept = 0
     for prompt, file in zip(prompts, files, strict=True):
-        wanted = {axis: value for axis, value in obedience.asked_of(prompt).items() if axis in AXES}
+        wanted = {axis: value for axis, value in adherence.asked_of(prompt).items() if axis in AXES}
         with Image.open(file) as picture:
             image = np.asarray(picture.convert("RGB"))
         found = recognition.detect_faces(image)
-        shown = obedience.shown_by(image, recognition.landmarks_106(image, found[0])) if len(found) == 1 else {}
+        shown = adherence.shown_by(image, recognition.landmarks_106(image, found[0])) if len(found) == 1 else {}
         asked, kept = asked + len(wanted), kept + sum(shown.get(axis) == value for axis, value in wanted.items())
     return kept / asked
 

@@ -37,9 +37,9 @@ from headshotkit.core.records import Headshot
 from headshotkit.core.run import Run
 from headshotkit.evaluate import RECOGNISERS, _render_base, score_files
 from headshotkit.faces import recognition
-from headshotkit.identity import known_faces
 from headshotkit.render import render_headshots
-from headshotkit.twins import Album
+from headshotkit.scoring.identity import known_faces
+from headshotkit.scoring.near_duplicates import Album
 
 LPIPS_FILE = Path("/var/tmp/headshotkit-mini/nets/lpips_alex.pkl")
 PAIRS = 400

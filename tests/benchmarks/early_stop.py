@@ -26,9 +26,9 @@ from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
-from headshotkit.identity import identity_of, judge_headshot, known_person
 from headshotkit.prompts import load_prompts
 from headshotkit.render import _tasks
+from headshotkit.scoring.identity import identity_of, judge_headshot, known_person
 
 LOST, SIGMAS = 0.02, 2.05
 """Share of the later accepted that may be lost, and how many standard deviations above the mean that is."""

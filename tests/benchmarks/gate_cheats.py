@@ -27,8 +27,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from headshotkit.config import RenderConfig
 from headshotkit.faces import copies, recognition
-from headshotkit.identity import Person, calibrate, judge_headshot
 from headshotkit.photos.files import read_photo
+from headshotkit.scoring.identity import Person, calibrate, judge_headshot
 
 CONFIG = RenderConfig.for_base("mini")
 SIDE_PX = CONFIG.size_px

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from conftest import P1, open_picture
 
-from headshotkit import obedience
 from headshotkit.config import RenderConfig
 from headshotkit.faces import recognition
-from headshotkit.identity import Person, calibrate, judge_headshot
-from headshotkit.obedience import asked_of, share_obeyed, shown_by
 from headshotkit.prompts import load_prompts
+from headshotkit.scoring import adherence
+from headshotkit.scoring.adherence import asked_of, share_obeyed, shown_by
+from headshotkit.scoring.identity import Person, calibrate, judge_headshot
 
 
 @pytest.fixture(scope="module")
@@ -60,4 +60,4 @@ def test_the_gate_reports_it_and_decides_nothing_by_it(seen):
 
 
 def test_the_marks_lie_between_what_was_measured():
-    assert 6 < obedience.DARK_L < 50 and 52 < obedience.WHITE_L < 79 and 4 < obedience.COLOURLESS < 28
+    assert 6 < adherence.DARK_L < 50 and 52 < adherence.WHITE_L < 79 and 4 < adherence.COLOURLESS < 28

@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from headshotkit.config import RenderConfig
-from headshotkit.twins import Album
+from headshotkit.scoring.near_duplicates import Album
 
 
 def picture(motif: int, noise: int) -> Image.Image:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit import obedience
 from headshotkit.config import RenderConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Record, Verdict
@@ -18,6 +17,7 @@ from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos import assess
 from headshotkit.photos.files import read_photo
+from headshotkit.scoring import adherence
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def judge_headshot(
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
-        asked: what its prompt asks for, by `obedience.asked_of`; how much of it is shown decides nothing here.
+        asked: what its prompt asks for, by `adherence.asked_of`; how much of it is shown decides nothing here.
     """
     found = recognition.detect_faces(image)
     if len(found) != 1:
@@ -143,7 +143,7 @@ def judge_headshot(
     }
     reasons = tuple(code for code, is_broken in broken.items() if is_broken)
     likeness = round(max(identity, 0.0) / max(person.mark.own_median, 0.01), 4)
-    obeyed = obedience.share_obeyed(asked or {}, obedience.shown_by(image, marks))
+    obeyed = adherence.share_obeyed(asked or {}, adherence.shown_by(image, marks))
     points = tuple(tuple(map(float, point)) for point in face.points)
     return Judgement(
         identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, obeyed,

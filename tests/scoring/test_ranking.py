@@ -1,5 +1,5 @@
 from headshotkit.core.records import Headshot
-from headshotkit.ranking import best_of_each, choose_headshots
+from headshotkit.scoring.ranking import best_of_each, choose_headshots
 
 
 def shot(prompt_id, attempt, identity, accepted, **measured):

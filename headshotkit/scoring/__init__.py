@@ -1,0 +1,1 @@
+"""Say how good a picture is, and whether it shows the person."""
