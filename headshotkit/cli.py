@@ -25,7 +25,7 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, HeadshotError, NoPhotos
 from headshotkit.core.run import COMMANDS, STAGES, Run, bytes_of, clean_run
 from headshotkit.families.costs import GPUS
-from headshotkit.prompts import PACKS
+from headshotkit.generation.prompts import PACKS
 
 BAD_INPUT = 2
 OWN_FAULT = 3
@@ -344,7 +344,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _prompts(arguments: argparse.Namespace) -> None:
     """Lists the prompt bank, or some of its packs: a table, or every field as JSON."""
-    from headshotkit import prompts
+    from headshotkit.generation import prompts
 
     chosen = prompts.in_packs(prompts.load_prompts(arguments.prompts or prompts.BANK), arguments.packs or ())
     print(json.dumps([asdict(p) for p in chosen], indent=1) if arguments.json else prompts.prompt_table(chosen))

@@ -23,10 +23,10 @@ from headshotkit.core.records import Headshot, Lora, Score
 from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
 from headshotkit.faces import measures, recognition
 from headshotkit.families import CHANGES, Sampling, load_family
+from headshotkit.generation.policy import Deadline, OutOfTime
 from headshotkit.photos.files import png_bytes
 from headshotkit.planning.ladder import PAIRS
 from headshotkit.plots import GOLDEN, plot_identity, plot_losses
-from headshotkit.policy import Deadline, OutOfTime
 from headshotkit.scoring.bootstrap import rise_of
 from headshotkit.scoring.identity import identity_of, known_faces
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from headshotkit.core import locks
 from headshotkit.core.run import Run, write_atomic
-from headshotkit.shortfall import OFFERED, is_offered
+from headshotkit.generation.shortfall import OFFERED, is_offered
 
 PAGE = "index.html"
 SHEET = "contact_sheet.png"

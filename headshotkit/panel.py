@@ -15,7 +15,7 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError
 from headshotkit.core.records import help_of
 from headshotkit.core.run import Run
-from headshotkit.pictures import FOLDER, Picture, PictureRequest, Studio
+from headshotkit.generation.pictures import FOLDER, Picture, PictureRequest, Studio
 
 SIDES = {"width": 0, "height": 1}
 """Knobs of `size_px`; every other knob is named like the setting of PictureRequest that it stands for."""

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from headshotkit.core.records import Pick
 from headshotkit.core.run import Run
-from headshotkit.picking import choose_pick
+from headshotkit.generation.picking import choose_pick
 from headshotkit.plots import Plot, Table, legend_below
 
 SIGNS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")

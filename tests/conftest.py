@@ -19,8 +19,8 @@ from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.run import Run, facts_of, write_json
 from headshotkit.dataset.build import build_dataset
+from headshotkit.generation.headshots import render_headshots
 from headshotkit.photos.check import judge_photos
-from headshotkit.render import render_headshots
 from headshotkit.training.train import train_lora
 
 collect_ignore = ["colab"]  # what `make test-colab` runs; its stand-in for google.colab can't be imported from here

@@ -23,9 +23,9 @@ from headshotkit.cli import main
 from headshotkit.core.errors import RunBusy
 from headshotkit.core.run import CHECK_SUM, Run
 from headshotkit.dataset.captions import edit_caption
+from headshotkit.generation.pictures import PictureRequest, render_pictures
+from headshotkit.generation.previews import render_previews
 from headshotkit.photos.override import overrule_verdict
-from headshotkit.pictures import PictureRequest, render_pictures
-from headshotkit.previews import render_previews
 
 FAULT = """
 import os, signal, stat, sys

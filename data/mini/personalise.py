@@ -26,7 +26,7 @@ from headshotkit.families import Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, config_for, do_stage
 from headshotkit.gallery import build_gallery
-from headshotkit.render import render_headshots
+from headshotkit.generation.headshots import render_headshots
 from headshotkit.scoring.identity import known_faces
 
 CLASS_WORD = {"p1": "man", "p2": "woman", "p3": "man"}

@@ -33,9 +33,9 @@ from headshotkit.dataset.build import build_dataset
 from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
+from headshotkit.generation.headshots import render_headshots
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.files import png_bytes
-from headshotkit.render import render_headshots
 from headshotkit.scoring import adherence
 from headshotkit.scoring.identity import known_faces
 from headshotkit.training.train import train_lora

@@ -37,7 +37,7 @@ from headshotkit.core.records import Headshot
 from headshotkit.core.run import Run
 from headshotkit.evaluate import RECOGNISERS, _render_base, score_files
 from headshotkit.faces import recognition
-from headshotkit.render import render_headshots
+from headshotkit.generation.headshots import render_headshots
 from headshotkit.scoring.identity import known_faces
 from headshotkit.scoring.near_duplicates import Album
 

@@ -26,8 +26,8 @@ from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
-from headshotkit.prompts import load_prompts
-from headshotkit.render import _tasks
+from headshotkit.generation.headshots import _tasks
+from headshotkit.generation.prompts import load_prompts
 from headshotkit.scoring.identity import identity_of, judge_headshot, known_person
 
 LOST, SIGMAS = 0.02, 2.05

@@ -24,7 +24,7 @@ from headshotkit.core import runtime
 from headshotkit.core.run import Run
 from headshotkit.evaluate import rise_of
 from headshotkit.faces import measures, recognition
-from headshotkit.pictures import Picture, PictureRequest, Studio
+from headshotkit.generation.pictures import Picture, PictureRequest, Studio
 
 SCALES = (0.0, 0.5, 1.0)
 

@@ -29,10 +29,10 @@ from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
 from headshotkit.evaluate import rise_of
 from headshotkit.families import Sampling, load_family, weights_place
-from headshotkit.prompts import load_prompts
-from headshotkit.render import _tasks
+from headshotkit.generation.headshots import _tasks
+from headshotkit.generation.prompts import load_prompts
+from headshotkit.generation.session import Task
 from headshotkit.scoring.identity import Judgement, Person, judge_headshot, known_person
-from headshotkit.session import Task
 
 STEPS = 30
 GUIDANCE = 3.0

@@ -14,10 +14,10 @@ from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run
 from headshotkit.dataset import tokens
 from headshotkit.dataset.crops import CropConfig
+from headshotkit.generation.pictures import PictureRequest
+from headshotkit.generation.prompts import load_prompts
 from headshotkit.photos.files import find_photos
-from headshotkit.pictures import PictureRequest
 from headshotkit.planning import plan
-from headshotkit.prompts import load_prompts
 
 CONFIGS = (GateConfig, DatasetConfig, TrainConfig, PickConfig, RenderConfig, RestoreConfig, CropConfig, PictureRequest)
 

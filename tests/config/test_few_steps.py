@@ -16,7 +16,7 @@ from headshotkit.core.run import write_json
 from headshotkit.evaluate import evaluate_run
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.drawing import scheduler_for
-from headshotkit.render import render_headshots
+from headshotkit.generation.headshots import render_headshots
 from headshotkit.restore import restore_headshots
 
 BRIEF = {"count": 2, "steps": 6, "max_attempts": 1, "batch": 2, "few_steps": "tiny"}

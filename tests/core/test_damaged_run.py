@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 from conftest import P1
 
-from headshotkit import plots, previews
+from headshotkit import plots
 from headshotkit.cli import main
 from headshotkit.core.errors import BadCaption, DamagedRun, HeadshotError
 from headshotkit.core.records import Dataset
 from headshotkit.core.run import CHECK_SUM, COMMANDS, MAX_DEPTH, MAX_JSON_BYTES, Run, read_json, write_json
 from headshotkit.dataset.captions import with_edits
+from headshotkit.generation import previews
 from headshotkit.photos.check import OVERRULED, read_overruled
 from headshotkit.photos.override import overrule_verdict
 
@@ -475,7 +476,7 @@ def test_captions_are_read_as_windows_saves_them_and_other_bytes_are_named(whole
 def test_an_unforeseen_error_is_a_line_and_a_log(monkeypatch, tmp_path, capsys):
     """The error is a monkeypatched raise in the library that lists the bank."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("headshotkit.prompts.load_prompts", lambda _: 1 / 0)
+    monkeypatch.setattr("headshotkit.generation.prompts.load_prompts", lambda _: 1 / 0)
     assert main(["prompts"]) == 3
     said = capsys.readouterr().err
     (log,) = tmp_path.glob("headshotkit-*.log")

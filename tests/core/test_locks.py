@@ -18,9 +18,9 @@ from headshotkit.core import locks
 from headshotkit.core.errors import RunBusy, RunFolderError
 from headshotkit.core.run import COMMANDS, Run, write_atomic
 from headshotkit.dataset.captions import edit_caption
+from headshotkit.generation.pictures import PictureRequest, render_pictures
+from headshotkit.generation.previews import render_previews
 from headshotkit.photos.override import overrule_verdict
-from headshotkit.pictures import PictureRequest, render_pictures
-from headshotkit.previews import render_previews
 
 HOLDING = """
 import sys, time

@@ -8,8 +8,8 @@ from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core.errors import DamagedRun
 from headshotkit.dataset.build import build_dataset
+from headshotkit.generation.headshots import render_headshots
 from headshotkit.photos.check import judge_photos
-from headshotkit.render import render_headshots
 from headshotkit.restore import restore_headshots
 from headshotkit.training.checkpoints import to_bytes
 from headshotkit.training.export import export_lora

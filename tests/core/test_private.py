@@ -47,7 +47,9 @@ def test_everything_in_a_run_is_its_owners_alone(whole_run, tmp_path):
 
 def test_the_umask_of_a_command_is_that_of_private_files(monkeypatch, open_to_all, tmp_path):
     """What a library writes while a command works; the library's write is the monkeypatched one."""
-    monkeypatch.setattr("headshotkit.prompts.load_prompts", lambda _: (tmp_path / "theirs").write_text("") and [])
+    monkeypatch.setattr(
+        "headshotkit.generation.prompts.load_prompts", lambda _: (tmp_path / "theirs").write_text("") and []
+    )
     main(["prompts"])
     assert (tmp_path / "theirs").stat().st_mode & 0o077 == 0 and os.umask(0o022) == 0o022
 

@@ -63,7 +63,7 @@ def test_missing_broken_and_too_large_packages_are_told_apart(tmp_path, monkeypa
 def test_memory_that_gives_out_anywhere_is_no_fault_of_the_program(monkeypatch, capsys):
     """Injected where the command line lists the prompts, which asks for no memory of its own."""
     monkeypatch.setattr(
-        "headshotkit.prompts.load_prompts", lambda path: (_ for _ in ()).throw(MemoryError("bad_alloc"))
+        "headshotkit.generation.prompts.load_prompts", lambda path: (_ for _ in ()).throw(MemoryError("bad_alloc"))
     )
     assert main(["prompts"]) == 2
     assert "OutOfMemory" in capsys.readouterr().err

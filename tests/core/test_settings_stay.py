@@ -11,7 +11,7 @@ from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, TrainCon
 from headshotkit.core.errors import BadConfig, DamagedRun
 from headshotkit.core.run import Run, bytes_of, settings_of, write_json
 from headshotkit.flow import Options, begun_settings, config_for, do_stage
-from headshotkit.prompts import BANK
+from headshotkit.generation.prompts import BANK
 
 
 def begun(config, stage="lora", **facts):

@@ -21,7 +21,7 @@ from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.families import Sampling, load_family, weights_place
 from headshotkit.families.controls import Guide, load_controls
 from headshotkit.families.edges import edge_agreement
-from headshotkit.pictures import PictureRequest, fitted_photo
+from headshotkit.generation.pictures import PictureRequest, fitted_photo
 
 PX = RenderConfig.for_base("mini").size_px
 SIX = Sampling((PX, PX), 6, 3.0)

@@ -22,7 +22,7 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, DownloadFailed, MissingPackage
 from headshotkit.dataset.tokens import find_token
 from headshotkit.families import Sampling, loading
-from headshotkit.render import render_headshots
+from headshotkit.generation.headshots import render_headshots
 from headshotkit.training.export import PEFT_METADATA, header_of
 from headshotkit.training.train import train_lora
 

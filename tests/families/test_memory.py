@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from headshotkit import previews, render, restore
+from headshotkit import restore
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora, DiskFull, NotFinite, OutOfMemory
@@ -27,7 +27,8 @@ from headshotkit.families import CHANGES, Sampling, drawing, frugal, load_family
 from headshotkit.families.controls import Guide, load_controls
 from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, begin_deadline
-from headshotkit.pictures import PictureRequest, fitted_photo
+from headshotkit.generation import headshots, previews
+from headshotkit.generation.pictures import PictureRequest, fitted_photo
 from headshotkit.planning.plan import plan_run
 from headshotkit.training import train
 from headshotkit.training.checkpoints import Checkpoints, read_checked
@@ -280,20 +281,20 @@ def test_the_unet_that_is_restored_is_dropped_first(family, monkeypatch):
 
 
 def test_headshots_go_on_with_fewer_at_once_and_lose_nothing_where_nothing_helps(brief_run, family, put, monkeypatch):
-    monkeypatch.setattr(render, "load_family", lambda name: family)
+    monkeypatch.setattr(headshots, "load_family", lambda name: family)
     fault = Fault(SAID[2], lambda rows: rows > 1)
     put(family.pipeline.unet, fault)
     brief = {"count": 2, "steps": 2, "max_attempts": 1, "batch": 2, "guidance": 1.0, "word_guidance": 1.0}
-    shots = render.render_headshots(brief_run, RenderConfig.for_base("mini", **brief))
+    shots = headshots.render_headshots(brief_run, RenderConfig.for_base("mini", **brief))
     assert brief_run.manifest("headshots")[CHANGES][0]["pictures_at_once"] == 1 and len(shots) == 2
     fault.is_too_much = lambda rows: len(fault.seen) > 10
     again = RenderConfig.for_base("mini", **brief | {"steps": 3, "batch": 1})
     with pytest.raises(OutOfMemory):
-        render.render_headshots(brief_run, again)
+        headshots.render_headshots(brief_run, again)
     kept = brief_run.peek("headshots")["headshots"]
     assert len(kept) == 1 and (brief_run.path("headshots") / kept[0]["file"]).is_file()
     fault.is_too_much = lambda rows: False
-    assert len(render.render_headshots(brief_run, again)) == 2 and brief_run.has("headshots")
+    assert len(headshots.render_headshots(brief_run, again)) == 2 and brief_run.has("headshots")
 
 
 def test_previews_and_class_images_note_what_was_given_up(brief_run, tiling, monkeypatch, tmp_path):

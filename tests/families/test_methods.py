@@ -20,8 +20,8 @@ from headshotkit.core.records import Dataset, Lora
 from headshotkit.families import Sampling, load_family, loading, sdxl, sdxl_methods, weights_place
 from headshotkit.families.methods import load_method, names_token, use_trained
 from headshotkit.families.sdxl_methods import ENCODERS, NewTokens
+from headshotkit.generation.headshots import render_headshots
 from headshotkit.planning.forecast import expect_cost, expect_minutes, rates_of
-from headshotkit.render import render_headshots
 from headshotkit.training import train
 from headshotkit.training.export import export_lora
 

@@ -6,7 +6,7 @@ from conftest import P1, open_picture
 
 from headshotkit.config import RenderConfig
 from headshotkit.faces import recognition
-from headshotkit.prompts import load_prompts
+from headshotkit.generation.prompts import load_prompts
 from headshotkit.scoring import adherence
 from headshotkit.scoring.adherence import asked_of, share_obeyed, shown_by
 from headshotkit.scoring.identity import Person, calibrate, judge_headshot

@@ -13,8 +13,8 @@ from headshotkit.core.run import Run
 from headshotkit.faces import copies
 from headshotkit.faces import recognition as faces
 from headshotkit.gallery import WORDS
+from headshotkit.generation.session import Session
 from headshotkit.scoring.identity import calibrate, judge_headshot, known_person
-from headshotkit.session import Session
 
 CONFIG = RenderConfig.for_base("mini")
 

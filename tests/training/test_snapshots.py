@@ -10,13 +10,13 @@ from conftest import open_picture
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from headshotkit import previews
 from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.core.errors import BadConfig, StageMissing
 from headshotkit.core.records import Names
 from headshotkit.core.run import CHECK_SUM, Run, write_json
 from headshotkit.families import Sampling, load_family
-from headshotkit.previews import render_previews
+from headshotkit.generation import previews
+from headshotkit.generation.previews import render_previews
 from headshotkit.training.snapshots import snapshot_file, snapshot_steps, snapshots_in
 from headshotkit.training.train import train_lora
 

@@ -5,7 +5,7 @@ import pytest
 
 from headshotkit.config import RenderConfig
 from headshotkit.core.records import Headshot, Lora
-from headshotkit.shortfall import causes_of, is_offered
+from headshotkit.generation.shortfall import causes_of, is_offered
 
 MARK = 0.4
 WELL = Lora(Path("person.safetensors"), "sdxl", 32, 32, "ohwx", "man", 1000)

@@ -17,7 +17,7 @@ import numpy as np
 
 PRIOR_TRIES = 1.0
 """So many tries of the average prompt stand behind a prompt's own ones; 2 accept 1 to 3 % fewer in simulations, 4 up
-to 7 % fewer (tests/test_policy.py has such, 2026-11-20)."""
+to 7 % fewer (tests/generation/test_policy.py has such, 2026-11-20)."""
 REPEAT_WORTH = 0.9
 """What another headshot of a prompt that has one is worth, so that prompts without are tried where the chances are
 about equal."""

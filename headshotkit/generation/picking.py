@@ -22,11 +22,11 @@ from headshotkit.core.records import Headshot, Lora, Pick
 from headshotkit.core.run import Run, Stage, settings_of, sha256_of, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.methods import use_trained
+from headshotkit.generation.prompts import BANK, Prompt, load_prompts
+from headshotkit.generation.session import Task, png_with_origin
 from headshotkit.planning.forecast import say_drawing
-from headshotkit.prompts import BANK, Prompt, load_prompts
 from headshotkit.scoring.adherence import asked_of
 from headshotkit.scoring.identity import Person, judge_headshot, known_person
-from headshotkit.session import Task, png_with_origin
 from headshotkit.training.snapshots import snapshot_file, snapshots_in
 
 OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "lora_scale", "use_pick", "seed")

@@ -19,12 +19,12 @@ from headshotkit.core.records import Headshot, Lora, Pick
 from headshotkit.core.run import BANKS, Run, sha256_of, write_atomic
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
-from headshotkit.policy import Deadline
-from headshotkit.prompts import BANK, Prompt, choose_prompts, load_prompts
+from headshotkit.generation.policy import Deadline
+from headshotkit.generation.prompts import BANK, Prompt, choose_prompts, load_prompts
+from headshotkit.generation.session import Session, Task
+from headshotkit.generation.shortfall import Cause, causes_of
 from headshotkit.scoring.identity import Person, known_person
 from headshotkit.scoring.ranking import choose_headshots
-from headshotkit.session import Session, Task
-from headshotkit.shortfall import Cause, causes_of
 
 
 @locks.writes("generate")

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from headshotkit import policy
 from headshotkit.config import RenderConfig
 from headshotkit.config.bases import find_base
 from headshotkit.config.few_steps import FEW_STEPS, PAIRS, compare_few, drawn_in_few
@@ -23,9 +22,10 @@ from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Lora, Names
 from headshotkit.core.run import Stage, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling
+from headshotkit.generation import policy
+from headshotkit.generation.prompts import Prompt
 from headshotkit.photos.files import png_bytes
 from headshotkit.photos.metadata import ORIGIN
-from headshotkit.prompts import Prompt
 from headshotkit.scoring.adherence import asked_of
 from headshotkit.scoring.identity import Judgement, Person, judge_headshot
 from headshotkit.scoring.near_duplicates import Album

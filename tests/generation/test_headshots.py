@@ -20,16 +20,16 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run, write_json
-from headshotkit.prompts import SIZES_PX, load_prompts
-from headshotkit.render import _shapes, _tasks, render_headshots
-from headshotkit.session import Session
+from headshotkit.generation.headshots import _shapes, _tasks, render_headshots
+from headshotkit.generation.prompts import SIZES_PX, load_prompts
+from headshotkit.generation.session import Session
 
 BRIEF = {"count": 4, "steps": 6, "max_attempts": 2, "batch": 2}
 COMMAND = """
 import sys
 from headshotkit.config import RenderConfig
 from headshotkit.core.run import Run
-from headshotkit.render import render_headshots
+from headshotkit.generation.headshots import render_headshots
 render_headshots(Run(sys.argv[1]), RenderConfig.for_base("mini", count=4, steps=6, max_attempts=2, batch=2))
 """
 

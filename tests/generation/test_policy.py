@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from headshotkit.policy import Deadline, OutOfTime, Tried, next_by_chance, next_of_round
+from headshotkit.generation.policy import Deadline, OutOfTime, Tried, next_by_chance, next_of_round
 
 PROMPTS, COUNT, BATCH, STEPS = 50, 1000, 4, 10
 SECONDS = 6.0

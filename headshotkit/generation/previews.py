@@ -12,8 +12,8 @@ from headshotkit.core.errors import StageMissing
 from headshotkit.core.records import Headshot, Lora, Name, Record
 from headshotkit.core.run import Run, read_json, write_atomic, write_json
 from headshotkit.families import CHANGES, Sampling, load_family
+from headshotkit.generation.session import png_with_origin
 from headshotkit.scoring.identity import Person, judge_headshot, known_person
-from headshotkit.session import png_with_origin
 from headshotkit.training.snapshots import PREVIEWS, snapshot_file, snapshots_in
 
 FACTS = "previews.json"

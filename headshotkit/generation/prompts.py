@@ -20,7 +20,7 @@ from headshotkit.core.errors import BadPromptBank
 from headshotkit.core.run import read_regular
 from headshotkit.core.runtime import PACKAGE
 
-BANK = PACKAGE / "prompts.toml"
+BANK = PACKAGE / "generation" / "prompts.toml"
 PERSON = "{person}"
 PACKS = ("linkedin", "creative", "academic", "medical", "studio", "outdoor", "black-and-white")
 """The packs that every bank may use; a bank of one's own declares further ones in a table [packs]."""

@@ -16,8 +16,8 @@ from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Lora
 from headshotkit.dataset.crops import BUCKETS
 from headshotkit.flow import Options, config_for
-from headshotkit.prompts import OPENING, PACKS, SIZES_PX, Prompt, choose_prompts, in_packs, load_prompts
-from headshotkit.render import _tasks
+from headshotkit.generation.headshots import _tasks
+from headshotkit.generation.prompts import OPENING, PACKS, SIZES_PX, Prompt, choose_prompts, in_packs, load_prompts
 
 AXES = ("setting", "background", "clothes", "light", "expression", "framing")
 PRESUMES = """
@@ -47,7 +47,7 @@ BRIEF_WORDS = (
      "blurred outdoor background"),
     ("soft light", "side light", "bright lighting", "dim lighting"),
 )  # fmt: skip
-"""What the embedded base's captions say, in their order: data/mini/captions.py and pictures.py."""
+"""What the embedded base's captions say, in their order: data/mini/captions.py and generation/pictures.py."""
 
 
 @pytest.fixture(scope="module")

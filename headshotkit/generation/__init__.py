@@ -1,0 +1,1 @@
+"""Draw headshots until enough are accepted."""
