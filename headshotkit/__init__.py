@@ -20,7 +20,7 @@ _HOMES = {
     "render_headshots": "generation.headshots",
     "render_pictures": "generation.pictures",
     "PictureRequest": "generation.pictures",
-    "restore_headshots": "restore",
+    "restore_headshots": "restoration.restore",
     "evaluate_run": "evaluate",
     "build_gallery": "gallery",
     "make_headshots": "flow",

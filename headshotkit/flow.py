@@ -33,7 +33,7 @@ from headshotkit.photos.class_words import propose_class_word
 from headshotkit.planning.deadline import DeadlineController, plan_here
 from headshotkit.planning.ladder import STAGES as PLANNED
 from headshotkit.planning.schedule import MAY_CHANGE
-from headshotkit.restore import restore_headshots
+from headshotkit.restoration.restore import restore_headshots
 from headshotkit.training.checkpoints import newest_step
 
 

@@ -13,7 +13,7 @@ from headshotkit.core.run import CHECK_SUM, write_json
 from headshotkit.evaluate import evaluate_run, rise_of, score_files, spread
 from headshotkit.faces import recognition
 from headshotkit.plots import table_metrics
-from headshotkit.restore import restore_headshots
+from headshotkit.restoration.restore import restore_headshots
 from headshotkit.scoring.identity import known_faces
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from headshotkit.core.errors import StageMissing
 from headshotkit.evaluate import evaluate_run
 from headshotkit.gallery import SHOWN_PX, STYLE, TILE_PX, _card, build_gallery, contact_sheet, embedded
-from headshotkit.restore import restore_headshots
+from headshotkit.restoration.restore import restore_headshots
 
 
 @pytest.fixture(scope="module")

@@ -40,10 +40,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from headshotkit import Run, restore
+from headshotkit import Run
 from headshotkit.config import bases
 from headshotkit.core import runtime
 from headshotkit.planning import counting
+from headshotkit.restoration import restore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path("/var/tmp/headshotkit-real-size")

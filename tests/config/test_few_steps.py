@@ -17,7 +17,7 @@ from headshotkit.evaluate import evaluate_run
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.drawing import scheduler_for
 from headshotkit.generation.headshots import render_headshots
-from headshotkit.restore import restore_headshots
+from headshotkit.restoration.restore import restore_headshots
 
 BRIEF = {"count": 2, "steps": 6, "max_attempts": 1, "batch": 2, "few_steps": "tiny"}
 

@@ -10,7 +10,7 @@ from headshotkit.core.errors import DamagedRun
 from headshotkit.dataset.build import build_dataset
 from headshotkit.generation.headshots import render_headshots
 from headshotkit.photos.check import judge_photos
-from headshotkit.restore import restore_headshots
+from headshotkit.restoration.restore import restore_headshots
 from headshotkit.training.checkpoints import to_bytes
 from headshotkit.training.export import export_lora
 from headshotkit.training.train import train_lora

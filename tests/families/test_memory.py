@@ -16,7 +16,6 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from headshotkit import restore
 from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora, DiskFull, NotFinite, OutOfMemory
@@ -30,6 +29,7 @@ from headshotkit.flow import Options, begin_deadline
 from headshotkit.generation import headshots, previews
 from headshotkit.generation.pictures import PictureRequest, fitted_photo
 from headshotkit.planning.plan import plan_run
+from headshotkit.restoration import restore
 from headshotkit.training import train
 from headshotkit.training.checkpoints import Checkpoints, read_checked
 from headshotkit.training.examples import cached_examples

@@ -9,14 +9,15 @@ import torch
 from conftest import P1, note_again
 from PIL import Image
 
-from headshotkit import flow, restore
+from headshotkit import flow
 from headshotkit.cli import main
 from headshotkit.config import RestoreConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadWeights, CannotRestore
 from headshotkit.faces import recognition
 from headshotkit.flow import Options
-from headshotkit.restore import restore_headshots
+from headshotkit.restoration import restore
+from headshotkit.restoration.restore import restore_headshots
 
 
 def test_without_codeformer_headshots_are_handed_on_untouched(brief_run, monkeypatch, tmp_path):

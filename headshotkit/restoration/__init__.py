@@ -1,0 +1,1 @@
+"""Restore faces without changing who they are."""
