@@ -21,7 +21,7 @@ _HOMES = {
     "render_pictures": "generation.pictures",
     "PictureRequest": "generation.pictures",
     "restore_headshots": "restoration.restore",
-    "evaluate_run": "evaluate",
+    "evaluate_run": "evaluation.evaluate",
     "build_gallery": "gallery",
     "make_headshots": "flow",
     "Run": "core.run",

@@ -11,8 +11,8 @@ from test_gallery import luminance
 from test_plots import generated  # noqa: F401
 from test_plots_photos import judged
 
-from headshotkit import plots, plots_photos, plots_training
 from headshotkit.core.records import Reason, Verdict
+from headshotkit.evaluation import plots, plots_photos, plots_training
 from headshotkit.planning.plan import plan_run
 from headshotkit.training.lora_layers import LoraLayer
 

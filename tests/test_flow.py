@@ -8,7 +8,7 @@ from conftest import P1, P2
 
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import STAGES, Run
-from headshotkit.evaluate import _render_base, rise_of, score_files
+from headshotkit.evaluation.evaluate import _render_base, rise_of, score_files
 from headshotkit.flow import Options, do_missing, make_headshots, run_base
 from headshotkit.scoring.identity import known_faces
 

@@ -21,7 +21,7 @@ import headshotkit.config.bases
 from headshotkit.config import RenderConfig
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
-from headshotkit.evaluate import rise_of, score_files
+from headshotkit.evaluation.evaluate import rise_of, score_files
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, config_for, do_stage

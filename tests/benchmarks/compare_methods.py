@@ -30,7 +30,7 @@ from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Names
 from headshotkit.core.run import Run, write_atomic, write_json
 from headshotkit.dataset.build import build_dataset
-from headshotkit.evaluate import RECOGNISERS, rise_of, score_files
+from headshotkit.evaluation.evaluate import RECOGNISERS, rise_of, score_files
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
 from headshotkit.generation.headshots import render_headshots

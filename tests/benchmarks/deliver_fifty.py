@@ -35,7 +35,7 @@ from PIL import Image
 from headshotkit.config import RenderConfig
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import Run
-from headshotkit.evaluate import RECOGNISERS, _render_base, score_files
+from headshotkit.evaluation.evaluate import RECOGNISERS, _render_base, score_files
 from headshotkit.faces import recognition
 from headshotkit.generation.headshots import render_headshots
 from headshotkit.scoring.identity import known_faces

@@ -22,7 +22,7 @@ from PIL import Image
 
 from headshotkit.core import runtime
 from headshotkit.core.run import Run
-from headshotkit.evaluate import rise_of
+from headshotkit.evaluation.evaluate import rise_of
 from headshotkit.faces import measures, recognition
 from headshotkit.generation.pictures import Picture, PictureRequest, Studio
 

@@ -27,7 +27,7 @@ from headshotkit.config import RenderConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
-from headshotkit.evaluate import rise_of
+from headshotkit.evaluation.evaluate import rise_of
 from headshotkit.families import Sampling, load_family, weights_place
 from headshotkit.generation.headshots import _tasks
 from headshotkit.generation.prompts import load_prompts

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from headshotkit import evaluate, flow
+from headshotkit import flow
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
@@ -14,6 +14,7 @@ from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run
 from headshotkit.dataset import tokens
 from headshotkit.dataset.crops import CropConfig
+from headshotkit.evaluation import evaluate
 from headshotkit.generation.pictures import PictureRequest
 from headshotkit.generation.prompts import load_prompts
 from headshotkit.photos.files import find_photos

@@ -13,7 +13,7 @@ from headshotkit.config.few_steps import FEW_STEPS, FewSteps, compare_few, drawn
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.core.records import Names
 from headshotkit.core.run import write_json
-from headshotkit.evaluate import evaluate_run
+from headshotkit.evaluation.evaluate import evaluate_run
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.drawing import scheduler_for
 from headshotkit.generation.headshots import render_headshots

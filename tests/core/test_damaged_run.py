@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from conftest import P1
 
-from headshotkit import plots
 from headshotkit.cli import main
 from headshotkit.core.errors import BadCaption, DamagedRun, HeadshotError
 from headshotkit.core.records import Dataset
 from headshotkit.core.run import CHECK_SUM, COMMANDS, MAX_DEPTH, MAX_JSON_BYTES, Run, read_json, write_json
 from headshotkit.dataset.captions import with_edits
+from headshotkit.evaluation import plots
 from headshotkit.generation import previews
 from headshotkit.photos.check import OVERRULED, read_overruled
 from headshotkit.photos.override import overrule_verdict

@@ -210,7 +210,7 @@ def test_importing_the_package_sets_the_environment_in_a_notebook_too():
 
 USED = """
 import headshotkit, onnxruntime, torch
-from headshotkit import plots
+from headshotkit.evaluation import plots
 from headshotkit.families import Sampling, load_family
 family = load_family("mini")
 family.render(["a man"], [""], [1], Sampling((64, 64), 1, 1.0))

@@ -12,12 +12,12 @@ from headshotkit.config import PickConfig, RenderConfig
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Names, Pick
 from headshotkit.core.run import Run, write_json
+from headshotkit.evaluation.plots_picking import plot_pick, table_pick
 from headshotkit.families import Sampling, load_family
 from headshotkit.flow import Options, config_for
 from headshotkit.generation.headshots import _picked, render_headshots
 from headshotkit.generation.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
 from headshotkit.generation.prompts import Prompt, load_prompts
-from headshotkit.plots_picking import plot_pick, table_pick
 from headshotkit.scoring.adherence import asked_of
 
 SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))

@@ -21,12 +21,12 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.core.records import Headshot, Lora, Score
 from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
+from headshotkit.evaluation.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.faces import measures, recognition
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.generation.policy import Deadline, OutOfTime
 from headshotkit.photos.files import png_bytes
 from headshotkit.planning.ladder import PAIRS
-from headshotkit.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.scoring.bootstrap import rise_of
 from headshotkit.scoring.identity import identity_of, known_faces
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headshotkit import plots_training
+from headshotkit.evaluation import plots_training
 from headshotkit.planning.plan import plan_run
 from headshotkit.training.lora_layers import LoraLayer
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from headshotkit.core.run import Run
+from headshotkit.evaluation.plots import Plot, Table
 from headshotkit.photos.coverage import EXPRESSIONS, POSES, Axis, Coverage
-from headshotkit.plots import Plot, Table
 
 MOST_BARS = 6
 

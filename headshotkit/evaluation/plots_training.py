@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from headshotkit.core.run import Run
+from headshotkit.evaluation.plots import Plot, Table, drawable, legend_below, read_losses
 from headshotkit.generation.previews import read_previews
 from headshotkit.planning.plan import Plan
-from headshotkit.plots import Plot, Table, drawable, legend_below, read_losses
 from headshotkit.training.lora_layers import LoraLayer, LoraLayers
 from headshotkit.training.snapshots import PREVIEWS
 

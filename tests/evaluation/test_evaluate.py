@@ -7,12 +7,12 @@ import pytest
 from conftest import P1, open_picture
 from PIL import Image
 
-from headshotkit import evaluate
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import CHECK_SUM, write_json
-from headshotkit.evaluate import evaluate_run, rise_of, score_files, spread
+from headshotkit.evaluation import evaluate
+from headshotkit.evaluation.evaluate import evaluate_run, rise_of, score_files, spread
+from headshotkit.evaluation.plots import table_metrics
 from headshotkit.faces import recognition
-from headshotkit.plots import table_metrics
 from headshotkit.restoration.restore import restore_headshots
 from headshotkit.scoring.identity import known_faces
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from headshotkit.core.records import Pick
 from headshotkit.core.run import Run
+from headshotkit.evaluation.plots import Plot, Table, legend_below
 from headshotkit.generation.picking import choose_pick
-from headshotkit.plots import Plot, Table, legend_below
 
 SIGNS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 """Of candidates in their order; the legend names them, so that no name lies over a point."""

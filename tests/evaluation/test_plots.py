@@ -11,10 +11,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from headshotkit import plots, plots_picking, plots_training
 from headshotkit.core.errors import DamagedRun, NothingToShow, StageMissing
 from headshotkit.core.records import Lora, Pick
 from headshotkit.core.run import Run, write_json
+from headshotkit.evaluation import plots, plots_picking, plots_training
 
 LORA = Lora(Path("person.safetensors"), "mini", 8, 8, "ohwx", "man", 2)
 

@@ -8,11 +8,11 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from test_coach import good_set, photo, refused
 
-from headshotkit import plots, plots_photos
 from headshotkit.config import GateConfig
 from headshotkit.core.errors import StageMissing
 from headshotkit.core.records import Reason, Verdict
 from headshotkit.core.run import Run
+from headshotkit.evaluation import plots, plots_photos
 from headshotkit.photos import coach
 
 

@@ -1,0 +1,1 @@
+"""Measure how good a run is, and plot it."""
