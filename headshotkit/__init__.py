@@ -22,7 +22,7 @@ _HOMES = {
     "PictureRequest": "generation.pictures",
     "restore_headshots": "restoration.restore",
     "evaluate_run": "evaluation.evaluate",
-    "build_gallery": "gallery",
+    "build_gallery": "delivery.gallery",
     "make_headshots": "flow",
     "Run": "core.run",
     "GateConfig": "config",

@@ -26,8 +26,8 @@ from headshotkit.core.records import Verdict, kept_photos, refusals, typed
 from headshotkit.core.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
 from headshotkit.dataset.build import build_dataset
 from headshotkit.dataset.class_images import missing_class_images
+from headshotkit.delivery.gallery import PAGE, build_gallery
 from headshotkit.families import weights_here
-from headshotkit.gallery import PAGE, build_gallery
 from headshotkit.photos.check import is_judged, judge_photos
 from headshotkit.photos.class_words import propose_class_word
 from headshotkit.planning.deadline import DeadlineController, plan_here

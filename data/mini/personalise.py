@@ -21,11 +21,11 @@ import headshotkit.config.bases
 from headshotkit.config import RenderConfig
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
+from headshotkit.delivery.gallery import build_gallery
 from headshotkit.evaluation.evaluate import rise_of, score_files
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.flow import Options, config_for, do_stage
-from headshotkit.gallery import build_gallery
 from headshotkit.generation.headshots import render_headshots
 from headshotkit.scoring.identity import known_faces
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from headshotkit.core.errors import DamagedRun, NothingToShow
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run, read_json
-from headshotkit.gallery import WORDS
+from headshotkit.delivery.gallery import WORDS
 from headshotkit.photos.coverage import quality
 
 GOLDEN = (5**0.5 - 1) / 2

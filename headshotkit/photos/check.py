@@ -21,8 +21,8 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import RunFolderError
 from headshotkit.core.records import Photo, Reason, Record, Verdict
 from headshotkit.core.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
+from headshotkit.delivery.gallery import PAGE
 from headshotkit.faces import copies, recognition
-from headshotkit.gallery import PAGE
 from headshotkit.photos import assess, coach
 from headshotkit.photos.colour import srgb_curve
 from headshotkit.photos.coverage import coverage, moments

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import facts_of, write_atomic
-from headshotkit.gallery import PAGE, document
+from headshotkit.delivery.gallery import PAGE, document
 
 THUMBS = "thumbs"
 """Folder of the small pictures, in the order of the verdicts."""

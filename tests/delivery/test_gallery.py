@@ -8,8 +8,8 @@ from conftest import open_picture
 from PIL import Image
 
 from headshotkit.core.errors import StageMissing
+from headshotkit.delivery.gallery import SHOWN_PX, STYLE, TILE_PX, _card, build_gallery, contact_sheet, embedded
 from headshotkit.evaluation.evaluate import evaluate_run
-from headshotkit.gallery import SHOWN_PX, STYLE, TILE_PX, _card, build_gallery, contact_sheet, embedded
 from headshotkit.restoration.restore import restore_headshots
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from headshotkit.core.errors import NothingToShow, StageMissing
 from headshotkit.core.run import Run, write_json
-from headshotkit.pack import accepted_headshots, pack_headshots
+from headshotkit.delivery.pack import accepted_headshots, pack_headshots
 
 SHOTS = [("a.png", "park", True), ("b.png", "office", False), ("c.png", "office", True), ("d.png", "studio", True)]
 DELIVERED = ["c.png", "b.png", "a.png"]
