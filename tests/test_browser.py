@@ -196,8 +196,8 @@ def digests(files):
 
 
 UPLOAD = (
-    "from headshotkit import widgets\nrun = widgets.open_run('me', begins=True)\nwidgets.upload_photos(run)",
-    "print(*widgets.photo_folder('', run), sep=': ')",
+    "from headshotkit import widgets\nrun = review.open_run('me', begins=True)\nwidgets.upload_photos(run)",
+    "print(*review.photo_folder('', run), sep=': ')",
 )
 
 
@@ -226,7 +226,7 @@ def test_pieces_and_answers_that_get_lost_are_sent_again(notebook, place, tmp_pa
         "        answer = lost if self.heard % 3 == 0 else super().answer(message, pieces)\n"
         "        return lost if self.heard % 5 == 0 else answer\n"
         "widgets.Inbox = Leaky\n"
-        "button = widgets.upload_photos(widgets.open_run('leaky', begins=True))\nbutton.patience_ms = 200\nbutton",
+        "button = review.upload_photos(review.open_run('leaky', begins=True))\nbutton.patience_ms = 200\nbutton",
     )
     book.run(0)
     chooser = wait_for(lambda: book.cell(0).find_elements("css selector", 'input[type="file"]'))[0]
@@ -241,7 +241,7 @@ def test_a_stage_is_stopped_and_goes_on_without_a_traceback(notebook, place):
         shutil.copy(photo, place / "ten")
     book = notebook(
         "from headshotkit import widgets\nfrom headshotkit.flow import Options, do_stage\n"
-        "run = widgets.open_run('stopped', begins=True)\noptions = Options(photos='ten')",
+        "run = review.open_run('stopped', begins=True)\noptions = Options(photos='ten')",
         "print(do_stage('photos', run, options)['outcome'])",
     )
     book.run(0)
@@ -263,7 +263,7 @@ def test_the_zip_is_taken_home_with_the_accepted_headshots(notebook, place, down
     for number, one in enumerate(shots):
         Image.new("RGB", (64, 64), (number, 90, 90)).save(stage.folder / one["file"])
     stage.finish("3", headshots=shots, delivered=[one["file"] for one in shots], pass_mark={"mark": 0.5})
-    book = notebook("from headshotkit import widgets\nrun = widgets.open_run('made')", "widgets.take_headshots(run)")
+    book = notebook("from headshotkit import widgets\nrun = review.open_run('made')", "review.take_headshots(run)")
     book.run(0)
     book.run(1)
     shown = book.cell(1).find_elements("css selector", ".jp-RenderedHTMLCommon img")

@@ -78,7 +78,7 @@ warnings=(
     -W "ignore::pyparsing.warnings.PyparsingDeprecationWarning"
 )
 "$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/core/test_runtime.py tests/core/test_old_packages.py tests/families/test_families.py \
-    tests/config/test_few_steps.py tests/training/test_train.py tests/generation/test_headshots.py tests/test_widgets.py tests/test_uploads.py \
+    tests/config/test_few_steps.py tests/training/test_train.py tests/generation/test_headshots.py tests/widgets/test_review.py tests/widgets/test_uploads.py \
     tests/test_notebooks.py
 
 echo "== the image beside Colab: package, Colab's version, the image's where it differs"

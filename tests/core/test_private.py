@@ -15,7 +15,7 @@ from headshotkit.delivery import gallery
 from headshotkit.flow import Options, do_stage
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.override import overrule_verdict
-from headshotkit.widgets import photo_folder
+from headshotkit.widgets.review import photo_folder
 
 
 @pytest.fixture

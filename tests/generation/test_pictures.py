@@ -15,7 +15,7 @@ from headshotkit.config import RenderConfig
 from headshotkit.core.errors import BadConfig, BadLora, HeadshotError, StageMissing
 from headshotkit.core.run import Run, write_json
 from headshotkit.generation.pictures import Picture, PictureRequest, Studio, fitted_photo, render_pictures, styles_of
-from headshotkit.panel import control_panel
+from headshotkit.widgets.panel import control_panel
 
 PHOTO = str(P1 / "p1_03.jpg")
 BRIEF = PictureRequest.for_base("mini", "photo of {person}", steps=4, seed=3)

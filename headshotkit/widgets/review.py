@@ -24,7 +24,7 @@ from headshotkit.core.run import COMMANDS, Run, make_folder
 from headshotkit.delivery.gallery import embedded
 from headshotkit.delivery.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos.files import find_photos
-from headshotkit.uploads import PIECE_BYTES, UPLOADS, Arrival, Inbox, demand_all, keep_files, upload_on_colab
+from headshotkit.widgets.uploads import PIECE_BYTES, UPLOADS, Arrival, Inbox, demand_all, keep_files, upload_on_colab
 
 ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
 NAME, VERDICT = "name", "verdict"

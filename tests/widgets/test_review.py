@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headshotkit import widgets
 from headshotkit.core import runtime
 from headshotkit.core.errors import NoPhotos, NoRun, StageMissing, TooFewPhotos
 from headshotkit.core.run import Run, write_json
-from headshotkit.uploads import keep_files
+from headshotkit.widgets import review as widgets
+from headshotkit.widgets.uploads import keep_files
 
 AS_IN_7 = {
     "a.jpg": {"metadata": {"name": "a.jpg", "type": "image/jpeg", "size": 2}, "content": b"aa"},

@@ -7,11 +7,11 @@ import types
 
 import pytest
 
-from headshotkit import uploads, widgets
 from headshotkit.core import run as run_module
 from headshotkit.core.errors import UploadIncomplete
 from headshotkit.core.run import Run
-from headshotkit.uploads import Inbox, keep_files, last_arrival, safe_name, upload_on_colab
+from headshotkit.widgets import review, uploads
+from headshotkit.widgets.uploads import Inbox, keep_files, last_arrival, safe_name, upload_on_colab
 
 
 class Sender:
@@ -115,15 +115,15 @@ def test_with_less_than_was_chosen_nothing_goes_on(inbox):
     run = Run(inbox.folder.parent)
     sender = Sender(inbox, files=[("a.jpg", b"\xff\xd8\xff1"), ("b.jpg", b"\xff\xd8\xff2")])
     with pytest.raises(UploadIncomplete) as caught:
-        widgets.photo_folder("", run)
+        review.photo_folder("", run)
     assert "0 of 2" in caught.value.happened
     sender.piece(0)
     with pytest.raises(UploadIncomplete) as caught:
-        widgets.photo_folder("", run)
+        review.photo_folder("", run)
     assert "1 of 2" in caught.value.happened and str(inbox.folder) in caught.value.next_step
-    assert widgets.photo_folder(str(inbox.folder), run)[0] == inbox.folder, "those that are there can be used"
+    assert review.photo_folder(str(inbox.folder), run)[0] == inbox.folder, "those that are there can be used"
     sender.piece(1)
-    assert widgets.photo_folder("", run)[0] == inbox.folder
+    assert review.photo_folder("", run)[0] == inbox.folder
 
 
 def test_a_full_disk_is_said_and_stops_the_rest(inbox, monkeypatch):
@@ -165,20 +165,20 @@ def colab(monkeypatch, tmp_path):
 
 def test_on_colab_its_own_button_is_used(colab, tmp_path, capsys):
     run, colab.chosen = Run("me"), {"a.jpg": b"\xff\xd8\xff1", "b (1).jpg": b"\xff\xd8\xff2"}
-    assert widgets.upload_photos(run) is None
+    assert review.upload_photos(run) is None
     assert there(run.folder / "uploads") == colab.chosen and "2 photos" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["me"], "no copy is left where the notebook is"
-    assert widgets.photo_folder("", run)[0] == run.folder / "uploads"
+    assert review.photo_folder("", run)[0] == run.folder / "uploads"
 
 
 def test_a_cancelled_choice_is_none(colab, tmp_path):
     assert upload_on_colab(tmp_path / "uploads") == []
-    assert widgets.photo_folder("", Run(tmp_path))[1].startswith("the sample person")
+    assert review.photo_folder("", Run(tmp_path))[1].startswith("the sample person")
 
 
 def test_an_upload_that_breaks_off_on_colab_is_an_error_then_and_later(colab, tmp_path):
     colab.chosen = RuntimeError("the connection is gone")
-    for again in (lambda: widgets.upload_photos(Run(tmp_path)), lambda: widgets.photo_folder("", Run(tmp_path))):
+    for again in (lambda: review.upload_photos(Run(tmp_path)), lambda: review.photo_folder("", Run(tmp_path))):
         with pytest.raises(UploadIncomplete) as caught:
             again()
         assert "the connection is gone" in caught.value.happened

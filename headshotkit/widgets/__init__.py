@@ -1,0 +1,1 @@
+"""Notebook controls, thin over the verbs."""
