@@ -23,7 +23,7 @@ _HOMES = {
     "restore_headshots": "restoration.restore",
     "evaluate_run": "evaluation.evaluate",
     "build_gallery": "delivery.gallery",
-    "make_headshots": "flow",
+    "make_headshots": "pipeline",
     "Run": "core.run",
     "GateConfig": "config",
     "DatasetConfig": "config",

@@ -289,27 +289,27 @@ def _do(arguments: argparse.Namespace) -> None:
     """The command itself; its lines go to standard error where standard output is to hold JSON."""
     if arguments.command in TOOLS:
         return TOOLS[arguments.command][1](arguments)
-    from headshotkit import flow
+    from headshotkit import pipeline
 
-    options = _options(arguments, flow.Options)
+    options = _options(arguments, pipeline.Options)
     run = Run(arguments.out)
     tell = partial(print, flush=True)
     with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
         if arguments.command in ("run", "demo"):
-            flow.make_headshots(options.photos, run.folder, options, tell=tell)
+            pipeline.make_headshots(options.photos, run.folder, options, tell=tell)
             manifest = {stage: run.manifest(stage) for stage in STAGES}
         else:
             stage = {command: stage for stage, command in COMMANDS.items()}[arguments.command]
-            if stage in flow.NEED_BASE or options.base:
-                base, _ = flow.run_base(run, options)
+            if stage in pipeline.NEED_BASE or options.base:
+                base, _ = pipeline.run_base(run, options)
                 if caution := find_base(base).caution:
                     tell(f"{'base':<10} {base}: {caution}")
             planned = stage == "lora"  # generate keeps its minutes itself
-            controller = flow.begin_deadline(run, options, tell, ("download", "train")) if planned else None
+            controller = pipeline.begin_deadline(run, options, tell, ("download", "train")) if planned else None
             if run.has("headshots"):
-                flow.do_missing(flow.LATE.get(stage, ()), run, options, tell)
-            manifest = flow.do_stage(stage, run, options, controller)
-            tell(flow.line_of(manifest, run))
+                pipeline.do_missing(pipeline.LATE.get(stage, ()), run, options, tell)
+            manifest = pipeline.do_stage(stage, run, options, controller)
+            tell(pipeline.line_of(manifest, run))
     if arguments.json:
         print(json.dumps(manifest, indent=1))
 

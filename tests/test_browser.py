@@ -240,7 +240,7 @@ def test_a_stage_is_stopped_and_goes_on_without_a_traceback(notebook, place):
     for photo in sorted(P1.glob("p1_*.jpg"))[:10]:
         shutil.copy(photo, place / "ten")
     book = notebook(
-        "from headshotkit import widgets\nfrom headshotkit.flow import Options, do_stage\n"
+        "from headshotkit import widgets\nfrom headshotkit.pipeline import Options, do_stage\n"
         "run = review.open_run('stopped', begins=True)\noptions = Options(photos='ten')",
         "print(do_stage('photos', run, options)['outcome'])",
     )

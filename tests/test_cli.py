@@ -12,7 +12,7 @@ from PIL import Image
 
 from headshotkit.cli import ABOUT, _options, main, parser
 from headshotkit.config import RenderConfig
-from headshotkit.flow import Options, config_for
+from headshotkit.pipeline import Options, config_for
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from conftest import P1, P2
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import STAGES, Run
 from headshotkit.evaluation.evaluate import _render_base, rise_of, score_files
-from headshotkit.flow import Options, do_missing, make_headshots, run_base
+from headshotkit.pipeline import Options, do_missing, make_headshots, run_base
 from headshotkit.scoring.identity import known_faces
 
 SETTINGS = Options(base="mini", max_attempts=1)
@@ -74,8 +74,8 @@ def test_a_finished_run_is_not_done_again(runs):
 
 def test_what_is_missing_is_done_and_nothing_else(runs, monkeypatch):
     done = []
-    monkeypatch.setattr("headshotkit.flow.do_stage", lambda stage, *_: done.append(stage) or {})
-    monkeypatch.setattr("headshotkit.flow.line_of", lambda *_: "")
+    monkeypatch.setattr("headshotkit.pipeline.do_stage", lambda stage, *_: done.append(stage) or {})
+    monkeypatch.setattr("headshotkit.pipeline.line_of", lambda *_: "")
     do_missing(STAGES, runs[0], Options(steps=999), tell=lambda line: None)
     assert done == []
     do_missing(("photos",), Run(runs[0].folder / "nowhere"), Options(), tell=lambda line: None)

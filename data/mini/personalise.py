@@ -25,8 +25,8 @@ from headshotkit.delivery.gallery import build_gallery
 from headshotkit.evaluation.evaluate import rise_of, score_files
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.methods import use_trained
-from headshotkit.flow import Options, config_for, do_stage
 from headshotkit.generation.headshots import render_headshots
+from headshotkit.pipeline import Options, config_for, do_stage
 from headshotkit.scoring.identity import known_faces
 
 CLASS_WORD = {"p1": "man", "p2": "woman", "p3": "man"}

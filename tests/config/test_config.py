@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from headshotkit import flow
+from headshotkit import pipeline
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
 from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
@@ -144,11 +144,11 @@ def test_letters_that_are_none_are_refused_in_words_and_taken_in_paths():
 
 def test_every_option_has_the_range_of_its_setting():
     """Before anything is done, so that a run does not stop at its third stage."""
-    numbered = [name for name, (kind, setting) in flow.SETTINGS.items() if numbers_in(ranges_of(kind)[setting][0])]
-    assert {*flow.SETTINGS} == {f.name for f in fields(flow.Options)} - {"photos", "base"}
+    numbered = [name for name, (kind, setting) in pipeline.SETTINGS.items() if numbers_in(ranges_of(kind)[setting][0])]
+    assert {*pipeline.SETTINGS} == {f.name for f in fields(pipeline.Options)} - {"photos", "base"}
     for name in numbered:
         with pytest.raises(BadConfig, match=f"{name} is") as caught:
-            flow.Options(**{name: math.nan})
+            pipeline.Options(**{name: math.nan})
         assert f"--{name.replace('_', '-')}" in caught.value.next_step
 
 

@@ -12,9 +12,9 @@ from conftest import P1
 from headshotkit.cli import main
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.delivery import gallery
-from headshotkit.flow import Options, do_stage
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.override import overrule_verdict
+from headshotkit.pipeline import Options, do_stage
 from headshotkit.widgets.review import photo_folder
 
 

@@ -10,8 +10,8 @@ from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, TrainConfig
 from headshotkit.core.errors import BadConfig, DamagedRun
 from headshotkit.core.run import Run, bytes_of, settings_of, write_json
-from headshotkit.flow import Options, begun_settings, config_for, do_stage
 from headshotkit.generation.prompts import BANK
+from headshotkit.pipeline import Options, begun_settings, config_for, do_stage
 
 
 def begun(config, stage="lora", **facts):

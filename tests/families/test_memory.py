@@ -25,9 +25,9 @@ from headshotkit.dataset import class_images
 from headshotkit.families import CHANGES, Sampling, drawing, frugal, load_family
 from headshotkit.families.controls import Guide, load_controls
 from headshotkit.families.methods import use_trained
-from headshotkit.flow import Options, begin_deadline
 from headshotkit.generation import headshots, previews
 from headshotkit.generation.pictures import PictureRequest, fitted_photo
+from headshotkit.pipeline import Options, begin_deadline
 from headshotkit.planning.plan import plan_run
 from headshotkit.restoration import restore
 from headshotkit.training import train

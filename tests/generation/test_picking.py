@@ -14,10 +14,10 @@ from headshotkit.core.records import Names, Pick
 from headshotkit.core.run import Run, write_json
 from headshotkit.evaluation.plots_picking import plot_pick, table_pick
 from headshotkit.families import Sampling, load_family
-from headshotkit.flow import Options, config_for
 from headshotkit.generation.headshots import _picked, render_headshots
 from headshotkit.generation.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
 from headshotkit.generation.prompts import Prompt, load_prompts
+from headshotkit.pipeline import Options, config_for
 from headshotkit.scoring.adherence import asked_of
 
 SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))

@@ -15,9 +15,9 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Lora
 from headshotkit.dataset.crops import BUCKETS
-from headshotkit.flow import Options, config_for
 from headshotkit.generation.headshots import _tasks
 from headshotkit.generation.prompts import OPENING, PACKS, SIZES_PX, Prompt, choose_prompts, in_packs, load_prompts
+from headshotkit.pipeline import Options, config_for
 
 AXES = ("setting", "background", "clothes", "light", "expression", "framing")
 PRESUMES = """

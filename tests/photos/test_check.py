@@ -17,12 +17,12 @@ from headshotkit.core.errors import CannotKeep, NoPhotos, RunFolderError, StageM
 from headshotkit.core.records import REASON_CODES
 from headshotkit.core.run import Run
 from headshotkit.dataset.build import build_dataset
-from headshotkit.flow import Options, do_stage
 from headshotkit.photos import assess
 from headshotkit.photos.check import judge_photos, main_person, people, write_kept
 from headshotkit.photos.files import Opened, digest_of, left_out, open_photo, png_bytes
 from headshotkit.photos.metadata import ORIGIN
 from headshotkit.photos.override import overrule_verdict
+from headshotkit.pipeline import Options, do_stage
 
 
 @pytest.fixture(scope="module")

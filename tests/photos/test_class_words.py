@@ -12,9 +12,9 @@ from headshotkit.config import CLASS_WORDS, DatasetConfig, GateConfig
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.run import Run, sha256_of
 from headshotkit.faces import recognition
-from headshotkit.flow import Options, do_missing, do_stage
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.class_words import propose_class_word
+from headshotkit.pipeline import Options, do_missing, do_stage
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from conftest import P1
 from diffusers import UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from headshotkit import flow
+from headshotkit import pipeline
 from headshotkit.cli import main
 from headshotkit.config import METHODS, TrainConfig
 from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run
 from headshotkit.families import costs
 from headshotkit.families.costs import GPUS, cost, public_seconds
-from headshotkit.flow import Options, _beside_class_images, begin_deadline, config_for, make_headshots
+from headshotkit.pipeline import Options, _beside_class_images, begin_deadline, config_for, make_headshots
 from headshotkit.planning import counting
 from headshotkit.planning.ladder import (
     FIXED,
@@ -191,10 +191,10 @@ def test_everything_that_draws_is_planned_with_its_pictures_and_its_load():
 
 def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
     """`plan` counts the installation too; a run counts from its start, with the download where weights are missing."""
-    monkeypatch.setattr(flow.runtime, "gpu_memory", lambda: ("Tesla T4", 14.7))
+    monkeypatch.setattr(pipeline.runtime, "gpu_memory", lambda: ("Tesla T4", 14.7))
     plan, told = plan_run("t4", 50, 60), []
     for here, names in ((False, {"download"}), (True, set())):
-        monkeypatch.setattr(flow, "weights_here", lambda base, here=here: here)
+        monkeypatch.setattr(pipeline, "weights_here", lambda base, here=here: here)
         run = begin_deadline(Run(tmp_path), Options(base="sdxl", minutes=60), told.append).plan
         assert run.minutes <= 45 and run.pessimistic <= 58 and run.choice.schedule == plan.choice.schedule
         assert run.choice.pairs == plan.choice.pairs and run.choice.sampler_steps >= plan.choice.sampler_steps
@@ -217,14 +217,14 @@ def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_an_hour_is_what_a_run_on_cuda_is_planned_for(tmp_path, monkeypatch, gpu, asked, minutes):
     """Where nothing was said; the stages only note the controller that they are given."""
-    monkeypatch.setattr(flow.runtime, "gpu_memory", lambda: gpu)
+    monkeypatch.setattr(pipeline.runtime, "gpu_memory", lambda: gpu)
     seen, told = [], []
 
     def done(stage, run, options, controller):
         seen.append(controller)
         return {"stage": stage, "outcome": "", "seconds": 1.0}
 
-    monkeypatch.setattr(flow, "do_stage", done)
+    monkeypatch.setattr(pipeline, "do_stage", done)
     make_headshots(P1, tmp_path, Options(**{"base": "sdxl"} | asked), tell=told.append)
     given = seen[0] and seen[0].first.task.minutes
     assert given == minutes

@@ -9,13 +9,13 @@ import torch
 from conftest import P1, note_again
 from PIL import Image
 
-from headshotkit import flow
+from headshotkit import pipeline
 from headshotkit.cli import main
 from headshotkit.config import RestoreConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadWeights, CannotRestore
 from headshotkit.faces import recognition
-from headshotkit.flow import Options
+from headshotkit.pipeline import Options
 from headshotkit.restoration import restore
 from headshotkit.restoration.restore import restore_headshots
 
@@ -132,11 +132,11 @@ def test_bad_weights_in_the_cache_are_no_error(brief_run, stand_in, monkeypatch,
 
 def test_a_run_does_the_stages_after_it_and_then_says_what_could_not_be_done(brief_run, monkeypatch):
     """The check stands for them here, as it is done already."""
-    monkeypatch.setattr(flow, "STAGES", ("restored", "photos"))
+    monkeypatch.setattr(pipeline, "STAGES", ("restored", "photos"))
     told = []
     with pytest.raises(CannotRestore):
         options = Options(base="mini", codeformer_weights="none.pth")
-        flow.make_headshots(P1, brief_run.folder, options, tell=told.append)
+        pipeline.make_headshots(P1, brief_run.folder, options, tell=told.append)
     assert [line.split()[0] for line in told] == ["note", "base", "restore", "check"] and handed_on(brief_run)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from headshotkit.config import TrainConfig
 from headshotkit.core.errors import BadConfig, MissingPackage
-from headshotkit.flow import Options, config_for
+from headshotkit.pipeline import Options, config_for
 from headshotkit.training import optimizers
 from headshotkit.training.checkpoints import read_checked, to_bytes
 from headshotkit.training.optimizers import make_optimizer

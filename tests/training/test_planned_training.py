@@ -10,13 +10,13 @@ from conftest import P1, P2
 from safetensors.torch import load_file
 from test_deadline import clock  # noqa: F401
 
-from headshotkit import flow
+from headshotkit import pipeline
 from headshotkit.cli import main
 from headshotkit.config import RenderConfig, TrainConfig
 from headshotkit.core.errors import OutOfMemory
 from headshotkit.core.run import COMMANDS, STAGES, Run, write_json
 from headshotkit.families import load_family
-from headshotkit.flow import Options, begin_deadline, make_headshots, planned_settings, progress_of
+from headshotkit.pipeline import Options, begin_deadline, make_headshots, planned_settings, progress_of
 from headshotkit.planning import deadline
 from headshotkit.planning.deadline import DeadlineController
 from headshotkit.planning.ladder import STAGES as STEPS
@@ -236,7 +236,7 @@ def test_another_method_keeps_its_minutes_too(prepared_run, capsys):
     assert (manifest["lora"]["method"], manifest["lora"]["step"]) == ("textual-inversion", 2)
     told = []
     options = Options(base="mini", minutes=5, method="dreambooth", class_images=8)
-    controller = flow.begin_deadline(Run(prepared_run.folder.parent / "new"), options, told.append)
+    controller = pipeline.begin_deadline(Run(prepared_run.folder.parent / "new"), options, told.append)
     task = controller.plan.task
     assert (task.method, task.prior) == ("dreambooth", True) and "as many class images" in told[0]
 
@@ -310,8 +310,8 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
         clock.now += 60 * {"lora": 24.0}.get(stage, 0.1)
         return {"stage": stage, "outcome": "", "seconds": 0.0}
 
-    monkeypatch.setattr(flow, "do_stage", done)
-    monkeypatch.setattr(flow, "DeadlineController", lambda plan, tell: DeadlineController(plan, clock, tell))
+    monkeypatch.setattr(pipeline, "do_stage", done)
+    monkeypatch.setattr(pipeline, "DeadlineController", lambda plan, tell: DeadlineController(plan, clock, tell))
     told = []
     options = Options(base="mini", minutes=25, steps=300)
     make_headshots(P1, tmp_path, replace(options), tell=told.append)
