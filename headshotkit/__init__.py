@@ -3,9 +3,7 @@
 The public verbs are loaded when they are first used, so importing the package is quick and loads no torch.
 """
 
-__version__ = "0.1.0"
-
-from headshotkit.core import runtime
+from headshotkit.core import __version__, runtime
 
 _HOMES = {
     "judge_photos": "photos.check",

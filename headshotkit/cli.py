@@ -16,12 +16,11 @@ from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 
-from headshotkit import __version__
 from headshotkit.config import ASPECTS, AUGMENTS, CAPTIONERS, CLASS_WORDS, METHODS, OPTIMIZERS, SAMPLERS, DatasetConfig
 from headshotkit.config.bases import BASES, choose_base, find_base
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.config.pick import scales_of
-from headshotkit.core import runtime
+from headshotkit.core import __version__, runtime
 from headshotkit.core.errors import BadConfig, HeadshotError, NoPhotos
 from headshotkit.core.run import COMMANDS, STAGES, Run, bytes_of, clean_run
 from headshotkit.families.costs import GPUS

@@ -22,15 +22,17 @@ from headshotkit.config.base import check_value, ranges_of
 from headshotkit.config.bases import choose_base
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
+from headshotkit.core.pages import PAGE
 from headshotkit.core.records import Verdict, kept_photos, refusals, typed
 from headshotkit.core.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
 from headshotkit.dataset.build import build_dataset
 from headshotkit.dataset.class_images import missing_class_images
-from headshotkit.delivery.gallery import PAGE, build_gallery
+from headshotkit.delivery.gallery import build_gallery
 from headshotkit.families import weights_here
 from headshotkit.photos.check import is_judged, judge_photos
 from headshotkit.photos.class_words import propose_class_word
 from headshotkit.planning.deadline import DeadlineController, plan_here
+from headshotkit.planning.forecast import say_drawing
 from headshotkit.planning.ladder import STAGES as PLANNED
 from headshotkit.planning.schedule import MAY_CHANGE
 from headshotkit.restoration.restore import restore_headshots
@@ -398,7 +400,10 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
                 word, why = propose_class_word(run)
                 runtime.say(f"{COMMANDS[stage]:<10} class word {word}: {why}; --class-word sets another")
                 options = replace(options, class_word=word)
-            build_dataset(run, config_for(DatasetConfig, base, options, begun=run.peek(stage)))
+            wanted = config_for(DatasetConfig, base, options, begun=run.peek(stage))
+            if missing := missing_class_images(wanted):
+                say_drawing("class images", missing, RenderConfig.for_base(base).wordless())
+            build_dataset(run, wanted)
         case "lora":
             planned = planned_settings(stage, run, base, options, controller)
             planned = planned or _beside_class_images(run, base, options)

@@ -1,7 +1,7 @@
 """Writes the repository's address, which stands in pyproject.toml, wherever it is shown: `make address`.
 
-That is the README, core/runtime.py, and in each notebook the Colab badge and the first two cells. These are the same in all
-notebooks, so they stand here.
+That is the README, core/runtime.py, and in each notebook the Colab badge and the first two cells. These are the same in
+all notebooks, so they stand here.
 """
 
 from __future__ import annotations

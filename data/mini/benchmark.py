@@ -4,7 +4,7 @@
     nice -n 19 python benchmark.py --parts obedience --lora HOME/personalise/p2/lora/person.safetensors --person "ohwx woman"
     nice -n 19 python personalise.py --people p1 p2 p3     # the part about people has a script of its own
 
-scoring/adherence.py says by what prompts are judged to be obeyed.
+obedience.py says by what prompts are judged to be obeyed.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     nice -n 19 python measure.py                # about 0.08 s a face on one core; two may share the work:
     nice -n 19 python measure.py --follow       # waits for faces that generate.py is still drawing, up to --faces
 
-What cannot be measured is NaN; dataset/captions.py leaves out what it is not sure of. Yaw above 0 is a nose that points to
+What cannot be measured is NaN; captions.py leaves out what it is not sure of. Yaw above 0 is a nose that points to
 the right edge of the picture, so "looking right" is right as the *viewer* sees it.
 """
 

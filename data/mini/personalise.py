@@ -81,9 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training; default: as the preset of mini says")
     parser.add_argument("--guidance", type=float, help="default: as the preset of mini says")
     parser.add_argument("--keep-lora", action="store_true", help="draw again with a LoRA that is there already")
-    parser.add_argument(
-        "--obedience", type=int, default=0, help="images of the prompt grid, judged by scoring/adherence.py"
-    )
+    parser.add_argument("--obedience", type=int, default=0, help="images of the prompt grid, judged by obedience.py")
     args = parser.parse_args()
     bases = headshotkit.config.bases.BASES
     bases["mini"] = replace(bases["mini"], source=str(args.base.resolve()))

@@ -26,7 +26,7 @@ def held_out(rows: np.ndarray) -> np.ndarray:
 class Faces:
     """The measured faces of the store, as training pictures.
 
-    `rows` are the ones to train on: surely found, adult, no sunglasses (dataset/captions.py); `test_rows` are held out.
+    `rows` are the ones to train on: surely found, adult, no sunglasses (captions.py); `test_rows` are held out.
     """
 
     def __init__(self, min_score: float = 0.6):

@@ -1,1 +1,3 @@
 """The run folder, its records and locks, errors, and the machine."""
+
+__version__ = "0.1.0"

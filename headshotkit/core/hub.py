@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from headshotkit.config.bases import COMMITS
 from headshotkit.core import runtime
+from headshotkit.core.commits import COMMITS
 from headshotkit.core.downloads import (
     TRANSFER,
     NotThere,

@@ -27,8 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from headshotkit import __version__
-from headshotkit.core import locks, runtime
+from headshotkit.core import __version__, locks, runtime
 from headshotkit.core.errors import BadCaption, DamagedRun, DiskFull, RunFolderError, StageMissing
 from headshotkit.core.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verdict, is_inside, typed
 

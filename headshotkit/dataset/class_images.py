@@ -14,7 +14,6 @@ from headshotkit.core import hub, runtime
 from headshotkit.core.run import make_folder, sha256_of, write_atomic
 from headshotkit.families import Family, Sampling, load_family, weights_place
 from headshotkit.photos.files import png_bytes
-from headshotkit.planning.forecast import say_drawing
 
 
 def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:
@@ -36,9 +35,6 @@ def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] 
     names = [f"class/{number:03d}.png" for number in range(config.class_images)]
     if all((folder / name).exists() for name in names):
         return names
-    missing = missing_class_images(config)
-    if missing:
-        say_drawing("class images", missing, RenderConfig.for_base(config.base).wordless())
     family = None if weights_version(config.base) else load_family(config.base)  # loading brings the weights here
     recipe = class_recipe(config)
     shelf = _shelf_of(recipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import math
@@ -11,39 +10,15 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from headshotkit.core import locks
+from headshotkit.core.pages import EMBED_BYTES, PAGE, document, embedded
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.generation.shortfall import OFFERED, is_offered
+from headshotkit.scoring.reasons import WORDS
 
-PAGE = "index.html"
 SHEET = "contact_sheet.png"
 TILE_PX = 256
-EMBED_BYTES = 150_000
 SHOWN_PX = 640
 """Width at which a large headshot is shown; its link holds it at full size."""
-WORDS = {
-    "no_face": "no face was found", "many_faces": "more than one face", "small_face": "the face is small",
-    "unclear_face": "no clear face", "soft_face": "the face is not sharp", "eyes_closed": "the eyes are closed",
-    "other_person": "not surely you", "copy_of_photo": "almost a copy of one of your photos",
-    "near_twin": "almost the same picture as another",
-}  # fmt: skip
-"""A reason of the identity gate, for people."""
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""What a page may load: nothing; its pictures and its style are inside."""
-STYLE = """
-:root{--page:#fafafa;--card:#fff;--ink:#222;--soft:#555;--tick:#2a7f3f;--cross:#b3382c}
-@media(prefers-color-scheme:dark){:root{--page:#181818;--card:#242424;--ink:#eee;--soft:#b0b0b0;--tick:#6cc283;
---cross:#f08a7e}}
-body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:var(--ink);
-background:var(--page)}
-h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .6rem}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem;align-items:start}
-figure{margin:0;background:var(--card);border-radius:.5rem;overflow:hidden;box-shadow:0 1px 4px #0002}
-figure img{width:100%;display:block}figcaption{padding:.5rem .7rem;font-size:.8rem;color:var(--soft)}
-figcaption b{display:block;color:var(--ink);font-size:.9rem}.pass b::before{content:"\\2713 ";color:var(--tick)}
-.near b::before{content:"\\2717 ";color:var(--cross)}
-table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .9rem .25rem 0;text-align:left}
-footer{margin:2.5rem 0 1rem;font-size:.8rem;color:var(--soft)}
-"""
 
 
 @locks.writes("gallery")
@@ -113,17 +88,6 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
     return document("Your headshots", parts)
 
 
-def document(title: str, parts: list[str]) -> str:
-    """Return a page of parts that are HTML already; nothing in it is loaded from elsewhere."""
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>{html.escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
 def _card(number: int, shot: dict, file: Path) -> str:
     """Return one headshot with what it is; its link saves it at full size, from the page itself.
 
@@ -145,24 +109,6 @@ def _card(number: int, shot: dict, file: Path) -> str:
         f'<img src="{shown}" alt="{name}" title="{how}"></a>'
         f"<figcaption><b>{name}</b>{html.escape(words)}</figcaption></figure>"
     )
-
-
-def embedded(file: Path, most_px: int = 0) -> str:
-    """Return a picture as a data URI: the PNG itself if it is small, else a JPEG, so that fifty large ones fit a page.
-
-    Args:
-        most_px: width and height that the JPEG has at most; 0: those of the picture.
-    """
-    data, kind = file.read_bytes(), "png"
-    if len(data) > EMBED_BYTES:
-        buffer, kind = io.BytesIO(), "jpeg"
-        with Image.open(file, formats=("PNG",)) as picture:
-            whole = picture.convert("RGB")
-        if most_px:
-            whole.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
-        whole.save(buffer, "JPEG", quality=85 if most_px else 92)
-        data = buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _facts(generated: dict, kept: int, given: int, metrics: dict) -> str:

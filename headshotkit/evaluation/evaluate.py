@@ -16,7 +16,7 @@ from PIL import Image
 
 from headshotkit.config import RenderConfig
 from headshotkit.config.base import Minutes, check_value
-from headshotkit.config.few_steps import FEW_STEPS, drawn_in_few
+from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.core.records import Headshot, Lora, Score
@@ -24,6 +24,7 @@ from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
 from headshotkit.evaluation.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.faces import measures, recognition
 from headshotkit.families import CHANGES, Sampling, load_family
+from headshotkit.generation.few_steps import drawn_in_few
 from headshotkit.generation.policy import Deadline, OutOfTime
 from headshotkit.photos.files import png_bytes
 from headshotkit.planning.ladder import PAIRS

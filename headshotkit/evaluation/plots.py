@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 from headshotkit.core.errors import DamagedRun, NothingToShow
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run, read_json
-from headshotkit.delivery.gallery import WORDS
 from headshotkit.photos.coverage import quality
+from headshotkit.scoring.reasons import WORDS
 
 GOLDEN = (5**0.5 - 1) / 2
 MARKS = {

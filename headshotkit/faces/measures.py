@@ -1,7 +1,7 @@
 """What is measured on a photo or a headshot: pure functions, each with its unit, its range and its source.
 
-Aligned faces are RGB, uint8, shape (FACE_PX, FACE_PX, 3), turned upright by `recognition.align_face`, so that a limit holds
-for any size of picture.
+Aligned faces are RGB, uint8, shape (FACE_PX, FACE_PX, 3), turned upright by `recognition.align_face`, so that a limit
+holds for any size of picture.
 """
 
 from __future__ import annotations

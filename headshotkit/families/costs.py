@@ -46,8 +46,8 @@ class Cost:
     weights_gib: float
 
 
-# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting`, 2026-11-20 and 21, torch 2.13.0,
-# diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan.py counts them again.
+# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting`, 2026-11-20 and 21,
+# torch 2.13.0, diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan.py counts them again.
 COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("forward", 512): (1.589, 4.821, 4.782),
     ("forward", 768): (3.641, 4.869, 4.782),

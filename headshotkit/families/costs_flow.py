@@ -19,8 +19,9 @@ NF4_SLOWER = (1.1, 1.3)
 """Time with NF4 relative to float16 weights, central and pessimistic; estimate, 2026-11-20: turning FLUX.1's
 weights to float16 moves 4.5 bytes a weight, 5 % of a pass on a T4 of 320 GB/s, and its kernel is not perfect."""
 
-# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting_flow`, 2026-11-20, torch 2.13.0,
-# diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan_flow.py counts some of them again.
+# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting_flow`, 2026-11-20,
+# torch 2.13.0, diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan_flow.py counts
+# some of them again.
 COUNTED_FLOW: dict[tuple[str, str, int], tuple[float, float, float]] = {
     ("flux2", "forward", 512): (10.173, 2.218, 1.862),
     ("flux2", "forward", 768): (19.738, 2.375, 1.862),

@@ -1,22 +1,8 @@
-"""The expressions that captions and prompts name, and the one that a person's photos all show."""
+"""The expressions that captions and prompts name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from headshotkit.photos.coverage import ONE_SIDED
-
 SMILING, NEUTRAL = EXPRESSIONS = ("smiling", "neutral expression")
-
-
-def usual_expression(captions: Sequence[str]) -> str:
-    """The expression that more than three quarters of the captions name; empty where there is none.
-
-    >>> usual_expression(["photo of ohwx man, smiling"] * 4 + ["photo of ohwx man"])
-    'smiling'
-    """
-    named = {words: sum(words in caption for caption in captions) for words in EXPRESSIONS}
-    return next((words for words, count in named.items() if count > ONE_SIDED * len(captions)), "")
 
 
 def with_expression(prompt: str, expression: str) -> str:

@@ -17,12 +17,13 @@ from PIL import Image
 
 from headshotkit.config import RenderConfig
 from headshotkit.config.bases import find_base
-from headshotkit.config.few_steps import FEW_STEPS, PAIRS, compare_few, drawn_in_few
+from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Lora, Names
 from headshotkit.core.run import Stage, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling
 from headshotkit.generation import policy
+from headshotkit.generation.few_steps import PAIRS, compare_few, drawn_in_few
 from headshotkit.generation.prompts import Prompt
 from headshotkit.photos.files import png_bytes
 from headshotkit.photos.metadata import ORIGIN

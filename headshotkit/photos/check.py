@@ -19,9 +19,9 @@ from PIL import Image
 from headshotkit.config import GateConfig
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import RunFolderError
+from headshotkit.core.pages import PAGE
 from headshotkit.core.records import Photo, Reason, Record, Verdict
 from headshotkit.core.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
-from headshotkit.delivery.gallery import PAGE
 from headshotkit.faces import copies, recognition
 from headshotkit.photos import assess, coach
 from headshotkit.photos.colour import srgb_curve
@@ -352,7 +352,7 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
         look.refuse("duplicate", max(shared), limit, text)
 
 
-# --- overruled verdicts: photos/override.py writes them ------------------------------------------------------------------
+# --- overruled verdicts: photos/override.py writes them ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import base64
 import html
 from pathlib import Path
 
+from headshotkit.core.pages import PAGE, document
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import facts_of, write_atomic
-from headshotkit.delivery.gallery import PAGE, document
 
 THUMBS = "thumbs"
 """Folder of the small pictures, in the order of the verdicts."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from headshotkit.core.records import Dataset, Lora
 from headshotkit.core.run import Stage
-from headshotkit.families.expressions import usual_expression
+from headshotkit.families.expressions import EXPRESSIONS
 from headshotkit.families.methods import Method
+from headshotkit.photos.coverage import ONE_SIDED
 from headshotkit.training.checkpoints import Checkpoints
 
 
@@ -21,6 +23,16 @@ def write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, datase
         checkpoints.write(stage.folder / name, content)
         files.append(Path(name))
     return replace(lora, path=files[0], files=tuple(files))
+
+
+def usual_expression(captions: Sequence[str]) -> str:
+    """The expression that more than three quarters of the captions name; empty where there is none.
+
+    >>> usual_expression(["photo of ohwx man, smiling"] * 4 + ["photo of ohwx man"])
+    'smiling'
+    """
+    named = {words: sum(words in caption for caption in captions) for words in EXPRESSIONS}
+    return next((words for words, count in named.items() if count > ONE_SIDED * len(captions)), "")
 
 
 def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:

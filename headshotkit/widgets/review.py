@@ -20,8 +20,8 @@ from PIL import Image
 
 from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
+from headshotkit.core.pages import embedded
 from headshotkit.core.run import COMMANDS, Run, make_folder
-from headshotkit.delivery.gallery import embedded
 from headshotkit.delivery.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos.files import find_photos
 from headshotkit.widgets.uploads import PIECE_BYTES, UPLOADS, Arrival, Inbox, demand_all, keep_files, upload_on_colab

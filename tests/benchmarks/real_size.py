@@ -42,7 +42,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from headshotkit import Run
 from headshotkit.config import bases
-from headshotkit.core import runtime
+from headshotkit.core import commits, runtime
 from headshotkit.planning import counting
 from headshotkit.restoration import restore
 
@@ -193,7 +193,7 @@ def snapshot(home: Path, source: str) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs" / "main").write_text(COMMIT)
-    pinned = bases.COMMITS.get(source)
+    pinned = commits.COMMITS.get(source)
     if pinned and not (repository / "snapshots" / pinned).exists():
         (repository / "snapshots" / pinned).symlink_to(COMMIT)
     return place

@@ -77,9 +77,9 @@ warnings=(
     # matplotlib 3.10.0 calls pyparsing by names that pyparsing 3.3 deprecates.
     -W "ignore::pyparsing.warnings.PyparsingDeprecationWarning"
 )
-"$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/core/test_runtime.py tests/core/test_old_packages.py tests/families/test_families.py \
-    tests/config/test_few_steps.py tests/training/test_train.py tests/generation/test_headshots.py tests/widgets/test_review.py tests/widgets/test_uploads.py \
-    tests/test_notebooks.py
+"$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/core/test_runtime.py tests/core/test_old_packages.py \
+    tests/families/test_families.py tests/generation/test_few_steps.py tests/training/test_train.py \
+    tests/generation/test_headshots.py tests/widgets/test_review.py tests/widgets/test_uploads.py tests/test_notebooks.py
 
 echo "== the image beside Colab: package, Colab's version, the image's where it differs"
 "$venv/bin/python" tests/colab/compare.py < "$venv/after.txt"

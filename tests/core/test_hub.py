@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from hub_server import Fault, Hub, serve
 
 from headshotkit.config import bases, few_steps
-from headshotkit.core import downloads, hub, runtime
+from headshotkit.core import commits, downloads, hub, runtime
 from headshotkit.core.errors import BaseUnavailable, DownloadFailed
 from headshotkit.dataset import captioners
 from headshotkit.families import load_tokenizers
@@ -195,7 +195,7 @@ def test_without_a_network_what_was_downloaded_still_loads(server, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert hub.fetch(WANTED) == folder
     shutil.rmtree(runtime.cache_path("hub"))  # as where another program filled the hub's cache
-    monkeypatch.setitem(bases.COMMITS, SOURCE, folder.name)
+    monkeypatch.setitem(commits.COMMITS, SOURCE, folder.name)
     assert hub.fetch(WANTED) == folder
     (folder / UNET).unlink()
     with pytest.raises(DownloadFailed) as failed:
@@ -220,10 +220,10 @@ def test_a_disk_without_room_is_told_before_anything_is_downloaded(server, monke
 
 def test_what_is_pinned_is_asked_for_by_its_commit(server, monkeypatch):
     commit = server.repositories[SOURCE][0]
-    monkeypatch.setitem(bases.COMMITS, SOURCE, commit)
+    monkeypatch.setitem(commits.COMMITS, SOURCE, commit)
     assert hub.fetch(WANTED).name == commit
     assert not any("/main" in line for line in server.requests)
-    monkeypatch.setitem(bases.COMMITS, SOURCE, "0" * 40)
+    monkeypatch.setitem(commits.COMMITS, SOURCE, "0" * 40)
     with pytest.raises(DownloadFailed) as failed:
         hub.fetch(WANTED)
     assert failed.value.cause == "no such commit"
@@ -312,5 +312,5 @@ def test_every_download_is_pinned():
     sources |= {few.source for few in few_steps.FEW_STEPS.values()}
     sources |= {recipe.weights for recipe in captioners.RECIPES.values()}
     hosted = {source for source in sources if not source.startswith("data:")}
-    assert hosted == set(bases.COMMITS)
-    assert all(commit is None or re.fullmatch("[0-9a-f]{40}", commit) for commit in bases.COMMITS.values())
+    assert hosted == set(commits.COMMITS)
+    assert all(commit is None or re.fullmatch("[0-9a-f]{40}", commit) for commit in commits.COMMITS.values())

@@ -21,7 +21,7 @@ MINI_WORDS = {
     "plain white background", "grey studio background", "dark background",
     "bright lighting", "dim lighting", "side light", "soft light",
 }  # fmt: skip
-"""Those of the words which data/mini/captions.py and generation/pictures.py taught to the embedded base that templates use."""
+"""Those of the words which data/mini/captions.py and pictures.py taught to the embedded base that templates use."""
 
 
 def view_of(path):

@@ -8,7 +8,8 @@ from conftest import open_picture
 from PIL import Image
 
 from headshotkit.core.errors import StageMissing
-from headshotkit.delivery.gallery import SHOWN_PX, STYLE, TILE_PX, _card, build_gallery, contact_sheet, embedded
+from headshotkit.core.pages import STYLE, embedded
+from headshotkit.delivery.gallery import SHOWN_PX, TILE_PX, _card, build_gallery, contact_sheet
 from headshotkit.evaluation.evaluate import evaluate_run
 from headshotkit.restoration.restore import restore_headshots
 

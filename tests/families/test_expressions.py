@@ -1,4 +1,5 @@
-from headshotkit.families.expressions import usual_expression, with_expression
+from headshotkit.families.expressions import with_expression
+from headshotkit.training.trained import usual_expression
 
 
 def test_an_expression_is_usual_above_three_quarters_of_the_captions():

@@ -7,9 +7,9 @@ from test_gallery import Tags
 
 from headshotkit.cli import main
 from headshotkit.config import GateConfig
+from headshotkit.core.pages import PAGE, POLICY
 from headshotkit.core.records import MOST_REFUSALS, Verdict, refusals
 from headshotkit.core.run import Run, write_json
-from headshotkit.delivery.gallery import PAGE, POLICY
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.override import overrule_verdict
 

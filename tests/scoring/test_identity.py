@@ -10,11 +10,11 @@ from PIL import Image, ImageFilter, ImageOps
 from headshotkit.config import RenderConfig
 from headshotkit.core.errors import NoKnownFaces
 from headshotkit.core.run import Run
-from headshotkit.delivery.gallery import WORDS
 from headshotkit.faces import copies
 from headshotkit.faces import recognition as faces
 from headshotkit.generation.session import Session
 from headshotkit.scoring.identity import calibrate, judge_headshot, known_person
+from headshotkit.scoring.reasons import WORDS
 
 CONFIG = RenderConfig.for_base("mini")
 

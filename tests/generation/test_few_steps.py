@@ -8,14 +8,16 @@ import pytest
 import torch
 from conftest import open_picture
 
-from headshotkit.config import RenderConfig, few_steps
-from headshotkit.config.few_steps import FEW_STEPS, FewSteps, compare_few, drawn_in_few
+from headshotkit.config import RenderConfig
+from headshotkit.config.few_steps import FEW_STEPS, FewSteps
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.core.records import Names
 from headshotkit.core.run import write_json
 from headshotkit.evaluation.evaluate import evaluate_run
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.drawing import scheduler_for
+from headshotkit.generation import few_steps
+from headshotkit.generation.few_steps import compare_few, drawn_in_few
 from headshotkit.generation.headshots import render_headshots
 from headshotkit.restoration.restore import restore_headshots
 
