@@ -158,7 +158,8 @@ def test_impossible_requests_are_refused():  # offline, transformers gives an em
 
 
 def test_the_check_loads_no_model():
-    code = "import sys; from headshotkit.dataset import tokens as t; t.check_token('ohwx'); print('torch' in sys.modules)"
+    check = "from headshotkit.dataset import tokens; tokens.check_token('ohwx')"
+    code = f"{check}; import sys; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
