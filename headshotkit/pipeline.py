@@ -413,7 +413,7 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
             chosen = {"scales": options.scales, "prompts": options.pick_prompts, "seed": options.seed}
             chosen = {name: value for name, value in chosen.items() if value is not None}
             config = PickConfig.with_options(**begun_settings(PickConfig, run.peek(stage)) | chosen)
-            headshotkit.pick_lora(run, config, config_for(RenderConfig, base, options, begun=_drawn_before(run)))
+            headshotkit.pick_lora(run, config, config_for(RenderConfig, base, options, begun=_picked_before(run)))
         case "headshots":
             options = replace(options, minutes=None) if controller else options  # they are the whole run's
             planned = planned_settings(stage, run, base, options, controller)
@@ -439,6 +439,14 @@ def _drawn_before(run: Run) -> dict:
     if picked.get("started", "") > begun.get("started", ""):
         config = {name: value for name, value in config.items() if name not in ("use_pick", "lora_scale")}
     return begun | {"config": config} if begun else {}
+
+
+def _picked_before(run: Run) -> dict:
+    """Return how the pick's pictures were drawn; before there is a pick, how the headshots were."""
+    drawn = _drawn_before(run)
+    own = run.peek("picked").get("config", {}).get("rendering", {})
+    own = {name: value for name, value in own.items() if name != "prompts"}  # of a bank it has the file's name alone
+    return {"stage": "picked", "config": drawn.get("config", {}) | own} if own else drawn
 
 
 def _restore_config(run: Run, options: Options) -> RestoreConfig:

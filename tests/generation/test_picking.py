@@ -17,7 +17,7 @@ from headshotkit.families import Sampling, load_family
 from headshotkit.generation.headshots import _picked, render_headshots
 from headshotkit.generation.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
 from headshotkit.generation.prompts import Prompt, load_prompts
-from headshotkit.pipeline import Options, config_for
+from headshotkit.pipeline import Options, config_for, do_stage
 from headshotkit.scoring.adherence import asked_of
 
 SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))
@@ -112,6 +112,14 @@ def test_an_interrupted_choice_goes_on_to_the_same(picked_run, picked, capsys):
     again = picked_run.manifest("picked")
     assert again["candidates"] == whole["candidates"]
     assert {p["file"] for p in again["pictures"]} == {p["file"] for p in whole["pictures"]}
+
+
+def test_a_pick_stays_whatever_the_headshots_are_drawn_with(picked_run):
+    other = RenderConfig.for_base("mini", count=1, max_attempts=1, batch=1, steps=2)
+    render_headshots(picked_run, other)
+    before = picked_run.manifest("picked")
+    assert do_stage("picked", picked_run, Options()) == before
+    assert picked_run.has("headshots") and not list((picked_run.folder / "earlier").glob("picked*"))
 
 
 def test_headshots_are_drawn_as_picked_unless_a_strength_is_given(picked_run):
