@@ -35,7 +35,7 @@ if "google.colab" in sys.modules:  # what Colab lacks is added; nothing that it 
     source = wheels[0].as_uri() if wheels else "git+ADDRESS"
     %pip install --quiet "headshotkit[faces,train] @ {source}"
 try:
-    from headshotkit import runtime
+    from headshotkit.core import runtime
 except ImportError:
     raise ImportError("headshotkit is missing. Put its .whl into the Files pane and run this cell again.") from None
 print(runtime.report())

@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
-from headshotkit.config import bases
 from headshotkit.config.bases import Base
+from headshotkit.core import commits
 from headshotkit.families import load_tokenizers
 from headshotkit.families.sdxl import SdxlFamily
 
@@ -60,7 +60,7 @@ def test_on_a_cpu_the_autoencoder_computes_in_the_order_of_its_convolutions(real
 
 def test_the_cache_has_main_and_the_commit_that_is_pinned(real_size, tmp_path, monkeypatch):
     pinned = "a1" * 20
-    monkeypatch.setattr(bases, "COMMITS", {"somebody/something": pinned})
+    monkeypatch.setattr(commits, "COMMITS", {"somebody/something": pinned})
     place = real_size.snapshot(tmp_path, "somebody/something")
     repository = tmp_path / "hub" / "models--somebody--something"
     assert (repository / "snapshots" / pinned).resolve() == place.resolve()

@@ -196,7 +196,7 @@ def digests(files):
 
 
 UPLOAD = (
-    "from headshotkit import widgets\nrun = review.open_run('me', begins=True)\nwidgets.upload_photos(run)",
+    "from headshotkit.widgets import review\nrun = review.open_run('me', begins=True)\nreview.upload_photos(run)",
     "print(*review.photo_folder('', run), sep=': ')",
 )
 
@@ -217,7 +217,7 @@ def test_pieces_and_answers_that_get_lost_are_sent_again(notebook, place, tmp_pa
     """Every third message is dropped before it is read, and every fifth answer; the button waits 0.2 s, not 10."""
     photos = phone_photos(tmp_path / "phone", 2)
     book = notebook(
-        "from headshotkit import uploads, widgets\n"
+        "from headshotkit.widgets import review, uploads\n"
         "class Leaky(uploads.Inbox):\n"
         "    heard = 0\n"
         "    def answer(self, message, pieces):\n"
@@ -225,7 +225,7 @@ def test_pieces_and_answers_that_get_lost_are_sent_again(notebook, place, tmp_pa
         "        lost = {'id': '', 'n': 0}\n"
         "        answer = lost if self.heard % 3 == 0 else super().answer(message, pieces)\n"
         "        return lost if self.heard % 5 == 0 else answer\n"
-        "widgets.Inbox = Leaky\n"
+        "review.Inbox = Leaky\n"
         "button = review.upload_photos(review.open_run('leaky', begins=True))\nbutton.patience_ms = 200\nbutton",
     )
     book.run(0)
@@ -240,7 +240,7 @@ def test_a_stage_is_stopped_and_goes_on_without_a_traceback(notebook, place):
     for photo in sorted(P1.glob("p1_*.jpg"))[:10]:
         shutil.copy(photo, place / "ten")
     book = notebook(
-        "from headshotkit import widgets\nfrom headshotkit.pipeline import Options, do_stage\n"
+        "from headshotkit.widgets import review\nfrom headshotkit.pipeline import Options, do_stage\n"
         "run = review.open_run('stopped', begins=True)\noptions = Options(photos='ten')",
         "print(do_stage('photos', run, options)['outcome'])",
     )
@@ -263,7 +263,9 @@ def test_the_zip_is_taken_home_with_the_accepted_headshots(notebook, place, down
     for number, one in enumerate(shots):
         Image.new("RGB", (64, 64), (number, 90, 90)).save(stage.folder / one["file"])
     stage.finish("3", headshots=shots, delivered=[one["file"] for one in shots], pass_mark={"mark": 0.5})
-    book = notebook("from headshotkit import widgets\nrun = review.open_run('made')", "review.take_headshots(run)")
+    book = notebook(
+        "from headshotkit.widgets import review\nrun = review.open_run('made')", "review.take_headshots(run)"
+    )
     book.run(0)
     book.run(1)
     shown = book.cell(1).find_elements("css selector", ".jp-RenderedHTMLCommon img")

@@ -443,6 +443,11 @@ def _clear_frames(error: BaseException | None, end: BaseException | None) -> Non
         error = error.__cause__ or error.__context__
 
 
+def in_notebook() -> bool:
+    """Return whether a notebook or an IPython shell runs this, not whether their packages are merely imported."""
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+
+
 def progress(items: Iterable, title: str, total: int | None = None):
     """A progress bar over `items`: text in a terminal, a widget in a notebook, nothing where nobody looks.
 
@@ -450,7 +455,7 @@ def progress(items: Iterable, title: str, total: int | None = None):
     """
     from tqdm.auto import tqdm
 
-    quiet = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    quiet = not (sys.stderr.isatty() or in_notebook())
     return tqdm(items, desc=title, total=total, disable=quiet, leave=False)
 
 
@@ -460,7 +465,7 @@ def say(line: str) -> None:
     It goes to standard error, as standard output may hold JSON. A notebook would show that as an error, so there it
     goes to standard output, in a notebook's words.
     """
-    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
+    if in_notebook():
         print(notebook_words(line), flush=True)
     else:
         print(line, file=sys.stderr, flush=True)

@@ -54,7 +54,7 @@ fi
 
 echo "== the wheel away from the checkout: its command, and its data"
 (cd / && "$venv/bin/headshotkit" demo --help > /dev/null)
-data="$(cd / && "$venv/bin/python" -c 'from headshotkit import runtime; print(runtime.data_path())')"
+data="$(cd / && "$venv/bin/python" -c 'from headshotkit.core import runtime; print(runtime.data_path())')"
 for part in people mini/base mini/controlnet mini/refiner; do
     diff -r "data/$part" "$data/$part"
 done

@@ -25,6 +25,7 @@ from headshotkit.dataset.crops import face_window
 from headshotkit.faces import recognition
 from headshotkit.families import load_family
 from headshotkit.photos.check import judge_photos
+from headshotkit.pipeline import Options, do_stage
 from headshotkit.training import train
 
 
@@ -380,7 +381,12 @@ def assert_facts(text):
     assert (text["guidance"], text["guidance_share"]) == ("3.0", "0.2")
 
 
-def test_class_images_are_guided_in_a_share_of_the_steps_and_announced(small_run, own_cache, monkeypatch, capsys):
+def test_class_images_are_announced(small_run, own_cache, capsys):
+    do_stage("dataset", small_run, Options(base="mini", class_word="man", class_images=1))
+    assert "class images: 1 to draw" in capsys.readouterr().err
+
+
+def test_class_images_are_guided_in_a_share_of_the_steps(small_run, own_cache, monkeypatch):
     """20 sampler steps with guidance in four of them: 24 passes of the denoiser, not 40."""
     config = DatasetConfig.for_base("mini", class_word="man", class_images=1)
     family = load_family("mini")
@@ -389,7 +395,6 @@ def test_class_images_are_guided_in_a_share_of_the_steps_and_announced(small_run
     build_class_images(config, small_run.path("dataset"))
     assert family.forwards == 24 and class_recipe(DatasetConfig(class_images=1))["guidance_share"] == "0.6"
     assert missing_class_images(config) == missing_class_images(DatasetConfig.for_base("mini")) == 0
-    assert "class images: 1 to draw" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"class_word": "woman"}, {"seed": 1}, {"size_px": 128}, {"base": "sdxl"},

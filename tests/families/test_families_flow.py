@@ -4,6 +4,7 @@ Every test here runs on random weights: it proves plumbing only, never that a ba
 """
 
 import gc
+import importlib
 import json
 import weakref
 from dataclasses import replace
@@ -438,7 +439,7 @@ def test_nf4_weights_train_and_render_on_cuda(tmp_path, monkeypatch, image, name
 def test_zimage_stays_finite_in_float16(monkeypatch, image):
     """Plumbing only, with weights made so large that the feed-forwards overflow, as the real ones are said to."""
     monkeypatch.setattr(runtime, "choose_dtype", lambda device: (torch.float16, "a test"))
-    clamp = families.importlib.import_module("headshotkit.families.zimage")
+    clamp = importlib.import_module("headshotkit.families.zimage")
     for clamped in (True, False):
         if not clamped:
             monkeypatch.setattr(clamp, "clamp_half", lambda transformer: transformer)

@@ -222,7 +222,7 @@ def test_an_hour_is_what_a_run_on_cuda_is_planned_for(tmp_path, monkeypatch, gpu
 
     def done(stage, run, options, controller):
         seen.append(controller)
-        return {"stage": stage, "outcome": "", "seconds": 1.0}
+        return {"stage": stage, "outcome": "", "seconds": 1.0, "verdicts": [], "advice": ""}
 
     monkeypatch.setattr(pipeline, "do_stage", done)
     make_headshots(P1, tmp_path, Options(**{"base": "sdxl"} | asked), tell=told.append)

@@ -308,7 +308,7 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     def done(stage, run, options, controller):
         seen[stage] = controller.plan
         clock.now += 60 * {"lora": 24.0}.get(stage, 0.1)
-        return {"stage": stage, "outcome": "", "seconds": 0.0}
+        return {"stage": stage, "outcome": "", "seconds": 0.0, "verdicts": [], "advice": ""}
 
     monkeypatch.setattr(pipeline, "do_stage", done)
     monkeypatch.setattr(pipeline, "DeadlineController", lambda plan, tell: DeadlineController(plan, clock, tell))
