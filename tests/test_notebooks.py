@@ -231,7 +231,7 @@ def test_elsewhere_the_setup_cell_installs_nothing(shell):
 
 
 def test_the_setup_cell_says_that_nothing_was_installed(shell, monkeypatch):
-    monkeypatch.setitem(sys.modules, "headshotkit", None)
+    monkeypatch.setitem(sys.modules, "headshotkit.core", None)
     done = shell.run_cell(address.SETUP)
     assert isinstance(done.error_in_exec, ImportError) and ".whl" in str(done.error_in_exec)
 
