@@ -1,7 +1,7 @@
-"""Every setting, with its unit, its range and what it does.
+"""All settings, each with its unit, its range and its effect.
 
-A config is frozen. Relations between settings are checked when it is made, and the error names both.
-`for_base` gives the settings that suit a base; any of them can be overridden by name.
+A config is frozen. Relations between settings are checked when it is created, and the error names both settings.
+`for_base` returns the settings that suit a base; any of them can be overridden by name.
 """
 
 from headshotkit.config.base import Config

@@ -1,4 +1,4 @@
-"""What all configs share: each setting's type and range are stated in its field, and checked here for all of them."""
+"""The base of all configs: each setting's type and range are declared in its field and checked here."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BadConfig
 
 MOST_PARTS = 1000
-"""Of a setting that is a list."""
+"""Longest list in a setting."""
 MOST_LETTERS = 4096
-"""Of a text; most systems have no longer path."""
+"""Longest text, characters; most systems allow no longer path."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may be, as a note of its type: `Annotated[int, Range(1, 1024)]`.
+    """The allowed numbers of a setting, as a note of its type: `Annotated[int, Range(1, 1024)]`.
 
-    low, high: both included, unless `open` names one that isn't: "low", "high" or "both".
+    low, high: both included, unless `open` excludes "low", "high" or "both".
     why: what is wrong with other numbers, as a sentence.
-    multiple: of what it must be one; 0: of nothing.
+    multiple: the number must be a multiple of this; 0: any number.
     """
 
     low: float
@@ -38,7 +38,7 @@ class Range:
     multiple: int = 0
 
     def holds(self, value: float) -> bool:
-        """Return whether a number is in the range; NaN and infinity are in none."""
+        """Return whether a number is in the range; NaN and infinity never are."""
         above = self.low < value if self.open in ("low", "both") else self.low <= value
         below = value < self.high if self.open in ("high", "both") else value <= self.high
         return above and below and (not self.multiple or value % self.multiple == 0)
@@ -52,7 +52,7 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """The words that a setting may be; with `none` also no word."""
+    """The allowed words of a setting; `none` also allows the empty one."""
 
     known: Collection[str]
     none: bool = False
@@ -60,7 +60,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Text:
-    """How long a text may be, and whether it is a path, which may hold bytes that are no letters."""
+    """The longest allowed text, and whether it is a path, which may hold bytes that are no characters."""
 
     most: int = MOST_LETTERS
     path: bool = False
@@ -76,7 +76,7 @@ Scale = Annotated[float, Range(0, MOST_SCALE, "Beyond it no LoRA holds a picture
 
 
 def demand(holds: bool, happened: str, why: str, next_step: str) -> None:
-    """Raises BadConfig unless the relation holds."""
+    """Raise BadConfig unless the relation holds."""
     if not holds:
         raise BadConfig(happened, why, next_step)
 
@@ -85,7 +85,7 @@ def check_settings(config) -> None:
     """Check all settings of a dataclass by their types and ranges.
 
     Raises:
-        BadConfig: one is not what its field says.
+        BadConfig: a setting violates its field's type or range.
     """
     for name in ranges_of(type(config)):
         check_setting(type(config), name, getattr(config, name))
@@ -95,7 +95,7 @@ def check_setting(kind: type, name: str, value: object) -> None:
     """Check a value for a setting of a dataclass.
 
     Raises:
-        BadConfig: it is not what the field says; the error names the setting, the value and the range.
+        BadConfig: it violates the field's type or range; the error names the setting, the value and the range.
     """
     hint, default = ranges_of(kind)[name]
     check_value(name, value, hint, f"Change {kind.__name__}.{name}{default}.")
@@ -105,7 +105,7 @@ def check_value(name: str, value: object, hint: object, next_step: str) -> None:
     """Check a value by a type with a Range, OneOf or Text as its note.
 
     Raises:
-        BadConfig: it is of another type, or out of the range.
+        BadConfig: it has another type, or is out of range.
     """
     if wanted := _wanted(value, hint):
         raise BadConfig(f"{name} is {shown(value)}.", f"It must be {wanted}", next_step)
@@ -113,26 +113,26 @@ def check_value(name: str, value: object, hint: object, next_step: str) -> None:
 
 @functools.cache
 def ranges_of(kind: type) -> dict[str, tuple[object, str]]:
-    """Return each setting of a dataclass: name -> (type with notes, words for an example of it)."""
+    """Return the settings of a dataclass: name -> (type with notes, text of an example value)."""
     hints = typing.get_type_hints(kind, include_extras=True)
     known = {f.name: f.default for f in fields(kind)}
     return {n: (hints[n], "" if d in (MISSING, "", ()) else f", for example to {d!r}") for n, d in known.items()}
 
 
 def shown(value: object) -> str:
-    """Return a value as an error shows it: in one short line, with nothing that acts on a terminal.
+    """Return a value as an error shows it: in one short line, with control characters escaped.
 
     >>> shown(0.5), shown("a" * 3), shown("\\x1b[2J")
     ('0.5', "'aaa'", "'\\\\x1b[2J'")
     """
     try:
         return str(value) if isinstance(value, numbers.Real) else _SHORT.repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
+    except ValueError:  # Python prints no number of more than 4300 digits
         return "a number of more than 4300 digits"
 
 
 def _wanted(value: object, hint: object) -> str:
-    """Return what a setting must be, where a value is something else; empty where it is right."""
+    """Return what a setting must be if the value is invalid; empty if it is valid."""
     kind, notes = (hint, ()) if typing.get_origin(hint) is not Annotated else (hint.__origin__, hint.__metadata__)
     if typing.get_origin(kind) is tuple:
         return _wanted_list(value, typing.get_args(kind))
@@ -176,28 +176,28 @@ def _wanted_text(value: object, note: Text) -> str:
 
 
 class Config:
-    """What all configs share."""
+    """Base of all configs."""
 
     def __post_init__(self) -> None:
         check_settings(self)
 
     @classmethod
     def for_base(cls, base: str, **overrides):
-        """The settings that suit a base, with the given ones in their place; None means: as the preset has it.
+        """Return the settings that suit a base, with the given ones overridden; None keeps the preset's value.
 
         Raises:
             UnknownBase: no base has that name.
-            BadConfig: a setting does not exist, or contradicts another.
+            BadConfig: a setting does not exist or contradicts another.
         """
         chosen = {"base": base, **find_base(base).presets[cls.__name__]}
         return cls.with_options(**chosen | {k: v for k, v in overrides.items() if v is not None})
 
     @classmethod
     def with_options(cls, **options):
-        """The default settings, with the given ones in their place; None means: the default.
+        """Return the default settings, with the given ones overridden; None keeps the default.
 
         Raises:
-            BadConfig: a setting does not exist, or contradicts another.
+            BadConfig: a setting does not exist or contradicts another.
         """
         unknown = sorted(set(options) - set(cls.__dataclass_fields__))
         demand(

@@ -1,4 +1,4 @@
-"""LoRAs that let SDXL draw in a few steps, by name. Each was distilled from SDXL 1.0 and lies on the hub."""
+"""Distilled LoRAs that let SDXL draw in a few steps, by name. All come from SDXL 1.0 and are on the hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FewSteps:
-    """A LoRA from the hub (or a folder) and how it wants to be drawn with; `bases` are those that it fits."""
+    """A distilled LoRA from the hub (or a folder) and its sampler settings; `bases` are those that it fits."""
 
     source: str
     file: str
@@ -23,5 +23,5 @@ FEW_STEPS = {
     "hyper": FewSteps("ByteDance/Hyper-SD", "Hyper-SDXL-8steps-lora.safetensors", 8, "ddim-trailing"),
     "lcm": FewSteps("latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors", 8, "lcm"),
 }
-"""Name -> LoRA, as their model cards say (arXiv:2402.13929, arXiv:2404.13686, arXiv:2311.05556), each in the form of
-most steps, for that keeps most. Not one was drawn with here, for none could be had (2026-11-21)."""
+"""Name -> LoRA, with its model card's settings (arXiv:2402.13929, arXiv:2404.13686, arXiv:2311.05556), each in the
+variant with most steps, because it keeps most quality. None has been tested here."""

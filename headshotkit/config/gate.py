@@ -13,17 +13,17 @@ class GateConfig(Config):
     """Limits of the photo check."""
 
     min_photos: Annotated[int, Range(1, 1000, "Training needs at least one photo.")] = 10
-    """Fewest kept photos that training starts with; below 10 a LoRA learns the photos, not the person."""
+    """Fewest kept photos that training starts with; below 10 a LoRA overfits the photos."""
     max_photos: Annotated[int, Range(1, 1000)] = 20
-    """Most photos to train on; of more good ones the best and most varied are chosen."""
+    """Most photos to train on; from more good ones, the best and most varied are selected."""
     min_faces: Annotated[int, Range(1, 100, "A photo without a face can't be cropped around it.")] = 1
     """Fewest faces in a photo."""
     max_faces: Annotated[int, Range(1, 100)] = 5
-    """Most faces, passers-by and posters counted; more is a crowd, in which the person can't be told for sure."""
+    """Most faces in a photo, including passers-by and posters; in a crowd the person can't be identified reliably."""
     max_other_face: Annotated[float, Range(0, 1)] = 0.35
     """Largest height of a second face relative to the main one; smaller ones count as passers-by."""
     min_face_px: Annotated[int, Range(1, 4096)] = 90
-    """Smallest width of the main face, px; ArcFace looks at 112 px, so below about 90 it guesses."""
+    """Smallest width of the main face, px; ArcFace reads 112 px, so it is unreliable below about 90."""
     min_face_inside: Annotated[float, Range(0, 1)] = 0.7
     """Least fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
     min_visible: Annotated[float, Range(0, 255)] = 5.0
@@ -33,7 +33,7 @@ class GateConfig(Config):
     max_clipped: Annotated[float, Range(0, 1)] = 0.4
     """Largest fraction of the face's pixels that are pure white (luma above 250)."""
     max_roll_deg: Annotated[float, Range(0, 180)] = 45.0
-    """Largest lean of the head to a side, degrees; beyond it the landmarks go astray."""
+    """Largest lean of the head to a side, degrees; beyond it the landmarks fail."""
     min_contrast: Annotated[float, Range(0, 255)] = 5.0
     """Least standard deviation of the face's luma, grey levels."""
     max_noise: Annotated[float, Range(0, 255)] = 5.0
@@ -41,13 +41,13 @@ class GateConfig(Config):
     min_sharpness: Annotated[float, Range(0, 1000)] = 5.0
     """Least sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
     min_steadiness: Annotated[float, Range(0, 1000)] = 5.5
-    """Least detail in the direction that has least of it; a moved camera takes it from one direction only."""
+    """Least detail in the direction that has least of it; camera motion removes it in one direction only."""
     max_blockiness: Annotated[float, Range(0, 1000)] = 3.0
-    """Largest ratio of the steps between a JPEG's blocks to all other steps."""
+    """Largest ratio of the brightness steps between a JPEG's blocks to all other steps."""
     min_hue_spread: Annotated[float, Range(0, 100)] = 1.8
     """Least difference of hues of equal brightness on the face, percent; 0 is greyscale, sepia stays below 1.2."""
     max_bars: Annotated[float, Range(0, 1)] = 0.02
-    """Largest part of the height or width that bars along the edges take; more gets into the training picture."""
+    """Largest part of the height or width that bars along the edges take; larger bars get into the training picture."""
     min_eye_contrast: Annotated[float, Range(0, 255)] = 0.35
     """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
     max_eye_contrast: Annotated[float, Range(0, 255)] = 1.3
@@ -55,13 +55,13 @@ class GateConfig(Config):
     min_skin_share: Annotated[float, Range(0, 1)] = 0.55
     """Least fraction of the face's oval that has the colour of its cheeks and forehead."""
     min_nose_free: Annotated[float, Range(0, 1)] = 0.4
-    """Least freedom of the nose from what is no skin, in [0, 1]: dark pixels count twice, other colours once."""
+    """Least share of skin on the nose's tip, in [0, 1]: dark pixels count twice against it, other colours once."""
     max_disagreement: Annotated[float, Range(0, 10)] = 0.18
-    """Largest distance between two landmark models' points, eye distances; 0.05 on a clear face."""
+    """Largest distance between two landmark models' points, in eye distances; 0.05 on a clear face."""
     max_yaw_deg: Annotated[float, Range(0, 180)] = 50.0
     """Largest turn of the head to a side, degrees."""
     max_pitch_deg: Annotated[float, Range(0, 180)] = 35.0
-    """Largest rise or fall of the head, degrees; wide, for an average head is fitted."""
+    """Largest rise or fall of the head, degrees; the limit is wide because an average head is fitted."""
     min_eye_openness: Annotated[float, Range(0, 10)] = 0.12
     """Least height of the eye opening relative to its width; about 0.3 is open, below 0.12 closed."""
     max_mouth_open: Annotated[float, Range(0, 10)] = 0.45
@@ -69,17 +69,17 @@ class GateConfig(Config):
     max_wink: Annotated[float, Range(0, 10)] = 0.2
     """Largest difference of the two eyes' openness."""
     min_recognisable: Annotated[float, Range(0, 1000)] = 16.0
-    """Least length of ArcFace's embedding before it is normed, which falls with whatever spoils a face
-    (arXiv:2103.06627); used only with the recogniser that it was measured on."""
+    """Least norm of ArcFace's embedding before normalisation, which falls with any defect of a face (arXiv:2103.06627);
+    used only with the recogniser that it was measured on."""
     min_same_person: Annotated[float, Range(-1, 1)] = 0.35
-    """Least cosine to the mean of the person's photos, itself counted; of strangers 99 % stay below 0.33."""
+    """Least cosine to the mean of the person's photos, itself included; 99 % of strangers stay below 0.33."""
     max_hash_distance: Annotated[int, Range(0, 64)] = 6
-    """Two photos whose difference hashes differ in at most so many of 64 bits are candidates for duplicates."""
+    """Two photos whose 64-bit difference hashes differ in at most this many bits are candidates for duplicates."""
     min_duplicate_identity: Annotated[float, Range(-1, 2)] = 0.9
-    """Candidates by their hashes whose faces are at least so alike (cosine) are duplicates."""
+    """Candidates by their hashes whose faces have at least this cosine similarity are duplicates."""
     min_duplicate_structure: Annotated[float, Range(-1, 2)] = 0.96
-    """Photos whose faces share at least this fraction of fine structure are duplicates, even if one was cut, framed,
-    mirrored, made smaller, squeezed, recoloured or photographed from paper. Above 1 is off. Other photos of one person
+    """Photos whose faces share at least this fraction of fine structure are duplicates, even after cropping, framing,
+    mirroring, shrinking, squeezing, recolouring or photographing a print. Above 1 is off. Other photos of one person
     stay below 0.943 (max_copy in config/render.py)."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How the checkpoint and the LoRA's strength are chosen."""
+"""Settings for the choice of checkpoint and lora_scale."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MOST_PROMPTS = 24
 
 @dataclass(frozen=True)
 class PickConfig(Config):
-    """How the checkpoint and the LoRA's strength are chosen; the pictures are drawn as RenderConfig says."""
+    """Settings for the choice of checkpoint and lora_scale; the pictures are drawn with RenderConfig."""
 
     prompts: Annotated[int, Range(2, MOST_PROMPTS, "One picture alone may be lucky.")] = 6
-    """Prompts of the bank that each candidate draws, always the same ones, which ask for different things; 2 to 24.
-    With the snapshots of a training as S, (S + number of other strengths) times as many pictures are drawn."""
+    """Number of the bank's prompts that each candidate draws, the same for all, with varied requests; 2 to 24.
+    With S snapshots of a training, (S + number of other scales) times as many pictures are drawn."""
     scales: tuple[Annotated[float, Range(0, MOST_SCALE, open="low")], ...] = (0.6, 0.8, 1.0, 1.2)
-    """Strengths of the LoRA to choose from, above 0; the checkpoints are compared at the one nearest to 1."""
+    """Values of lora_scale to choose from, above 0; the checkpoints are compared at the one nearest to 1."""
     seed: Seed = 0
     """Seed of the noise, the same for every candidate."""
 
@@ -34,7 +34,7 @@ class PickConfig(Config):
 
     @property
     def usual_scale(self) -> float:
-        """The strength that checkpoints are compared at.
+        """Return the lora_scale that checkpoints are compared at.
 
         >>> PickConfig(scales=(0.5, 0.9)).usual_scale
         0.9
@@ -43,10 +43,10 @@ class PickConfig(Config):
 
 
 def scales_of(text: str) -> tuple[float, ...]:
-    """Return strengths as a person writes them.
+    """Parse lora_scale values as a person writes them.
 
     Raises:
-        BadConfig: a part is no number.
+        BadConfig: a part is not a number.
 
     >>> scales_of("0.6, 0.8,1")
     (0.6, 0.8, 1.0)

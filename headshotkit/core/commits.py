@@ -1,4 +1,4 @@
-"""Which commit of each repository on the hub is downloaded."""
+"""The commit of each hub repository that is downloaded."""
 
 COMMITS: dict[str, str | None] = {
     "SG161222/RealVisXL_V5.0": "ac93e0dda1f6d448cae19bbfab8c5e720a5e48bc",
@@ -17,5 +17,5 @@ COMMITS: dict[str, str | None] = {
 }
 """Hub id -> the commit that is downloaded, of bases, their other parts, few-step LoRAs and captioners.
 
-None: no commit is known; the newest is taken at the first download and kept from then on.
+None: no commit is pinned; the first download takes the newest and keeps it.
 """

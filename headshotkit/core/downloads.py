@@ -1,4 +1,4 @@
-"""Downloads that fail: tell the causes apart, try again where that can help, and say what to do."""
+"""Failed downloads: tell the causes apart, retry if that can help, and say what to do."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Made = TypeVar("Made")
 
 
 class NotThere(Exception):
-    """What is wanted is not on the server."""
+    """The requested file or repository is not on the server."""
 
 
 class NotWhole(Exception):
-    """What arrived is shorter than, or differs from, what was announced."""
+    """The downloaded bytes are fewer than, or differ from, what was announced."""
 
 
 @dataclass(frozen=True)
 class Trouble:
     """The cause of a failed download.
 
-    code: the cause in a word · why, next_step: for people · passing: another attempt may succeed.
+    code: the cause in a word · why, next_step: for people · passing: a retry may succeed.
     """
 
     code: str
@@ -94,8 +94,8 @@ UNKNOWN = Trouble("unknown", "The cause is not known to headshotkit.", "Try agai
 def trouble_of(error: BaseException) -> Trouble:
     """Name the cause of an error from huggingface_hub, hf_xet, httpx or urllib.
 
-    The libraries wrap one another's errors, so the errors behind an error count as well. Classes are compared by name:
-    httpx is another package in huggingface_hub 1 and 2.
+    The libraries wrap one another's errors, so the chained causes are checked too. Classes are compared by name,
+    because httpx is another package in huggingface_hub 1 and 2.
     """
     errors = list(_behind(error))
     names = {kind.__name__ for one in errors for kind in type(one).__mro__}
@@ -122,7 +122,7 @@ def trouble_of(error: BaseException) -> Trouble:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's class and the first line of its words."""
+    """Return an error's class and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
@@ -137,11 +137,11 @@ def size_in_words(size: int) -> str:
 
 
 def again(attempt: Callable[[Trouble | None], Made], title: str) -> Made:
-    """Return what an attempt makes; after a trouble that may pass, wait and try again.
+    """Return the result of an attempt; after a trouble that may pass, wait and retry.
 
     Args:
-        attempt: is given the trouble that the attempt before ended in, None at first.
-        title: names the download in the line before a pause.
+        attempt: takes the trouble of the attempt before, None at first.
+        title: name of the download in the message before a pause.
     Raises:
         the last attempt's error.
     """
@@ -159,7 +159,7 @@ def again(attempt: Callable[[Trouble | None], Made], title: str) -> Made:
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that led to it."""
+    """Yield an error and the errors that caused it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

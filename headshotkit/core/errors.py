@@ -1,4 +1,4 @@
-"""Every error a person can meet: what happened with numbers, why, what to do next."""
+"""All errors for people: what happened with numbers, why, what to do next."""
 
 import re
 
@@ -7,11 +7,11 @@ NOTEBOOKS = {
     "pick": "03_generate_headshots", "generate": "03_generate_headshots", "restore": "04_restore_faces",
     "evaluate": "05_evaluate", "gallery": "05_evaluate", "run": "00_quickstart", "demo": "00_quickstart",
 }  # fmt: skip
-"""Command -> the notebook that does it."""
+"""Command -> the notebook that runs it."""
 
 
 def notebook_words(text: str) -> str:
-    """Return what is said to the command line as a notebook says it: notebooks for commands, knobs for options.
+    """Return a command-line message in a notebook's words: notebooks for commands, knobs for options.
 
     >>> notebook_words("Run first: headshotkit check PHOTOS --out runs/me")
     'Run first: notebook 01_check_photos'
@@ -32,15 +32,15 @@ def notebook_words(text: str) -> str:
 
 
 ACTING = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys, and those that turn the direction of what follows; names of files may hold them."""
+"""Control characters of terminals, and characters that turn the writing direction; file names may hold them."""
 
 
 MOST_LETTERS = 2000
-"""Of each part of an error."""
+"""Longest part of an error, characters."""
 
 
 def _shown(text: str) -> str:
-    r"""Return a text as an error may show it: escaped where a terminal would obey it, and of a length to be read.
+    r"""Return a text as an error may show it: control characters escaped, cut to a readable length.
 
     >>> _shown("a" * 3000 + "b")[-4:], _shown("\x1b[2J")
     ('aaab', '\\x1b[2J')
@@ -66,16 +66,16 @@ class HeadshotError(Exception):
         super().__init__("\n".join(lines))
 
     def _render_traceback_(self) -> list[str]:
-        """Return the lines that IPython shows in a traceback's place, in a notebook's words."""
+        """Return the lines that IPython shows instead of a traceback, in a notebook's words."""
         return [notebook_words(line) for line in str(self).split("\n")]
 
 
 class NoPhotos(HeadshotError):
-    """The photo folder is missing, or holds nothing that could be a photo."""
+    """The photo folder is missing or holds no possible photo."""
 
 
 class UploadIncomplete(HeadshotError):
-    """Photos were chosen to be uploaded, and not all of them arrived."""
+    """Not all photos chosen for upload arrived."""
 
 
 class TooFewPhotos(HeadshotError):
@@ -83,11 +83,11 @@ class TooFewPhotos(HeadshotError):
 
 
 class CannotKeep(HeadshotError):
-    """A refused photo is to be kept all the same, and can't be."""
+    """A rejected photo cannot be kept."""
 
 
 class NoKnownFaces(HeadshotError):
-    """There is no embedding of the person to compare with."""
+    """There is no embedding of the person for comparison."""
 
 
 class BadConfig(HeadshotError):
@@ -95,18 +95,18 @@ class BadConfig(HeadshotError):
 
 
 class UnknownBase(HeadshotError):
-    """The named base is not one that headshotkit knows."""
+    """No base has that name."""
 
 
 class BaseUnavailable(HeadshotError):
-    """The base is known, but its weights can't be had here."""
+    """The weights of a known base are not available here."""
 
 
 class DownloadFailed(BaseUnavailable):
-    """Weights are not on this machine, and can't be downloaded.
+    """Weights are not on this machine and can't be downloaded.
 
     Args:
-        cause: the cause in a word, as `downloads.Trouble.code`.
+        cause: the cause in a word, as in `downloads.Trouble.code`.
     """
 
     def __init__(self, happened: str, why: str, next_step: str, cause: str) -> None:
@@ -119,22 +119,22 @@ class MissingPackage(HeadshotError):
 
 
 class BrokenPackage(HeadshotError):
-    """An optional package is installed, and can't be loaded."""
+    """An optional package is installed but can't be loaded."""
 
 
 class CannotRestore(HeadshotError):
-    """Faces were to be restored with weights given by hand, and can't be; the headshots are handed on as they are."""
+    """The given restoration weights can't be used; the headshots are passed on unrestored."""
 
 
 class BadWeights(HeadshotError):
-    """A file of weights is damaged, or is another network's."""
+    """A weights file is damaged or belongs to another network."""
 
 
 class MissingModel(HeadshotError):
-    """A face model's file is not on this machine and can't be fetched.
+    """A face model's file is not on this machine and can't be downloaded.
 
     Args:
-        cause: the cause in a word, as `downloads.Trouble.code`; empty where nothing was downloaded.
+        cause: the cause in a word, as in `downloads.Trouble.code`; empty if nothing was downloaded.
     """
 
     def __init__(self, happened: str, why: str, next_step: str, cause: str = "") -> None:
@@ -143,35 +143,35 @@ class MissingModel(HeadshotError):
 
 
 class NoRun(HeadshotError):
-    """A notebook that goes on with a run was given a folder that holds none."""
+    """The folder given to a notebook that continues a run holds no run."""
 
 
 class RunFolderError(HeadshotError):
-    """The run folder can't be created or written."""
+    """The run folder can't be created or written to."""
 
 
 class RunBusy(HeadshotError):
-    """Another command works in the run folder."""
+    """Another command is working in the run folder."""
 
 
 class DamagedRun(HeadshotError):
-    """A file of the run folder is there, but isn't what was written; nothing of the run was touched."""
+    """A run folder's file differs from what was written; nothing in the run was changed."""
 
 
 class BadCaption(HeadshotError):
-    """A caption's file is no text."""
+    """A caption file is not text."""
 
 
 class DiskFull(HeadshotError):
-    """The disk filled up while a file was written; the file's earlier version is untouched."""
+    """The disk filled up during a write; the file's earlier version is untouched."""
 
 
 class StageMissing(HeadshotError):
-    """A stage was asked for before the one that it reads from."""
+    """A stage was started before the stage that it reads from."""
 
 
 class NothingToShow(HeadshotError):
-    """A figure was asked for, and the run holds nothing to draw in it."""
+    """The run holds no data for the requested figure."""
 
 
 class BadPromptBank(HeadshotError):
@@ -179,24 +179,24 @@ class BadPromptBank(HeadshotError):
 
 
 class BadLora(HeadshotError):
-    """A LoRA file does not belong to the base it is loaded on."""
+    """A LoRA file does not fit the base that it is loaded on."""
 
 
 class OutOfMemory(HeadshotError):
-    """A stage needs more memory than there is, and nothing cheaper is left; what was finished before is saved."""
+    """A stage needs more memory than is available, and has no cheaper option; finished work is saved."""
 
 
 class NotFinite(HeadshotError):
-    """A loss, weights, latents or a picture hold NaN or infinity; nothing of them is saved."""
+    """A loss, weights, latents or a picture hold NaN or infinity; none of them is saved."""
 
 
 class UnknownGpu(HeadshotError):
-    """The planner knows no rates of that GPU."""
+    """The planner has no rates for that GPU."""
 
 
 class TooFewMinutes(HeadshotError):
-    """Not even the cheapest plan fits into the minutes."""
+    """Even the cheapest plan takes longer than the given minutes."""
 
 
 class NotEnoughMemory(HeadshotError):
-    """A request, or the cheapest plan, needs more memory than there is; it was weighed before any was taken."""
+    """A request, or the cheapest plan, needs more memory than is available; checked before any is allocated."""

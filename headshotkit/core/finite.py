@@ -19,16 +19,16 @@ def spoilt(tensors: dict[str, torch.Tensor]) -> list[str]:
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Return whether no tensor holds NaN or infinity; asks the device once, not for each of them."""
+    """Return whether no tensor holds NaN or infinity, with one query of the device for all of them."""
     found = [tensor.detach().isfinite().all() for tensor in tensors]
     return not found or bool(torch.stack(found).all())
 
 
 def demand_finite(tensors: dict[str, torch.Tensor]) -> None:
-    """Refuses to write what was trained where some of it is NaN or infinity.
+    """Refuse to write trained tensors that hold NaN or infinity.
 
     Raises:
-        NotFinite: with the count of such tensors.
+        NotFinite: with the number of such tensors.
     """
     if names := spoilt(tensors):
         raise NotFinite(

@@ -1,7 +1,7 @@
-"""Weights from the Hugging Face hub: the only place that downloads from it.
+"""Weights from the Hugging Face hub: the only module that downloads from it.
 
-Each repository is pinned by commit. Its files are downloaded once, into the hub's own cache; after that a stage loads
-from that folder and asks the hub nothing.
+Each repository is pinned by commit. Its files are downloaded once, into the hub's own cache. After that, stages load
+from that folder without contacting the hub.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model)(?P<half>\.fp16)?(-\d{5}-of-\d{5})?(?P<old>\.fp16)?"
     r"\.safetensors(\.index(?P<index>\.fp16)?\.json)?"
 )
-"""Names of the weights that diffusers and transformers load, and of the index of weights in several files."""
+"""Names of the weights that diffusers and transformers load, and of the index of sharded weights."""
 SMALL = (".json", ".txt", ".model", ".jinja")
 """Endings of configs and tokenizers."""
 INDEX = "model_index.json"
 ROOT = ("",)
-"""The parts of a repository that holds one model, not a pipeline."""
+"""The parts of a repository that holds a single model, not a pipeline."""
 GATE = ". Accept its licence on huggingface.co/{source} before and log in (hf auth login)"
 loaded: dict[str, str] = {}
-"""Hub id -> commit of what this process has loaded."""
+"""Hub id -> commit that this process has loaded."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of a repository.
+    """What to download from a repository.
 
-    source: hub id, or a folder · title: names it in messages · otherwise: what else a person can do, in words ·
-    parts: the folders, ROOT for a single model, empty for all that the pipeline's index names · without: parts that are
-    not needed · files: exact names, in place of parts · half: float16 weights where there are any · size_gb: about, for
-    messages while the hub has not said it · gated: a licence has to be accepted first.
+    source: hub id, or a folder · title: its name in messages · otherwise: other options for the person, in words ·
+    parts: the folders, ROOT for a single model, empty for all that the pipeline's index names · without: parts to
+    skip · files: exact names, instead of parts · half: float16 weights if available · size_gb: approximate, for
+    messages until the hub reports it · gated: a licence has to be accepted first.
     """
 
     source: str
@@ -67,10 +67,10 @@ class Wanted:
 
 
 def fetch(wanted: Wanted) -> Path:
-    """Return the folder that holds what is wanted; download what is missing of it.
+    """Return the folder that holds the wanted files; download the missing ones.
 
     Raises:
-        DownloadFailed: something is missing, and can't be downloaded.
+        DownloadFailed: a file is missing and can't be downloaded.
     """
     if Path(wanted.source).is_dir():
         return Path(wanted.source)
@@ -88,7 +88,7 @@ def fetch(wanted: Wanted) -> Path:
 
 
 def is_here(wanted: Wanted) -> bool:
-    """Return whether fetching needs no download; asks the hub nothing."""
+    """Return whether all files are here, without contacting the hub."""
     if Path(wanted.source).is_dir():
         return True
     known = _listing_of(wanted.source)
@@ -96,7 +96,7 @@ def is_here(wanted: Wanted) -> bool:
 
 
 def failed(wanted: Wanted, error: Exception) -> DownloadFailed:
-    """Return the error for a download that failed, to be raised from its cause."""
+    """Return the error for a failed download, to be raised from its cause."""
     trouble = trouble_of(error)
     size = f"about {wanted.size_gb:.{0 if wanted.size_gb >= 1 else 1}f} GB, " if wanted.size_gb else ""
     licence = GATE if wanted.gated and trouble.code != "gated" else ""
@@ -109,12 +109,12 @@ def failed(wanted: Wanted, error: Exception) -> DownloadFailed:
 
 
 def commit_of(source: str) -> str:
-    """Return the commit that a repository is pinned to, else the one that was downloaded; empty without either."""
+    """Return the commit that a repository is pinned to, else the downloaded one; empty without either."""
     return COMMITS.get(source) or (_listing_of(source) or {}).get("commit", "")
 
 
 def commits_of(*sources: str) -> dict[str, str]:
-    """Return hub id -> commit for those of the sources that this process has loaded from the hub."""
+    """Return hub id -> commit for the sources that this process has loaded from the hub."""
     return {source: loaded[source] for source in sources if source in loaded}
 
 
@@ -140,7 +140,7 @@ def choose_files(names: list[str], parts: tuple[str, ...], half: bool) -> list[s
 
 
 def half_option(folder: Path | str, part: str = "") -> dict:
-    """Return from_pretrained's argument for float16 files, where the folder holds any."""
+    """Return from_pretrained's argument for float16 files, if the folder holds any."""
     pattern = "*.fp16*.safetensors"
     found = (Path(folder) / part).glob(pattern) if part else Path(folder).rglob(pattern)
     return {"variant": "fp16"} if any(found) else {}
@@ -150,12 +150,12 @@ def half_option(folder: Path | str, part: str = "") -> dict:
 
 
 def _record(source: str) -> Path:
-    """Return where a repository's list of files is noted, by the revision that was asked for."""
+    """Return the path of a repository's saved file list, by the requested revision."""
     return runtime.cache_path("hub", f"{source.replace('/', '--')}@{COMMITS.get(source) or 'main'}.json")
 
 
 def _listing_of(source: str) -> dict | None:
-    """Return the repository's files as noted, {"commit": ..., "files": {name: bytes}}; None without a sound note."""
+    """Return the saved file list, {"commit": ..., "files": {name: bytes}}; None if it is missing or invalid."""
     try:
         note = json.loads(_record(source).read_text(encoding="utf-8"))
         sound = re.fullmatch("[0-9a-f]{40}", note["commit"]) and all(int(size) >= 0 for size in note["files"].values())
@@ -165,14 +165,14 @@ def _listing_of(source: str) -> dict | None:
 
 
 def _whole(wanted: Wanted, listing: dict) -> Path | None:
-    """Return the folder in the hub's cache if it holds every file that is wanted, at its size; else None."""
+    """Return the folder in the hub's cache if it holds every wanted file at its size; else None."""
     folder = _snapshot(wanted.source, listing["commit"])
     names = _files_wanted(wanted, listing, folder)
     return folder if names and not _missing(folder, names, listing["files"]) else None
 
 
 def _snapshot(source: str, commit: str) -> Path:
-    """Return where the hub's cache keeps a commit's files."""
+    """Return the folder of a commit's files in the hub's cache."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -180,7 +180,7 @@ def _snapshot(source: str, commit: str) -> Path:
 
 
 def _files_wanted(wanted: Wanted, listing: dict, folder: Path) -> list[str]:
-    """Return the names of the files wanted; empty while the pipeline's index, which names its parts, is not here."""
+    """Return the names of the wanted files; empty until the pipeline's index, which names its parts, is here."""
     if wanted.files:
         return list(wanted.files)
     parts = wanted.parts
@@ -195,7 +195,7 @@ def _files_wanted(wanted: Wanted, listing: dict, folder: Path) -> list[str]:
 
 
 def _missing(folder: Path, names: list[str], sizes: dict[str, int]) -> list[str]:
-    """Return those of the files that are not in the folder, or not at their size."""
+    """Return the files that are not in the folder, or not at their size."""
 
     def is_whole(name: str) -> bool:
         file = folder / name
@@ -205,7 +205,7 @@ def _missing(folder: Path, names: list[str], sizes: dict[str, int]) -> list[str]
 
 
 def _unlisted(wanted: Wanted) -> Path | None:
-    """Return a folder of the hub's cache that another program filled; it is whole or not, loading it will tell."""
+    """Return a folder of the hub's cache that another program filled; only loading shows if it is complete."""
     from huggingface_hub import try_to_load_from_cache
 
     probe = wanted.files[0] if wanted.files else "config.json" if wanted.parts == ROOT else INDEX
@@ -243,7 +243,7 @@ def _download(wanted: Wanted, before: Trouble | None) -> Path:
         size = sum(sizes[name] for name in missing)
         _check_room(folder, size)
         for file in (folder / name for name in missing):
-            if file.exists():  # at another size: the hub's client would take it for whole
+            if file.exists():  # at another size: the hub's client would accept it
                 file.resolve().unlink()
         runtime.say(f"downloading {wanted.title} ({source}), {size_in_words(size)}, once; if it breaks off, it resumes")
         with _visible(plain=before is TRANSFER):
@@ -255,7 +255,7 @@ def _download(wanted: Wanted, before: Trouble | None) -> Path:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    """Refuse a download that the disk has no room for, before it begins.
+    """Refuse a download that does not fit on the disk, before it begins.
 
     Raises:
         OSError: ENOSPC, with both numbers.
@@ -270,7 +270,7 @@ def _check_room(folder: Path, needed: int) -> None:
 
 @contextmanager
 def _visible(plain: bool) -> Iterator[None]:
-    """Show the hub's progress bars, which the loading libraries switch off; `plain`: without the xet protocol."""
+    """Show the hub's progress bars, which the loading libraries turn off; `plain`: without the xet protocol."""
     from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 

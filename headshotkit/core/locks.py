@@ -1,7 +1,7 @@
-"""The lock of a run folder: one command at a time writes in it, and every other one is told who is at work.
+"""The lock of a run folder: one command at a time writes in it, and any other gets an error that names it.
 
-The operating system holds the lock where it can and lets go of it when the process dies. Where it can't, as on some
-mounts of Google Drive, a lease stands in its place: a file that is renewed all the time, and void once it is not.
+The operating system holds the lock if it can, and releases it when the process dies. If it can't, as on some mounts of
+Google Drive, a lease replaces it: a file that is renewed regularly and expires without renewal.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pathlib import Path
 from headshotkit.core.errors import RunBusy, RunFolderError
 
 LOCK, HOLDER = ".lock", ".lock.json"
-"""What the operating system locks; who holds the lock, and the lease."""
+"""The file that the operating system locks; the file with the lock's holder and the lease."""
 BEAT_S, STALE_S = 15.0, 60.0
-"""Seconds between two renewals of a lease; after so many without one it is void."""
+"""Seconds between two renewals of a lease; seconds without renewal until it expires."""
 HOLDER_BYTES = 4096
 NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.EIO}
-"""How a file system says that it has no locks."""
+"""Error numbers of file systems without locks."""
 CANT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS}
-"""In such a folder nobody can mix anything: no lock is taken, and the first file that is written says what is wrong."""
+"""In a read-only folder nothing can be mixed up: no lock is taken, and the first write raises the error."""
 
 
 @dataclass
 class Held:
-    """A lock that this process holds. `system` is the operating system's lock, None where a lease stands for it."""
+    """A lock that this process holds. `system` is the operating system's lock, None if a lease replaces it."""
 
     folder: Path
     thread: int
@@ -46,7 +46,7 @@ class Held:
 
     @property
     def mark(self) -> Path:
-        """Return the file that is there as long as the lock is held and the run folder exists."""
+        """Return the file that exists as long as the lock is held and the run folder exists."""
         return self.folder / (LOCK if self.system else HOLDER)
 
 
@@ -56,13 +56,13 @@ _registry = threading.Lock()
 
 @contextlib.contextmanager
 def working(folder: Path, command: str) -> Iterator[None]:
-    """Holds the lock of a run folder; a verb inside another one of the same thread shares it.
+    """Hold the lock of a run folder; nested calls of the same thread share it.
 
     Args:
-        command: what is done, for whoever is refused meanwhile.
+        command: the work in progress, for the error of a refused command.
     Raises:
-        RunBusy: another process or another thread works in the folder.
-        RunFolderError: the folder can't be made.
+        RunBusy: another process or thread works in the folder.
+        RunFolderError: the folder can't be created.
     """
     key = os.path.realpath(folder)
     with _registry:
@@ -85,7 +85,7 @@ def working(folder: Path, command: str) -> Iterator[None]:
 
 
 def writes(command: str) -> Callable[[Callable], Callable]:
-    """Has a verb hold the lock of its run: its argument `run`, its object's `run`, or the run folder `out`."""
+    """Make a function hold the lock of its run: its argument `run`, its object's `run`, or the run folder `out`."""
 
     def decorate(verb: Callable) -> Callable:
         place = inspect.signature(verb)
@@ -103,10 +103,10 @@ def writes(command: str) -> Callable[[Callable], Callable]:
 
 
 def demand_there(path: Path) -> None:
-    """Refuses to write into a run folder that was removed, or taken over, since this process locked it.
+    """Refuse to write into a run folder that was removed or taken over since this process locked it.
 
     Raises:
-        RunFolderError: it was.
+        RunFolderError: it was removed or taken over.
     """
     if not _held:
         return
@@ -129,7 +129,7 @@ def demand_there(path: Path) -> None:
 
 
 def _take(folder: Path, command: str) -> Held | None:
-    """Takes the lock of a folder; None where nobody can write there."""
+    """Take the lock of a folder; return None if the folder can't be written."""
     from filelock import FileLock, Timeout
 
     held = Held(folder, threading.get_ident(), uuid.uuid4().hex)
@@ -138,7 +138,7 @@ def _take(folder: Path, command: str) -> Held | None:
             missing.mkdir(0o700)
             held.made.append(missing)
     except FileExistsError:
-        pass  # another command made it at the same moment, or a file stands there, which the next lines find
+        pass  # another command made it just now, or it is a file, which the next lines detect
     except OSError as error:
         _remove_empty(held.made)
         if error.errno in CANT_WRITE:
@@ -159,16 +159,16 @@ def _take(folder: Path, command: str) -> Held | None:
             (folder / LOCK).unlink(missing_ok=True)
         _take_lease(held, command)
         return held
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, and only who holds it is unknown
+    with contextlib.suppress(OSError):  # a full disk: the lock holds, only its holder is unknown
         _note(held, command)
     return held
 
 
 def _take_lease(held: Held, command: str) -> None:
-    """Takes the lease, if nobody holds a fresh one, and renews it until it is let go of.
+    """Take the lease if no valid one exists, and renew it until it is released.
 
     Raises:
-        RunBusy: somebody does.
+        RunBusy: another command holds a valid lease.
         RunFolderError: it can't be written.
     """
     place = held.folder / HOLDER
@@ -177,7 +177,7 @@ def _take_lease(held: Held, command: str) -> None:
             if not _is_void(_read(held.folder)):
                 raise _busy(held.folder, _read(held.folder))
             _note(held, command)
-            time.sleep(0.3)  # of two who take it over at once, the later one has it
+            time.sleep(0.3)  # if two commands take it over at once, the later one gets it
             if _read(held.folder).get("token") != held.token:
                 raise _busy(held.folder, _read(held.folder))
         else:
@@ -191,7 +191,7 @@ def _take_lease(held: Held, command: str) -> None:
 
 
 def _renew(held: Held, command: str) -> None:
-    """Renews the lease until it is let go of, or another command has it."""
+    """Renew the lease until it is released or another command holds it."""
     while not held.stop.wait(BEAT_S):
         if _read(held.folder).get("token") != held.token:
             return
@@ -200,7 +200,7 @@ def _renew(held: Held, command: str) -> None:
 
 
 def _is_void(lease: dict) -> bool:
-    """Whether whoever wrote a lease is gone: no renewal for a minute, or a process of this machine that has ended."""
+    """Return whether a lease expired: no renewal for a minute, or its process on this machine has ended."""
     if lease.get("machine") == machine() and not is_alive(lease.get("pid")):
         return True
     beat = lease.get("beat")
@@ -208,7 +208,7 @@ def _is_void(lease: dict) -> bool:
 
 
 def is_alive(pid: object) -> bool:
-    """Return whether a process of this machine is there."""
+    """Return whether a process runs on this machine."""
     if not isinstance(pid, int) or pid <= 0 or os.name == "nt":
         return True
     try:
@@ -222,7 +222,7 @@ def is_alive(pid: object) -> bool:
 
 @functools.cache
 def machine() -> str:
-    """Tells this machine from others until it is started again, without its name; a container is a machine."""
+    """Return an id of this machine until its next start, without its name; a container counts as a machine."""
     facts = [str(uuid.getnode())]
     with contextlib.suppress(OSError):
         facts = [Path("/proc/sys/kernel/random/boot_id").read_text(), str(os.stat("/proc/self/ns/pid").st_ino)]
@@ -230,7 +230,7 @@ def machine() -> str:
 
 
 def _note(held: Held, command: str) -> None:
-    """Writes who holds the lock."""
+    """Write the lock's holder."""
     before = _read(held.folder)
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     since = before["since"] if before.get("token") == held.token else now
@@ -244,7 +244,7 @@ def _note(held: Held, command: str) -> None:
 
 
 def _read(folder: Path) -> dict:
-    """Return who holds the lock, as far as it can be read."""
+    """Return the lock's holder, as far as it can be read."""
     try:
         handle = os.open(folder / HOLDER, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(handle, "rb") as file:
@@ -255,7 +255,7 @@ def _read(folder: Path) -> dict:
 
 
 def _busy(folder: Path, holder: dict) -> RunBusy:
-    """Return the error for whoever comes second."""
+    """Return the error for the second command."""
     pid, command, since = (holder.get(name) for name in ("pid", "command", "since"))
     who = f"headshotkit {command}, process {pid}, since {since}" if command else "another command"
     return RunBusy(
@@ -274,13 +274,13 @@ def _cant_lock(folder: Path, error: OSError) -> RunFolderError:
 
 
 def _let_go(held: Held) -> None:
-    """Removes the lock's files, then lets go; a run folder that was made for the lock and stayed empty goes too."""
+    """Remove the lock's files, then release it; delete a run folder that was created for it and is empty."""
     held.stop.set()
     if held.system or _read(held.folder).get("token") == held.token:
         with contextlib.suppress(OSError):
             (held.folder / HOLDER).unlink(missing_ok=True)
     if held.system:
-        if os.name != "nt":  # under the lock; whoever waits for this very file sees that it is gone
+        if os.name != "nt":  # under the lock; a command that waits for this file sees that it is gone
             with contextlib.suppress(OSError):
                 (held.folder / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""One HTML page that loads nothing: its style, its pictures as data, and what a browser may do with it."""
+"""One HTML page that loads nothing: its style, its pictures as data, and its content policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 PAGE = "index.html"
 EMBED_BYTES = 150_000
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""What a page may load: nothing; its pictures and its style are inside."""
+"""Content policy of a page: it loads nothing; its pictures and its style are inside."""
 STYLE = """
 :root{--page:#fafafa;--card:#fff;--ink:#222;--soft:#555;--tick:#2a7f3f;--cross:#b3382c}
 @media(prefers-color-scheme:dark){:root{--page:#181818;--card:#242424;--ink:#eee;--soft:#b0b0b0;--tick:#6cc283;
@@ -31,7 +31,7 @@ footer{margin:2.5rem 0 1rem;font-size:.8rem;color:var(--soft)}
 
 
 def document(title: str, parts: list[str]) -> str:
-    """Return a page of parts that are HTML already; nothing in it is loaded from elsewhere."""
+    """Return a page of HTML parts; it loads nothing from elsewhere."""
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -42,10 +42,10 @@ def document(title: str, parts: list[str]) -> str:
 
 
 def embedded(file: Path, most_px: int = 0) -> str:
-    """Return a picture as a data URI: the PNG itself if it is small, else a JPEG, so that fifty large ones fit a page.
+    """Return a picture as a data URI: a small PNG itself, else a JPEG, so that fifty large ones fit a page.
 
     Args:
-        most_px: width and height that the JPEG has at most; 0: those of the picture.
+        most_px: largest width and height of the JPEG; 0: those of the picture.
     """
     data, kind = file.read_bytes(), "png"
     if len(data) > EMBED_BYTES:

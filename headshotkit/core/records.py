@@ -1,6 +1,6 @@
-"""The records that flow between stages: frozen, small, made of paths and facts, never of tensors.
+"""The records that flow between stages: frozen and small; they hold paths and facts, never tensors.
 
-Every record goes to JSON and back (`to_dict`, `from_dict`); manifests are made of them.
+Every record converts to JSON and back (`to_dict`, `from_dict`); manifests consist of them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ REASON_CODES = (
 
 
 Name = typing.NewType("Name", str)
-"""A file's name relative to its stage's folder; one that leads out of it is refused when a record is read."""
+"""A file's name relative to its stage's folder; a name that leads outside is refused when a record is read."""
 
 
 def is_inside(name: str) -> bool:
-    """Return whether a name stays in the folder that it is relative to.
+    """Return whether a name stays in its folder.
 
     >>> is_inside("class/000.png"), is_inside("../a"), is_inside("/etc/passwd")
     (True, False, False)
@@ -41,14 +41,14 @@ def is_inside(name: str) -> bool:
 
 
 class Record:
-    """What all records can do: become a dict of JSON types, and come back from one."""
+    """Base of all records: converts to a dict of JSON types and back."""
 
     def to_dict(self) -> dict:
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict):
-        """Return the record of a dict of JSON types; what it doesn't know is left out.
+        """Return the record of a dict of JSON types; unknown keys are left out.
 
         Raises:
             ValueError: a field is missing, has another type, or names a file outside of its folder.
@@ -57,7 +57,7 @@ class Record:
 
 
 def _plain(value):
-    """A record's field as JSON types."""
+    """Return a record's field as JSON types."""
     if isinstance(value, Record):
         return value.to_dict()
     if isinstance(value, (list, tuple)):
@@ -69,7 +69,7 @@ def _plain(value):
 
 @functools.cache
 def help_of(kind: type) -> dict[str, str]:
-    """Return what a class says of its fields, in the docstring below each: name -> one line."""
+    """Return the docstrings of a class's fields: name -> one line."""
     (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     said, name = {}, ""
     for one in made.body:
@@ -83,7 +83,7 @@ def help_of(kind: type) -> dict[str, str]:
 
 @functools.cache
 def _fields_of(kind: type) -> tuple[tuple[str, object, bool], ...]:
-    """A record's fields: name, type, and whether it must be given."""
+    """Return a record's fields: name, type, and whether it is required."""
     hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
     return tuple(
         (f.name, hints[f.name], f.default is missing and f.default_factory is missing) for f in dataclasses.fields(kind)
@@ -94,7 +94,7 @@ def typed(hint, value):
     """Return a JSON value as the type that an annotation names.
 
     Raises:
-        ValueError: it is of another type.
+        ValueError: it has another type.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and issubclass(hint, Record):
@@ -128,7 +128,7 @@ def typed(hint, value):
 
 @dataclass(frozen=True)
 class Photo(Record):
-    """A file the person gave. Sizes are of the upright picture (EXIF applied); 0 when it can't be read."""
+    """A photo. Its size is that of the upright picture (EXIF applied); 0 if it can't be read."""
 
     path: Path
     width_px: int
@@ -138,7 +138,7 @@ class Photo(Record):
 
 @dataclass(frozen=True)
 class Reason(Record):
-    """Why a photo is refused: a code of REASON_CODES, the measured value, the limit it broke, plain words."""
+    """Why a photo is refused: a code of REASON_CODES, the measured value, the limit, plain words."""
 
     code: str
     value: float | str | None
@@ -148,9 +148,9 @@ class Reason(Record):
 
 @dataclass(frozen=True)
 class Verdict(Record):
-    """The gate's answer on one photo. `photo` is its path relative to the photo folder.
+    """The gate's verdict on one photo. `photo` is its path relative to the photo folder.
 
-    `overruled`: a person decided otherwise than the reasons say.
+    `overruled`: a person decided against the reasons.
     """
 
     photo: Name
@@ -162,12 +162,12 @@ class Verdict(Record):
 
 @dataclass(frozen=True)
 class TrainingPhoto(Record):
-    """One prepared picture: its file in the dataset folder, its caption, where it was cut, where the face is.
+    """One prepared picture: its file in the dataset folder, its caption, its crop, the face's position.
 
     `original_size_px` and `crop_top_left_px` are (width, height) and (top, left) after resizing: SDXL's
     micro-conditioning. `face_box_px` is (x0, y0, x1, y1) in the prepared picture. `size_px` is the picture's (width,
-    height), empty where it is the dataset's square. `written` is the caption that headshotkit wrote, where a person
-    edited it since; empty where nobody did.
+    height), empty for the dataset's square. `written` is headshotkit's own caption if a person edited it since, else
+    empty.
     """
 
     file: Name
@@ -184,7 +184,7 @@ class TrainingPhoto(Record):
 class Dataset(Record):
     """The training folder: its photos, the person's token and class word, and class images if there are any.
 
-    class_prompt: what class images show, in words; empty: a photo of the class word.
+    class_prompt: prompt of the class images; empty: a photo of the class word.
     """
 
     folder: Path
@@ -197,7 +197,7 @@ class Dataset(Record):
 
     @property
     def captions(self) -> list[str]:
-        """What training tells the base: each caption once, the class's, and the empty one."""
+        """Return all captions of the training: each caption once, the class's, and the empty one."""
         return sorted({photo.caption for photo in self.photos}) + [
             self.class_prompt or f"photo of a {self.class_word}",
             "",
@@ -205,12 +205,12 @@ class Dataset(Record):
 
     @property
     def instance(self) -> str:
-        """How a prompt names the person: token and class word."""
+        """Return the person's name in a prompt: token and class word."""
         return f"{self.token} {self.class_word}"
 
 
 class Names(typing.NamedTuple):
-    """How prompts name the person, what they say of anybody instead, and the expression that nearly all photos show."""
+    """The person's name in prompts, the class that replaces it, and the expression that nearly all photos show."""
 
     person: str
     anybody: str
@@ -222,10 +222,10 @@ NOBODY = Names("", "")
 
 @dataclass(frozen=True)
 class Lora(Record):
-    """What a training left, mostly an adapter file, and what it takes to use it.
+    """The result of a training, mostly an adapter file, and what is needed to use it.
 
-    `path` and `files` are relative to the stage's folder, `path` the first of the files. `rank` and `alpha` are 0 where
-    the `method` has no LoRA. `usual_expression`: what nearly all photos show, in the captions' words; empty: they vary.
+    `path` and `files` are relative to the stage's folder, `path` is the first file. `rank` and `alpha` are 0 if the
+    `method` has no LoRA. `usual_expression`: what nearly all photos show, in the captions' words; empty: it varies.
     """
 
     path: Path
@@ -241,7 +241,7 @@ class Lora(Record):
 
     @property
     def names(self) -> Names:
-        """How prompts speak of the person, and of anybody.
+        """Return how prompts name the person and the class.
 
         >>> Lora(Path("person.safetensors"), "mini", 32, 32, "ohwx", "woman", 1000).names
         Names(person='ohwx woman', anybody='a woman', usual_expression='')
@@ -251,11 +251,11 @@ class Lora(Record):
 
 @dataclass(frozen=True)
 class Headshot(Record):
-    """One generated picture; `size_px` is (width, height). `identity` is None when no single face was found in it.
+    """One generated picture; `size_px` is (width, height). `identity` is None without exactly one face in it.
 
-    likeness: identity relative to the own photos' median, so 0.87 is 87 % as much like you as your own photos are ·
-    quality: of the face, in [0, 1], higher is better · copy: how much of the face's structure is one photo's ·
-    obeyed: share of what the prompt asks that is shown, in [0, 1], of what can be told; None where nothing can ·
+    likeness: identity relative to the own photos' median, so 0.87 is 87 % of the similarity of your own photos ·
+    quality: of the face, in [0, 1], higher is better · copy: largest similarity of the face's structure to a photo's ·
+    obeyed: prompt adherence, share of the measurable requests that are shown, in [0, 1]; None without any ·
     sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each.
     """
 
@@ -280,10 +280,10 @@ class Headshot(Record):
 
 @dataclass(frozen=True)
 class Pick(Record):
-    """A checkpoint of the LoRA at a strength, and what its `pictures` of a few prompts say of it, each in [0, 1].
+    """A checkpoint of the LoRA at a lora_scale, and the scores of its `pictures` of a few prompts, each in [0, 1].
 
     `file` is relative to the LoRA's stage. likeness: mean, relative to the own photos' median and at most 1 · obeyed:
-    mean share of what was asked that is shown · passed: share of the pictures that the gate accepts.
+    mean prompt adherence · passed: share of the pictures that the gate accepts.
     """
 
     step: int
@@ -303,7 +303,7 @@ class Pick(Record):
 
 @dataclass(frozen=True)
 class Score(Record):
-    """What evaluation says of one headshot: identity by each recogniser, and sharpness of the face."""
+    """The evaluation of one headshot: identity by each recogniser, and sharpness of the face."""
 
     file: str
     arcface: float | None
@@ -312,24 +312,24 @@ class Score(Record):
 
 
 MOST_REFUSALS = 40
-"""Refused photos that are named one by one."""
+"""Number of refused photos that are listed by name."""
 
 
 def refusals(verdicts: list[Verdict]) -> list[str]:
-    """Return a line for each refused photo, its name and its first reason; after MOST_REFUSALS, how many more."""
+    """Return a line for each refused photo, its name and first reason; after MOST_REFUSALS, the number of the rest."""
     lines = [f"{v.photo}: {v.reasons[0].text if v.reasons else 'left out by you'}" for v in verdicts if not v.kept]
     more = len(lines) - MOST_REFUSALS
     return lines[:MOST_REFUSALS] + ([f"and {more} more, in photos/index.html"] if more > 0 else [])
 
 
 def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "", left_out: str = "") -> list[Verdict]:
-    """Return the kept verdicts, if they are enough.
+    """Return the kept verdicts, if there are enough.
 
     Args:
-        advice: what the coach asks for, for the error.
-        left_out: what is in the photo folder but was not looked at, for the error.
+        advice: the coach's request, for the error.
+        left_out: unread contents of the photo folder, for the error.
     Raises:
-        TooFewPhotos: fewer than `at_least` were kept; the error counts the refusals by their reason.
+        TooFewPhotos: fewer than `at_least` were kept; the error counts the refusals by reason.
     """
     kept = [v for v in verdicts if v.kept]
     if len(kept) >= at_least:

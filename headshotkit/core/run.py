@@ -1,8 +1,8 @@
-"""The run folder: one folder a stage, a manifest in each, files that appear whole or not at all.
+"""The run folder: one folder a stage, a manifest in each, files that appear complete or not at all.
 
-A stage asks `Run.begin` for its folder. It gets either a finished stage (nothing to do), a started one with
-the same settings and inputs (go on from what lies there), or an empty one. What a stage made earlier with other
-settings or inputs is moved to `earlier/`, never deleted.
+A stage gets its folder from `Run.begin`: either a finished stage (nothing to do), a started one with the same settings
+and inputs (continue from its files), or an empty one. Earlier results with other settings or inputs are moved to
+`earlier/`, never deleted.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from headshotkit.core.records import Dataset, Headshot, Lora, Name, Photo, Pick,
 
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
 COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))
-COMMANDS["picked"] = "pick"  # a stage that a run can do without
+COMMANDS["picked"] = "pick"  # an optional stage
 WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 FILES = ("prompts", "weights")
-"""Settings that name a file of the person's own."""
+"""Settings that name a person's own file."""
 DATA = "$HEADSHOTKIT_DATA"
-"""In a manifest: the folder of the project's own data."""
+"""Stands for the folder of the project's own data in a manifest."""
 BANKS = "prompts"
-"""The folder of a run that holds a person's own prompt banks, as they were used."""
+"""The folder of a run that holds a person's own prompt banks, as used."""
 CHECK_SUM = "headshotkit.sha256"
 LEFT_S = 24 * 3600
-"""Age from which a half-written file of an unknown process is nobody's."""
+"""Age from which a half-written file of an unknown process is abandoned."""
 MAX_JSON_BYTES, MAX_DEPTH, MAX_CAPTION_BYTES = 64 * 2**20, 24, 16 * 2**10
 BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict,
          "started": str}  # fmt: skip
-"""What every manifest holds, and its type."""
+"""Required keys of every manifest, and their types."""
 MAY_HOLD = {"files": dict, "seconds": float, "drawing_seconds": float, "planned": tuple[str, ...],
             "causes": tuple[dict, ...]}  # fmt: skip
-"""What a manifest holds besides where there is something to note, and its type."""
+"""Optional keys of a manifest, and their types."""
 PASSING = {".txt", ".pt", ".part", ".damaged"}
-"""Endings of what a person may edit, and of what goes when the stage is done."""
+"""Suffixes of files that a person may edit, and of files that are deleted when the stage is done."""
 ENDED = {"outcome": str, "seconds": float, "finished": str}
-"""What every finished stage's manifest holds besides."""
+"""Further required keys of every finished stage's manifest."""
 FINISHED = {
     "photos": {"verdicts": tuple[Verdict, ...], "photos": tuple[Photo, ...], "folder": str, "advice": str},
     "dataset": {"dataset": Dataset},
@@ -65,17 +65,17 @@ FINISHED = {
     "report": {"metrics": dict},
     "gallery": {},
 }
-"""Stage -> what its finished manifest holds of its own."""
+"""Stage -> the keys of its finished manifest that are its own."""
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the hex sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it that are missing, open to their owner alone: they hold a face."""
+    """Create a folder and its missing parents, open to their owner alone, because they hold a face."""
     for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
         with contextlib.suppress(FileExistsError):
             missing.mkdir(0o700)
@@ -83,14 +83,14 @@ def make_folder(folder: Path) -> None:
 
 
 def half_written(path: Path) -> Path:
-    """Return where this process writes a file before it renames it into its place."""
+    """Return the path that this process writes a file to before it renames it into place."""
     return path.with_name(f".{path.name[:40]}.{locks.machine()}-{os.getpid()}.part")
 
 
 def clear_half_written(path: Path) -> None:
-    """Delete what processes that were killed left of a file before it had its name; living ones keep theirs.
+    """Delete the half-written versions of a file that killed processes left; keep those of living ones.
 
-    Whose process it was can't be told of another machine, and of this one before its last start: that goes after a day.
+    A process of another machine, or of this one before its last start, can't be checked: its files go after a day.
 
     Raises:
         OSError: it can't be deleted.
@@ -104,13 +104,13 @@ def clear_half_written(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Writes a file beside its place and renames it into it, so a kill leaves the old file or the new one.
+    """Write a file next to its place and rename it into place, so a kill leaves the old file or the new one.
 
-    It is open to its owner alone, as are folders that are made for it.
+    It is open to its owner alone, as are the folders created for it.
 
     Raises:
         DiskFull: no space is left; the earlier file is untouched.
-        RunFolderError: the place can't be written, or the run folder was removed while it was worked in.
+        RunFolderError: the place can't be written, or the run folder was removed during the work.
     """
     locks.demand_there(path)
     data = data.encode(errors="backslashreplace") if isinstance(data, str) else data
@@ -125,7 +125,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         os.replace(beside, path)
     except OSError as error:
         raise _explained(error, path, beside, len(data)) from error
-    with contextlib.suppress(OSError):  # the name too is to outlive a power cut, where a folder can be flushed
+    with contextlib.suppress(OSError):  # the name too should survive a power cut, if a folder can be flushed
         handle = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -134,10 +134,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def append_private(path: Path, data: bytes) -> None:
-    """Add a piece to the end of a file that only its owner can open; the file and its folder are made if missing.
+    """Append bytes to a file that only its owner can open; create the file and its folder if missing.
 
     Raises:
-        DiskFull, RunFolderError: as `write_atomic`; the file is gone then.
+        DiskFull, RunFolderError: as `write_atomic`; the file is deleted then.
     """
     locks.demand_there(path)
     try:
@@ -149,11 +149,11 @@ def append_private(path: Path, data: bytes) -> None:
 
 
 def discard(path: Path) -> None:
-    """Delete a file or a folder so that its space is free at once; do nothing if it is not there.
+    """Delete a file or a folder so that its space is free at once; do nothing if it does not exist.
 
-    A file is emptied first: Google Drive keeps what is deleted for 30 days, and counts it against the quota. Before
-    that it is renamed, so that a kill leaves no half file under its name. A link is only removed: what it leads to, and
-    a file that has other names, are not this one's to empty.
+    A file is emptied first: Google Drive keeps deleted files for 30 days and counts them against the quota. Before
+    that it is renamed, so that a kill leaves no half file under its name. A link is only removed; its target, and a
+    file with other names, are never emptied.
 
     Raises:
         OSError: it can't be deleted.
@@ -196,7 +196,7 @@ WRITE_ERRORS |= {
 
 
 def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull | RunFolderError:
-    """An OSError from writing as an error a person can act on; clears away the half-written file."""
+    """Return an OSError from writing as an error with a next step; delete the half-written file."""
     with contextlib.suppress(OSError):
         discard(beside)
     needs, go_on = f"it needs {size / 2**20:.1f} MiB", "then give the same command again: it goes on from here."
@@ -219,22 +219,22 @@ def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull 
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Writes a dict as readable JSON, atomically; what is no character (a byte of an odd path) is escaped.
+    """Write a dict as readable JSON, atomically; bytes of a path that are no character are escaped.
 
-    A check sum of it is added, by which `read_json` knows what was damaged or changed since.
+    A check sum is added, which lets `read_json` detect damage and changes.
     """
     text = json.dumps(value | {CHECK_SUM: _check_sum(value)}, indent=1, ensure_ascii=False) + "\n"
     write_atomic(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path, shape: dict[str, object] | type, command: str = "") -> dict | None:
-    """Return what `write_json` wrote; None where the file is not there.
+    """Return what `write_json` wrote; None if the file does not exist.
 
     Args:
-        shape: name of a value that must be there -> its type, as `records.typed` knows it; or the type of all values.
-        command: makes the file anew, for the error.
+        shape: required name -> its type, as in `records.typed`; or the type of all values.
+        command: the command that makes the file anew, for the error.
     Raises:
-        DamagedRun: the file is there, but isn't what was written.
+        DamagedRun: the file exists but differs from what was written.
     """
     try:
         value = _parsed(path)
@@ -244,7 +244,7 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
             typed(kind, value[name])
     except (OSError, ValueError, RecursionError) as error:
         gone = isinstance(error, (FileNotFoundError, NotADirectoryError)) and not path.is_symlink()
-        if gone or getattr(error, "errno", 0) == errno.ENAMETOOLONG:  # no disk can hold a file of such a name
+        if gone or getattr(error, "errno", 0) == errno.ENAMETOOLONG:  # no disk holds such a long name
             return None
         what = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
         others = [f for f in path.parent.iterdir() if f != path and f.is_file()] if path.parent.is_dir() else []
@@ -257,10 +257,10 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
-    """Read a regular file of at most so many bytes; a pipe is refused, not waited for.
+    """Read a regular file of at most `most_bytes`; refuse a pipe without waiting for it.
 
     Raises:
-        OSError, ValueError: it can't be read, is no regular file, or is larger.
+        OSError, ValueError: it can't be read, is not a regular file, or is larger.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as file:
@@ -273,10 +273,10 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
 
 
 def _parsed(path: Path) -> dict:
-    """Return a regular file's JSON object, without its check sum.
+    """Return a regular file's JSON object without its check sum.
 
     Raises:
-        FileNotFoundError: it isn't there.
+        FileNotFoundError: it does not exist.
         OSError, ValueError, RecursionError: it can't be used.
     """
     value = json.loads(read_regular(path, MAX_JSON_BYTES).decode())
@@ -291,13 +291,13 @@ def _parsed(path: Path) -> dict:
 
 
 def _check_sum(value: dict) -> str:
-    """Return the hex sha256 of a dict as JSON reads it."""
+    """Return the hex sha256 of a dict as JSON text."""
     plain = json.loads(json.dumps(value))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _is_deep(value: dict) -> bool:
-    """Return whether tables and lists lie in one another more than MAX_DEPTH times."""
+    """Return whether objects and lists are nested more than MAX_DEPTH levels."""
     level: list = [value]
     for _ in range(MAX_DEPTH):
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
@@ -308,9 +308,9 @@ def _is_deep(value: dict) -> bool:
 
 
 def settings_of(config) -> dict:
-    """A config as JSON types, whatever mix of dataclasses and dicts it is; of a file that it names the name alone.
+    """Return a config, of dataclasses and dicts, as JSON types; of a file that it names, only the name.
 
-    Where a person keeps files is nobody's business whom the run is given to; what a file holds is among the inputs.
+    Folders are private, and a run may be given away. The file's content is among the inputs.
     """
     plain = asdict(config) if is_dataclass(config) else dict(config)
     named = {name: os.path.basename(plain[name]) for name in FILES if isinstance(plain.get(name), str)}
@@ -318,17 +318,17 @@ def settings_of(config) -> dict:
 
 
 def fingerprint(config: dict, inputs: dict[str, str]) -> str:
-    """What decides whether a stage's work can be used again: its settings and its inputs' sha256."""
+    """Compute the hash of settings and inputs' sha256 that decides whether a stage's work can be reused."""
     return hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
 
 
 def caption_in(path: Path) -> str:
-    """Return the caption that a .txt file holds, on one line; empty where there is none.
+    """Return the caption in a .txt file, on one line; empty if there is none.
 
-    UTF-8, or UTF-16 as Windows writes it, with its mark.
+    Reads UTF-8, and UTF-16 with a byte order mark, as Windows writes it.
 
     Raises:
-        BadCaption: it is another file, or no text.
+        BadCaption: it is another kind of file, or not text.
     """
     try:
         data = read_regular(path, MAX_CAPTION_BYTES)
@@ -348,11 +348,11 @@ def caption_in(path: Path) -> str:
 
 
 def edited_captions(folder: Path, photos: list[dict]) -> dict[str, str]:
-    """Which captions a person edited: picture -> caption. Where a .txt is gone or empty, the last one noted counts.
+    """Return the captions that a person edited: picture -> caption. If a .txt is missing or empty, the last one counts.
 
     Args:
         folder: of the dataset.
-        photos: its pictures, as the manifest has them.
+        photos: its pictures, as in the manifest.
     """
     edited = {}
     for photo in photos:
@@ -364,10 +364,10 @@ def edited_captions(folder: Path, photos: list[dict]) -> dict[str, str]:
 
 @dataclass
 class Stage:
-    """One stage's folder while it is worked on. `done` means that its manifest is complete: use it.
+    """One stage's folder during its work. `done` means that its manifest is complete: use it.
 
-    The manifest's `writer` tells this beginning of the stage from any other. `spoilt` are files that it made before
-    and that are missing or changed now.
+    The manifest's `writer` identifies this beginning of the stage. `spoilt` are files of the stage that are missing or
+    changed now.
     """
 
     folder: Path
@@ -380,12 +380,12 @@ class Stage:
         return self.manifest["status"] == "done"
 
     def finish(self, outcome: str, **facts) -> dict:
-        """Completes the manifest with the outcome in words and the stage's own facts, and returns it.
+        """Complete the manifest with the outcome in words and the stage's own facts, and return it.
 
-        `files` then holds size and sha256 of every file of the stage, but for captions, which are there to be edited.
+        `files` then holds size and sha256 of every file of the stage except captions, which may be edited.
 
         Raises:
-            RunFolderError: the stage was removed, or begun anew, since it was begun here.
+            RunFolderError: the stage was removed or begun anew since it was begun here.
         """
         self._demand_own()
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
@@ -402,7 +402,7 @@ class Stage:
         return self.manifest
 
     def note_seconds(self) -> None:
-        """Adds the seconds spent so far to the manifest, so that a resumed stage counts all of its time.
+        """Add the elapsed seconds to the manifest, so that a resumed stage counts all of its time.
 
         Raises:
             RunFolderError: as `finish`.
@@ -414,7 +414,7 @@ class Stage:
         write_json(self.folder / "manifest.json", self.manifest)
 
     def _demand_own(self) -> None:
-        """Refuses to write over what another command began here, or into a folder that was removed."""
+        """Refuse to overwrite what another command began here, or to write into a removed folder."""
         there = Run(self.folder.parent).peek(self.folder.name)
         if there.get("writer") == self.manifest.get("writer"):
             return
@@ -426,19 +426,19 @@ class Stage:
 
 
 def _made_in(folder: Path) -> list[str]:
-    """Return the names of the files that a stage made for good, in order."""
+    """Return the names of a stage's permanent files, in order."""
     found = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in PASSING)
-    names = (file.relative_to(folder).as_posix() for file in found)  # but for hidden ones, such as Jupyter's own
+    names = (file.relative_to(folder).as_posix() for file in found)  # except hidden ones, such as Jupyter's
     return sorted(name for name in names if name != "manifest.json" and not name.startswith("."))
 
 
 def facts_of(path: Path) -> dict:
-    """Return what a manifest notes of a file: size and sha256."""
+    """Return a file's facts for a manifest: size and sha256."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a kill left half written in a stage's folder, and closes the folder to others."""
+    """Remove half-written files of a killed process from a stage's folder, and close the folder to others."""
     with contextlib.suppress(OSError):
         folder.chmod(0o700)
         for half in [*folder.rglob(".*.part"), *folder.parent.glob(".*.part")]:
@@ -447,7 +447,7 @@ def _clear(folder: Path) -> None:
 
 
 def _is_grown(before: dict, settings: dict, inputs: dict, grows: tuple[str, ...]) -> bool:
-    """Return whether a stage is to be what it was begun as, and more of it."""
+    """Return whether a stage's new settings only extend those that it was begun with."""
     if not before or before["inputs"] != inputs:
         return False
     config = before["config"]
@@ -456,7 +456,7 @@ def _is_grown(before: dict, settings: dict, inputs: dict, grows: tuple[str, ...]
 
 
 def _is_as_noted(path: Path, noted: object, finished: float, thorough: bool) -> bool:
-    """Whether a file has the noted size; and the noted sha256, where it was written to since or `thorough` is asked."""
+    """Return whether a file has the noted size, and the noted sha256 if it was modified since or `thorough` is set."""
     try:
         noted = {"bytes": noted["bytes"], "sha256": noted["sha256"]}
         found = path.lstat() if path.is_symlink() else path.stat()
@@ -472,7 +472,7 @@ def _now() -> str:
 
 
 def _counted(names: list[str]) -> str:
-    """Return a few names, and how many there are.
+    """Return a few names, and the number of further ones.
 
     >>> _counted(["a.png"]), _counted(["a.png", "b.png", "c.png", "d.png"])
     ('a.png is', 'a.png, b.png, c.png and 1 more are')
@@ -482,7 +482,7 @@ def _counted(names: list[str]) -> str:
 
 
 def _changed(run: Run, stage: str, names: list[str]) -> DamagedRun:
-    """Return the error for files of a finished stage that are gone, or other ones now."""
+    """Return the error for files of a finished stage that are missing or changed."""
     photos = " PHOTOS" * (stage == "photos")
     again = f"Give the command again that made them: headshotkit {COMMANDS[stage]}{photos} --out {run.folder}"
     if stage == "lora":
@@ -497,56 +497,56 @@ def _changed(run: Run, stage: str, names: list[str]) -> DamagedRun:
 
 
 class Run:
-    """A run folder. Making one touches nothing; folders appear when a stage begins.
+    """A run folder. Creating the object touches nothing; folders appear when a stage begins.
 
     Args:
-        folder: where the run lives; one person, one run.
+        folder: the run's folder; one person, one run.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = runtime.typed_path(folder)
 
     def place_of(self, folder: Path) -> str:
-        """Return a folder outside the run as a manifest may name it, without a user's name; `placed` finds it again.
+        """Return a manifest's name for a folder outside the run, without a user's name; `placed` resolves it.
 
-        From the run folder, from ~ or from the project's own data; all the way from the root only where nothing else
-        leads there. Empty where each way names a user.
+        It is relative to the run folder, to ~ or to the project's own data; absolute only if none of these works. Empty
+        if every form names a user.
         """
         folder, home, data = folder.resolve(), Path.home().resolve(), runtime.data_path().resolve()
         users = {home.name, os.environ.get("USER") or home.name, os.environ.get("USERNAME") or home.name}
         ways = [
             Path(name, folder.relative_to(root)) for root, name in ((home, "~"), (data, DATA)) if root in folder.parents
         ]
-        with contextlib.suppress(ValueError):  # on another drive
+        with contextlib.suppress(ValueError):  # another drive
             there, here = Path(os.path.relpath(folder, self.folder.resolve())), self.folder.resolve()
             near = there.parts.count("..") < len(here.parts) - 1
             ways.insert(0 if near else len(ways), there)
         return next((way.as_posix() for way in ways if not users & set(way.parts)), "")
 
     def placed(self, place: str) -> Path | None:
-        """Return the folder of a name from `place_of`; None where it has none."""
+        """Return the folder of a name from `place_of`; None if there is none."""
         if place.startswith(f"{DATA}/"):
             return runtime.data_path(*Path(place).parts[1:])
         return self.folder.resolve() / Path(place).expanduser() if place else None
 
     def path(self, stage: str) -> Path:
-        """A stage's folder, whether it exists or not."""
+        """Return a stage's folder, which may not exist."""
         return self.folder / stage
 
     def begin(self, stage: str, config, inputs: dict[str, str], seed: int | None = None,
               grows: tuple[str, ...] = ()) -> Stage:  # fmt: skip
-        """Opens a stage's folder: finished, to go on with, or new.
+        """Open a stage's folder: finished, to be continued, or new.
 
         Args:
             stage: one of STAGES.
             config: the stage's config dataclass, or a dict of JSON types.
-            inputs: what it reads, name -> sha256.
-            seed: the seed that its randomness comes from, for the manifest.
-            grows: counts that can be raised without doing anew what is there; the stage goes on.
-        Returns: where a file of a finished stage is missing or changed, one that is not done, which makes it again.
+            inputs: what the stage reads, name -> sha256.
+            seed: the seed of its randomness, for the manifest.
+            grows: counts that can be raised without redoing finished work; the stage continues.
+        Returns: the stage; not done if a file of a finished stage is missing or changed, so that it is redone.
         Raises:
             RunFolderError: the folder can't be created.
-            DamagedRun: the manifest can't be used, or what was trained is gone or changed.
+            DamagedRun: the manifest can't be used, or a trained file is missing or changed.
         """
         folder, settings = self.path(stage), settings_of(config)
         key = fingerprint(settings, inputs)
@@ -585,16 +585,16 @@ class Run:
         return Stage(folder, manifest)
 
     def is_begun(self, stage: str, config, inputs: dict[str, str]) -> bool:
-        """Whether a stage was begun with these settings and inputs, finished or not: `begin` would go on with it."""
+        """Return whether a stage was begun with these settings and inputs, so that `begin` would continue it."""
         return self.peek(stage).get("fingerprint") == fingerprint(settings_of(config), inputs)
 
     def spoilt(self, stage: str, manifest: dict, names: Iterable[str] | None = None, thorough: bool = False) -> list:
-        """Return which files of a finished stage are missing, or aren't what it made.
+        """Return the files of a finished stage that are missing or changed.
 
         Args:
-            manifest: of the stage; one from before files were noted says nothing of them.
-            names: the files that matter; None: all, of a training those that it left to be used.
-            thorough: reads them all; else only those of the noted size that were written to since.
+            manifest: of the stage; an old one without noted files yields none.
+            names: the files to check; None: all, or a training's final files.
+            thorough: read all files; else only those of the noted size that were written to since.
         """
         noted = manifest.get("files")
         if noted is None:
@@ -609,14 +609,14 @@ class Run:
         return [n for n in names if not (is_inside(n) and _is_as_noted(place / n, noted.get(n), finished, thorough))]
 
     def files(self, stage: str, names: Iterable[str], thorough: bool = False) -> list[Path]:
-        """Where files of a finished stage are, if they are what it made.
+        """Return the paths of a finished stage's files after a check that they are unchanged.
 
         Args:
-            names: relative to the stage's folder, as its manifest has them.
+            names: relative to the stage's folder, as in its manifest.
             thorough: as `spoilt`.
         Raises:
             StageMissing: as `manifest`.
-            DamagedRun: one is missing, or isn't what the stage made.
+            DamagedRun: a file is missing or changed.
         """
         names = [str(name) for name in names]
         spoilt = self.spoilt(stage, self.manifest(stage), names, thorough)
@@ -626,10 +626,10 @@ class Run:
         return [self.path(stage) / name for name in names]
 
     def manifest(self, stage: str) -> dict:
-        """A finished stage's manifest, if what it was made from is still what the run holds.
+        """Return a finished stage's manifest, if its inputs are still what the run holds.
 
         Raises:
-            StageMissing: the stage has not been done to its end, or an earlier one has been done anew since.
+            StageMissing: the stage is not finished, or an earlier one has been redone since.
         """
         manifest, problem = self._judged(stage)
         if problem:
@@ -637,7 +637,7 @@ class Run:
         return manifest
 
     def has(self, stage: str) -> bool:
-        """Whether a stage is finished, and made from what the run holds now."""
+        """Return whether a stage is finished and up to date."""
         return not self._judged(stage)[1]
 
     def _judged(self, stage: str) -> tuple[dict, tuple[str, ...]]:
@@ -660,8 +660,8 @@ class Run:
         return manifest, ()
 
     def _first(self, stage: str) -> str:
-        """Return the one command that does all that is missing of the stages up to one."""
-        picked = stage == "picked"  # a run does without it
+        """Return the one command that completes the missing stages up to this one."""
+        picked = stage == "picked"  # optional
         chain = STAGES[: STAGES.index("lora" if picked else stage) + 1]
         missing = [COMMANDS[one] for one in chain if not self.has(one)]
         folder = self.placed(self.peek("photos").get("folder", ""))
@@ -675,10 +675,10 @@ class Run:
         return f"Run first: headshotkit {command}{first} --out {self.folder}"
 
     def peek(self, stage: str) -> dict:
-        """Return a stage's manifest as it is, finished or not, out of date or not; empty where there is none.
+        """Return a stage's manifest as it is, finished or not, up to date or not; empty if there is none.
 
         Raises:
-            DamagedRun: there is one, and it can't be used.
+            DamagedRun: it exists but can't be used.
         """
         path, command = self.path(stage) / "manifest.json", f"headshotkit {COMMANDS.get(stage, stage)}"
         command = f"{command}{' PHOTOS' * (stage == 'photos')} --out {self.folder}"
@@ -690,14 +690,14 @@ class Run:
         return found or {}
 
     def inputs_from(self, *stages: str) -> dict[str, str]:
-        """The manifests of the stages read from, as inputs of the next: name -> sha256 of what decides their content.
+        """Return the manifests of the given stages as inputs of the next: name -> sha256 of their content.
 
-        A manifest also holds times, so the stage's fingerprint stands for it, not the file's bytes.
+        A manifest also holds times, so the stage's fingerprint is used, not the file's bytes.
         """
         return {f"{s}/manifest.json": self.content_of(s) for s in stages}
 
     def content_of(self, stage: str) -> str:
-        """What decides a finished stage's content: its fingerprint, and the captions that a person edited since.
+        """Return the hash of a finished stage's content: its fingerprint and the captions edited since.
 
         Raises:
             StageMissing: as `manifest`.
@@ -705,17 +705,17 @@ class Run:
         return self._content(stage, self.manifest(stage))
 
     def _content(self, stage: str, manifest: dict) -> str:
-        """Return what decides a stage's content, by its manifest."""
+        """Return the hash of a stage's content, by its manifest."""
         edits = edited_captions(self.path(stage), manifest.get("dataset", {}).get("photos", []))
         return fingerprint(edits, {"made": manifest["fingerprint"]}) if edits else manifest["fingerprint"]
 
     def earlier(self) -> list[Path]:
-        """Return the folders that were moved aside because a stage was done anew, oldest first."""
+        """Return the folders that were moved aside when a stage was redone, oldest first."""
         place = self.folder / "earlier"
         return sorted(place.iterdir(), key=lambda path: path.stat().st_mtime) if os.path.isdir(place) else []
 
     def _set_aside(self, stage: str, why: str) -> None:
-        """Moves what a stage made before out of the way, to earlier/<stage>-<n>, and says so."""
+        """Move a stage's earlier result to earlier/<stage>-<n>, and print that."""
         earlier = self.folder / "earlier"
         places = (earlier / f"{stage}-{number}" for number in itertools.count(1))
         place = next(place for place in places if not place.exists())
@@ -732,7 +732,7 @@ class Run:
 
 
 def _difference(before: dict, settings: dict, inputs: dict) -> str:
-    """Return what differs from how a stage was begun, in a few words."""
+    """Return the differences from how a stage was begun, in a few words."""
     if not before:
         return "its folder held files and no manifest"
     config = before["config"]
@@ -745,7 +745,7 @@ def _difference(before: dict, settings: dict, inputs: dict) -> str:
 
 @locks.writes("clean")
 def clean_run(run: Run) -> int:
-    """Deletes for good what was moved aside in `earlier/`; returns the bytes that it held.
+    """Delete what was moved aside in `earlier/` for good; return its size, bytes.
 
     Raises:
         RunFolderError: something can't be deleted.
@@ -764,6 +764,6 @@ def clean_run(run: Run) -> int:
 
 
 def bytes_of(folder: Path) -> int:
-    """Return how much a folder, or a file, holds; links left out."""
+    """Return the size of a folder or a file, without links."""
     files = [one for one in (folder, *folder.rglob("*")) if one.is_file() and not one.is_symlink()]
     return sum(file.stat().st_size for file in files)

@@ -23,59 +23,59 @@ from headshotkit.core.errors import BadConfig, BrokenPackage, HeadshotError, Mis
 
 PACKAGE = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/headshotkit/headshotkit"
-"""As pyproject.toml has it; `make address` writes it here."""
+"""As in pyproject.toml; `make address` writes it here."""
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
             "onnxruntime", "bitsandbytes", "dlib-bin", "pillow-heif")  # fmt: skip
-# How long a thread of torch's (GNU OpenMP's) looks for work before it sleeps. A training step of the embedded base took
-# 0.28 s so, 0.36-0.40 without looking (OMP_WAIT_POLICY=PASSIVE) and 0.21-0.26 by default on two free cores; beside one
-# busy process 0.52, 0.44 and 1.01 s (medians of 30 steps, 2026-11-21).
+# How long a thread of torch's (GNU OpenMP's) spins for work before it sleeps. A training step of the embedded base took
+# 0.28 s with this, 0.36-0.40 without spinning (OMP_WAIT_POLICY=PASSIVE) and 0.21-0.26 by default on two free cores;
+# next to one busy process 0.52, 0.44 and 1.01 s.
 ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "ORT_DISABLE_TELEMETRY": "1",  # else onnxruntime 1.32 gives the machine a number and reports to Microsoft
+    "ORT_DISABLE_TELEMETRY": "1",  # else onnxruntime 1.32 assigns the machine an id and reports to Microsoft
     "TRANSFORMERS_VERBOSITY": "error",
-    "USE_FLAX": "0",  # diffusers 0.39 imports JAX where it is installed, as on Colab: 0.1 GB of memory, and warnings
+    "USE_FLAX": "0",  # diffusers 0.39 imports JAX if installed, as on Colab: 0.1 GB of memory, and warnings
 }
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""What HEADSHOTKIT_DTYPE can be."""
+"""Values of HEADSHOTKIT_DTYPE."""
 
 MEMORY_WORDS = (
     "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed",
-    "unable to find an engine to execute this computation",  # cuDNN, where no workspace can be had
+    "unable to find an engine to execute this computation",  # cuDNN, without memory for a workspace
     "bad_alloc", "failed to map", "cannot allocate memory", "can't allocate memory", "not enough memory",
     "failed to allocate memory", "insufficient memory",
 )  # fmt: skip
-"""What libraries say when memory gives out: CUDA, cuBLAS, cuDNN, C++, mmap, torch's CPU allocator, ONNX, OpenCV."""
+"""Libraries' messages when memory runs out: CUDA, cuBLAS, cuDNN, C++, mmap, torch's CPU allocator, ONNX, OpenCV."""
 AMBIGUOUS_WORDS = (
     "cublas_status_not_initialized", "cudnn_status_not_initialized", "cudnn_status_internal_error",
     "cublas_status_internal_error", "cudnn_status_execution_failed", "cublas_status_execution_failed",
 )  # fmt: skip
-"""What cuBLAS and cuDNN say of a bug as well; near the GPU's limit it is memory."""
+"""Messages of cuBLAS and cuDNN for a bug as well; near the GPU's limit they mean memory."""
 NEAR_LIMIT_GIB = 0.75
-"""So little of the GPU is free near its limit."""
+"""Free memory of the GPU below which it is near its limit, GiB."""
 MORE_MEMORY = (
     "Close other notebooks and programs that use this machine's memory, then give the same command again: what was "
     "finished stays. If that is not enough, use a machine with more memory."
 )
 NEVER_MEMORY = (ModuleNotFoundError, LookupError, TypeError, ValueError)
-"""Exceptions of a program, not of a machine, whatever their words are."""
+"""Exceptions of a program, not of a machine, whatever their message is."""
 LIBRARY_WORDS = ("static tls", "not permitted", "permission denied")
-"""What the system's loader says, among words of memory, of a library that it can't load for another reason."""
+"""The system loader's messages, next to words of memory, when a library fails to load for another reason."""
 
 
 CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
-"""Variable -> the folder of this project's cache for what a library would write elsewhere, even if it is not used."""
+"""Variable -> the project's cache folder for files that a library would write elsewhere, even if it is not used."""
 
 
 def set_environment() -> None:
-    """Sets the environment that the libraries should start in; what the person set already stays.
+    """Set the environment variables that the libraries need at their start; keep those that the person set.
 
-    A person's own settings of matplotlib stay as well: then it writes where it always does.
+    A person's own matplotlib settings stay as well: matplotlib then writes to its usual place.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with contextlib.suppress(RuntimeError):  # nobody's home is known
+    with contextlib.suppress(RuntimeError):  # no home folder is known
         own = [Path.home() / place for place in (".config/matplotlib", ".matplotlib")]
         for name, folder in CACHES.items():
             if name != "MPLCONFIGDIR" or not any(place.is_dir() for place in own):
@@ -83,29 +83,29 @@ def set_environment() -> None:
 
 
 def data_path(*parts: str) -> Path:
-    """A file or folder of the project's data: inside the installed package, or in the checkout's `data/`."""
+    """Return a file or folder of the project's data: inside the installed package, or in the checkout's `data/`."""
     installed = PACKAGE / "_data"
     return (installed if installed.is_dir() else PACKAGE.parent / "data").joinpath(*parts)
 
 
 def sample_person() -> Path:
-    """The folder with the sample person's photos, good and bad; the person does not exist."""
+    """Return the folder with the sample person's photos, good and bad; the person does not exist."""
     return data_path("people", "p1")
 
 
 def cache_path(*parts: str) -> Path:
-    """A place for what can be made or downloaded again; HEADSHOTKIT_CACHE moves it."""
+    """Return a place for files that can be made or downloaded again; HEADSHOTKIT_CACHE moves it."""
     root = os.environ.get("HEADSHOTKIT_CACHE") or Path.home() / ".cache" / "headshotkit"
     return Path(root).joinpath(*parts)
 
 
 def typed_path(path: Path | str) -> Path:
-    """Return a path as a person types it, with ~ for the home folder, which no shell resolves in a notebook."""
+    """Return a path as a person types it, with ~ resolved, which no shell does in a notebook."""
     return Path(os.path.expanduser(path))
 
 
 def shown_path(path: Path) -> str:
-    """A path as a run may hold it: from ~ or the cache folder, else the name alone; who works where is in none."""
+    """Return a path as a run may hold it, without a user's name: from ~ or the cache folder, else the name alone."""
     for root, name in ((cache_path(), "$HEADSHOTKIT_CACHE"), (Path.home(), "~")):
         if path.is_relative_to(root) and (name == "~" or os.environ.get("HEADSHOTKIT_CACHE")):
             return f"{name}/{path.relative_to(root).as_posix()}"
@@ -113,12 +113,12 @@ def shown_path(path: Path) -> str:
 
 
 def import_whole(module: str):
-    """Import a module, and let Ctrl-C or a notebook's stop button wait until it is there.
+    """Import a module, and delay Ctrl-C or a notebook's stop button until it is imported.
 
-    A module in C++ that is stopped half-way can't be imported again in the same process.
+    A C++ module whose import was interrupted can't be imported again in the same process.
 
     Raises:
-        KeyboardInterrupt: it was asked for meanwhile.
+        KeyboardInterrupt: it was requested during the import.
     """
     if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
         return importlib.import_module(module)
@@ -133,12 +133,12 @@ def import_whole(module: str):
 
 
 def require(module: str, extra: str):
-    """Imports an optional module.
+    """Import an optional module.
 
     Raises:
-        MissingPackage: it, or a package that it needs, is not installed; the error names the extra that brings it.
-        BrokenPackage: it is installed, and can't be loaded.
-        OutOfMemory: memory gave out while it was loaded.
+        MissingPackage: it, or a package that it needs, is not installed; the error names the extra to install.
+        BrokenPackage: it is installed but can't be loaded.
+        OutOfMemory: memory ran out during the import.
     """
     install = f'pip install "headshotkit[{extra}]"'
     try:
@@ -160,13 +160,13 @@ def require(module: str, extra: str):
 
 
 def has_module(module: str) -> bool:
-    """Whether a top-level module is installed, without importing it."""
+    """Return whether a top-level module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def choose_device() -> tuple[str, str]:
-    """The device to compute on, and why: ("cuda" | "mps" | "cpu", reason)."""
-    torch = import_whole("torch")  # mostly the first to load it
+    """Choose the device to compute on, and return it with the reason: ("cuda" | "mps" | "cpu", reason)."""
+    torch = import_whole("torch")  # mostly the first import of it
 
     if torch.cuda.is_available():
         name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
@@ -180,7 +180,7 @@ def choose_device() -> tuple[str, str]:
 
 
 def gpu_memory() -> tuple[str, float] | None:
-    """The name of CUDA's GPU and the memory that it has, GiB; None where there is none."""
+    """Return the name of CUDA's GPU and its total memory, GiB; None without one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -189,11 +189,11 @@ def gpu_memory() -> tuple[str, float] | None:
 
 
 def choose_dtype(device: str):
-    """The dtype for the frozen weights and autocast, and why: (torch dtype, reason).
+    """Choose the dtype for the frozen weights and autocast, and return it with the reason: (torch dtype, reason).
 
-    fp16 on CUDA, for a T4 (sm_75) computes bf16 about 20 times slower; fp32 on a CPU, where bf16 is emulated on
-    most machines and slower for small batches even where it isn't. HEADSHOTKIT_DTYPE sets another: in bfloat16 a large
-    base takes half of a CPU's memory.
+    fp16 on CUDA, because a T4 (sm_75) computes bf16 about 20 times slower; fp32 on a CPU, where bf16 is mostly
+    emulated, and slower for small batches even if it isn't. HEADSHOTKIT_DTYPE overrides it: in bfloat16 a large base
+    takes half of a CPU's memory.
 
     Raises:
         BadConfig: HEADSHOTKIT_DTYPE names no dtype of DTYPES.
@@ -221,7 +221,7 @@ def choose_dtype(device: str):
 
 
 def seed_for(seed: int, *place: int) -> int:
-    """A seed for one place (a step, a prompt, an attempt), so that any place can be redone alone.
+    """Derive a seed for one place (a step, a prompt, an attempt), so that it can be redone independently.
 
     Returns: an int in [0, 2**63). The same arguments give the same seed on every machine.
 
@@ -234,14 +234,14 @@ def seed_for(seed: int, *place: int) -> int:
 
 
 def peak_memory_gib() -> dict[str, float]:
-    """Peak memory of this process so far, GiB: host RAM, and the GPU's where torch has used one."""
+    """Return the peak memory of this process so far, GiB: host RAM, and the GPU's if torch has used one."""
     peak: dict[str, float] = {}
     if sys.platform != "win32":
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
         peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
-    with contextlib.suppress(OSError):  # Linux: what getrusage says counts the process that started this one, too
+    with contextlib.suppress(OSError):  # Linux: getrusage also counts the parent process
         status = Path("/proc/self/status").read_text()
         peak["host"] = round(int(status.split("VmHWM:")[1].split()[0]) / 2**20, 3)
     torch = sys.modules.get("torch")
@@ -251,7 +251,7 @@ def peak_memory_gib() -> dict[str, float]:
 
 
 def free_gpu_gib() -> float | None:
-    """What a process can still take of the GPU's memory, GiB, torch's own cache included; None without CUDA."""
+    """Return the GPU memory that a process can still take, GiB, torch's own cache included; None without CUDA."""
     import torch
 
     if not torch.cuda.is_available():
@@ -261,19 +261,19 @@ def free_gpu_gib() -> float | None:
 
 
 def free_host_gib(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the memory that this process can still take of the host, GiB; None if the system doesn't say.
+    """Return the memory that this process can still take of the host, GiB; None if it is unknown.
 
-    It is the least of what the system has available and of what each control group that holds the process (as a
-    container's does) leaves; files that are only cached are free to take.
+    It is the minimum of what the system has available and of what each control group of the process (such as a
+    container's) leaves; cached files count as available.
 
     Args:
-        proc, groups: where Linux tells about processes and control groups.
+        proc, groups: Linux's folders of processes and control groups.
     """
     free: list[float] = []
     with contextlib.suppress(OSError, IndexError, ValueError):
         free.append(int((proc / "meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024)
     if not free:
-        with contextlib.suppress(ImportError, OSError):  # no Linux; accelerate brings it
+        with contextlib.suppress(ImportError, OSError):  # not Linux; accelerate installs it
             free.append(importlib.import_module("psutil").virtual_memory().available)
     with contextlib.suppress(OSError):
         for line in (proc / "self" / "cgroup").read_text().splitlines():
@@ -299,7 +299,7 @@ def _left_in(group: Path) -> float | None:
 
 
 def usable_gpu_gib() -> float | None:
-    """Return what this process can have of the GPU's memory in all, what it has already included, GiB; None without."""
+    """Return the GPU memory that this process can use in total, including what it holds, GiB; None without a GPU."""
     import torch
 
     free = free_gpu_gib()
@@ -307,9 +307,9 @@ def usable_gpu_gib() -> float | None:
 
 
 def out_of_memory(error: BaseException | None) -> str:
-    """Return the first line of what an exception says, if it or its cause means that memory gave out; else "".
+    """Return the first line of an exception's message, if it or its cause means out of memory; else "".
 
-    Every stage asks this one function, for the GPU's memory and the host's.
+    Every stage uses this one function, for the GPU's memory and the host's.
 
     >>> out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
     'cuDNN error: CUDNN_STATUS_ALLOC_FAILED'
@@ -323,14 +323,14 @@ def out_of_memory(error: BaseException | None) -> str:
         known = known and isinstance(error, Exception) and not isinstance(error, (HeadshotError, *NEVER_MEMORY))
         known = known and not (isinstance(error, ImportError) and any(word in words for word in LIBRARY_WORDS))
         known = known or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-        if known or type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported
+        if known or type(error).__name__ == "OutOfMemoryError":  # torch's; torch may not be imported
             return said or type(error).__name__
         error = error.__cause__
     return ""
 
 
 def _near_the_gpus_limit() -> bool:
-    """Return whether the driver has next to nothing left; torch's own cache is of no use to cuBLAS and cuDNN."""
+    """Return whether the driver has almost no memory left; cuBLAS and cuDNN can't use torch's cache."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return False
@@ -338,9 +338,9 @@ def _near_the_gpus_limit() -> bool:
 
 
 def within_memory(work: Callable[[], Any]) -> tuple[Any, str]:
-    """Return what some work makes and "", or None and what was said where memory gave out; the memory is then free.
+    """Return the result of some work and "", or None and the message when memory ran out; the memory is freed then.
 
-    Errors of another kind pass.
+    Other errors propagate.
     """
     try:
         return work(), ""
@@ -348,12 +348,12 @@ def within_memory(work: Callable[[], Any]) -> tuple[Any, str]:
         said = out_of_memory(error)
         if not said:
             raise
-    free_memory()  # only here: the exception held the frames with all that they had
+    free_memory()  # only here: before, the exception held the frames and their objects
     return None, said
 
 
 def batches_of(items: Iterable, size: int, kind: Callable[[Any], Any]) -> list[list]:
-    """The items in their order as batches of at most `size`, each of one kind.
+    """Return the items in order as batches of at most `size`, each of one kind.
 
     >>> batches_of([1, 2, 3, 5, 7], 2, kind=lambda n: n % 2)
     [[1, 3], [2], [5, 7]]
@@ -369,7 +369,7 @@ def batches_of(items: Iterable, size: int, kind: Callable[[Any], Any]) -> list[l
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
+    """Return the versions of Python and of the packages that affect a result."""
     found = {"python": platform.python_version()}
     for name in REPORTED:
         try:
@@ -380,27 +380,27 @@ def versions() -> dict[str, str]:
 
 
 LARGE_BLOCK = 4 * 2**20
-"""Bytes; a base's activations are larger, those of the embedded one smaller."""
+"""Bytes; a base's activations are larger, the embedded one's smaller."""
 
 
 def return_large_blocks() -> None:
-    """Make GNU's C library return each large block to the system as soon as it is freed; do nothing with another one.
+    """Make GNU's C library return each large block to the system as soon as it is freed; do nothing on others.
 
-    It would keep blocks of up to 32 MB in its heap, in between smaller ones that are still in use.
+    By default it keeps blocks of up to 32 MB in its heap, between smaller ones that are still in use.
     """
     import ctypes
 
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # no such call, or no C library to be asked
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no such call, or no C library
         ctypes.CDLL(None).mallopt(-3, LARGE_BLOCK)  # M_MMAP_THRESHOLD
 
 
 def free_memory() -> None:
-    """Gives memory of dropped models back: Python's garbage, what the C library keeps of it, and the GPU's cache."""
+    """Free the memory of dropped models: Python's garbage, the C library's free blocks, and the GPU's cache."""
     import ctypes
     import gc
 
     gc.collect()
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # only GNU's C library can be asked
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # GNU's C library only
         ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -408,16 +408,16 @@ def free_memory() -> None:
 
 
 def frees_memory(work: Callable) -> Callable:
-    """Has a function give its models back when it is stopped or ends in an error that people are told.
+    """Make a function free its models when it is interrupted or ends in an error that is shown to people.
 
-    A notebook keeps the last traceback, whose frames hold all that they had: the same cell run again would have two
-    bases in the GPU. Other errors keep their frames for a debugger. Where memory gave out and nothing inside went on
-    with less, the error that people are told is OutOfMemory, from what the library raised.
+    A notebook keeps the last traceback, whose frames hold all their objects: rerunning the cell would put two bases on
+    the GPU. Other errors keep their frames for a debugger. If memory ran out and no inner function continued with
+    less, the error shown is OutOfMemory, from what the library raised.
     """
 
     @functools.wraps(work)
     def wrapped(*args, **options):
-        handled = sys.exception()  # by the caller; its frames are no matter of this
+        handled = sys.exception()  # by the caller; its frames are not touched
         try:
             return work(*args, **options)
         except BaseException as error:
@@ -435,7 +435,7 @@ def frees_memory(work: Callable) -> Callable:
 
 
 def _clear_frames(error: BaseException | None, end: BaseException | None) -> None:
-    """Empties the frames of an error and of those that led to it, up to one, but for frames that still run."""
+    """Clear the frames of an error and of its causes, up to `end`, except frames that still run."""
     seen = {id(end)}
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -444,14 +444,14 @@ def _clear_frames(error: BaseException | None, end: BaseException | None) -> Non
 
 
 def in_notebook() -> bool:
-    """Return whether a notebook or an IPython shell runs this, not whether their packages are merely imported."""
+    """Return whether this runs in a notebook or an IPython shell, not whether their packages are imported."""
     return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
 def progress(items: Iterable, title: str, total: int | None = None):
-    """A progress bar over `items`: text in a terminal, a widget in a notebook, nothing where nobody looks.
+    """Show a progress bar over `items`: text in a terminal, a widget in a notebook, silent if not interactive.
 
-    `postfix` of the bar (`bar.set_postfix`) shows what a stage wants to show beside it.
+    The bar's `postfix` (`bar.set_postfix`) shows a stage's own values next to it.
     """
     from tqdm.auto import tqdm
 
@@ -460,9 +460,9 @@ def progress(items: Iterable, title: str, total: int | None = None):
 
 
 def say(line: str) -> None:
-    """Say a line that is to be read before something slow begins.
+    """Print a line that should be read before something slow begins.
 
-    It goes to standard error, as standard output may hold JSON. A notebook would show that as an error, so there it
+    It goes to standard error, because standard output may hold JSON. A notebook shows that as an error, so there it
     goes to standard output, in a notebook's words.
     """
     if in_notebook():
@@ -472,17 +472,17 @@ def say(line: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line of a stage's own to standard output, which the command line sends elsewhere if it prints JSON."""
+    """Print a stage's own line to standard output, which the command line redirects if it prints JSON."""
     print(line, flush=True)
 
 
 def clock_in(minutes: float) -> str:
-    """Return the time of day in so many minutes, "14:05" for example."""
+    """Return the time of day in `minutes` minutes, "14:05" for example."""
     return time.strftime("%H:%M", time.localtime(time.time() + 60 * minutes))
 
 
 def toy_words() -> str:
-    """Return what whoever uses the embedded base should know before anything else, and the way to real headshots."""
+    """Return the most important warning about the embedded base, and how to get real headshots."""
     if "google.colab" in sys.modules:
         way = "choose Runtime, Change runtime type, T4 GPU in the menu, and run the notebook again"
     else:
@@ -495,7 +495,7 @@ def toy_words() -> str:
 
 
 def report() -> str:
-    """What this machine is, for the first cell of a notebook and for bug reports; first what a missing GPU means."""
+    """Describe this machine for a notebook's first cell and for bug reports; begin with what a missing GPU means."""
     device, why = choose_device()
     dtype, dtype_why = choose_dtype(device)
     found = ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -1,1 +1,1 @@
-"""The only room that knows a face model: find faces, recognise them, measure them."""
+"""Find, recognise and measure faces; the only room that uses a face model."""

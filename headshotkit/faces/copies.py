@@ -1,7 +1,7 @@
-"""Is a headshot a photo of the person again? Compares the fine structure of aligned faces, whatever their colours.
+"""Detect a headshot that copies a photo: compare the fine structure of aligned faces, whatever their colours.
 
-A recogniser can't tell: a copy and a good likeness both are the person. A copy has the same shadows, brows and hairs in
-the same places, which no second photo of that person has, and no picture that was drawn.
+A recogniser can't: a copy and a good headshot both show the person. A copy has the same shadows, brows and hairs in
+the same places; no other photo of the person and no drawn picture has.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from headshotkit.faces.measures import LUMA
 
 SIDE_PX = 96
 FACE_SHARE = 0.6
-"""Side of ArcFace's square in that of a look, which so shows hair and chin as well."""
+"""Side of ArcFace's square relative to a face crop, which so includes hair and chin."""
 TEMPLATE = ((recognition.ARCFACE_TEMPLATE - 0.5) * FACE_SHARE + 0.5).astype(np.float32)
 Y, X = np.mgrid[:SIDE_PX, :SIDE_PX]
 OVAL = ((X - 48) / 26) ** 2 + ((Y - 50) / 32) ** 2 < 1
-"""Where the face is; hair and background can be cut off or changed."""
+"""The face's area; hair and background can be cut off or changed."""
 COMPARED_PX = (0.6, 2.0)
-"""Details between these two sizes (standard deviations of Gaussians) are compared: larger ones any portrait of that
-pose has, smaller ones get lost when a picture is made small."""
+"""Details between these two sizes (standard deviations of Gaussians) are compared: larger ones are common to all
+portraits of that pose, smaller ones get lost when a picture is shrunk."""
 LAID_PX = ((2.5, 8.0, 5), (1.2, 4.0, 3), (0.7, 2.5, 1))
-"""Details by which a face is laid over a photo's, from coarse to fine, and how far each is smoothed, px, odd."""
+"""Detail sizes for the alignment to a photo's face, from coarse to fine, and the smoothing of each, px, odd."""
 EDGE_PX = 9
 """Width of the square that must lie inside the picture for its middle to be compared."""
 LEAST_SEEN = 0.3
-"""Least fraction of the oval that both pictures show; of less nothing is said."""
+"""Least fraction of the oval that both pictures must show for a comparison."""
 CANDIDATES = 4
-"""So many photos, the most alike before that, are laid over."""
+"""Number of most similar photos to align."""
 
 
 def look_of(image: np.ndarray, face: recognition.Face) -> np.ndarray:
-    """What is compared of a face: its luma, upright, of one size; float32, shape (SIDE_PX, SIDE_PX).
+    """Return a face's crop for the comparison: luma, upright, of one size; float32, shape (SIDE_PX, SIDE_PX).
 
-    NaN is what lies outside of the picture.
+    Pixels outside of the picture are NaN.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -47,14 +47,14 @@ def look_of(image: np.ndarray, face: recognition.Face) -> np.ndarray:
 
 
 def copy_likeness(look: np.ndarray, photos: Sequence[np.ndarray]) -> float:
-    """How much of a face's fine structure is that of one of the photos, mirrored or not; lower is better.
+    """Compute the largest similarity of a face's fine structure to a photo's, mirrored or not; lower is better.
 
-    Correlation of luma between two sizes of detail, its local contrast made even, so that colour, brightness and
-    contrast play no part; after the face was laid over the photo's, so that turning and stretching play none.
+    It is the correlation of luma between two sizes of detail, with local contrast normalised, so colour, brightness and
+    contrast have no effect. The face is aligned to the photo's first, so rotation and stretching have none.
 
     Args:
-        look: of the headshot, by `look_of`. photos: the photos' looks; none is no copy.
-    Returns: in [-1, 1]; a copy is near 1. RenderConfig.max_copy has the figures.
+        look: of the headshot, by `look_of`. photos: the photos' looks, or none.
+    Returns: in [-1, 1]; a copy is near 1. See RenderConfig.max_copy for figures.
     Source: ECC image alignment, Evangelidis and Psarakis 2008; local contrast normalisation, Jarrett et al. 2009.
     """
     coarse = [_structure(photo, *LAID_PX[0][:2]) for photo in photos]
@@ -69,7 +69,7 @@ def copy_likeness(look: np.ndarray, photos: Sequence[np.ndarray]) -> float:
 
 
 def _structure(luma: np.ndarray, fine_px: float, coarse_px: float) -> np.ndarray:
-    """Luma between two sizes of detail, of about equal contrast everywhere, float32; NaN near and outside the edge."""
+    """Return luma between two sizes of detail, with even local contrast, float32; NaN near and outside the edge."""
     import cv2
 
     inside = np.isfinite(luma)
@@ -81,7 +81,7 @@ def _structure(luma: np.ndarray, fine_px: float, coarse_px: float) -> np.ndarray
 
 
 def _laid_over(look: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """The look, shifted, turned and stretched to where the photo has the same structure; as it was where it hasn't."""
+    """Return the look, aligned to the photo's structure by an affine map; unchanged if they share no structure."""
     import cv2
 
     matrix = np.eye(2, 3, dtype=np.float32)
@@ -93,7 +93,7 @@ def _laid_over(look: np.ndarray, photo: np.ndarray) -> np.ndarray:
             _, matrix = cv2.findTransformECC(
                 *(np.nan_to_num(one) for one in pair), matrix, cv2.MOTION_AFFINE, ends, mask, smooth_px
             )
-        except cv2.error:  # nothing in common to go by
+        except cv2.error:  # no common structure
             break
     inside, how = np.isfinite(look), {"flags": cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP}
     filled = np.where(inside, look, look[inside].mean() if inside.any() else 0).astype(np.float32)
@@ -102,7 +102,7 @@ def _laid_over(look: np.ndarray, photo: np.ndarray) -> np.ndarray:
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's, within the oval of the face, as far as both show it; -1 where that is too little."""
+    """Compute Pearson's correlation within the face's oval, where both show it; -1 if that is too little."""
     both = OVAL & np.isfinite(one) & np.isfinite(other)
     if both.sum() < LEAST_SEEN * OVAL.sum():
         return -1.0

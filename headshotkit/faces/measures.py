@@ -1,7 +1,7 @@
-"""What is measured on a photo or a headshot: pure functions, each with its unit, its range and its source.
+"""Measures of a photo or a headshot: pure functions, each with its unit, its range and its source.
 
 Aligned faces are RGB, uint8, shape (FACE_PX, FACE_PX, 3), turned upright by `recognition.align_face`, so that a limit
-holds for any size of picture.
+is valid for pictures of any size.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from headshotkit.faces import recognition
 
 FACE_PX = 128
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue in brightness (ITU-R BT.601)."""
+"""Weights of red, green and blue in luma (ITU-R BT.601)."""
 USUAL_CONTRAST = 0.2
 """Standard deviation of a face's luma relative to its mean."""
 TINT_DEGREE = 5
-"""Degree of the polynomial by which a tint's hue may follow brightness."""
+"""Degree of the polynomial that models a tint's hue by brightness."""
 TWO_TINTS = 0.3
-"""Least share of a face's hues that its brightness must leave unexplained. Measured: 104 duotones of London portraits
-at most 0.15; 134 photos at least 0.41."""
+"""Least share of a face's hue variation that its brightness must leave unexplained: 104 duotones of London portraits
+had at most 0.15, 134 photos at least 0.41."""
 LIT_PER_LEVEL = 12.0
 """Brightness that counts as one grey level of contrast: a bright face without contrast is pale, not dark."""
 
 
 def _skin(aligned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Luma of an aligned face, float32 (H, W), and the oval that holds skin, bool (H, W)."""
+    """Return the luma of an aligned face, float32 (H, W), and the oval that holds skin, bool (H, W)."""
     luma = aligned.astype(np.float32) @ LUMA
     y, x = np.mgrid[: luma.shape[0], : luma.shape[1]] / luma.shape[0]
     return luma, ((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.42) ** 2 < 1
 
 
 def sharpness(aligned: np.ndarray) -> float:
-    """Detail of the face: mean absolute Laplacian for a contrast of 50 grey levels; higher is sharper, about 5 to 18.
+    """Compute the face's mean absolute Laplacian for a contrast of 50 grey levels; higher is sharper, about 5 to 18.
 
-    Divided by the face's own contrast, so that dim or pale light does not count as blur.
+    It is divided by the face's own contrast, so that dim or pale light does not count as blur.
 
     Source: Pertuz et al. 2013, Analysis of focus measure operators (LAP family).
     """
@@ -45,13 +45,13 @@ def sharpness(aligned: np.ndarray) -> float:
 
 
 def brightness(aligned: np.ndarray) -> float:
-    """Median luma of the face, 0 to 255."""
+    """Compute the median luma of the face, 0 to 255."""
     luma, oval = _skin(aligned)
     return float(np.median(luma[oval]))
 
 
 def clipped(aligned: np.ndarray) -> float:
-    """Fraction of the face that is pure white (luma above 250), in [0, 1]; lower is better."""
+    """Compute the fraction of the face that is pure white (luma above 250), in [0, 1]; lower is better."""
     luma, oval = _skin(aligned)
     return float((luma[oval] > 250).mean())
 
@@ -59,7 +59,7 @@ def clipped(aligned: np.ndarray) -> float:
 def eye_contrast(aligned: np.ndarray) -> float:
     """Return the median luma of the band over both eyes relative to the cheeks; about 0.6 to 0.9, near 0 when covered.
 
-    Of the cheeks the brighter part counts: just below the eyes, where no beard grows, or beside the nose.
+    Only the cheeks' brighter part counts: just below the eyes, where no beard grows, or next to the nose.
     """
     luma, _ = _skin(aligned)
     eyes = recognition.ARCFACE_TEMPLATE[:2] * len(luma)
@@ -72,23 +72,23 @@ def eye_contrast(aligned: np.ndarray) -> float:
 
 
 def contrast(aligned: np.ndarray) -> float:
-    """Standard deviation of the face's luma, grey levels; about 15 to 40, below 5 as through fog."""
+    """Compute the standard deviation of the face's luma, grey levels; about 15 to 40, in fog below 5."""
     luma, oval = _skin(aligned)
     return float(luma[oval].std())
 
 
 def visible(aligned: np.ndarray) -> float:
-    """Return the face's contrast, grey levels, or a part of its brightness if that is more; a dark face has neither.
+    """Return the face's contrast, grey levels, or a part of its brightness if that is more; both are low in the dark.
 
-    Dark skin in low light keeps its contrast, and a recogniser knows the face.
+    Dark skin in low light keeps its contrast, and a recogniser still works.
     """
     return max(contrast(aligned), brightness(aligned) / LIT_PER_LEVEL)
 
 
 def steadiness(aligned: np.ndarray) -> float:
-    """Detail of the face in the direction that has least, for a contrast of 50 grey levels; higher is better, 8 to 20.
+    """Compute the face's detail in its weakest direction for a contrast of 50 grey levels; higher is better, 8 to 20.
 
-    A moved camera takes away the detail along its way and leaves the detail across, which `sharpness` still sees.
+    A moved camera blurs detail along its direction and keeps the detail across, which `sharpness` still counts.
     """
     luma, oval = _skin(aligned)
     inner, middle, energies = oval[2:-2, 2:-2], luma[2:-2, 2:-2], []
@@ -100,9 +100,9 @@ def steadiness(aligned: np.ndarray) -> float:
 
 
 def noise(aligned: np.ndarray) -> float:
-    """Standard deviation of the noise on the face, grey levels; below 1 is clean, lower is better.
+    """Estimate the standard deviation of the noise on the face, grey levels; below 1 is clean, lower is better.
 
-    Source: Immerkaer 1996, Fast noise variance estimation; the median in place of the mean, for edges are not noise.
+    Source: Immerkaer 1996, Fast noise variance estimation; with the median, not the mean, because edges are not noise.
     """
     luma, oval = _skin(aligned)
     rows = luma[:-2] - 2 * luma[1:-1] + luma[2:]
@@ -111,7 +111,7 @@ def noise(aligned: np.ndarray) -> float:
 
 
 def blockiness(image: np.ndarray, box: np.ndarray, period: int = 8) -> float:
-    """How much larger the steps of brightness across a grid of blocks are than all others; 1 is none, lower is better.
+    """Compute the ratio of brightness steps across a grid of blocks to all others; 1 is none, lower is better.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -131,10 +131,10 @@ def blockiness(image: np.ndarray, box: np.ndarray, period: int = 8) -> float:
 
 
 def skin_share(aligned: np.ndarray) -> float:
-    """Fraction of the face's oval that has the colour of its skin, in [0, 1]; a cover lowers it.
+    """Compute the fraction of the face's oval that has the colour of its skin, in [0, 1]; a cover lowers it.
 
-    The skin is what the cheeks and the forehead show, or the bridge of the nose, which a mask leaves free: the less
-    fitting of both counts. Highlights and deep shadow have no colour of their own and count as skin.
+    The skin's colour is that of the cheeks and the forehead, or of the nose bridge, which a mask leaves free: the
+    smaller fraction counts. Highlights and deep shadow have no colour of their own and count as skin.
     """
     import cv2
 
@@ -148,13 +148,13 @@ def skin_share(aligned: np.ndarray) -> float:
 
 
 def _patch(plane: np.ndarray, top: float, bottom: float, left: float, right: float) -> np.ndarray:
-    """The pixels of a rectangle given in fractions of a square's side, shape (N,) or (N, 3)."""
+    """Return the pixels of a rectangle given in fractions of a square's side, shape (N,) or (N, 3)."""
     side = len(plane)
     return np.concatenate(plane[int(top * side) : int(bottom * side), int(left * side) : int(right * side)])
 
 
 def _share_like(lab: np.ndarray, reference: np.ndarray, oval: np.ndarray) -> float:
-    """Fraction of the oval whose colour is near the reference's median one; lab is OpenCV's, L in [0, 255]."""
+    """Return the fraction of the oval whose colour is near the reference's median; lab is OpenCV's, L in [0, 255]."""
     coloured = reference[(reference[:, 0] > 25) & (reference[:, 0] < 225)]
     skin = np.median(coloured if len(coloured) > 0.2 * len(reference) else reference, 0)
     other = np.hypot(lab[..., 1] - skin[1], lab[..., 2] - skin[2]) >= 14
@@ -163,13 +163,13 @@ def _share_like(lab: np.ndarray, reference: np.ndarray, oval: np.ndarray) -> flo
 
 
 def nose_free(aligned: np.ndarray, nose: np.ndarray) -> float:
-    """Return how much of the tip of the nose looks like skin, in [0, 1]; a drawn nose or a plaster lowers it.
+    """Compute the share of skin on the nose's tip, in [0, 1]; a drawn nose or a plaster lowers it.
 
     Dark pixels count twice, because nostrils are small and no nose is black. Other colours count once, because noses
     can be red.
 
     Args:
-        nose: where the tip is in the aligned face, px, shape (2,).
+        nose: position of the tip in the aligned face, px, shape (2,).
     """
     import cv2
 
@@ -187,25 +187,25 @@ def nose_free(aligned: np.ndarray, nose: np.ndarray) -> float:
 
 
 def light_side(aligned: np.ndarray) -> float:
-    """Which half of the face is brighter, in [-1, 1]; above 0 the viewer's right one, beyond 0.15 it is side light."""
+    """Compare the face's halves, in [-1, 1]; above 0 the viewer's right is brighter, beyond 0.15 is side light."""
     left, right = half_brightness(aligned)
     return (right - left) / max(right + left, 1.0)
 
 
 def half_brightness(aligned: np.ndarray) -> tuple[float, float]:
-    """Mean luma of the face's left and right half, as the viewer sees them, 0 to 255."""
+    """Compute the mean luma of the face's left and right half, as the viewer sees them, 0 to 255."""
     luma, oval = _skin(aligned)
     half = luma.shape[1] // 2
     return float(luma[:, :half][oval[:, :half]].mean()), float(luma[:, half:][oval[:, half:]].mean())
 
 
 def hue_spread(aligned: np.ndarray) -> float | None:
-    """Return how much the colours of a face differ where it is equally bright, in percent; about 2.4 to 7.
+    """Compute the hue variation of a face among equally bright pixels, in percent; about 2.4 to 7.
 
-    Lips, cheeks and eyes of one brightness differ in hue. In a picture of one tint, grey or sepia, or of two,
-    brightness decides the colour. Between two strong tints a JPEG's noise is large, but small beside what brightness
-    explains. Haze makes colours dull as well, so the value of a face with little contrast is raised in proportion.
-    None if the face is nearly all black or white.
+    Lips, cheeks and eyes of one brightness differ in hue. In a picture of one tint, such as grey or sepia, or of two,
+    brightness decides the colour. Between two strong tints a JPEG's noise is large, but small relative to what
+    brightness explains. Haze makes colours dull as well, so the value is raised in proportion on a face with little
+    contrast. None if the face is nearly all black or white.
     """
     import cv2
 
@@ -225,11 +225,11 @@ def hue_spread(aligned: np.ndarray) -> float | None:
 
 
 def bars(image: np.ndarray) -> float:
-    """Return how much of a picture's height or width bars along its edges take, in [0, 1]; 0 is none.
+    """Compute the share of a picture's height or width that bars along its edges take, in [0, 1]; 0 is none.
 
-    A bar ends in one straight edge over the whole width or height, as no wall does at a head. Bars of equal width on
-    two opposite sides count whatever they show: frames, letterboxes, blurred copies. A bar on one side counts if it
-    takes a twelfth and is mostly of one colour, as an app's is. Plain bars on two sides count by the narrower one.
+    A bar ends in one straight edge over the whole width or height, unlike a wall behind a head. Bars of equal width on
+    two opposite sides always count: frames, letterboxes, blurred copies. A bar on one side counts if it takes a twelfth
+    and is mostly of one colour, such as an app's. Plain bars on two sides count by the narrower one.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -251,7 +251,7 @@ def _bars_px(image: np.ndarray) -> tuple[list[int], list[int]]:
     found, plain = [], []
     for row in np.flatnonzero(edge[: int(0.45 * len(thin))] >= 0.8):
         around = np.concatenate([edge[max(0, row - 24) : max(0, row - 16)], edge[row + 17 : row + 25]])
-        if len(around) > 2 and np.median(around) < 0.5:  # nearer, a JPEG's colours run into each other
+        if len(around) > 2 and np.median(around) < 0.5:  # nearer, a JPEG's colours blend
             found.append(int(row) + 1)
             colours = thin[: row + 1].reshape(-1, 3)
             values, counts = np.unique(colours // 12 @ [10000, 100, 1], return_counts=True)
@@ -262,7 +262,7 @@ def _bars_px(image: np.ndarray) -> tuple[list[int], list[int]]:
 
 
 def to_lab(patch: np.ndarray) -> np.ndarray:
-    """Pixels in CIELAB (L in [0, 100], a and b about -100 to 100), float32, shape (N, 3).
+    """Convert pixels to CIELAB (L in [0, 100], a and b about -100 to 100), float32, shape (N, 3).
 
     Args:
         patch: RGB, uint8, any shape (..., 3), not empty.
@@ -274,20 +274,20 @@ def to_lab(patch: np.ndarray) -> np.ndarray:
 
 
 def _corners(image: np.ndarray) -> list[np.ndarray]:
-    """The upper corners, where a portrait shows its background, thinned out to some 40 rows."""
+    """Return the upper corners, which show a portrait's background, reduced to about 40 rows."""
     height, width = max(1, image.shape[0] // 3), max(1, image.shape[1] // 10)
     step = max(1, height // 40)
     return [image[:height:step, :width:step], image[:height:step, -width::step]]
 
 
 def backdrop_lab(image: np.ndarray) -> list[float]:
-    """Median colour of the upper corners in CIELAB."""
+    """Compute the median colour of the upper corners in CIELAB."""
     pixels = np.concatenate([corner.reshape(-1, 3) for corner in _corners(image)])
     return [round(float(v), 1) for v in np.median(to_lab(pixels), 0)]
 
 
 def backdrop_busy(image: np.ndarray) -> float:
-    """Standard deviation of L in the upper corners around a plane fitted to each; below 4 is a wall, however lit."""
+    """Compute the standard deviation of L in the upper corners around a fitted plane; below 4 is a plain wall."""
     spreads = []
     for corner in _corners(image):
         light = to_lab(corner)[:, 0]
@@ -298,7 +298,7 @@ def backdrop_busy(image: np.ndarray) -> float:
 
 
 def clothes_lab(image: np.ndarray, box: np.ndarray) -> list[float] | None:
-    """Median colour in CIELAB of what is worn below the chin, bare skin left out; None where nothing is seen of it.
+    """Compute the median CIELAB colour of the clothes below the chin, without bare skin; None if none are visible.
 
     Args:
         box: the face's x0, y0, x1, y1, px.
@@ -323,7 +323,7 @@ def clothes_lab(image: np.ndarray, box: np.ndarray) -> list[float] | None:
 
 
 def difference_hash(image: np.ndarray) -> np.ndarray:
-    """64 bits that nearly equal pictures share: which of neighbouring cells of a 9 x 8 grid is brighter.
+    """Compute a hash of 64 bits that similar pictures share: the brighter of neighbouring cells of a 9 x 8 grid.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).

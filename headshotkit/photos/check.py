@@ -1,7 +1,7 @@
-"""The gate: judges each photo, then the set, and returns a verdict with reasons.
+"""The gate: judge each photo, then the set, and return a verdict with reasons.
 
-A photo is refused with the number that was measured and the limit it broke. The person is who most photos show. What
-a person overruled (photos/override.py) stands.
+A refused photo gets the measured number and the limit it broke. The main person is the one in most photos. A person's
+own decisions (photos/override.py) are kept.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from headshotkit.photos.stripping import write_stripped
 
 THUMB_PX = 240
 OVERRULED = "overruled.json"
-"""What a person decided otherwise, in the run folder: a photo's name -> its sha256, kept, and when it was said."""
+"""A person's own decisions, in the run folder: a photo's name -> its sha256, kept, and the time of the decision."""
 RULES_VERSION = "4"
-"""Raised when what is measured or how it is compared changes, so that photos are judged anew."""
+"""Raised when measures or comparisons change, so that photos are judged anew."""
 LEAST_TO_COMPARE = 3
-"""Fewest photos of a person by which one of them is called too dark."""
+"""Fewest photos of a person that are needed to call one of them too dark."""
 MOST_COMPARED = 4
 """Number of most similar photos (ArcFace) whose fine structure is compared."""
 OTHERS = 1
-"""`measures["person"]` of the first of the other people; 0 is the main person."""
+"""`measures["person"]` of the second most frequent person; 0 is the main person."""
 
 
 @locks.writes("check")
 @runtime.frees_memory
 def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> list[Verdict]:
-    """Judges every photo of a folder and keeps the best of the good ones.
+    """Judge all photos of a folder and keep the best of the good ones.
 
-    Writes `photos/`: kept/ (the same pixels without metadata), thumbs/, index.html that shows all verdicts, and
-    manifest.json with verdicts, photos, and what the set shows and lacks.
+    Writes `photos/`: kept/ (the same pixels without metadata), thumbs/, index.html with all verdicts, and manifest.json
+    with verdicts, photos, and what the set shows and lacks.
 
     Args:
         photos: the folder with the person's photos; it is only read.
     Raises:
         NoPhotos: the folder is missing or holds no photo.
-        RunFolderError, DiskFull: the run folder can't be written, or the photos lie in a stage's folder of it.
+        RunFolderError, DiskFull: the run folder can't be written, or the photos are in one of its stage folders.
     """
     config = config or GateConfig()
     photos = runtime.typed_path(photos)
@@ -70,11 +70,11 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         verdicts = [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
         folder["outcome"] = outcome_of(verdicts, folder["left_out"])
         same = stage.manifest | folder == stage.manifest
-        if not same or not (stage.folder / PAGE).exists():  # the photos moved, or lie beside other files
+        if not same or not (stage.folder / PAGE).exists():  # the photos moved, or are next to other files
             write_json(stage.folder / "manifest.json", write_photo_page(stage.folder, stage.manifest | folder))
         _name_strange(stage.folder / "kept", verdicts)
         return verdicts
-    write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run knows its photos too
+    write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run finds its photos too
     looks = [_Look(name, file, digests[name]) for name, file in files.items()]
     for number, look in enumerate(runtime.progress(looks, "judging photos")):
         thumb = look.judge(config)
@@ -95,7 +95,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
 
 
 def _name_strange(kept: Path, verdicts: list[Verdict]) -> None:
-    """Say which files in the folder of kept photos are none."""
+    """Print the names of files in the folder of kept photos that are not kept photos."""
     wanted = {v.photo for v in verdicts if v.kept}
     strange = sorted(set(map(plain_name, kept.iterdir())) - wanted) if kept.is_dir() else []
     if strange:
@@ -104,7 +104,7 @@ def _name_strange(kept: Path, verdicts: list[Verdict]) -> None:
 
 
 def is_judged(photos: Path, run: Run, config: GateConfig | None = None) -> bool:
-    """Whether the run holds the verdicts on just these photos by these limits.
+    """Return whether the run holds the verdicts on exactly these photos with these limits.
 
     Raises:
         NoPhotos: the folder is missing or holds no photo.
@@ -118,12 +118,12 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
 
 
 def _inputs(digests: dict[str, str], run: Run) -> dict[str, str]:
-    """All that verdicts depend on beside the limits: the photos, by name, what judges them, and what was overruled."""
+    """Return the inputs of verdicts besides the limits: photos by name, models and rules, and a person's decisions."""
     return digests | _judges() | overruled_input(run)
 
 
 def _demand_apart(photos: Path, run: Run) -> None:
-    """Refuses photos in a stage's folder, which is moved aside when the stage begins anew: RunFolderError."""
+    """Refuse photos in a stage's folder, which is moved aside when the stage begins anew: RunFolderError."""
     ways = (photos.absolute(), *photos.absolute().parents, photos.resolve(), *photos.resolve().parents)
     for stage in COMMANDS:
         own = run.path(stage)
@@ -136,7 +136,7 @@ def _demand_apart(photos: Path, run: Run) -> None:
 
 
 def _judges() -> dict[str, str]:
-    """What verdicts depend on besides photos and limits, as inputs of the stage."""
+    """Return the models and rules that verdicts depend on, as inputs of the stage."""
     heif = importlib.util.find_spec("pillow_heif") is not None
     return {
         "face models": recognition.model_folder()[1],
@@ -146,7 +146,7 @@ def _judges() -> dict[str, str]:
 
 
 def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
-    """Return how many were kept, how many refused for which reason, and what was not looked at, in words."""
+    """Describe how many photos were kept, how many refused for which reason, and which files were not read."""
     refused = Counter(v.reasons[0].code for v in verdicts if not v.kept and v.reasons)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
     overruled = sum(v.overruled for v in verdicts)
@@ -157,7 +157,7 @@ def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
 
 
 def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
-    """The verdicts, what the kept photos show, what to take next, and why these were chosen, for the manifest."""
+    """Return the verdicts, coverage, requests and choice of photos, with reasons, for the manifest."""
     shown = coverage(verdicts)
     asked = coach.requests(verdicts, shown, config)
     return {
@@ -170,14 +170,14 @@ def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
 
 
 class _Look:
-    """One photo while it is judged: its verdict so far, and what the set is judged by."""
+    """One photo during the check: its verdict so far, and the measurements for comparing the set."""
 
     def __init__(self, name: str, path: Path, digest: str) -> None:
         self.name, self.path, self.bytes = name, path, 0
         self.photo, self.sight, self.verdict = Photo(Path(name), 0, 0, digest), assess.Sight(), Verdict(name, False)
 
     def judge(self, config: GateConfig) -> bytes | None:
-        """Judges the photo on its own; returns its thumbnail, or None where it can't be read."""
+        """Judge the photo on its own; return its thumbnail, or None if it can't be read."""
         try:
             opened = open_photo(self.path, assess.LEAST_PX)
         except Unreadable as error:
@@ -193,7 +193,7 @@ class _Look:
         return thumbnail(opened.pixels)
 
     def copy_to(self, place: Path) -> None:
-        """Copies the photo as it was judged; one that has gone or changed since is refused."""
+        """Copy the photo as it was judged; refuse it if it is missing or changed since."""
         if not write_kept(self.path, self.photo.sha256, place):
             self.refuse("unreadable", None, None, f"{self.name} was moved or changed while it was judged")
 
@@ -203,7 +203,7 @@ class _Look:
 
 
 def write_kept(photo: Path, digest: str, place: Path) -> bool:
-    """Copies a photo without metadata, if it still is the file of that sha256; returns whether it is.
+    """Copy a photo without metadata if it is still the file of that sha256; return whether it is.
 
     Raises:
         DiskFull, RunFolderError: it can't be written.
@@ -214,13 +214,13 @@ def write_kept(photo: Path, digest: str, place: Path) -> bool:
         same = hashlib.sha256(data).hexdigest() == digest
         if same:
             write_stripped(photo, data, place)
-    except (OSError, Refused, Unreadable):  # it is gone, or a pipe by now
+    except (OSError, Refused, Unreadable):  # missing by now, or a pipe
         return False
     return same
 
 
 def thumbnail(image: np.ndarray) -> bytes:
-    """A small JPEG of a photo, THUMB_PX on its longer side."""
+    """Return a small JPEG of a photo, THUMB_PX on its longer side."""
     small = Image.fromarray(image)
     small.thumbnail((THUMB_PX, THUMB_PX), reducing_gap=2.0)
     buffer = io.BytesIO()
@@ -232,7 +232,7 @@ def thumbnail(image: np.ndarray) -> bytes:
 
 
 def _judge_set(looks: list[_Look], config: GateConfig) -> None:
-    """What only the set can tell: other people, duplicates, moments, and which photos are more than are needed."""
+    """Judge the photos as a set: other people, duplicates, bursts, and surplus photos."""
     _refuse_other_people([look for look in looks if look.verdict.kept], config)
     _refuse_darker([look for look in looks if look.verdict.kept], config)
     _refuse_duplicates([look for look in looks if look.verdict.kept], config)
@@ -253,7 +253,7 @@ def _judge_set(looks: list[_Look], config: GateConfig) -> None:
 
 
 def main_person(embeddings: np.ndarray, limit: float) -> np.ndarray:
-    """Which faces are of the person that most of them show.
+    """Find the faces of the person who is in most photos.
 
     Args:
         embeddings: ArcFace, shape (N, 512), L2 norm 1.
@@ -272,7 +272,7 @@ def main_person(embeddings: np.ndarray, limit: float) -> np.ndarray:
 
 
 def people(embeddings: np.ndarray, limit: float) -> np.ndarray:
-    """Who is in which photo: 0 for the person that most photos show, 1 for the next, and so on; int, shape (N,).
+    """Number the people in the photos: 0 for the most frequent person, 1 for the next, and so on; int, shape (N,).
 
     Args:
         embeddings, limit: as in `main_person`.
@@ -290,7 +290,7 @@ def people(embeddings: np.ndarray, limit: float) -> np.ndarray:
 
 
 def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
-    """Refuses the photos of anybody but the main person, and notes each photo's identity."""
+    """Refuse photos of anybody but the main person, and record each photo's identity."""
     if not looks:
         return
     embeddings = np.stack([look.sight.embedding for look in looks])
@@ -309,7 +309,7 @@ def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
 
 
 def _refuse_darker(looks: list[_Look], config: GateConfig) -> None:
-    """Refuse photos on which the face is far darker, in stops of light, than on most of the person's photos."""
+    """Refuse photos in which the face is far darker, in stops, than in most of the person's photos."""
     if len(looks) < LEAST_TO_COMPARE:
         return
     light = srgb_curve(np.array([look.sight.measures["brightness"] for look in looks]) / 255)
@@ -322,9 +322,9 @@ def _refuse_darker(looks: list[_Look], config: GateConfig) -> None:
 
 
 def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
-    """Of equal pictures, keep the one with most pixels, then with the largest file.
+    """Of equal pictures, keep the one with most pixels, then the one with the largest file.
 
-    Pictures are equal if they look alike as a whole, or if their faces have the same fine structure.
+    Pictures are equal if they are similar as a whole, or if their faces have the same fine structure.
     """
     looks = sorted(looks, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.bytes, k.name))
     if not looks:
@@ -352,12 +352,12 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
         look.refuse("duplicate", max(shared), limit, text)
 
 
-# --- overruled verdicts: photos/override.py writes them ---------------------------------------------------------------
+# --- a person's own decisions: photos/override.py writes them ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Note(Record):
-    """What a person decided of a photo, and when."""
+    """A person's decision on a photo, and its time."""
 
     sha256: str
     kept: bool
@@ -365,16 +365,16 @@ class Note(Record):
 
 
 def read_overruled(run: Run) -> dict[str, dict]:
-    """Return what a person decided: photo -> its sha256, kept, at.
+    """Return a person's decisions: photo -> its sha256, kept, at.
 
     Raises:
-        DamagedRun: the file is there and can't be used.
+        DamagedRun: the file exists but can't be used.
     """
     return read_json(run.folder / OVERRULED, Note) or {}
 
 
 def overruled_input(run: Run) -> dict[str, str]:
-    """What was overruled as an input of the stage, for it decides what is kept; when it was said does not."""
+    """Return a person's decisions, without their times, as an input of the stage."""
     said = {photo: [note["sha256"], note["kept"]] for photo, note in read_overruled(run).items()}
     return {OVERRULED: fingerprint(said, {})} if said else {}
 

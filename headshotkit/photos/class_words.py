@@ -1,4 +1,4 @@
-"""The class word that is proposed where nobody gave one: what the person is, as captions say it beside the token."""
+"""Propose a class word, which captions use next to the token, if the person gave none."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from headshotkit.photos.files import read_photo
 
 SAMPLE_CLASS = "man"
 LEAST_PHOTOS, LEAST_SHARE = 3, 0.8
-"""A proposal wants that many kept photos, and that share of them in which the face looks the same."""
+"""Fewest kept photos for a proposal, and least share of them with the same guess."""
 
 
 def propose_class_word(run: Run) -> tuple[str, str]:
-    """Return a class word for a run's person, and why that one.
+    """Return a class word for a run's person, and the reason.
 
-    The sample person's is known. Else insightface's model of sex votes on each kept photo, if the face pack brings it;
-    where it doesn't, or the photos disagree, the word is the one that is right for everybody.
+    The sample person's is known. Else insightface's model of sex votes on each kept photo, if the face pack has it; if
+    not, or if the photos disagree, the word is "person", which is always right.
 
     Raises:
         StageMissing: the photos have not been judged.
-        DamagedRun: a kept photo is gone, or was edited since it was judged.
+        DamagedRun: a kept photo is missing, or was edited since it was judged.
     """
     judged = run.manifest("photos")
     folder = run.placed(judged["folder"])

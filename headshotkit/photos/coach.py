@@ -1,6 +1,6 @@
-"""The coach: says what a set of photos lacks and which one to take next. Pure functions over verdicts.
+"""The coach: find what a set of photos lacks, and request the next photos. Pure functions over verdicts.
 
-What a set shows comes from `variety`, which photos to train with from `choice`; no picture is opened in any of them.
+`coverage` finds what a set shows, `selection` chooses the photos to train with; none of them opens a picture.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["Choice", "Chosen", "Coverage", "Request", "choose_photos", "coverage
 
 MOST_REQUESTS = 3
 LEAST_MOMENTS, LEAST_ALIKE = 5, 3
-"""Fewest moments that show a trait before its lack of variety is spoken of; fewest if they all show the same. A pose or
-an expression that no photo shows is asked for from the first photo on."""
+"""Fewest scenes that show a trait before the coach requests variety of it; fewest if all show the same value. A missing
+pose or expression is requested from the first photo on."""
 WANTED = 2
-"""Moments wanted of each of: left, front, right; neutral, smiling."""
+"""Scenes to reach for each of: left, front, right; neutral, smiling."""
 SPOILT = 0.15
-"""Share of the photos that must be refused for one reason before the coach speaks of it."""
+"""Share of the photos refused for one reason from which the coach mentions it."""
 MINORITY = 0.25
-"""Share of the faces from which somebody else's photos are a second person's set, not strays."""
+"""Share of the faces from which another person's photos count as a second set, not as strays."""
 FIXABLE = {
     "blurred": "sharp photos: hold still, touch the face on the screen to focus",
     "moved": "sharp photos: rest the camera on something, or take them in more light",
@@ -47,9 +47,9 @@ FIXABLE = {
     "many_faces": "photos of the person alone",
     "crowd": "photos of the person alone",
 }
-"""Refusals that another try of the same photo would mend, and what to ask for."""
+"""Refusals that a retake would fix, and the request for it."""
 REPEATED = ("duplicate", "surplus")
-"""Refusals of good photos that show no more than others do."""
+"""Refusals of good photos that add nothing to other photos."""
 PLURALS = {
     "pose": "poses", "expression": "expressions", "light": "kinds of light", "framing": "framings",
     "background": "backgrounds", "clothes": "kinds of clothes",
@@ -59,7 +59,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True)
 class Request(Record):
-    """One thing to ask for: what kind, how many photos, in words, and why with numbers."""
+    """One request: its kind, the number of photos, its text, and the reason with numbers."""
 
     code: str
     count: int
@@ -68,17 +68,17 @@ class Request(Record):
 
 
 def requests(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> tuple[Request, ...]:
-    """The at most three photos to take next, most useful first; empty when the set is good.
+    """Return at most three requests for photos, most useful first; empty if the set is good.
 
-    Ranked by harm. Two people in the set come first, for a mixture of two is nobody. Then too few photos or too few
-    moments, and, where photos are too few, what spoilt most of those that were refused. Each of these outranks all
-    that follow: what the set lacks, by weight times lack (0 to 1). A turned head weighs 1, for what no photo shows
-    can't be rendered; clothes 0.8, background 0.7 and expression 0.6, for what all photos share is learned as if it
-    were the face; light 0.4, framing 0.3. What spoilt photos of a set that is large enough weighs their share of it.
+    Ranked by harm. Two people in the set come first, because a mixture of two is nobody. Then come too few photos or
+    scenes, and, if photos are too few, the most frequent reason for refusals. Each of these outranks what the set
+    lacks, which is ranked by weight times lack (0 to 1). A turned head weighs 1, because an unseen pose can't be
+    rendered; clothes 0.8, background 0.7 and expression 0.6, because what all photos share is learned as part of the
+    face; light 0.4, framing 0.3. In a set that is large enough, a reason for refusals weighs its share of the photos.
 
     Args:
-        config: its `min_photos` says how many are needed; from `max_photos` kept ones on, no refused photo needs to be
-            taken again.
+        config: with `min_photos`, the number of photos needed; from `max_photos` kept ones on, no retake of a refused
+            photo is requested.
     """
     found = [_two_people(verdicts), _too_few(verdicts, covered, config), _spoilt(verdicts, config)]
     found += [rule(covered) for rule in (_turned, _clothes, _background, _expression, _light, _framing)]
@@ -87,7 +87,7 @@ def requests(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> 
 
 
 def summary(asked: tuple[Request, ...], covered: Coverage) -> str:
-    """The requests as one sentence, or that there is nothing to ask for."""
+    """Return the requests as one sentence, or that there are none."""
     if asked:
         return "To take next: " + "; ".join(request.text for request in asked) + "."
     counts = f"{covered.photos} photos of {covered.moments} moments"
@@ -107,7 +107,7 @@ def _named(names: list[str], most: int = 10) -> str:
 
 
 def _two_people(verdicts: list[Verdict]) -> tuple[float, Request] | None:
-    """Names everybody's photos; `person` in the measures, where there, tells more than two apart."""
+    """Request only one person's photos if two are in the set; `person` in the measures tells more than two apart."""
     groups = defaultdict(list)
     for v in verdicts:
         if not v.kept and any(r.code == "other_person" for r in v.reasons):
@@ -129,7 +129,7 @@ def _two_people(verdicts: list[Verdict]) -> tuple[float, Request] | None:
 
 
 def _too_few(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> tuple[float, Request] | None:
-    """How many photos are missing: of other moments, where many show the same few, else simply more."""
+    """Request the missing number of photos: of other scenes if many photos show the same few, else any."""
     kept = sum(v.kept for v in verdicts)
     same = kept + sum(not v.kept and v.reasons[:1] != () and v.reasons[0].code in REPEATED for v in verdicts)
     useful = 5.0 if kept < config.min_photos else 3.0
@@ -148,7 +148,7 @@ def _too_few(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> 
 
 
 def _spoilt(verdicts: list[Verdict], config: GateConfig) -> tuple[float, Request] | None:
-    """What to do about the most frequent refusal that another try mends."""
+    """Request a retake for the most frequent refusal that a retake fixes."""
     kept = sum(v.kept for v in verdicts)
     refused = Counter(v.reasons[0].code for v in verdicts if v.reasons and not v.kept)
     code, count = next(((c, n) for c, n in refused.most_common() if c in FIXABLE), ("", 0))
@@ -179,7 +179,7 @@ def _turned(covered: Coverage) -> tuple[float, Request] | None:
 
 
 def _one_sided(axis: Axis, what: str) -> tuple[int, str] | None:
-    """How many others to ask for, and why, when most moments show the same; None when they don't."""
+    """Return the number of varied photos to request, and the reason, if most scenes show the same; else None."""
     total, top = sum(axis.moments), max(axis.moments, default=0)
     if total < (LEAST_ALIKE if top == total else LEAST_MOMENTS) or axis.share <= ONE_SIDED:
         return None

@@ -1,7 +1,7 @@
-"""Colour: turns pixels into sRGB by the numbers that a file gives, whatever its profile is called.
+"""Convert pixels to sRGB by the numbers in a file, whatever its profile's name.
 
-What a file says without an ICC profile (a PNG's gAMA and cHRM, CICP code points, EXIF's Adobe RGB) becomes a profile
-too, so that littleCMS does all of the arithmetic.
+Colour data without an ICC profile (a PNG's gAMA and cHRM, CICP code points, EXIF's Adobe RGB) are converted to a
+profile too, so that littleCMS does all of the arithmetic.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_PROFILE_BYTES = 4 * 2**20
 PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 SRGB = ImageCms.createProfile("sRGB")
 SAME_LEVELS = 1
-"""Grey levels by which a profile may differ from sRGB on a grid of colours and still be sRGB."""
+"""Largest difference, grey levels, from sRGB on a grid of colours for a profile that counts as sRGB."""
 
 D65, DCI_WHITE, D50_XYZ = (0.3127, 0.3290), (0.314, 0.351), (0.9642, 1.0, 0.8249)
 Chromaticities = tuple[tuple[float, float], ...]
@@ -37,7 +37,7 @@ PRIMARIES: dict[int, Chromaticities] = {
 WHITE_NITS, HLG_PEAK_NITS = 203.0, 1000.0
 """Brightness of white in HDR pictures (ITU-R BT.2408). It becomes sRGB's white, and what is brighter is clipped."""
 USUAL_GAMMA, GAMMA_SLACK = 1 / 2.2, 0.05
-"""A PNG's gAMA this near to 1/2.2 stands for sRGB's own curve, as libpng has it."""
+"""Largest difference from 1/2.2 for a PNG's gAMA that counts as sRGB's own curve, as in libpng."""
 
 
 def srgb_curve(coded: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ TRANSFERS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def profile_from_cicp(primaries: int, transfer: int) -> bytes | None:
-    """Return the ICC profile of two CICP code points; None for sRGB, and for those that say nothing.
+    """Return the ICC profile of two CICP code points; None for sRGB and for unspecified ones.
 
     Source: ITU-T H.273.
 
@@ -82,10 +82,10 @@ def profile_from_cicp(primaries: int, transfer: int) -> bytes | None:
 
 
 def profile_from_png(gamma: float | None, chromaticity: tuple[float, ...] | None) -> bytes | None:
-    """Return the ICC profile of a PNG's gAMA and cHRM; None if there are none, or if they make no sense.
+    """Return the ICC profile of a PNG's gAMA and cHRM; None if they are missing or invalid.
 
     Args:
-        gamma: power by which light became values, such as 0.45455; None: unknown.
+        gamma: exponent that converts light to values, such as 0.45455; None: unknown.
         chromaticity: x, y of white, red, green and blue; None: sRGB's.
     """
     usual = gamma is None or abs(gamma / USUAL_GAMMA - 1) <= GAMMA_SLACK
@@ -98,12 +98,12 @@ def profile_from_png(gamma: float | None, chromaticity: tuple[float, ...] | None
 
 
 def adobe_rgb() -> bytes:
-    """Return Adobe RGB (1998) as an ICC profile, which cameras name in EXIF instead of embedding it."""
+    """Return Adobe RGB (1998) as an ICC profile; cameras name it in EXIF instead of embedding it."""
     return make_profile("Adobe RGB (1998)", ADOBE_RGB, lambda x: x ** (563 / 256))
 
 
 def make_profile(name: str, points: Chromaticities, curve: Callable[[np.ndarray], np.ndarray]) -> bytes | None:
-    """Return an ICC profile of primaries, white and curve; None if these are no colours.
+    """Return an ICC profile of primaries, white and curve; None if they are not valid colours.
 
     Source: ICC.1:2001-04, three-component matrix-based display profiles; Bradford adaptation to D50.
     """
@@ -140,10 +140,10 @@ def _xyz(values) -> bytes:
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """Return a picture of L, RGB or CMYK as RGB in sRGB, and the name of the profile that it was in, if that was used.
+    """Return a picture of L, RGB or CMYK as RGB in sRGB, and the name of its profile if that was used.
 
-    A profile that does what sRGB does on a grid of colours leaves the pixels as they are. One that is broken, or meant
-    for other colours than the picture has, is left out.
+    A profile that equals sRGB on a grid of colours leaves the pixels unchanged. A profile that is broken, or for
+    another kind of picture, is ignored.
 
     Source: ICC.1:2022, by littleCMS, perceptual intent.
     """
@@ -167,7 +167,7 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, s
 
 
 def _grid_of(mode: str) -> Image.Image:
-    """Return colours from all over a mode's range: all greys, or nine steps a channel."""
+    """Return colours from a mode's whole range: all greys, or nine steps per channel."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)

@@ -1,7 +1,7 @@
-"""What a set of photos shows: pose, expression, light, framing, background, clothes; and which were taken together.
+"""What a set of photos covers: pose, expression, light, framing, background, clothes; and which share a scene.
 
-Pure functions over what the gate measured (`Verdict.measures`); no picture is opened here. A measure may be missing:
-such a photo counts on no value of that axis.
+Pure functions over the gate's measurements (`Verdict.measures`); no picture is opened. A photo without a measure counts
+for no value of that axis.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import numpy as np
 from headshotkit.core.records import Record, Verdict
 
 TURNED_DEG, RAISED_DEG = 15.0, 20.0
-"""Yaw and pitch from which a face is turned or raised; half profile is about 30 to 45. Pitch is the less exact."""
+"""Yaw and pitch from which a face is turned or raised; half profile is about 30 to 45. Pitch is less exact."""
 SMILE = 0.5
-"""`landmarks.smile` from which a face smiles, in a photo and in a headshot."""
+"""`landmarks.smile` from which a face counts as smiling, in a photo and in a headshot."""
 ONE_SIDED = 0.75
-"""Share of the photos above which they show as good as one value of an axis: one background, one expression."""
+"""Share of the photos above which they cover effectively one value of an axis, such as one background."""
 SIDE_LIGHT = 0.15
-"""Difference of the face's halves from which the light comes from the side."""
+"""Difference between the face's halves from which the light comes from the side."""
 DIM_LUMA, HARD_CLIPPED = 60.0, 0.15
 """Median luma of a face below which the light is dim; fraction of pure white skin above which it is hard."""
 DIM_SHARE, SURELY_DIM_LUMA, LEAST_OWN = 0.5, 48.0, 3
 """A face is dim below DIM_SHARE of the person's own well-lit luma, because dark skin is not dim light, and always below
 SURELY_DIM_LUMA. With fewer than LEAST_OWN photos, DIM_LUMA is the limit."""
 CLOSE_UP, HALF_BODY = 0.55, 0.3
-"""Face height over the photo's shorter side: above, the face fills the frame; below, half of the body is in it."""
+"""Face height over the photo's shorter side: above, a close-up; below, half of the body is visible."""
 BUSY_STD = 6.0
-"""Standard deviation of L in the upper corners, around an even slope, above which a background is busy."""
+"""Standard deviation of L in the upper corners, around a fitted plane, above which a background is busy."""
 SAME_COLOUR = 12.0
-"""Largest distance in CIELAB, lightness at half weight, between things that count as one colour."""
+"""Largest CIELAB distance, with lightness at half weight, between things that count as one colour."""
 SAME_ANGLE_DEG, SAME_MOMENT_COSINE, SAME_MOMENT_S = 8.0, 0.85, 60.0
-"""How near pose, face and time of two photos of one moment are."""
+"""Largest difference in pose, least cosine, and largest time difference of two photos of one scene."""
 
 POSES = ("left", "front", "right", "up or down")
 EXPRESSIONS = ("neutral", "smiling")
@@ -46,12 +46,12 @@ FIXED = {
     "framing": ("face fills the frame", "head and shoulders", "half body"),
 }
 AXES = (*FIXED, "background", "clothes")
-"""What photos differ in. The first four have fixed values; backgrounds and clothes are clustered by colour."""
+"""Axes in which photos differ. The first four have fixed values; backgrounds and clothes are clustered by colour."""
 
 
 @dataclass(frozen=True)
 class Axis(Record):
-    """How many moments show each value of one axis; `most` is the most frequent value, `share` its part, in [0, 1]."""
+    """Number of scenes for each value of one axis; `most` is the most frequent value, `share` its part, in [0, 1]."""
 
     name: str
     values: tuple[str, ...]
@@ -65,7 +65,7 @@ class Axis(Record):
 
 @dataclass(frozen=True)
 class Coverage(Record):
-    """What the kept photos show. `grid` counts moments: rows are POSES, columns EXPRESSIONS."""
+    """What the kept photos cover. `grid` counts scenes: rows are POSES, columns EXPRESSIONS."""
 
     photos: int
     moments: int
@@ -77,7 +77,7 @@ class Coverage(Record):
 
 
 def coverage(verdicts: list[Verdict]) -> Coverage:
-    """Counts what the kept photos show. Photos of one moment count once, by the best of them."""
+    """Count what the kept photos cover. Photos of one scene count once, by the best of them."""
     kept = [v for v in verdicts if v.kept]
     best = [members[0] for members in by_moment(kept)]
     shown = traits(kept)
@@ -94,7 +94,7 @@ def coverage(verdicts: list[Verdict]) -> Coverage:
 
 
 def quality(measures: dict) -> float:
-    """How good a photo is, in [0.05, 1]; higher is better. The gate's, else from sharpness and size of the face."""
+    """Return a photo's quality, in [0.05, 1]; higher is better. The gate's, else from sharpness and face size."""
     value = measures.get("quality")
     if value is None:
         sharp = np.clip((measures.get("sharpness", 5.0) - 5) / 10, 0, 1)
@@ -104,7 +104,7 @@ def quality(measures: dict) -> float:
 
 
 def by_moment(verdicts: list[Verdict]) -> list[list[int]]:
-    """The places of the photos of each moment, best photo first; a photo of unknown moment is one of its own."""
+    """Return the indices of each scene's photos, best photo first; a photo of unknown scene forms its own."""
     groups = defaultdict(list)
     for place, verdict in enumerate(verdicts):
         moment = verdict.measures.get("moment")
@@ -116,7 +116,7 @@ def by_moment(verdicts: list[Verdict]) -> list[list[int]]:
 
 
 def traits(verdicts: list[Verdict]) -> list[dict[str, str | None]]:
-    """Each photo's value on each of AXES, None where it was not measured. Clusters are made among these photos."""
+    """Return each photo's value on each of AXES, None if not measured. Clusters are formed among these photos."""
     measures = [v.measures for v in verdicts]
     backgrounds, clothes, dim = _backgrounds(measures), _clothes(measures), _dim_luma(measures)
     return [
@@ -168,7 +168,7 @@ def _framing(m: dict) -> str | None:
 
 
 def _backgrounds(measures: list[dict]) -> list[str | None]:
-    """Name of each photo's background: plain or busy, and its colour."""
+    """Name each photo's background: plain or busy, and its colour."""
     busy = np.array([(m.get("backdrop_busy") or 0.0) > BUSY_STD for m in measures], bool)
     names: list[str | None] = [None] * len(measures)
     for kind in (False, True):
@@ -180,14 +180,14 @@ def _backgrounds(measures: list[dict]) -> list[str | None]:
 
 
 def _clothes(measures: list[dict]) -> list[str | None]:
-    """Colour of the clothes of each photo."""
+    """Name the colour of the clothes in each photo."""
     places = [i for i, m in enumerate(measures) if m.get("clothes_lab")]
     found = dict(zip(places, _colours([measures[i]["clothes_lab"] for i in places]), strict=True))
     return [found.get(i) for i in range(len(measures))]
 
 
 def _colours(labs: list) -> list[str]:
-    """Name of each CIELAB colour's cluster: what most of the cluster are called. Clusters of one name are one."""
+    """Name the cluster of each CIELAB colour by its most frequent colour name. Clusters of one name are merged."""
     if not labs:
         return []
     labels = clusters(colour_distances(np.array(labs, float)) <= SAME_COLOUR).tolist()
@@ -198,13 +198,13 @@ def _colours(labs: list) -> list[str]:
 
 
 def colour_distances(labs: np.ndarray) -> np.ndarray:
-    """Distances between CIELAB colours, shape (N, 3) -> (N, N); lightness at half weight, for light changes it most."""
+    """Compute distances of CIELAB colours, shape (N, 3) -> (N, N); lightness, which light changes, at half weight."""
     weighted = labs * [0.5, 1, 1]
     return np.linalg.norm(weighted[:, None] - weighted[None], axis=-1)
 
 
 def colour_name(lab) -> str:
-    """A plain word for a CIELAB colour (L in [0, 100], D65).
+    """Return a plain word for a CIELAB colour (L in [0, 100], D65).
 
     >>> [colour_name(lab) for lab in ([95, 0, 0], [55, 2, 1], [15, 1, 2], [40, 10, -40], [45, 60, 40])]
     ['white', 'grey', 'black', 'blue', 'red']
@@ -227,12 +227,12 @@ def colour_name(lab) -> str:
 
 
 def clusters(near: np.ndarray) -> np.ndarray:
-    """Groups things around centres: who has most neighbours takes them all, and so on with those that are left.
+    """Cluster greedily: the item with most free neighbours forms a cluster with them, and so on.
 
-    No chain of small steps joins two far ends. Ties go to the first.
+    A chain of close items does not join two far ends. Ties go to the first.
 
     Args:
-        near: which two are near each other, bool, symmetric, shape (N, N).
+        near: which pairs are neighbours, bool, symmetric, shape (N, N).
     Returns: int, shape (N,); numbered from 0 in order of each group's first member.
     Source: Daura et al. 1999, Peptide folding (the GROMOS clustering).
     """
@@ -246,20 +246,20 @@ def clusters(near: np.ndarray) -> np.ndarray:
     return np.array([order[label] for label in labels.tolist()], int)
 
 
-# --- moments ------------------------------------------------------------------------------------------------------
+# --- scenes -------------------------------------------------------------------------------------------------------
 
 
 def moments(measures: list[dict], embeddings: np.ndarray) -> list[int]:
-    """Which photos were taken in one moment: a burst, or the same pose held for the same camera.
+    """Group photos of one scene: a burst, or the same pose held for the same camera.
 
-    Two photos are of one moment when yaw, pitch and roll differ by at most SAME_ANGLE_DEG, background and clothes
-    have the same colours, their faces' cosine is above SAME_MOMENT_COSINE, and, where both say when they were taken,
-    they are at most SAME_MOMENT_S apart. A background or clothes that only one of them shows tell nothing.
+    Two photos share a scene if yaw, pitch and roll differ by at most SAME_ANGLE_DEG, background and clothes have the
+    same colours, their faces' cosine is above SAME_MOMENT_COSINE, and they were taken at most SAME_MOMENT_S apart, if
+    both times are known. A background or clothes measured in only one of them are ignored.
 
     Args:
         measures: of N photos.
         embeddings: ArcFace, shape (N, 512), L2 norm 1.
-    Returns: N numbers from 0; equal ones are one moment.
+    Returns: N numbers from 0; equal ones are one scene.
     """
     if not measures:
         return []
@@ -275,13 +275,13 @@ def moments(measures: list[dict], embeddings: np.ndarray) -> list[int]:
 
 
 def _at_most(values: list, limit: float) -> np.ndarray:
-    """Which two values differ by at most `limit`, or can't be compared since one is None; bool, shape (N, N)."""
+    """Return which pairs differ by at most `limit`, or can't be compared because one is None; bool, shape (N, N)."""
     known = np.array([np.nan if value is None else value for value in values], float)
     return ~(np.abs(known[:, None] - known[None]) > limit)
 
 
 def _seconds(taken_at: str | None) -> float | None:
-    """A time of day and date (ISO) in seconds; only differences mean anything. None when it is none."""
+    """Convert an ISO date and time to seconds, for differences only; None if it is not valid."""
     try:
         return (datetime.fromisoformat(taken_at).replace(tzinfo=None) - datetime(2000, 1, 1)).total_seconds()
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""From a picture file that Pillow has opened to upright pixels in sRGB, without taking more than a photo should.
+"""Convert a picture file that Pillow has opened to upright sRGB pixels, with limited memory and time.
 
 Each function takes a Pillow image of any mode; `files.open_photo` calls them one after the other.
 """
@@ -20,20 +20,20 @@ from headshotkit.photos.colour import SRGB
 from headshotkit.photos.metadata import ORIENTATION, TAKEN, TAKEN_PART, Tags
 
 MAX_PIXELS = 64_000_000
-"""Most pixels that are decoded. The hungriest decoders, WebP's and HEIC's, take about 20 bytes for each."""
+"""Most pixels to decode. The most demanding decoders, WebP's and HEIC's, take about 20 bytes for each."""
 MAX_JPEG_PIXELS = 128_000_000
 """The same for JPEG, which takes about 12 bytes for each: enough for a phone's 108 megapixels."""
 MAX_JPEG_CLAIM = 256_000_000
-"""A JPEG of up to this many pixels, such as a phone's of 200 megapixels, is decoded at a part of its size that keeps
-within MAX_JPEG_PIXELS. A progressive one still takes up to 6 bytes for each."""
+"""Most pixels of a JPEG, such as a phone's of 200 megapixels, that is decoded at a reduced size within
+MAX_JPEG_PIXELS. A progressive one still takes up to 6 bytes for each."""
 MAX_JPEG_SCANS = 64
-"""A progressive JPEG has about 10 scans. Each costs a pass over all pixels, but only a few bytes in the file."""
+"""Most scans of a progressive JPEG, which has about 10. Each costs a pass over all pixels and few bytes in the file."""
 MAX_SIDE_PX, MAX_ASPECT = 32_000, 20
-"""OpenCV turns no picture with a side of 32,767 px or more. A phone's panorama is up to 5 times as long as wide."""
+"""OpenCV can't rotate a picture with a side of 32,767 px or more. A phone's panorama has an aspect up to 5."""
 MAX_FILE_BYTES = 256 * 2**20
 MAX_READ_S = 3.0
-"""This thread's own time, so that a busy machine refuses no photo, for what walks through a file block by block. A
-decoder that takes the file as a whole is held by the pixels alone."""
+"""Time limit for reading a file block by block, as this thread's own CPU time, so that a busy machine refuses no
+photo. A decoder that takes the file as a whole is limited only by the pixels."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,7 +48,7 @@ SMALLER = "Make it smaller, for example half as wide and half as high, or set th
 
 
 class Refused(Exception):
-    """Why a file is refused: what is wrong with it, and what to do. It ends as Unreadable, with the file's name."""
+    """Why a file is refused: the problem and the next step. It is raised on as Unreadable, with the file's name."""
 
     def __init__(self, what: str, next_step: str = AS_JPEG) -> None:
         super().__init__(what)
@@ -56,15 +56,15 @@ class Refused(Exception):
 
 
 class Source(io.BufferedReader):
-    """A regular file to read a photo from, that is given up on when reading takes too long or goes round in circles.
+    """A regular file to read a photo from; reading stops if it takes too long or keeps repeating.
 
     Raises:
         Refused, OSError: it is not a regular file, is empty, is too large, or can't be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        _refuse_unless_file(os.stat(path))  # before it is opened, for opening a device can do things
-        # The path may be something else by now. Without O_NONBLOCK, a pipe that nobody writes to waits for ever.
+        _refuse_unless_file(os.stat(path))  # before it is opened, because opening a device can have effects
+        # The path may be something else by now. Without O_NONBLOCK, a pipe without a writer waits forever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             found = os.fstat(handle)
@@ -95,7 +95,7 @@ def _refuse_unless_file(found: os.stat_result) -> None:
 
 
 def refuse_bomb(picture: Image.Image, file: Source) -> None:
-    """Refuses what claims too many pixels, has an odd shape, or is a raw file's preview, before it is decoded.
+    """Refuse a file with too many pixels or an odd shape, or a raw file's preview, before it is decoded.
 
     Raises:
         Refused: with the number and the limit.
@@ -118,7 +118,7 @@ def refuse_bomb(picture: Image.Image, file: Source) -> None:
 
 
 def jpeg_scans(data: bytes) -> int:
-    """How many scans the first picture of a JPEG file has; not counted, but 1, where they can only be few.
+    """Count the scans of a JPEG file's first picture; return 1 without counting if they can only be few.
 
     Source: ITU T.81, B.1.1: 0xFF and a byte that is neither 0 nor a restart's begin a block with its length.
     """
@@ -132,10 +132,10 @@ def jpeg_scans(data: bytes) -> int:
 
 
 def open_as(kind: str, file: Source) -> Image.Image:
-    """Open a file as the format that its first bytes announce; nothing is decoded yet.
+    """Open a file as the format that its first bytes identify; nothing is decoded yet.
 
     Raises:
-        Refused: it is a TIFF in a layout that can't be read.
+        Refused: it is a TIFF in an unsupported layout.
     """
     file.seek(0)
     if kind == "JPEG":
@@ -155,10 +155,10 @@ def open_as(kind: str, file: Source) -> Image.Image:
 
 
 def draft(picture: Image.Image, least_px: int | None) -> tuple[int, int] | None:
-    """Have a JPEG decoded at a part of its size, when that leaves at least `least_px`, or when it is too large.
+    """Make a JPEG decode at a reduced size if that leaves at least `least_px`, or if it is too large.
 
     Returns: the size that counts as the whole picture's, px: half of it or less for a JPEG of more than
-        MAX_JPEG_PIXELS; None if the picture is decoded as it is.
+        MAX_JPEG_PIXELS; None if the picture is decoded in full.
     """
     if picture.format not in ("JPEG", "MPO"):
         return None
@@ -172,7 +172,7 @@ def draft(picture: Image.Image, least_px: int | None) -> tuple[int, int] | None:
 
 
 def turn_and_time(picture: Image.Image, tags: Tags) -> tuple[int, str | None]:
-    """Return a picture's EXIF orientation, 1 to 8, and when it was taken; (1, None) if its EXIF says neither."""
+    """Return a picture's EXIF orientation, 1 to 8, and its time; (1, None) if its EXIF has neither."""
     turn = tags.get(ORIENTATION)
     if picture.format == "TIFF" or turn not in TURNS:
         turn = 1  # Pillow itself turns a TIFF while it loads it
@@ -185,10 +185,10 @@ def turn_and_time(picture: Image.Image, tags: Tags) -> tuple[int, str | None]:
 
 
 def jpeg_quality(tables: dict[int, list[int]] | None) -> int | None:
-    """The quality that a JPEG's luminance table stands for, 1 to 100; None where there is no table.
+    """Estimate the quality of a JPEG from its luminance table, 1 to 100; None without a table.
 
-    Within 1 of what libjpeg was told, if that was 17 or more; below, its steps end at 255 and the answer is too high.
-    A camera's own table gets the quality at which libjpeg's is as coarse in the mean.
+    Within 1 of libjpeg's setting from 17 on; below, its steps are capped at 255 and the result is too high. A camera's
+    own table gets the quality at which libjpeg's has the same mean.
 
     Args:
         tables: number of the table -> its 64 steps; 0 is luminance's.
@@ -204,9 +204,9 @@ def jpeg_quality(tables: dict[int, list[int]] | None) -> int | None:
 
 
 def reduced(picture: Image.Image, least_px: int | None) -> Image.Image:
-    """A picture of more than twice `least_px` made smaller by a whole factor; each pixel is the mean of those before.
+    """Shrink a picture of more than twice `least_px` by a whole factor; each pixel is the mean of those before.
 
-    One of a mode that has no mean, such as a palette's, stays as it is: make it `flat` first.
+    A mode without a mean, such as a palette's, stays unchanged: call `flat` first.
     """
     if not least_px or max(picture.size) <= 2 * least_px:
         return picture
@@ -216,7 +216,7 @@ def reduced(picture: Image.Image, least_px: int | None) -> Image.Image:
 
 
 def flat(picture: Image.Image) -> Image.Image:
-    """A picture of any mode as L, RGB or CMYK: 8 bit, without alpha, on white."""
+    """Convert a picture of any mode to L, RGB or CMYK: 8 bit, without alpha, on white."""
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         return _eight_bit(picture)
     if picture.mode == "LAB":
@@ -230,10 +230,10 @@ def flat(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Return grey of 16 or 32 bit or in float as L; white is the format's own, or the next usual one above the values.
+    """Return grey of 16 or 32 bit or float as L; white is the format's own, or the next usual one above the values.
 
-    Pillow takes a TIFF's unsigned numbers of 32 bit for signed ones, so they are read by a rule of their own. It leaves
-    some floats in the file's byte order; those make no sense, and are swapped.
+    Pillow reads a TIFF's unsigned 32 bit numbers as signed, so they are read by a separate rule. It leaves some floats
+    in the file's byte order; those have senseless values and are swapped.
     """
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -250,12 +250,12 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
 
 
 def _sensible(values: np.ndarray) -> bool:
-    """Return whether floats can be a picture's: finite, and neither all tiny nor huge."""
+    """Return whether floats are plausible pixels: finite, and neither all tiny nor huge."""
     with np.errstate(invalid="ignore"):
         return bool(np.isfinite(values).all() and 1e-6 < np.abs(values).max(initial=0) < 1e7)
 
 
-# --- TIFF whose channels lie one after the other ------------------------------------------------------------------
+# --- TIFF with planar channels ------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIPS, CHANNELS, ROWS, STRIP_BYTES = (
     256, 257, 258, 259, 262, 273, 277, 278, 279
@@ -267,10 +267,10 @@ PLANE_MODES = {2: "RGB", 5: "CMYK"}
 
 
 def joined_planes(picture: Image.Image, file: Source) -> Image.Image:
-    """Return a TIFF whose channels lie one after the other as an 8 bit picture; any other picture as it is.
+    """Convert a TIFF with planar channels to an 8 bit picture; return any other picture unchanged.
 
-    Pillow takes such channels of 16 bit for one of 8 bit. So each channel is opened as a grey picture: the same file
-    with a directory of its own at the end.
+    Pillow reads such channels of 16 bit as 8 bit. So each channel is opened as a grey picture: the same file with
+    its own directory at the end.
 
     Raises:
         Refused: the channels are not those of a photo.
@@ -308,7 +308,7 @@ def joined_planes(picture: Image.Image, file: Source) -> Image.Image:
 
 
 def _with_directory(data: bytes, tags: dict) -> bytes:
-    """Return a TIFF with one more directory at its end, which is made its first."""
+    """Return a TIFF with one more directory at its end, set as its first."""
     order = "<" if data[:2] == b"II" else ">"
     at = len(data) + len(data) % 2
     behind, entries, extra_at = b"", b"", at + 2 + 12 * len(tags) + 4
@@ -332,12 +332,12 @@ def _tiff_tags(file: Source) -> dict:
         return {tag: directory[tag] for tag in (BITS, CHANNELS, SAMPLE_FORMAT, PHOTOMETRIC) if tag in directory}
     except Refused:
         raise
-    except Exception:  # whatever Pillow makes of a hostile directory
+    except Exception:  # Pillow raises anything on a hostile directory
         return {}
 
 
 def _layout(tags) -> str:
-    """Return a TIFF's channels in words.
+    """Describe a TIFF's channels in words.
 
     >>> _layout({BITS: (32, 32, 32), CHANNELS: 3, SAMPLE_FORMAT: (3, 3, 3)})
     '3 channels of 32 bit float'

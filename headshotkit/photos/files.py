@@ -1,7 +1,7 @@
-"""Picture files: finds photos, opens them upright and in sRGB, refuses what can't be read, encodes what is made.
+"""Picture files: find photos, open them upright and in sRGB, refuse unreadable ones, encode results.
 
-A photo folder is somebody else's: a name can be any bytes, a file can be a pipe, a bomb or half a download. So only
-regular files are opened, a format is known by its first bytes, and size, pixels and time are limited.
+A photo folder is untrusted: a name can be any bytes, a file can be a pipe, a bomb or half a download. So only regular
+files are opened, a format is identified by its first bytes, and size, pixels and time are limited.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Unreadable(HeadshotError):
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A photo as it should be looked at, and what its file says about it.
+    """An opened photo, and its file's metadata.
 
     pixels: RGB, uint8, shape (H, W, 3), upright, sRGB · width_px, height_px: of the full upright picture ·
     scale: the pixels' width relative to the full width, in (0, 1] · taken_at: when, by the camera's clock, ISO 8601
     without a zone, or None · jpeg_quality: 1 to 100, as libjpeg counts, for its tables; None if it is no JPEG ·
-    profile: the colour profile that the pixels were in before, or None · file_bytes: size of the file · made_by: which
-    mark in the file says that a model generated the picture, or None.
+    profile: the original colour profile, or None · file_bytes: size of the file · made_by: the mark in the file of a
+    model-generated picture, or None.
     """
 
     pixels: np.ndarray
@@ -84,14 +84,14 @@ class Opened:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """What is a photo by its name, or a file that is one by its first bytes, sorted by name.
+    """Return files that are photos by name or by their first bytes, sorted by name.
 
-    A pipe, a folder or a link that leads nowhere counts too if it is named like a photo, so that it is refused by
-    `open_photo` with a reason and not left out in silence. Names that begin with a dot don't count. A name that is no
-    UTF-8 stays as Python keeps it: give it to `plain_name` before it is written anywhere.
+    A pipe, a folder or a dead link counts too if it is named like a photo, so that `open_photo` refuses it with a
+    reason. Names that begin with a dot don't count. A name that is not UTF-8 stays in Python's form: convert it with
+    `plain_name` before writing it anywhere.
 
     Raises:
-        NoPhotos: the folder is missing, is a file, is closed to us, is empty, or holds nothing that could be a photo.
+        NoPhotos: the folder is missing, is a file, is not accessible, is empty, or holds no possible photo.
     """
     folder = runtime.typed_path(folder)
     try:
@@ -116,10 +116,10 @@ def find_photos(folder: Path) -> list[Path]:
 
 
 def left_out(folder: Path) -> str:
-    """Return in words what may hold photos in a folder but is not looked at; empty if there is nothing.
+    """Describe unread files in a folder that may be photos; empty if there are none.
 
-    That is photos in subfolders (except a run's folder), files of kinds that are not read, and the small files that a
-    cloud's client leaves in place of photos.
+    These are photos in subfolders (except a run's folder), files of unsupported kinds, and a cloud client's
+    placeholders for photos.
     """
     photos, folders, kinds = 0, 0, Counter()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -135,7 +135,7 @@ def left_out(folder: Path) -> str:
 
 
 def _photos_below(folder: Path) -> int:
-    """Return how many files below a folder are named like photos, without those of run folders, which hold copies."""
+    """Count the files below a folder that are named like photos, except in run folders, which hold copies."""
     count = 0
     for seen, (place, folders, names) in enumerate(os.walk(folder)):
         if seen >= MOST_FOLDERS:
@@ -149,7 +149,7 @@ def _photos_below(folder: Path) -> int:
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a regular file; none where it can't be opened."""
+    """Return the first bytes of a regular file; none if it can't be opened."""
     try:
         with Source(path) as file:
             return file.read(64)
@@ -158,7 +158,7 @@ def _head(path: Path) -> bytes:
 
 
 def kind_of(head: bytes) -> str | None:
-    """The format that a file's first bytes announce, as Pillow calls it, or None if it is none of those read here.
+    """Return the format that a file's first bytes identify, in Pillow's words; None if it is not supported.
 
     Args:
         head: 32 bytes or more.
@@ -181,10 +181,10 @@ def kind_of(head: bytes) -> str | None:
 
 
 def plain_name(path: Path | str) -> str:
-    r"""A file's name in characters that print, fit into JSON, and can name a file again.
+    r"""Return a file's name in characters that print, fit into JSON, and stay unique.
 
-    Bytes that are no UTF-8, control characters and backslashes become \xNN, so that two names stay two; a name of
-    more than MAX_NAME_BYTES is cut and gets eight digits of its own hash.
+    Bytes that are not UTF-8, control characters and backslashes become \xNN, so that two names stay different; a name
+    of more than MAX_NAME_BYTES is cut and gets eight digits of its own hash.
 
     >>> plain_name("a/b c.jpg"), plain_name("\udcff\n.jpg")
     ('b c.jpg', '\\xff\\x0a.jpg')
@@ -199,12 +199,12 @@ def plain_name(path: Path | str) -> str:
 
 
 def _words(text: str, also: str = "") -> str:
-    """Text that prints and fits into JSON: what is not printable, or in `also`, becomes its bytes as \\xNN."""
+    """Return text that prints and fits into JSON: characters that don't print, or are in `also`, become \\xNN."""
 
     def escaped(character: str) -> str:
         if character.isprintable() and character not in also:
             return character
-        stray = "\udc80" <= character <= "\udcff"  # how Python keeps a byte that is no UTF-8
+        stray = "\udc80" <= character <= "\udcff"  # Python's form of a byte that is not UTF-8
         data = bytes([ord(character) - 0xDC00]) if stray else character.encode("utf-8", "surrogatepass")
         return "".join(f"\\x{byte:02x}" for byte in data)
 
@@ -212,7 +212,7 @@ def _words(text: str, also: str = "") -> str:
 
 
 def digest_of(path: Path) -> str:
-    """Hex sha256 of a photo's bytes; empty where `open_photo` would refuse to read them (closed, a pipe, too large)."""
+    """Return the hex sha256 of a photo's bytes; empty if `open_photo` would refuse it (closed, a pipe, too large)."""
     try:
         with Source(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -224,7 +224,7 @@ def digest_of(path: Path) -> str:
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """A photo's pixels in full size: RGB, uint8, shape (H, W, 3), upright, sRGB. Transparent parts become white.
+    """Read a photo's pixels in full size: RGB, uint8, shape (H, W, 3), upright, sRGB. Transparent parts become white.
 
     Raises:
         Unreadable: as `open_photo`.
@@ -233,28 +233,28 @@ def read_photo(path: Path) -> np.ndarray:
 
 
 def open_photo(path: Path, least_px: int | None = None) -> Opened:
-    """Opens a photo: upright by its EXIF orientation, in sRGB, on white, the first picture of several.
+    """Open a photo: upright by its EXIF orientation, in sRGB, on white; of several pictures the first.
 
     Reads JPEG, MPO, PNG, WebP, HEIC, AVIF, TIFF, GIF and BMP; grey, palette, CMYK, Lab, 16 bit and float too.
 
     Args:
-        least_px: the longer side that is enough. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, and what is
+        least_px: the longer side that is enough. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, and a picture
             still more than twice as large is reduced by a whole factor; None for the full size.
     Raises:
-        Unreadable: the file can't be opened, is no picture, is cut off or damaged, or claims more than MAX_PIXELS.
+        Unreadable: the file can't be opened, is not a picture, is cut off or damaged, or claims more than MAX_PIXELS.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata; real bombs are errors
             with Source(path) as file:
                 return _open(file, least_px)
-    except Exception as error:  # Pillow's decoders raise many kinds; whatever it is, the file is refused
+    except Exception as error:  # Pillow's decoders raise many kinds; all refuse the file
         what, next_step = _explained(error)
         raise Unreadable(f"{plain_name(path)} can't be read: {what}.", "", next_step) from error
 
 
 def _explained(error: Exception) -> tuple[str, str]:
-    """What is wrong with a file, in plain words, and what to do."""
+    """Explain in plain words what is wrong with a file, and what to do."""
     text = _words(str(error)).strip().rstrip(".")
     if isinstance(error, Refused):
         return text, error.next_step
@@ -291,7 +291,7 @@ def _open(file: Source, least_px: int | None) -> Opened:
     planes = decoding.joined_planes(picture, file)
     if planes is picture:
         picture.load()
-    whole_px = counted_px or planes.size  # a HEIC knows its size only now
+    whole_px = counted_px or planes.size  # a HEIC's size is known only now
     profile = _profile_of(picture, tags, file)
     picture = decoding.flat(decoding.reduced(planes, least_px))
     picture, profile_name = colour.to_srgb(decoding.reduced(picture, least_px), profile)
@@ -303,7 +303,7 @@ def _open(file: Source, least_px: int | None) -> Opened:
 
 
 def _profile_of(picture: Image.Image, tags: metadata.Tags, file: Source) -> bytes | None:
-    """Return the colour profile that a file gives for its pixels; None for sRGB, and if it gives none.
+    """Return the colour profile that a file gives for its pixels; None for sRGB or without one.
 
     Source: PNG (third edition), 4.3: cICP before iCCP before sRGB before gAMA and cHRM.
     """
@@ -320,7 +320,7 @@ def _profile_of(picture: Image.Image, tags: metadata.Tags, file: Source) -> byte
 
 @functools.cache
 def _learn_heif() -> None:
-    """Teaches Pillow HEIC, which needs a package of its own."""
+    """Register Pillow's HEIC support, which needs an extra package."""
     try:
         importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
     except ImportError as error:
@@ -335,7 +335,7 @@ def _learn_heif() -> None:
 
 
 def png_bytes(picture: Image.Image, **texts: str) -> bytes:
-    """A picture as PNG with the given text chunks and none of a photo's metadata: no place, no time, no camera."""
+    """Encode a picture as PNG with the given text chunks and without a photo's metadata: no place, time or camera."""
     info = PngInfo()
     for name, text in texts.items():
         info.add_text(name, text)

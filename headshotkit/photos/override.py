@@ -1,4 +1,4 @@
-"""Overruling: a person keeps a photo that the gate refused, or leaves one out that it kept; noted, and lasting."""
+"""Override verdicts: a person keeps a refused photo, or leaves out a kept one; the decision is saved."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from headshotkit.photos.page import write_photo_page
 
 @locks.writes("overrule_verdict")
 def overrule_verdict(run: Run, photo: str, kept: bool, folder: Path | None = None) -> Verdict:
-    """Keeps a refused photo, or leaves a kept one out, because a person says so; noted in `overruled.json`.
+    """Keep a refused photo, or leave out a kept one, by a person's decision; save it in `overruled.json`.
 
-    It holds for that file when the photos are judged again, and later stages must be done anew. Saying the opposite
-    takes it back.
+    It stays valid for that file when the photos are judged again, and later stages must be redone. The opposite
+    decision cancels it.
 
     Args:
         photo: its name in the verdicts.
-        folder: where the photos are; None: where they were when they were judged.
+        folder: the photos' folder; None: where they were when they were judged.
     Raises:
-        StageMissing: the photos have not been judged, or the photo is none of them.
-        CannotKeep: the photo can't be read or shows no face, so nothing can be cropped from it; or it is gone.
+        StageMissing: the photos have not been judged, or this photo is not among them.
+        CannotKeep: the photo can't be read or shows no face to crop, or it is missing.
     """
     manifest = run.manifest("photos")
     names = [v["photo"] for v in manifest["verdicts"]]
@@ -59,7 +59,7 @@ def overrule_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
 
 
 def _file_of(run: Run, manifest: dict, photo: str, digest: str, folder: Path | None) -> Path:
-    """The photo in its folder, as it was judged."""
+    """Return the path of the photo in its folder, unchanged since it was judged."""
     folder = folder or run.placed(manifest["folder"])
     with contextlib.suppress(NoPhotos):
         for file in find_photos(folder) if folder else ():
@@ -71,7 +71,7 @@ def _file_of(run: Run, manifest: dict, photo: str, digest: str, folder: Path | N
 
 
 def _write_overruled(run: Run, said: dict, manifest: dict) -> None:
-    """Writes the overruling and the manifest that follows from it, with the fingerprint a new judging would have."""
+    """Write the decisions and the updated manifest, with the fingerprint that a new check would have."""
     write_json(run.folder / OVERRULED, said)
     inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRULED} | overruled_input(run)
     judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]

@@ -11,14 +11,14 @@ from headshotkit.core.records import Verdict
 from headshotkit.core.run import facts_of, write_atomic
 
 THUMBS = "thumbs"
-"""Folder of the small pictures, in the order of the verdicts."""
+"""Folder of the thumbnails, in the order of the verdicts."""
 
 
 def write_photo_page(folder: Path, judged: dict) -> dict:
-    """Write the page of a check into its stage's folder, and return its manifest with the page noted in it.
+    """Write the page of a check into its stage's folder, and return its manifest with the page recorded.
 
     Args:
-        judged: the manifest, or as much of it as there is: verdicts, outcome, requests and advice.
+        judged: the manifest, or its available parts: verdicts, outcome, requests and advice.
     Raises:
         DiskFull, RunFolderError: it can't be written.
     """
@@ -28,7 +28,7 @@ def write_photo_page(folder: Path, judged: dict) -> dict:
 
 
 def photo_page(folder: Path, judged: dict) -> str:
-    """Return the verdicts of a check as one HTML page that loads nothing: kept photos first, then the refused ones."""
+    """Return a check's verdicts as one HTML page that loads nothing: kept photos first, then the refused ones."""
     verdicts = [Verdict.from_dict(v) for v in judged["verdicts"]]
     cards = {True: [], False: []}
     for number in sorted(range(len(verdicts)), key=lambda n: [r.code for r in verdicts[n].reasons]):

@@ -1,4 +1,4 @@
-"""Chooses the photos to train with when there are more than enough: a pure function over verdicts."""
+"""Choose the photos to train with if there are more than enough: a pure function over verdicts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ WEIGHTS = {
     "pose and expression": 0.5,
     "clothes and background": 0.5,
 }
-"""What variety is worth in choosing, one weight a trait. `photo` is one value that all share: plain quality.
-Pose weighs most, for a pose that no photo shows can't be learned; light and framing least."""
+"""Value of variety for the choice, one weight per trait. `photo` is one value that all share: plain quality. Pose
+weighs most, because a pose that no photo shows can't be learned; light and framing least."""
 TURN_STEP_DEG = 15.0
-"""Step of yaw and pitch within which two poses are one to `turn`."""
+"""Step of yaw and pitch within which `turn` counts two poses as one."""
 
 
 @dataclass(frozen=True)
 class Chosen(Record):
-    """A chosen photo: what it added to the value of the choice, and why it was taken, in words."""
+    """A chosen photo: its gain to the value of the choice, and the reason for it, in words."""
 
     photo: str
     gain: float
@@ -37,7 +37,7 @@ class Chosen(Record):
 
 @dataclass(frozen=True)
 class Choice(Record):
-    """The photos to train with, in the order in which they were taken, and a sentence on them."""
+    """The photos to train with, in order of selection, and a sentence about them."""
 
     photos: tuple[Chosen, ...]
     text: str
@@ -48,15 +48,15 @@ class Choice(Record):
 
 
 def choose_photos(verdicts: list[Verdict], most: int = 20, least: int = 10) -> Choice:
-    """The best kept photos for quality and variety together.
+    """Choose the kept photos with the best quality and variety together.
 
     The value of a choice S is the sum over all values c of all traits of WEIGHTS[trait] * sqrt(sum of the quality of
-    the photos in S that show c): a first photo from the left is worth much, a fifth little, a blurred one less. It is
+    the photos in S that show c): a first photo from the left adds much, a fifth little, a blurred one less. It is
     monotone and submodular, so taking the photo that adds most, again and again, reaches at least 1 - 1/e = 63 % of
-    the best possible value; it was at least 97 % on 60 random sets of 11 photos, of which 4 were chosen (2026-11-20).
+    the best possible value; it was at least 97 % on 60 random sets of 11 photos, of which 4 were chosen.
 
-    One photo a moment, the best; a second one of a moment only where there are fewer than `least` moments. Equal gains
-    go to the first name, so the choice is reproducible. It takes N * most steps.
+    Takes the best photo of each scene; a second one only if there are fewer than `least` scenes. Equal gains go to the
+    first name, so the choice is reproducible. It takes N * most steps.
 
     Source: Lin and Bilmes 2011, A class of submodular functions for document summarization (diversity reward);
     Nemhauser, Wolsey and Fisher 1978 (the greedy bound).
@@ -74,7 +74,7 @@ def choose_photos(verdicts: list[Verdict], most: int = 20, least: int = 10) -> C
 
 
 def _chosen(kept: list[Verdict], steps: list[tuple[int, float]], again: set[int]):
-    """The steps as records; each says which values it was the first to show. `again`: not the best of their moment."""
+    """Return the steps as records with the values that each is first to show. `again`: not the best of their scene."""
     shown, seen = traits(kept), set()
     for i, gain in steps:
         new = [f"{axis} {shown[i][axis]}" for axis in AXES if shown[i][axis] and (axis, shown[i][axis]) not in seen]
@@ -84,7 +84,7 @@ def _chosen(kept: list[Verdict], steps: list[tuple[int, float]], again: set[int]
 
 
 def _choice_arrays(kept: list[Verdict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights (T,), number of the value that each photo shows of each trait, -1 for none (N, T), quality (N,)."""
+    """Return weights (T,), the index of each photo's value of each trait, -1 for none (N, T), and quality (N,)."""
     rows, numbers = [], {}
     for verdict, shown in zip(kept, traits(kept), strict=True):
         m = verdict.measures
@@ -105,7 +105,7 @@ def _both(a: str | None, b: str | None) -> tuple[str, str] | None:
 
 
 def _take_best(candidates: list[int], count: int, sums: np.ndarray, arrays) -> list[tuple[int, float]]:
-    """Takes up to `count` candidates, each time the one that adds most; `sums`, the quality a value, is updated."""
+    """Take up to `count` candidates, each time the one that adds most; update `sums`, the quality per value."""
     weights, cells, worth = arrays
     left, taken = list(candidates), []
     while left and len(taken) < count:

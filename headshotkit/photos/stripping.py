@@ -1,7 +1,7 @@
-"""Photos without what their files say besides the picture: where and when, whose camera, thumbnails, other pictures.
+"""Strip photos of all metadata besides the picture: place, time, camera, thumbnails, other pictures.
 
-The pixels stay as they are: blocks are left out of the file, or emptied where they stand, and nothing is encoded anew.
-Where that can't be done, or the picture would come out otherwise, its pixels are written as PNG.
+The pixels stay unchanged: blocks are removed from the file, or zeroed in place, and nothing is encoded again. If that
+fails, or would change the picture, its pixels are written as PNG.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from headshotkit.core.run import write_atomic
 from headshotkit.photos.files import kind_of, open_photo, png_bytes, read_photo
 
 NO_EXIF = bytes(4) + b"II*\0" + struct.pack("<IHI", 8, 0, 0)
-"""A HEIF's EXIF item without a tag: where its TIFF begins, and that."""
+"""A HEIF's EXIF item without tags: its TIFF's offset, and an empty TIFF."""
 COMPARED_PX = 512
-"""Longer side at which a stripped photo is compared with the photo; a JPEG is read at a part of its size for it."""
+"""Longer side at which a stripped photo is compared with the original; a JPEG is read at a reduced size for it."""
 ORIENTATION = 274
 JPEG_KEPT = {0xE0: b"", 0xE2: b"ICC_PROFILE\0", 0xEE: b"Adobe"}
-"""A JPEG's application segments that say how its pixels are meant, and how those begin."""
+"""A JPEG's application segments that define its pixels' colours, and their first bytes."""
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"}
 WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"ANIM", b"ANMF"}
 HEIF_KEPT = {b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip"}
 HEIF_PRIVATE = {b"Exif", b"mime", b"uri "}
-"""Kinds of items in a HEIC or AVIF that are no picture."""
+"""Kinds of items in a HEIC or AVIF that are not pictures."""
 
 
 def write_stripped(source: Path, data: bytes, place: Path) -> None:
-    """Writes a photo without metadata; it is read as the very same pixels.
+    """Write a photo without metadata; it decodes to exactly the same pixels.
 
     Args:
-        source: the photo's file, which can be read.
+        source: the photo's file, which is readable.
         data: its bytes.
     Raises:
         DiskFull, RunFolderError: it can't be written.
-        Unreadable: the source can't be read any more.
+        Unreadable: the source is no longer readable.
     """
     strip = STRIPPERS.get(kind_of(data[:64]) or "")
     try:
@@ -58,7 +58,7 @@ def write_stripped(source: Path, data: bytes, place: Path) -> None:
 
 
 def _is_same(source: Path, place: Path) -> bool:
-    """Return whether two files are read as the same picture, compared at COMPARED_PX."""
+    """Return whether two files decode to the same picture, compared at COMPARED_PX."""
     try:
         one, other = (open_photo(path, COMPARED_PX) for path in (source, place))
     except HeadshotError:
@@ -68,22 +68,22 @@ def _is_same(source: Path, place: Path) -> bool:
 
 
 def _turn_of(data: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none."""
+    """Return the EXIF orientation, 1 to 8; 1 without one."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             turn = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # whatever is broken in it: the pictures are compared in the end
+    except Exception:  # any defect: the pictures are compared in the end
         return 1
     return turn if turn in range(1, 9) else 1
 
 
 def _exif(turn: int) -> bytes:
-    """Return EXIF that says the orientation and nothing else."""
+    """Return EXIF that holds only the orientation."""
     return b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, turn, 0, 0)
 
 
 def strip_jpeg(data: bytes, turn: int) -> bytes:
-    """Return the first picture of a JPEG without its other segments, and without what follows it.
+    """Return the first picture of a JPEG without its other segments and any data after it.
 
     Source: ITU T.81, B.1.1: a marker is 0xFF and a byte, and most begin a segment with its length.
     """
@@ -93,7 +93,7 @@ def strip_jpeg(data: bytes, turn: int) -> bytes:
     while mark := MARKER.search(data, at):
         kind, start = mark[1][0], mark.end()
         if mark.start() > at:
-            parts.append(data[at : mark.start()])  # what was scanned
+            parts.append(data[at : mark.start()])  # the scan's data
         if kind == 0xD9:
             return b"".join([*parts, b"\xff\xd9"])
         (length,) = struct.unpack_from(">H", data, start)
@@ -130,7 +130,7 @@ def strip_webp(data: bytes, turn: int) -> bytes:
         if kind in WEBP_KEPT:
             chunk = bytearray(data[at:end])
             if kind == b"VP8X":
-                chunk[8] = chunk[8] & ~0x0C | (0x08 if turn > 1 else 0)  # says that there is EXIF, and no XMP
+                chunk[8] = chunk[8] & ~0x0C | (0x08 if turn > 1 else 0)  # flags: EXIF present, no XMP
             parts.append(bytes(chunk))
         at = end
     if turn > 1:
@@ -140,7 +140,7 @@ def strip_webp(data: bytes, turn: int) -> bytes:
 
 
 def strip_heif(data: bytes, _turn: int) -> bytes:
-    """Return a HEIC or AVIF with EXIF that says nothing, and zeros in place of XMP and boxes of makers.
+    """Return a HEIC or AVIF with empty EXIF, and zeros in place of XMP and makers' boxes.
 
     Its orientation is a property of the picture, not EXIF.
 
@@ -214,4 +214,4 @@ def _places(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, 
 STRIPPERS: dict[str, Callable[[bytes, int], bytes]] = {
     "JPEG": strip_jpeg, "PNG": strip_png, "WEBP": strip_webp, "HEIF": strip_heif, "AVIF": strip_heif,
 }  # fmt: skip
-"""Format -> leaves metadata out: (file, EXIF orientation) -> file."""
+"""Format -> function that strips metadata: (file, EXIF orientation) -> file."""
