@@ -1,8 +1,8 @@
-"""Augmentation: the same crop once more, turned and scaled a little, or mirrored. Off by default.
+"""Augmentation: another copy of a crop, turned and scaled a little, or mirrored. Off by default.
 
 No face is symmetric, so a mirrored picture shows somebody else: it harms identity (arXiv:2505.03557). Of 40 real
-faces the mirrored one is 0.981 alike to the photo by ArcFace and 0.863 by dlib, the one turned by 4 degrees 0.994 and
-0.955 (Face Research Lab London Set, measured 2026-11-20). A turned picture is resampled twice, so a little softer.
+faces the similarity to the photo is 0.981 by ArcFace and 0.863 by dlib when mirrored, 0.994 and 0.955 when turned by
+4 degrees (Face Research Lab London Set). A turned picture is resampled twice, so a little softer.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from headshotkit.core import runtime
 from headshotkit.dataset.crops import Window
 
 MAX_ANGLE = 4.0
-"""Most that a picture is turned, degrees to either side."""
+"""Largest turn of a picture, degrees to either side."""
 MIN_ZOOM, MAX_ZOOM = 0.9, 1.1
-"""Least and most that things in a picture are scaled."""
+"""Smallest and largest scale of a picture's content."""
 
 
 def draw_turn(seed: int, name: str) -> tuple[float, float]:
-    """The angle in degrees and the zoom of a picture: its own for each name, the same on every machine.
+    """Draw the angle in degrees and the zoom of a picture: its own for each name, the same on every machine.
 
     Returns: (angle in [-MAX_ANGLE, MAX_ANGLE], zoom in [MIN_ZOOM, MAX_ZOOM]).
 
@@ -37,9 +37,9 @@ def draw_turn(seed: int, name: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Turn:
-    """A window that is turned: its middle (x, y) and size, px of the photo, and its angle in degrees.
+    """A turned window: its middle (x, y) and size, px of the photo, and its angle in degrees.
 
-    A positive angle turns what is seen counter-clockwise.
+    A positive angle turns the content counter-clockwise.
     """
 
     middle: tuple[float, float]
@@ -48,13 +48,13 @@ class Turn:
     angle: float
 
     def place(self, points: np.ndarray) -> np.ndarray:
-        """Where points of the photo, px, shape (N, 2), lie in the window, px of the photo's scale."""
+        """Map points of the photo, px, shape (N, 2), into the window, px of the photo's scale."""
         cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
         turned = (np.atleast_2d(points) - self.middle) @ np.array([[cos, -sin], [sin, cos]])
         return turned + [self.wide / 2, self.tall / 2]
 
     def place_box(self, box: np.ndarray) -> np.ndarray:
-        """The box of a face after the turn, shape (4,): that of an oval, for a face does not fill its corners."""
+        """Return the box of a face after the turn, shape (4,): that of an oval, as a face does not fill its corners."""
         cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
         a, b = (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
         reach = np.array([math.hypot(a * cos, b * sin), math.hypot(a * sin, b * cos)])
@@ -63,7 +63,7 @@ class Turn:
 
 
 def turned_window(window: Window, box: np.ndarray, photo: tuple[int, int], angle: float, zoom: float) -> Turn | None:
-    """A window turned by an angle and scaled, inside the photo, with the whole face; None where the photo is too tight.
+    """Return a window turned and scaled, inside the photo, with the whole face; None if the photo is too tight.
 
     A tight photo gets half the angle, or a quarter.
 
@@ -71,7 +71,7 @@ def turned_window(window: Window, box: np.ndarray, photo: tuple[int, int], angle
         box: the face's x0, y0, x1, y1, px of the photo.
         photo: its (width, height) px.
         angle: degrees, -45 to 45.
-        zoom: how much larger things get; up to MAX_ZOOM, where a tight photo makes the window smaller.
+        zoom: how much larger the content gets; up to MAX_ZOOM if a tight photo makes the window smaller.
     """
     left, top, wide, tall = window
     for share in (1.0, 0.5, 0.25):
@@ -89,7 +89,7 @@ def turned_window(window: Window, box: np.ndarray, photo: tuple[int, int], angle
 
 
 def cut_turned(image: np.ndarray, turn: Turn, size: tuple[int, int]) -> Image.Image:
-    """A turned window of a photo, scaled to a size (width, height) px.
+    """Cut a turned window from a photo and scale it to a size (width, height) px.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).

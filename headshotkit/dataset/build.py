@@ -1,6 +1,6 @@
-"""Builds the training folder: upright, cropped around the face, resized, captioned; class images if wanted.
+"""Build the training folder: upright, cropped around the face, resized, captioned; class images if wanted.
 
-Pictures are `crops`, augmented or not, with `captions` that a person may edit; class images are shared between runs.
+The pictures are `crops`, augmented or not, with editable `captions`; runs share class images.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from headshotkit.photos.files import png_bytes, read_photo
 @locks.writes("prepare")
 @runtime.frees_memory
 def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
-    """Turns the kept photos into the training folder.
+    """Turn the kept photos into the training folder.
 
-    Writes `dataset/`: one PNG and one caption (.txt, may be edited) a crop, class/, manifest.json. Captions that a
-    person edited stay, whatever settings the folder is built with again.
+    Writes `dataset/`: one PNG and one editable caption (.txt) a crop, class/, manifest.json. Edited captions are kept,
+    whatever the settings of a later build.
 
     Raises:
-        StageMissing: the photos have not been judged.
-        DamagedRun: a kept photo is gone, or was edited since it was judged.
+        StageMissing: the photos have not been checked.
+        DamagedRun: a kept photo is missing, or was edited after the check.
         TooFewPhotos: the gate kept too few of them.
         BadConfig: the token is a word, a name, or more than one token.
-        BaseUnavailable: class images or a captioner are wanted, and their weights can't be had.
+        BaseUnavailable: class images or a captioner are wanted, and their weights can't be loaded.
     """
     if config.token != DatasetConfig.token:  # the default is fine; reading the tokenizers takes a second
         check_token(config.token)
@@ -58,7 +58,7 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
         _name_strange_files(stage.folder, dataset)
         return dataset
     stage.manifest |= {"edited": edited, "digests": digests}
-    write_json(stage.folder / "manifest.json", stage.manifest)  # so that they outlive an interruption
+    write_json(stage.folder / "manifest.json", stage.manifest)  # so that they survive an interruption
     changes = stage.manifest.setdefault(CHANGES, [])
     photos, upscaled = _prepare(run, verdicts, config, edited)
     class_images = build_class_images(config, stage.folder, changes) if config.class_images else ()
@@ -70,7 +70,7 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
         tuple(photos),
         tuple(class_images),
         config.class_prompt,
-    )  # the folder is the manifest's own, so a run can be moved
+    )  # the folder is the manifest's own, so a run can move
     used = find_base(config.base).sources if config.class_images else ()
     stage.finish(
         _outcome(dataset, len(verdicts), len(upscaled)),
@@ -82,7 +82,7 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
 
 
 def _name_strange_files(folder: Path, dataset: Dataset) -> None:
-    """Name pictures and captions in the training folder that this stage did not write; they are not trained on."""
+    """Report pictures and captions in the training folder that this stage did not write; they are not trained on."""
     own = {Path(photo.file).stem for photo in dataset.photos}
     strange = [f.name for f in folder.iterdir() if f.is_file() and f.stem not in own and f.name != "manifest.json"]
     if strange:
@@ -93,13 +93,13 @@ def _name_strange_files(folder: Path, dataset: Dataset) -> None:
 def _prepare(
     run: Run, verdicts: list[Verdict], config: DatasetConfig, edited: dict
 ) -> tuple[list[TrainingPhoto], dict[str, float]]:
-    """Writes all pictures with their captions: (pictures, how many times the enlarged ones are as large)."""
+    """Write all pictures with their captions; return (pictures, enlarged pictures -> their scale factor)."""
     seer = Captioner(config.captioner, config.captioner_weights) if config.captioner != "template" else None
     photos, upscaled, words, names = [], {}, "", _picture_names([v.photo for v in verdicts])
     for verdict in runtime.progress(verdicts, "cropping photos"):
         image = read_photo(run.path("photos") / "kept" / verdict.photo)
         for piece in _pieces(image, names[verdict.photo], verdict, config):
-            if not piece.made_by:  # what is augmented has its crop's caption
+            if not piece.made_by:  # an augmented picture has its crop's caption
                 words = _caption(piece, config, seer)
             caption = captions.mirrored(words) if piece.made_by == "mirrored" else words
             photos.append(_store(piece, run.path("dataset"), caption, edited.get(piece.name), config))
@@ -112,9 +112,9 @@ def _prepare(
 
 
 def _picture_names(photos: list[str]) -> dict[str, str]:
-    """What a photo's pictures are called: its name without the suffix, unless another photo has the same.
+    """Return a stem for each photo's pictures: its name without the suffix, unless another photo has the same.
 
-    Large and small letters count as one, for on macOS and Windows they are one file.
+    Upper and lower case count as the same, as on macOS and Windows they name one file.
 
     >>> _picture_names(["a.jpg", "b.jpg", "B.png", "b_png.jpg"])
     {'a.jpg': 'a', 'b.jpg': 'b_jpg', 'B.png': 'B_png', 'b_png.jpg': 'b_png-2'}
@@ -149,7 +149,7 @@ def _outcome(dataset: Dataset, photos: int, upscaled: int) -> str:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A training picture before it is written: what it shows and where that came from.
+    """A training picture before it is written: its content and its origin.
 
     `original_px` is the photo's (width, height), `corner_px` the crop's (top, left) in the picture's scale,
     `made_by` the augmentation: empty, turned or mirrored.
@@ -165,7 +165,7 @@ class _Piece:
 
 
 def _pieces(image: np.ndarray, stem: str, verdict: Verdict, config: DatasetConfig) -> Iterator[_Piece]:
-    """The crops of a photo, each followed by its augmented pictures."""
+    """Yield the crops of a photo, each followed by its augmented pictures."""
     height, width = image.shape[:2]
     box, points = (np.array(verdict.measures[name], float) for name in ("face_box_px", "face_points_px"))
     size = crops.bucket_size(config.aspect, config.size_px)
@@ -191,7 +191,7 @@ def _pieces(image: np.ndarray, stem: str, verdict: Verdict, config: DatasetConfi
 def _turned(
     piece: _Piece, image: np.ndarray, window: crops.Window, face: tuple[np.ndarray, np.ndarray], seed: int
 ) -> Iterator[_Piece]:
-    """The crop turned and scaled a little, unless the photo is too tight for that. `face`: box and points, px."""
+    """Yield the crop turned and scaled a little, unless the photo is too tight. `face`: box and points, px."""
     box, points = face
     name = f"{piece.name}_turned"
     turn = augment.turned_window(window, box, piece.original_px, *augment.draw_turn(seed, name))
@@ -207,7 +207,7 @@ def _turned(
 
 
 def _mirrored(piece: _Piece) -> _Piece:
-    """The same picture mirrored, as if the photo had been."""
+    """Return the same picture mirrored, as if the photo had been."""
     pixels, points, box = piece.view.pixels, piece.view.points, piece.view.box
     wide = pixels.shape[1]
     view = captions.View(
@@ -221,7 +221,7 @@ def _mirrored(piece: _Piece) -> _Piece:
 
 
 def _store(piece: _Piece, folder: Path, caption: str, edited: str | None, config: DatasetConfig) -> TrainingPhoto:
-    """Writes a picture and its caption; an edited one takes the written one's place, with the token of now."""
+    """Write a picture and its caption; an edited caption replaces the generated one, with the current token."""
     instance = f"{config.token} {config.class_word}"
     words = edited["caption"].replace(edited["instance"], instance) if edited else caption
     write_atomic(folder / f"{piece.name}.png", png_bytes(Image.fromarray(piece.view.pixels)))
@@ -239,16 +239,16 @@ def _store(piece: _Piece, folder: Path, caption: str, edited: str | None, config
 
 
 def _caption(piece: _Piece, config: DatasetConfig, seer: Captioner | None) -> str:
-    """What a crop shows, in words."""
+    """Return the caption of a crop."""
     brief = config.base in BASES and BASES[config.base].brief_prompts
     seen = seer.see(piece.view.pixels) if seer else ""
     return captions.caption_of(piece.view, f"{config.token} {config.class_word}", brief, seen)
 
 
 def _edited_before(run: Run) -> dict[str, dict[str, str]]:
-    """The captions that a person edited in the dataset that lies there, by picture, with photo and its sha256.
+    """Return the edited captions of the existing dataset, by picture, with photo and its sha256.
 
-    A dataset that was interrupted holds those that it was begun with.
+    An interrupted dataset holds those that it began with.
     """
     manifest = run.peek("dataset")
     if "dataset" not in manifest:
@@ -264,5 +264,5 @@ def _edited_before(run: Run) -> dict[str, dict[str, str]]:
 
 
 def _is_of(edited: dict[str, str], digests: dict[str, str]) -> bool:
-    """Whether an edited caption is of a photo as it is now, and not of another one that has its name now."""
+    """Return whether an edited caption belongs to the current photo, not to an earlier one of the same name."""
     return not edited.get("sha256") or digests.get(edited["photo"]) == edited["sha256"]

@@ -1,6 +1,6 @@
-"""Models that write captions, BLIP and Florence-2, and the filter that takes out what they say of the face.
+"""Captioning models, BLIP and Florence-2, and the filter that removes what they write about the face.
 
-Their weights come from the hub once; nothing of a photo is sent anywhere.
+Their weights come from the hub once; no photo is sent anywhere.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ beautiful handsome pretty gorgeous attractive cute lovely stunning sexy ugly goo
 muscular asian african caucasian hispanic latino latina indian chinese japanese korean arab ethnicity race gender
 """
 FACE_WORDS = frozenset(_FACE_WORDS.split())
-"""Words that are said of a face, a body, an age, a gender or a descent, and of the person as the subject."""
+"""Words for a face, a body, an age, a gender or a descent, and for the person as the subject."""
 _EMPTY_WORDS = """
 a an the is are was and of with there that who which this it its very image photo picture portrait close up close-up
 headshot selfie shows shot
 """
 EMPTY_WORDS = frozenset(_EMPTY_WORDS.split())
-"""Words that say nothing alone."""
+"""Words without a meaning of their own."""
 SPLIT = re.compile(
     r"(\s*[,;.:]\s*|\s+(?:and|with|who|that|which|has|having|while|but)\s+"
     r"|\s+(?=(?:standing|sitting|wearing|posing|looking|smiling|holding|leaning|walking|dressed|taking|in|on|at|by|near"
@@ -44,7 +44,7 @@ SPLIT = re.compile(
 
 @dataclass(frozen=True)
 class Recipe:
-    """Where a captioner's weights are, its classes in transformers, what it is asked, and its size, GB."""
+    """A captioner's weights, its classes in transformers, its task prompt, and its size, GB."""
 
     weights: str
     model: str
@@ -66,7 +66,7 @@ RECIPES = {
 
 
 def source_of(name: str, weights: str = "") -> str:
-    """Return where a captioner's weights come from, a folder or hub id; empty for captions without a model."""
+    """Return the source of a captioner's weights, a folder or hub id; empty for captions without a model."""
     return weights or (RECIPES[name].weights if name in RECIPES else "")
 
 
@@ -96,7 +96,7 @@ class Captioner:
         self.model = model.to(self.device).eval()
 
     def see(self, picture: np.ndarray) -> str:
-        """What the model sees in a picture, without what it says of the face; may be empty.
+        """Caption a picture without describing the face; may be empty.
 
         Args:
             picture: RGB, uint8, shape (H, W, 3).
@@ -111,7 +111,7 @@ class Captioner:
 
 
 def without_the_face(text: str) -> str:
-    """A caption without the parts that tell of face, age, gender, body or descent, and without its subject.
+    """Return a caption without the parts about face, age, gender, body or descent, and without its subject.
 
     >>> without_the_face("A young woman with long blond hair and blue eyes wearing a green coat in front of a window.")
     'wearing a green coat, in front of a window'

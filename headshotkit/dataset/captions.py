@@ -1,7 +1,7 @@
-"""Captions: scene, clothes, light, pose and framing, never the face; what a caption names, the LoRA leaves out.
+"""Captions: scene, clothes, light, pose and framing, never the face; the LoRA does not learn what a caption names.
 
-A template says what was measured and is sure. BLIP or Florence-2 see more; their words on the face, age and gender
-are taken out. Each caption is a .txt beside its picture, and a person's edit of it stays and is trained on.
+A template names what was measured and is certain. BLIP or Florence-2 see more; their words on the face, age and gender
+are removed. Each caption is a .txt next to its picture; a person's edit of it is kept and trained on.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ TURNED = 0.12
 DARK, BRIGHT = 85, 190
 """Median luma of a face below and above which the light is called dim or bright."""
 DIM_PICTURE = 170
-"""The 98th percentile of a picture's luma above which its light is not dim, however dark the skin is in it."""
+"""The 98th percentile of a picture's luma above which its light is not dim, however dark the skin."""
 SIDE_LIGHT, SOFT_LIGHT, SOFT_CONTRAST = 42, 10, 32
-"""Difference in mean luma between a face's halves from which light comes from the side, and below which it is soft,
-if the face's luma also spreads (standard deviation) less than SOFT_CONTRAST. As the embedded base was captioned."""
+"""Difference in mean luma between a face's halves: above the first, light comes from the side; below the second, it is
+soft if the luma's standard deviation is below SOFT_CONTRAST. The embedded base's captions used these limits."""
 WIDE_MOUTH, NARROW_MOUTH = 0.9, 0.77
 """Distance of the mouth's corners relative to the eyes': of 40 neutral faces the widest is 0.879, of 40 smiling ones
-the narrowest is 0.783 (Face Research Lab London Set, measured 2026-11-20)."""
+the narrowest is 0.783 (Face Research Lab London Set)."""
 FRAMINGS = ((0.58, "close-up"), (0.3, "head and shoulders"), (0.15, "upper body"))
-"""Least height of the face relative to the picture's, and how such a picture is framed."""
+"""Least height of the face relative to the picture's, and the name of such a framing."""
 SURE_CLOTHES = 0.7
-"""Fraction of the pixels below the chin that must agree on a colour before it is named."""
+"""Fraction of the pixels below the chin that must agree on a colour before the caption names it."""
 
 
 class NoSuchCaption(HeadshotError):
@@ -45,7 +45,7 @@ class NoSuchCaption(HeadshotError):
 
 @dataclass(frozen=True)
 class View:
-    """What a caption is written from: a prepared picture and the face in it.
+    """The input of a caption: a prepared picture and the face in it.
 
     pixels: RGB, uint8, shape (H, W, 3) · points: (5, 2) px, eyes, nose, mouth corners, the viewer's left first ·
     box: (4,) x0, y0, x1, y1 px.
@@ -57,12 +57,12 @@ class View:
 
 
 def caption_of(view: View, instance: str, brief: bool, seen: str = "") -> str:
-    """The caption of a picture; what is unsure stays out.
+    """Return the caption of a picture; it leaves out what is uncertain.
 
     Args:
         instance: token and class word.
-        brief: only with the words that the embedded base was trained on.
-        seen: what a model saw in it, already cleaned, in place of clothes and background.
+        brief: use only words that the embedded base was trained on.
+        seen: a captioner's text, already filtered, in place of clothes and background.
     """
     aligned = recognition.align_face(view.pixels, view.points, measures.FACE_PX)
     pose = [expression(view.points), direction(view.points)]
@@ -72,7 +72,7 @@ def caption_of(view: View, instance: str, brief: bool, seen: str = "") -> str:
 
 
 def mirrored(caption: str) -> str:
-    """The caption of the mirrored picture: left and right change places.
+    """Return the caption of the mirrored picture: left and right change places.
 
     >>> mirrored("photo of ohwx man, looking left, bright lighting")
     'photo of ohwx man, looking right, bright lighting'
@@ -85,7 +85,7 @@ def mirrored(caption: str) -> str:
 
 
 def _turn(points: np.ndarray) -> float:
-    """Offset of the nose from the middle between eyes and mouth, in eye distances; above 0 to the viewer's right."""
+    """Return the nose's offset from the middle of eyes and mouth, in eye distances; above 0 to the viewer's right."""
     eyes = points[1] - points[0]
     distance = max(float(np.linalg.norm(eyes)), 1e-6)
     middle = (points[0] + points[1] + points[3] + points[4]) / 4
@@ -93,7 +93,7 @@ def _turn(points: np.ndarray) -> float:
 
 
 def direction(points: np.ndarray) -> str:
-    """Where a face looks, as the viewer sees it; empty when it is between straight and turned.
+    """Return the direction a face looks, as the viewer sees it; empty between straight and turned.
 
     Args:
         points: the face's five points, px, shape (5, 2).
@@ -111,7 +111,7 @@ def direction(points: np.ndarray) -> str:
 
 
 def expression(points: np.ndarray) -> str:
-    """Whether a face that is not turned smiles, by the width of its mouth; empty when it is in between or turned.
+    """Return "smiling" or "neutral expression" by the width of the mouth; empty in between, or if the face is turned.
 
     Args:
         points: the face's five points, px, shape (5, 2).
@@ -126,13 +126,13 @@ def expression(points: np.ndarray) -> str:
 
 
 def framing(view: View) -> str:
-    """How much of the person the picture shows; empty where the face is small in it."""
+    """Return how much of the person the picture shows; empty if the face is small in it."""
     share = (view.box[3] - view.box[1]) / view.pixels.shape[0]
     return next((words for least, words in FRAMINGS if share >= least), "")
 
 
 def light(picture: np.ndarray, aligned: np.ndarray) -> str:
-    """The light on a face; empty when it is nothing special.
+    """Return the light on a face; empty if it is nothing special.
 
     Args:
         picture: RGB, uint8, shape (H, W, 3).
@@ -150,7 +150,7 @@ def light(picture: np.ndarray, aligned: np.ndarray) -> str:
 
 
 def backdrop(image: np.ndarray) -> str:
-    """The background as its upper corners show it; empty when it is none of the plain ones.
+    """Return the background by its upper corners; empty if it is none of the plain ones.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -169,9 +169,9 @@ def backdrop(image: np.ndarray) -> str:
 
 
 def clothes(view: View) -> str:
-    """The colour of what is worn, from the two sides below the face; empty where it is unsure or out of the picture.
+    """Return the clothes' colour, from the two sides below the face; empty if uncertain or out of the picture.
 
-    Tones near skin, wood and sand are never sure, so they have no word.
+    Tones near skin, wood and sand are never certain, so they have no word.
     """
     height, width = view.pixels.shape[:2]
     wide, tall = view.box[2] - view.box[0], view.box[3] - view.box[1]
@@ -187,7 +187,7 @@ def clothes(view: View) -> str:
 
 
 def _colour_shares(patch: np.ndarray) -> dict[str, float]:
-    """Which fraction of a patch's pixels have a colour that can be named surely: name -> in [0, 1]."""
+    """Return the fraction of a patch's pixels in each colour that is certain: name -> in [0, 1]."""
     hue, colourful, bright = np.moveaxis(np.asarray(Image.fromarray(patch).convert("HSV"), np.float32), -1, 0)
     hue, strong = hue * 360 / 255, (colourful > 90) & (bright > 70)
     masks = {
@@ -206,7 +206,7 @@ def _colour_shares(patch: np.ndarray) -> dict[str, float]:
 
 
 def with_edits(folder: Path, dataset: Dataset) -> Dataset:
-    """The dataset with its captions as the .txt files have them now; an empty or missing file leaves the caption.
+    """Return the dataset with the current captions of the .txt files; an empty or missing file changes nothing.
 
     Args:
         folder: of the dataset, with its pictures and their .txt files.
@@ -220,7 +220,7 @@ def with_edits(folder: Path, dataset: Dataset) -> Dataset:
 
 
 def note_edits(run: Run) -> Dataset:
-    """Reads the .txt files of a finished dataset, and notes in its manifest which captions were edited, and to what.
+    """Read the .txt files of a finished dataset, and note the edited captions in its manifest.
 
     Raises:
         StageMissing: the dataset has not been built.
@@ -236,7 +236,7 @@ def note_edits(run: Run) -> Dataset:
 
 @locks.writes("edit_caption")
 def edit_caption(run: Run, file: str, text: str) -> TrainingPhoto:
-    """Replaces the caption of a training picture; it stays when the photos are prepared again.
+    """Replace the caption of a training picture; a later build keeps it.
 
     Args:
         file: the picture's name in the dataset, as in its manifest.

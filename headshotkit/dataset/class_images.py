@@ -1,4 +1,4 @@
-"""Class images: pictures of the class from the bare base, for prior preservation; made once, shared between runs."""
+"""Class images: pictures of the class from the bare base, for prior preservation; drawn once, shared between runs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from headshotkit.photos.files import png_bytes
 
 
 def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:
-    """The class images of a dataset, made or taken from those that an earlier run made.
+    """Return the class images of a dataset, drawn or taken from an earlier run.
 
     They are kept in the cache folder's class/, in a folder for each recipe: base, fingerprint of its weights, class
-    word, prompt, seed, size, steps, guidance and its share. Each PNG says in its text what made it; one that says
-    otherwise, or is damaged, is made again. A run links to them, or copies them where links can't be. What was
-    interrupted goes on.
+    word, prompt, seed, size, steps, guidance and its share. Each PNG's text records its recipe; a damaged PNG, or one
+    with another recipe, is drawn again. A run links to them, or copies them if links are impossible. An interrupted
+    run resumes.
 
     Args:
         folder: of the dataset; they go to its class/.
-        changes: what was given up because memory gave out; more is added to it.
+        changes: savings made after memory ran out; new ones are appended.
     Returns: their names, relative to `folder`.
     Raises:
-        BaseUnavailable: some are missing, and the base's weights can't be had.
+        BaseUnavailable: some are missing, and the base's weights can't be loaded.
         DiskFull, RunFolderError: they can't be written.
     """
     names = [f"class/{number:03d}.png" for number in range(config.class_images)]
     if all((folder / name).exists() for name in names):
         return names
-    family = None if weights_version(config.base) else load_family(config.base)  # loading brings the weights here
+    family = None if weights_version(config.base) else load_family(config.base)  # loading downloads the weights
     recipe = class_recipe(config)
     shelf = _shelf_of(recipe)
     for number, name in enumerate(runtime.progress(names, "class images")):
@@ -49,7 +49,7 @@ def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] 
 
 
 def missing_class_images(config: DatasetConfig) -> int:
-    """Return how many class images of a config the cache lacks; damaged ones count as there until they are read."""
+    """Return how many class images of a config the cache lacks; a damaged one counts as present until it is read."""
     if not config.class_images:
         return 0
     shelf = class_shelf(config)
@@ -57,7 +57,7 @@ def missing_class_images(config: DatasetConfig) -> int:
 
 
 def weights_version(base_name: str) -> str:
-    """What tells a base's weights from others: a sha256 for a folder, the hub's commit for a download; "" if not known.
+    """Return an id of a base's weights: a sha256 for a folder, the hub's commit for a download; "" if not known.
 
     Raises:
         UnknownBase: no base has that name.
@@ -74,7 +74,7 @@ def weights_version(base_name: str) -> str:
 
 
 def class_shelf(config: DatasetConfig) -> Path:
-    """The folder of the cache that holds the class images of a config."""
+    """Return the cache folder of a config's class images."""
     return _shelf_of(class_recipe(config))
 
 
@@ -83,7 +83,7 @@ def _shelf_of(recipe: dict[str, str]) -> Path:
 
 
 def class_recipe(config: DatasetConfig) -> dict[str, str]:
-    """What decides how the class images look, as text."""
+    """Return the settings that determine the class images, as text."""
     render = RenderConfig.for_base(config.base).wordless()
     facts = {
         "base": config.base,
@@ -100,7 +100,7 @@ def class_recipe(config: DatasetConfig) -> dict[str, str]:
 
 
 def _made_by(picture: Path, facts: dict[str, str]) -> bool:
-    """Whether a whole picture lies there that says the same of what made it."""
+    """Return whether an undamaged picture with the same recipe exists."""
     try:
         with Image.open(picture, formats=("PNG",)) as image:
             image.load()
@@ -110,7 +110,7 @@ def _made_by(picture: Path, facts: dict[str, str]) -> bool:
 
 
 def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
-    """Makes one class image. Two processes at once write the same, and neither sees the other's half."""
+    """Draw one class image. Two processes at once write the same, and neither reads the other's partial file."""
     size, steps = int(facts["size_px"]), int(facts["steps"])
     sampling = Sampling((size, size), steps, float(facts["guidance"]), float(facts["guidance_share"]))
     made = family.render([facts["prompt"]], [""], [int(facts["noise"])], sampling)
@@ -118,7 +118,7 @@ def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
 
 
 def _link(picture: Path, place: Path) -> None:
-    """Puts a class image into a run: as a hard link, or as a copy where the file system has no links."""
+    """Put a class image into a run: as a hard link, or as a copy if the file system has no links."""
     make_folder(place.parent)
     if place.exists():
         return

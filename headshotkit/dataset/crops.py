@@ -1,7 +1,7 @@
 """Crops: windows around the face in SDXL's shapes, any target size, for a whole folder or for the training pictures.
 
 Does what BIRME (birme.net) does in a browser: the whole folder to one size, cut around a focal point, as JPEG or PNG
-of a chosen quality. The focal point is the face, which stays whole, and no metadata of a photo survives.
+of a chosen quality. The focal point is the face, which stays whole; a photo's metadata is removed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from headshotkit.faces import recognition
 from headshotkit.photos.files import Unreadable, find_photos, plain_name, png_bytes, read_photo
 
 FACE_HEIGHT_IN_CROP = 0.54
-"""Where the face's middle lies in the crop, from the top: a little below the middle leaves room for hair."""
+"""Height of the face's middle in the crop, from the top: a little below the middle leaves room for hair."""
 BUCKETS = {aspect: SDXL_SIZES_PX[aspect] for aspect in ASPECTS}
 """Aspect of a crop -> SDXL's size (width, height) px for it."""
 SDXL_PX = 1024
 FRACTIONS = {"head-and-shoulders": 0.45, "face": 0.7, "whole": 0.0}
-"""What a crop shows -> height of the face relative to the picture's; 0: as much of the photo as the shape allows."""
+"""Content of a crop -> height of the face relative to the picture's; 0: as much of the photo as the shape allows."""
 FORMATS = ("jpg", "png")
 
 Window = tuple[int, int, int, int]
@@ -42,22 +42,22 @@ Side = Annotated[int, Range(64, 8192)]
 
 @dataclass(frozen=True)
 class CropConfig(Config):
-    """How a folder is cropped."""
+    """Settings for cropping a folder."""
 
     size_px: Side = SDXL_PX
-    """Size, px: the picture has about size_px x size_px pixels, in the shape that `aspect` says; 64 to 8192."""
+    """Size, px: the picture has about size_px x size_px pixels, in the shape of `aspect`; 64 to 8192."""
     aspect: Annotated[str, OneOf((*ASPECTS, "auto"))] = "1:1"
     """Shape, width to height: one of ASPECTS, or auto: for each photo the one that cuts least."""
     exact_px: tuple[Side, ...] = ()
-    """Width and height, px, in place of size_px and aspect; empty: those count."""
+    """Width and height, px, in place of size_px and aspect; empty: use those."""
     what: Annotated[str, OneOf(FRACTIONS)] = "head-and-shoulders"
-    """What is shown: head-and-shoulders, face, or whole (as much of the photo as the shape allows)."""
+    """Content: head-and-shoulders, face, or whole (as much of the photo as the shape allows)."""
     format: Annotated[str, OneOf(FORMATS)] = "jpg"
     """jpg or png."""
     quality: Annotated[int, Range(1, 100)] = 92
     """JPEG quality, 1 to 100; higher is better. PNG loses nothing."""
     enlarge: bool = True
-    """Enlarges where the photo has too few pixels, and says so; off: such a photo is refused with its numbers."""
+    """Enlarge a photo with too few pixels, and report it; off: refuse such a photo with its numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,10 +71,10 @@ class CropConfig(Config):
 
 @dataclass(frozen=True)
 class Cropped(Record):
-    """What became of one photo. `reason` says why nothing did; then `file` is empty.
+    """The result for one photo. `reason` is why there is no picture; then `file` is empty.
 
-    `size_px` is the picture's (width, height); `window_px` what was cut from the photo (left, top, width, height);
-    `factor` picture px for each photo px, above 1 where it was enlarged; `face` whether a face decided the window.
+    `size_px` is the picture's (width, height); `window_px` the window cut from the photo (left, top, width, height);
+    `factor` picture px for each photo px, above 1 if enlarged; `face` whether a face determined the window.
     """
 
     photo: str
@@ -88,15 +88,15 @@ class Cropped(Record):
 
 
 class CropRefused(HeadshotError):
-    """A photo can be read, but not be cropped as it is wanted."""
+    """A photo can be read, but not cropped as requested."""
 
 
 def crop_folder(photos: Path, out: Path, config: CropConfig | None = None) -> list[Cropped]:
-    """Crops every photo of a folder; what can't be cropped is listed with its reason, and the others are done.
+    """Crop every photo of a folder; a photo that can't be cropped is listed with its reason.
 
     Args:
         photos: the folder; it is only read.
-        out: where the pictures go, one a photo, named like it. A picture of that name is replaced.
+        out: folder of the pictures, one a photo, named like it. A picture of that name is replaced.
     Returns: one record a photo, in the order of their names.
     Raises:
         NoPhotos: the folder is missing or holds no photo.
@@ -116,13 +116,13 @@ def crop_folder(photos: Path, out: Path, config: CropConfig | None = None) -> li
 
 
 def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
-    """A file name that no earlier photo of the folder has taken: a.jpg and a.png become a.jpg and a-2.jpg."""
+    """Return a file name that no earlier photo of the folder has: a.jpg and a.png become a.jpg and a-2.jpg."""
     names = (f"{stem}{f'-{n}' if n > 1 else ''}.{suffix}" for n in itertools.count(1))
     return next(name for name in names if name.casefold() not in taken)
 
 
 def _crop_file(path: Path, target: Path, config: CropConfig) -> Cropped:
-    """Reads, cuts and writes one photo."""
+    """Read, cut and write one photo."""
     image = read_photo(path)
     height, width = image.shape[:2]
     found = recognition.detect_faces(image)
@@ -141,14 +141,14 @@ def _crop_file(path: Path, target: Path, config: CropConfig) -> Cropped:
 
 
 def _jpeg_bytes(picture: Image.Image, quality: int) -> bytes:
-    """A picture as JPEG with full colour resolution and no metadata at all."""
+    """Return a picture as JPEG with full colour resolution and no metadata."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
 def size_options(text: str | None) -> dict:
-    """The settings that a size on the command line stands for.
+    """Return the settings for a size on the command line.
 
     Raises:
         BadConfig: it is neither a number of px nor WIDTHxHEIGHT.
@@ -169,14 +169,14 @@ def size_options(text: str | None) -> dict:
 def choose_size(
     width: int, height: int, box: np.ndarray, fraction: float, config: CropConfig
 ) -> tuple[str, tuple[int, int]]:
-    """The aspect and the size (width, height) px of a photo's crop; with `auto` the shape that cuts least.
+    """Return the aspect and the size (width, height) px of a photo's crop; `auto` is the shape that cuts least.
 
     Args:
         width, height: of the photo, px.
         box: the face's x0, y0, x1, y1, px, shape (4,).
         fraction: as in `face_window`.
     Raises:
-        CropRefused: in none of the wanted shapes the face stays whole.
+        CropRefused: none of the wanted shapes holds the whole face.
     """
     if config.exact_px:
         sizes = {f"{config.exact_px[0]}x{config.exact_px[1]}": config.exact_px}
@@ -194,7 +194,7 @@ def choose_size(
 
 
 def bucket_size(aspect: str, size_px: int) -> tuple[int, int]:
-    """The size (width, height) px of an aspect, scaled from SDXL's; multiples of 8.
+    """Return the size (width, height) px of an aspect, scaled from SDXL's; multiples of 8.
 
     >>> bucket_size("4:5", 1024), bucket_size("4:5", 512), bucket_size("1:1", 128)
     ((896, 1152), (448, 576), (128, 128))
@@ -205,7 +205,7 @@ def bucket_size(aspect: str, size_px: int) -> tuple[int, int]:
 
 
 def kept_share(width: int, height: int, size: tuple[int, int]) -> float:
-    """Fraction of a photo that the largest window of a shape holds, in (0, 1].
+    """Return the fraction of a photo that the largest window of a shape holds, in (0, 1].
 
     >>> round(kept_share(300, 400, (832, 1216)), 3), kept_share(300, 400, (1024, 1024))
     (0.912, 0.75)
@@ -215,14 +215,14 @@ def kept_share(width: int, height: int, size: tuple[int, int]) -> float:
 
 
 def face_window(width: int, height: int, box: np.ndarray, fraction: float, size: tuple[int, int]) -> Window:
-    """The window of a wanted shape in which the face has a wanted height, moved and shrunk to fit the photo.
+    """Return the window of a shape that gives the face a wanted height, moved and shrunk to fit the photo.
 
     Args:
         width, height: of the photo, px.
         box: the face's x0, y0, x1, y1, px, shape (4,).
         fraction: face height / height of the window, in (0, 1]; 0: the largest window.
         size: (width, height) that it will be scaled to; decides the shape.
-    Returns: (left, top, width, height) px; inside the photo, with the whole face where the shape lets it.
+    Returns: (left, top, width, height) px; inside the photo, with the whole face if the shape allows.
 
     >>> face_window(400, 300, np.array([150, 100, 210, 180]), 0.5, (64, 64))
     (100, 54, 160, 160)
@@ -244,14 +244,14 @@ def face_window(width: int, height: int, box: np.ndarray, fraction: float, size:
 
 
 def holds(window: Window, box: np.ndarray, width: int, height: int) -> bool:
-    """Whether a window holds all of a face that the photo has; a px at each side may be lost to rounding."""
+    """Return whether a window holds all of a photo's face; rounding may cost a px at each side."""
     left, top, wide, tall = window
     seen = np.clip(box, 0, [width, height, width, height])
     return bool((seen[:2] >= [left - 1, top - 1]).all() and (seen[2:] <= [left + wide + 1, top + tall + 1]).all())
 
 
 def cut(image: np.ndarray, window: Window, size: tuple[int, int]) -> Image.Image:
-    """A window of a photo, scaled to a size (width, height) px.
+    """Cut a window from a photo and scale it to a size (width, height) px.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -261,7 +261,7 @@ def cut(image: np.ndarray, window: Window, size: tuple[int, int]) -> Image.Image
 
 
 def line_of_crop(crop: Cropped) -> str:
-    """What became of one photo, in a line; a name that is not UTF-8 is shown with replaced letters.
+    """Return the result for one photo in a line; a name that is not UTF-8 is shown with replaced letters.
 
     >>> line_of_crop(Cropped("a.png", "a.jpg", "1:1", (64, 64), (0, 0, 32, 32), 2.0, True))
     'a.png: a.jpg, 64 x 64 px (1:1); enlarged 2.00 times, for the photo has only 32 x 32 px there'

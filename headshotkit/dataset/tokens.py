@@ -1,8 +1,8 @@
-"""The rare token: which word may name the person, and which ones mean something to the base already.
+"""The rare token: which word may name the person, and which ones have a meaning for the base already.
 
-Rarity is read from the tokenizer. Byte-pair encoding makes its vocabulary by merging the most frequent pair of
-pieces again and again (Sennrich et al. 2016, arXiv:1508.07909), so the order of the merges is the order of their
-frequency; CLIP numbers its tokens in that order (openai/CLIP, simple_tokenizer.py: 512 bytes, then the merges).
+Rarity is read from the tokenizer. Byte-pair encoding builds its vocabulary by merging the most frequent pair of
+pieces again and again (Sennrich et al. 2016, arXiv:1508.07909), so the merges are in the order of their frequency;
+CLIP numbers its tokens in that order (openai/CLIP, simple_tokenizer.py: 512 bytes, then the merges).
 Rarest of all are leftovers: pieces that were merged only to build one longer word, which then got a token of its own.
 Language models hardly train such tokens (Land and Bartolo 2024, arXiv:2405.05417).
 """
@@ -37,35 +37,35 @@ WHAT_NEXT = "Choose one with: headshotkit token, or keep the default {default!r}
 
 @dataclass(frozen=True)
 class TokenScore(Record):
-    """How fit a token is to name a person. Every measure is better the nearer to 0; -1 is not measured.
+    """A token's suitability to name a person. Every measure is better the nearer to 0; -1 is not measured.
 
-    `alone` and `leftover_of` come from the tokenizer, the others from what the base draws and encodes.
+    `alone` and `leftover_of` come from the tokenizer, the rest from the base's pictures and encodings.
     """
 
     token: str
     id: int
     rank: int
-    """Number of the merge that made it; of tokens that no longer word took up, the larger the rarer."""
+    """Number of its merge; among tokens that no longer word contains, the larger the rarer."""
     alone: float
-    """At most how often the tokenizer's texts held it as a token of its own; 1 is the last merge of all."""
+    """Upper bound of its unigram frequency in the tokenizer's texts; 1 is the last merge of all."""
     leftover_of: str = ""
-    """The word that took it up first; empty when none did."""
+    """The first word that contains it; empty if none does."""
     moved: float = -1.0
-    """How far it moves the base's pictures; 1 is as far as another seed."""
+    """Distance that it moves the base's pictures; 1 is as far as another seed."""
     sameness: float = -1.0
-    """How much less the pictures differ from each other with it than without, in [0, 1]; a known face is high."""
+    """Loss of variety among the pictures with it, in [0, 1]; a known face is high."""
     name_likeness: float = -1.0
-    """How much nearer a name is to it than any plain word, as a difference of cosines of encoded prompts, 0 or more."""
+    """Nearness of a name to it, less that of the nearest plain word, in cosines of encoded prompts, 0 or more."""
     nearest_name: str = ""
 
     @property
     def trouble(self) -> float:
-        """Sum of the measures; the best token has least."""
+        """Return the sum of the measures; the best token has the lowest."""
         measured = (self.moved, self.sameness, self.name_likeness)
         return self.alone + sum(max(0.0, value) for value in measured)
 
     def explain(self) -> str:
-        """Why this one, in plain words."""
+        """Return the reasons for this token, in plain words."""
         words = f"'{self.token}' is one token (number {self.id}) for each tokenizer"
         known = known_tokens().get(self.token)
         words += f", but known as: {known}." if known else ", and in no list of words or names."
@@ -81,19 +81,19 @@ class TokenScore(Record):
 
 @runtime.frees_memory
 def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Sequence[str] = ()) -> list[TokenScore]:
-    """The tokens that mean least to a base, best first.
+    """Return the tokens with the least meaning for a base, best first.
 
-    The rarest `candidates` tokens that no list knows are tried on the bare base. On the embedded base that is real
+    The rarest `candidates` tokens that no list holds are tried on the bare base. On the embedded base that is real
     but weak: its text encoders were trained on some 60 words, so every other token is a random vector to it, names
     too. On SDXL it has not been tried.
 
     Args:
         candidates: how many of the rarest tokens to try, 1 or more; about 2 s each with the embedded base.
         seed: seed of the pictures.
-        also: further tokens to measure beside them, whatever they mean.
+        also: further tokens to measure as well, whatever they mean.
     Raises:
         UnknownBase: no base has that name.
-        BaseUnavailable: its weights can't be had.
+        BaseUnavailable: its weights can't be loaded.
         BadConfig: `candidates` is below 1, `seed` is below 0, one of `also` is several pieces, or the base has other
             tokenizers than CLIP.
     """
@@ -115,13 +115,13 @@ def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Se
 
 
 def rank_tokens(tokenizers: Sequence, also: Sequence[str] = ()) -> list[TokenScore]:
-    """All tokens that may name a person, rarest first; only the tokenizers are asked.
+    """Return all tokens that may name a person, rarest first, by the tokenizers only.
 
     They are whole words of 3 to 6 small letters, have one number in all tokenizers, and are in no list.
 
     Args:
         tokenizers: of one base, with byte-pair vocabularies.
-        also: tokens to include whatever the lists say.
+        also: tokens to include whatever the lists hold.
     """
     vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
     merges, suffix = _merges(tokenizers[0])
@@ -145,13 +145,13 @@ def rank_tokens(tokenizers: Sequence, also: Sequence[str] = ()) -> list[TokenSco
 
 
 def measure_tokens(scores: list[TokenScore], family: Family, seed: int = 0) -> list[TokenScore]:
-    """The tokens with what the bare base makes of them filled in, best first.
+    """Measure tokens on the bare base and return them, best first.
 
     Each is drawn with the same few seeds as the prompt without it. Pictures are compared at 32 px, so that pose,
     colours and shape count and grain does not.
 
     Args:
-        seed: seed that the pictures' noise comes from.
+        seed: seed of the pictures' noise.
     """
     bare = _draw(family, BARE, seed)
     another_seed = _apart(bare, [np.roll(bare, shift, axis=0) for shift in range(1, SEEDS)])
@@ -172,7 +172,7 @@ def measure_tokens(scores: list[TokenScore], family: Family, seed: int = 0) -> l
 
 
 def token_table(scores: list[TokenScore]) -> str:
-    """A line a token, in the given order; the sum decides, and least is best."""
+    """Return a line a token, in the given order; the lowest sum is best."""
     lines = [f"{'token':<8}{'alone':>8}{'moved':>8}{'alike':>8}{'name':>8}{'sum':>8}  left over from"]
     for score in scores:
         values = (score.alone, score.moved, score.sameness, score.name_likeness, score.trouble)
@@ -181,13 +181,13 @@ def token_table(scores: list[TokenScore]) -> str:
 
 
 def check_token(word: str, tokenizers: Sequence | None = None) -> int:
-    """Refuses words that can't name a person: several pieces, words, names, brands and the like. Loads no model.
+    """Refuse words that can't name a person: several pieces, words, names, brands and the like. Loads no model.
 
     Args:
-        tokenizers: of the base; None is CLIP's vocabulary as the embedded base has it, which all SDXL bases share.
+        tokenizers: of the base; None is the embedded base's CLIP vocabulary, which all SDXL bases share.
     Returns: the token's number.
     Raises:
-        BadConfig: it is not one token, not of 3 to 6 small letters, or known as something; the error says which.
+        BadConfig: it is not one token, not of 3 to 6 small letters, or in a list; the error says which.
 
     >>> check_token("ohwx")
     47993
@@ -211,14 +211,14 @@ def check_token(word: str, tokenizers: Sequence | None = None) -> int:
 
 @lru_cache(maxsize=1)
 def known_tokens() -> dict[str, str]:
-    """What short tokens are already: token -> kinds, such as "surname, place"; source and licence in tokens.txt."""
+    """Return the known short tokens: token -> kinds, such as "surname, place"; source and licence in tokens.txt."""
     lines = [line for line in KNOWN.read_text(encoding="ascii").splitlines() if not line.startswith("#")]
     groups = [line.split(": ", 1) for line in lines]
     return {word: kinds for kinds, words in groups for word in words.split()}
 
 
 def _pieces_checked(word: str, tokenizers: Sequence) -> int:
-    """The number of a word for the first tokenizer; raises BadConfig when it is several pieces for any."""
+    """Return a word's number in the first tokenizer; raise BadConfig if it is several pieces for any."""
     numbers = []
     for tokenizer in tokenizers:
         pieces = tokenizer.tokenize(word)
@@ -234,13 +234,13 @@ def _pieces_checked(word: str, tokenizers: Sequence) -> int:
 
 
 def _merges(tokenizer) -> tuple[list[tuple[str, str]], str]:
-    """A byte-pair tokenizer's merges in their order, and the mark of a word's end."""
+    """Return a byte-pair tokenizer's merges in their order, and the mark of a word's end."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     return [tuple(pair) for pair in model["merges"]], model["end_of_word_suffix"]
 
 
 def _draw(family: Family, prompt: str, seed: int) -> np.ndarray:
-    """What the base draws: float32, 0 to 255, shape (SEEDS, 32, 32, 3)."""
+    """Draw pictures with the base: float32, 0 to 255, shape (SEEDS, 32, 32, 3)."""
     preset = RenderConfig.for_base(family.base.name).wordless()
     seeds = [runtime.seed_for(seed, number) for number in range(SEEDS)]
     size = min(preset.size_px, MOST_PX)
@@ -249,14 +249,14 @@ def _draw(family: Family, prompt: str, seed: int) -> np.ndarray:
 
 
 def _apart(pictures: np.ndarray, others: list[np.ndarray]) -> float:
-    """Mean absolute difference of pictures to each of the others' in the same place, grey levels."""
+    """Return the mean absolute difference of pictures to each of `others` at the same index, grey levels."""
     return float(np.mean([np.abs(pictures - other).mean() for other in others]))
 
 
 def _likeness(words: list[str], family: Family) -> dict[str, tuple[float, str]]:
-    """How much nearer each word is to a name than to any plain word, and the nearest name.
+    """Return how much nearer each word is to a name than to any plain word, and the nearest name.
 
-    Nearness is the cosine of the encoded prompts, after the mean of all prompts is taken away.
+    Nearness is the cosine of the encoded prompts, after the mean of all prompts is subtracted.
     """
     names, plain = _common("common first name", "famous person"), _common("word")
     every = list(dict.fromkeys([*words, *names, *plain]))
@@ -275,7 +275,7 @@ def _likeness(words: list[str], family: Family) -> dict[str, tuple[float, str]]:
 
 @lru_cache
 def _common(*kinds: str) -> list[str]:
-    """The most frequent tokens of CLIP's vocabulary that are of one of these kinds before all, COMPARED at most."""
+    """Return the most frequent tokens of CLIP's vocabulary whose first kind is one of these, COMPARED at most."""
     vocabulary = load_tokenizers("mini")[0].get_vocab()
     of_kind = [word for word, known in known_tokens().items() if known.split(", ")[0] in kinds]
     return sorted(of_kind, key=lambda word: vocabulary[f"{word}</w>"])[:COMPARED]

@@ -1,7 +1,7 @@
 """Model families: the only place that holds diffusion parts and [-1, 1] tensors.
 
-`train`, `render` and `evaluate` speak to a `Family` and never name one. A new family is one module here and one
-line in `FAMILIES`. It can train LoRA by that alone; what else it can train it names in `METHODS` (see `methods`).
+`train`, `render` and `evaluate` use a `Family` and never name one. A new family is one module here and one line in
+`FAMILIES`. That alone lets it train LoRA; its module names its other training methods in `METHODS` (see `methods`).
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ TOKENIZERS = {
 CHANGES = "memory_changes"
 """The manifests' name for a family's `changes`."""
 EMPTY_TOKENIZER = 200
-"""Tokens; transformers 5 makes a tokenizer of its special ones, 2 to 104, without an error, where files are missing."""
+"""Fewest tokens of a real tokenizer. Where files are missing, transformers 5 builds one of 2 to 104 special tokens."""
 
 
 class Condition(dict):
-    """What a denoiser is told of N prompts: name -> tensor with N rows, on the CPU, float32 (counts: int64)."""
+    """The conditioning of N prompts: name -> tensor with N rows, on the CPU, float32 (counts: int64)."""
 
     @property
     def count(self) -> int:
-        """N, the number of prompts."""
+        """Return N, the number of prompts."""
         return len(next(iter(self.values())))
 
     def pick(self, places: list[int]) -> Condition:
-        """The rows of some prompts, in that order."""
+        """Return the rows of some prompts, in that order."""
         return Condition({name: tensor[places] for name, tensor in self.items()})
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn.
+    """The settings that pictures are drawn with.
 
     size_px: (width, height) · steps: of the sampler · guidance: classifier-free guidance scale, 1 is none ·
     guidance_share: fraction of the steps that are guided, the first ones, in [0, 1] · sampler: one of
-    `config.SAMPLERS` · word_guidance, word_every: as RenderConfig's · names: how prompts name the person, what the
-    bare base is told instead, and how nearly all photos look; word guidance needs them.
+    `config.SAMPLERS` · word_guidance, word_every: as RenderConfig's · names: the prompts' name for the person, the
+    class prompt for the base model, and the usual expression; base-model guidance needs them.
     """
 
     size_px: tuple[int, int]
@@ -70,13 +70,13 @@ class Sampling:
 
     @classmethod
     def of(cls, config: RenderConfig, size_px: tuple[int, int], names: Names = NOBODY) -> Sampling:
-        """As a RenderConfig says, in the size (width, height) px; names as `Lora.names`."""
+        """Return the settings of a RenderConfig for the size (width, height) px; names as `Lora.names`."""
         drawn = (config.steps, config.guidance, config.guidance_share, config.sampler)
         return cls(size_px, *drawn, config.word_guidance, config.word_every, names)
 
     @property
     def guided_steps(self) -> int:
-        """So many steps compute the prompt and the negative prompt; the others the prompt alone.
+        """Return the number of guided steps, which compute both prompts; later steps compute the prompt alone.
 
         >>> Sampling((256, 256), 25, 5.0, 0.6).guided_steps
         15
@@ -85,15 +85,15 @@ class Sampling:
 
     @property
     def worded(self) -> bool:
-        """Whether the bare base's sense of the words is added; only where it is known how prompts name the person."""
+        """Return whether base-model guidance is added; it needs to know how prompts name the person."""
         return self.word_guidance > 1 and bool(self.names.person)
 
 
 class Family(Protocol):
-    """What a stage needs of a base. Images are RGB PIL pictures; tensors never leave the family but as opaque values.
+    """The interface of a base for the stages. Images are RGB PIL pictures; only the family looks into its tensors.
 
     The two halves are used one after the other: encode (then `free_encoders`), and train or render. `render` encodes
-    prompts that are new to it, but a family may have to load its text encoders again for that, so a caller with several
+    prompts that are new, but a family may have to load its text encoders again for that. So a caller with several
     batches gives all prompts to `encode_prompts` first.
     """
 
@@ -102,57 +102,57 @@ class Family(Protocol):
     dtype: Any
     dtype_reason: str
     forwards: int
-    """Rows that the denoiser has computed for pictures so far: two a picture and guided step, one in the others."""
+    """Rows that the denoiser has computed for pictures so far: two a picture in a guided step, one in another step."""
     decoding: str
-    """How the last pictures came out of their latents: whole, or in parts, and then why."""
+    """How the last latents were decoded: whole, or in parts with the reason."""
     changes: list[dict]
-    """What was given up because memory gave out, each with why; a stage puts its manifest's own list here."""
+    """Savings made after memory ran out, each with its reason; a stage puts its manifest's own list here."""
 
     def encode_images(self, images: list[Image]) -> Any:
-        """Latents of pictures, float32 on the CPU, shape (N, C, h, w)."""
+        """Return the latents of pictures, float32 on the CPU, shape (N, C, h, w)."""
 
     def encode_prompts(self, prompts: list[str]) -> Condition:
-        """What the denoiser is told for each prompt."""
+        """Return the conditioning of each prompt."""
 
     def free_encoders(self) -> None:
-        """Gives the memory of the encoders back; encoding is over."""
+        """Free the encoders' memory; encoding is over."""
 
     def add_lora(self, rank: int, alpha: int, targets: str, seed: int) -> list:
-        """Puts a new LoRA into the denoiser and returns its parameters, float32, the only ones that train."""
+        """Put a new LoRA into the denoiser; return its parameters, float32, the only ones that train."""
 
     def use_checkpointing(self) -> None:
-        """Trades time for memory: activations are computed again in the backward pass."""
+        """Trade time for memory: compute activations again in the backward pass."""
 
     def loss(
         self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any,
         weights: Any = None,
     ) -> Any:  # fmt: skip
-        """Denoising loss for each picture, shape (N,), differentiable in the LoRA's parameters.
+        """Return the denoising loss of each picture, shape (N,), differentiable in the LoRA's parameters.
 
         `sizes`: (original height, original width, crop top, crop left, target height, target width) px a picture.
-        `weights`: how much each latent position counts, (N, 1, h, w), mean 1 a picture; None: all alike.
+        `weights`: of each latent position, (N, 1, h, w), mean 1 a picture; None: all equal.
         """
 
     def lora_state(self) -> dict:
-        """The LoRA's tensors by their names in the denoiser."""
+        """Return the LoRA's tensors by their names in the denoiser."""
 
     def load_lora_state(self, state: dict) -> None:
-        """Takes over tensors from `lora_state`."""
+        """Load tensors from `lora_state`."""
 
     def layer_weight(self, layer: str) -> Any:
-        """The base's own weight of a layer that a LoRA is put on, float32 on the CPU; asked before there is a LoRA."""
+        """Return the base's own weight of a layer for a LoRA, float32 on the CPU; call it before `add_lora`."""
 
     def lora_file(self, metadata: dict[str, str]) -> bytes:
-        """The LoRA as a safetensors file that diffusers loads, with metadata."""
+        """Return the LoRA as a safetensors file that diffusers loads, with metadata."""
 
     def use_lora(self, path: Path, scale: float) -> None:
-        """Loads a LoRA file for rendering, at a strength; loading another takes the first one's place."""
+        """Load a LoRA file for rendering, at a scale, in place of an earlier one."""
 
     def use_few_steps(self, few: Any) -> None:
-        """Puts a LoRA for drawing in a few steps, a `FewSteps` of its bases, into the base; asked of those alone."""
+        """Put a distilled LoRA, one of the base's `FewSteps`, into the base."""
 
     def drop_few_steps(self) -> None:
-        """The base as it was; what LoRA it draws with is to be said again."""
+        """Restore the base without the distilled LoRA; call `use_lora` again after that."""
 
     def render(
         self,
@@ -162,18 +162,18 @@ class Family(Protocol):
         sampling: Sampling,
         on_step: Callable[[], None] | None = None,
     ) -> list[Image]:
-        """One picture a prompt; its noise comes from its own seed alone.
+        """Draw one picture a prompt; its noise depends only on its own seed.
 
-        `on_step` is called after every sampler step; what it raises ends the drawing.
+        `on_step` is called after every sampler step; an exception from it ends the drawing.
         """
 
 
 def load_family(base_name: str) -> Family:
-    """Loads a base with the code of its family.
+    """Load a base with the code of its family.
 
     Raises:
         UnknownBase: no base has that name.
-        BaseUnavailable: its weights are not here and can't be downloaded.
+        BaseUnavailable: its weights are not on this machine and can't be downloaded.
         NotEnoughMemory: the host can't hold them.
     """
     base = find_base(base_name)
@@ -185,11 +185,11 @@ def load_family(base_name: str) -> Family:
 
 
 def load_tokenizers(base_name: str) -> list:
-    """The tokenizers that read a base's prompts, in a second or two: no weights are loaded, and no torch.
+    """Load the tokenizers that read a base's prompts, in a second or two: no weights, and no torch.
 
     Raises:
         UnknownBase: no base has that name.
-        BaseUnavailable: they are not here and can't be downloaded.
+        BaseUnavailable: they are not on this machine and can't be downloaded.
     """
     transformers = runtime.import_whole("transformers")
     base = find_base(base_name)
@@ -214,7 +214,7 @@ def load_tokenizers(base_name: str) -> list:
 
 
 def base_wanted(base: Base) -> hub.Wanted:
-    """Return what is wanted of the hub for a base: all that its pipeline names."""
+    """Return the files of a base to fetch from the hub: all that its pipeline names."""
     title, otherwise = f"the weights of base {base.name!r}", "use the embedded base: --base mini"
     return hub.Wanted(base.source, title, otherwise, size_gb=base.download_gb, gated=base.gated)
 
@@ -231,7 +231,7 @@ def weights_here(base_name: str) -> bool:
 
 
 def weights_place(base: Base) -> str:
-    """A base's weights as diffusers wants them named: a folder, or a hub id.
+    """Return the place of a base's weights as diffusers reads it: a folder, or a hub id.
 
     Raises:
         BaseUnavailable: the base is the embedded one, and its folder is missing.
@@ -249,7 +249,7 @@ def weights_place(base: Base) -> str:
 
 
 def check_size(base: Base, size_px: int, factor: int) -> None:
-    """Refuses a side of a picture that the base can't make.
+    """Refuse a side of a picture that the base can't draw.
 
     Raises:
         BadConfig: the size is not a multiple of what the autoencoder and the denoiser divide it by.

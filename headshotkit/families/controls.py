@@ -1,6 +1,6 @@
-"""What a picture can be drawn from besides its prompt: a photo, a photo's edges, a refiner for the last steps.
+"""Guides besides the prompt: a photo, a photo's edges, a refiner for the last steps.
 
-A family that can do it names a class of `Controls` in its module, as `CONTROLS`; where it names none, it is refused.
+A family that supports them names a class of `Controls` in its module, as `CONTROLS`; any other family refuses them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from headshotkit.families import Family, Sampling
 
 @dataclass(frozen=True)
 class Guide:
-    """What a picture is drawn from besides its prompt.
+    """The guides of a picture besides its prompt.
 
-    photo: image-to-image begins with it, RGB, of the picture's size · strength: how much of the way from noise is gone,
-    in (0, 1]: 1 forgets the photo · edges: a ControlNet obeys them, as `Controls.edges_of` makes them · edge_scale: how
-    much, 0 not at all · refined: share of the noise levels, the lowest, that the refiner draws, in [0, 1).
+    photo: image-to-image begins with it, RGB, of the picture's size · strength: share of the denoising that is done,
+    in (0, 1]: 1 forgets the photo · edges: for the ControlNet, as `Controls.edges_of` returns them · edge_scale:
+    their weight, 0 is none · refined: share of the noise levels, the lowest, that the refiner draws, in [0, 1).
     """
 
     photo: Image | None = None
@@ -33,10 +33,10 @@ class Guide:
 
 
 class Controls(Protocol):
-    """A loaded family's other ways to draw; they share its parts, its LoRA as well."""
+    """A loaded family's guided drawing; it shares the family's parts and its LoRA."""
 
     def edges_of(self, photo: Image, size_px: tuple[int, int]) -> Image:
-        """The edges of a photo, white on black, as the ControlNet reads them for a picture of (width, height) px."""
+        """Return a photo's edges, white on black, as the ControlNet reads them for a picture of (width, height) px."""
 
     def render(
         self,
@@ -47,7 +47,7 @@ class Controls(Protocol):
         guide: Guide,
         on_step: Callable[[], None] | None = None,
     ) -> list[Image]:
-        """One picture a prompt, as `Family.render` draws them, guided as well.
+        """Draw one picture a prompt, as `Family.render` does, with the guides as well.
 
         Raises:
             BaseUnavailable: the ControlNet or the refiner can't be loaded.
@@ -56,7 +56,7 @@ class Controls(Protocol):
 
 
 def load_controls(family: Family) -> Controls:
-    """A family's other ways to draw; their weights are loaded when they are first used.
+    """Return a family's guided drawing; its weights are loaded at first use.
 
     Raises:
         BadConfig: the family has none.

@@ -1,4 +1,4 @@
-"""What SDXL costs and how fast machines are: the figures that the planner reckons with, each with its source.
+"""The costs of SDXL and the speeds of machines: the planner's figures, each with its source.
 
 Costs were counted by `counting`, rates were calibrated from public measurements. Nothing here was measured on a T4.
 """
@@ -20,13 +20,13 @@ KINDS = ("forward", "decode", "encode", "text", "step_half_norms", *STEPS, *(f"m
 steps (LoRA: attention), a LoRA's also with norms in float16; those of the embedded base (LoRA: all layers, float32)."""
 SIZES_PX = (512, 768, 1024)
 SIZES_OF = {"text": (1024,), **{f"mini_{step}": (192, 256) for step in STEPS}}
-"""Sizes that a kind was counted at, where they aren't SIZES_PX."""
+"""Sizes that a kind was counted at, if not SIZES_PX."""
 
 
 def step_kind(method: str, checkpointing: bool, mini: bool = False) -> str:
-    """Which of KINDS a training step of SDXL or of the embedded base is, as `families` makes it.
+    """Return the one of KINDS that a training step of SDXL or of the embedded base is, as `families` runs it.
 
-    Checkpointed ones were counted with norms in float32, so take a little less.
+    Checkpointed ones were counted with norms in float32, so they take a little less.
 
     >>> step_kind("lora", False), step_kind("pivotal", True, mini=True)
     ('step_half_norms', 'mini_pivotal_checkpointed')
@@ -39,14 +39,14 @@ def step_kind(method: str, checkpointing: bool, mini: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """TFLOP of one call, most GiB alive in it (weights included), GiB of its weights alone."""
+    """TFLOP of one call, peak GiB of its live tensors (weights included), GiB of its weights."""
 
     tflop: float
     peak_gib: float
     weights_gib: float
 
 
-# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting`, 2026-11-20 and 21,
+# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting`, with
 # torch 2.13.0, diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan.py counts them again.
 COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("forward", 512): (1.589, 4.821, 4.782),
@@ -106,10 +106,10 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
 
 
 def cost(kind: str, px: int = 1024, batch: int = 1, family: str = "sdxl") -> Cost:
-    """A counted cost; FLOPs and the memory beyond weights and DreamBooth's gradients grow with the batch.
+    """Return a counted cost; FLOPs and the memory beyond weights and DreamBooth's gradients grow with the batch.
 
     Args:
-        kind: one of KINDS, of the other families one of `costs_flow.FLOW_KINDS`.
+        kind: one of KINDS; for the other families one of `costs_flow.FLOW_KINDS`.
         px: side of the square picture, one of SIZES_PX, or of SIZES_OF for some kinds.
         batch: pictures at once.
         family: "sdxl", or a flow-matching one of `costs_flow`.
@@ -133,11 +133,11 @@ def cost(kind: str, px: int = 1024, batch: int = 1, family: str = "sdxl") -> Cos
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a machine is and what it holds. A pair is (central, pessimistic).
+    """The speed and the memory of a machine. A pair is (central, pessimistic).
 
-    `memory_gib`: what a process can use; 0 is not known, so not checked. `render_tflops`, `train_tflops`: TFLOP/s that
-    SDXL's U-Net reaches. `fixed_s`: seconds a picture beside the U-Net with a float16 VAE; `fixed_fp32_s`: with the
-    float32 one, as the public measurement has it. `setup`: whether packages and weights have to be brought first.
+    `memory_gib`: available to a process; 0 is unknown, so not checked. `render_tflops`, `train_tflops`: TFLOP/s that
+    SDXL's U-Net reaches. `fixed_s`: seconds a picture outside the U-Net with a float16 VAE; `fixed_fp32_s`: with the
+    float32 one, as in the public measurement. `setup`: whether packages and weights have to be fetched first.
     """
 
     name: str
@@ -150,22 +150,22 @@ class Rates:
     setup: bool = True
 
     def seconds(self, stage: str, tflop: float) -> tuple[float, float]:
-        """Seconds that work of the U-Net takes, central and pessimistic; stage is "train" or "generate"."""
+        """Return the seconds of U-Net work, central and pessimistic; stage is "train" or "generate"."""
         rates = self.train_tflops if stage == "train" else self.render_tflops
         return tuple(tflop / rate for rate in rates)
 
 
 def public_seconds(rates: Rates, steps: int, guided: bool, px: int = 1024) -> float:
-    """Seconds of one picture as the public benchmark takes them: stock pipeline, float32 VAE, batch 1."""
+    """Return the seconds of a picture in the public benchmark's setting: stock pipeline, float32 VAE, batch 1."""
     tflop = steps * cost("forward", px, batch=2 if guided else 1).tflop
     return rates.seconds("generate", tflop)[0] + rates.fixed_fp32_s
 
 
 BLOG = "huggingface.co/blog/lcm_lora (2023-11-09), SDXL 25 steps and LCM 4 steps, batch 1"
 OVERHEAD_S = 0.5
-"""Seconds a picture for the loop and the PNG; estimate, 2026-11-20."""
+"""Seconds a picture for the loop and the PNG; estimate."""
 PESSIMISTIC = 0.8
-"""Rates may be so much lower than their central value; estimate after a T4's 8 of 10 TFLOP/s in training."""
+"""Pessimistic rate relative to the central one; estimate after a T4's 8 of 10 TFLOP/s in training."""
 TRAIN_SHARE = 10 / 17.2
 """Training's TFLOP/s relative to rendering's where only rendering was measured; estimate after the T4."""
 GUIDED_25_STEPS, LCM_4_STEPS = 50, 4
@@ -173,7 +173,7 @@ GUIDED_25_STEPS, LCM_4_STEPS = 50, 4
 
 
 def calibrate(name: str, memory_gib: float, seconds_25: float, seconds_lcm: float) -> Rates:
-    """Rates from the two public measurements of one machine: two equations, two unknowns.
+    """Compute rates from the two public measurements of one machine: two equations, two unknowns.
 
     The T4's come out as 17.2 TFLOP/s and 6.8 s; training there reaches about 10 (8 to 13).
     """
@@ -192,7 +192,7 @@ def calibrate(name: str, memory_gib: float, seconds_25: float, seconds_lcm: floa
 GPUS = {
     rates.name: rates
     for rates in (
-        # 14.7 of 16 GB are usable on Colab's T4 (facts of this project, 2026-11-20); of the others 92 %, an estimate.
+        # 14.7 of 16 GB are usable on Colab's T4; of the other GPUs' memory 92 %, an estimate.
         calibrate("t4", 14.7, 26.5, 8.4),
         calibrate("a100", 74.0, 3.8, 1.2),
         calibrate("rtx3090", 22.0, 7.0, 1.4),
@@ -204,7 +204,7 @@ GPUS = {
 
 
 def gpu_named(name: str) -> tuple[str, str]:
-    """Which of GPUS a GPU is by the name that CUDA gives it, and why: (one of GPUS, reason).
+    """Return the one of GPUS that fits the name that CUDA gives a GPU, and why: (one of GPUS, reason).
 
     >>> gpu_named("Tesla T4")[0], gpu_named("NVIDIA A100-SXM4-40GB")[0], gpu_named("NVIDIA GeForce RTX 3090")[0]
     ('t4', 'a100', 'rtx3090')
@@ -218,36 +218,35 @@ def gpu_named(name: str) -> tuple[str, str]:
 
 
 def rates_of(name: str) -> Rates | None:
-    """The rates of a GPU by the name that CUDA gives it, which may stand in a sentence; None where there are none.
+    """Return the rates of a GPU whose CUDA name a text holds; None if no rates are known.
 
     >>> rates_of("CUDA is there: Tesla T4").name, rates_of("no GPU was found")
     ('t4', None)
     """
     words = name.lower().replace("-", " ").split()
-    plain = "".join(words)  # a short name counts as a word alone, for it may be in another
+    plain = "".join(words)  # a short name must be a whole word: it may be part of another name
     fits = {known: known.removeprefix("rtx") in words or (len(known) > 3 and known in plain) for known in GPUS}
     return next((GPUS[known] for known, is_it in fits.items() if is_it), None)
 
 
 MINI_STEP_S = {256: (0.26, 0.40), 192: (0.17, 0.26)}
-"""Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. 2026-11-20, when the same latents
-were of 128 px (257 s for 1,000); at 3/4 of the size a step takes 0.66 of that by process time (0.162 and 0.246 s, one
-core, four each, in turns)."""
+"""Seconds of a LoRA step of the embedded base, batch 4, on two cores, by size in px. Measured at 256 px: 257 s for
+1,000. At 3/4 of the size a step takes 0.66 of that by process time (0.162 and 0.246 s on one core)."""
 MINI_STEP_FIXED = {256: 0.2, 192: 0.31}
 """Share of such a step that a smaller batch does not save: hundreds of small operations. It follows from the two sizes
 of MINI_STEP_S, whose FLOPs are 1.77 to 1."""
 MINI_METHOD_STEP_S = {"lora": 0.26, "dreambooth": 0.32, "textual-inversion": 0.21, "pivotal": 0.31}
-"""Method -> seconds of a step there, batch 4. Processor time of one thread, median of 8 steps, 2026-11-20: 0.263,
-0.322, 0.213, 0.308; the LoRA's is that of MINI_STEP_S, which was measured by the clock on free cores."""
+"""Method -> seconds of a step there, batch 4. Processor time of one thread, median of 8 steps: 0.263, 0.322, 0.213,
+0.308; the LoRA's is that of MINI_STEP_S, which was measured by the clock on free cores."""
 MINI_STEP_PICTURES = 4
 MINI_HEADSHOT_S = (1.0, 1.8)
-"""Seconds of a 256 px headshot of 20 sampler steps there, batch 8, words in every third step, judging included: by the
-clock 33 and 35 s for 35 in two runs of `make demo` on free cores, 2026-11-21. Pessimistic: process time of one thread,
-1.77 s for each of 24."""
+"""Seconds of a 256 px headshot of 20 sampler steps there, batch 8, base-model guidance in every third step, judging
+included: by the clock 33 and 35 s for 35 headshots on free cores. Pessimistic: process time of one thread, 1.77 s for
+each of 24."""
 MINI_DRAWING_GIB, MINI_STEP_GIB = 0.9, 0.25
-"""GiB beside the weights that a picture of 1024 px takes on the embedded base: drawn with guidance and decoded; in a
+"""GiB besides the weights that a picture of 1024 px takes on the embedded base: drawn with guidance and decoded; in a
 training step. Drawing was measured (README), the step follows from COUNTED's at 256 px."""
 MINI_WORD_PASSES = 1 + 2 / 3
-"""Denoiser passes a sampler step there, where guidance by words acts: three in every third step."""
+"""Denoiser passes a sampler step there with base-model guidance: three in every third step."""
 SCORE_S, MINI_SCORE_S = (0.3, 0.6), (0.1, 0.2)
-"""Seconds of scoring a picture by both recognisers, on the CPU beside a GPU and beside the embedded base; estimates."""
+"""Seconds of scoring a picture by both recognisers, on a GPU machine's CPU and with the embedded base; estimates."""

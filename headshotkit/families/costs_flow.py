@@ -1,7 +1,7 @@
-"""What the flow-matching bases cost: counted figures, apart from SDXL's, for none of these bases was ever run whole.
+"""The costs of the flow-matching bases: counted figures, apart from SDXL's, as none of these bases was ever run whole.
 
-Bytes and FLOPs were counted by `counting_flow` on the published configs; how fast a GPU is with them is estimated from
-SDXL's rates. Nothing here was measured.
+Bytes and FLOPs were counted by `counting_flow` on the published configs. The GPUs' speed is estimated from SDXL's
+rates. Nothing here was measured.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 FLOW_KINDS = ("forward", "step", "step_checkpointed", "decode", "encode", "text")
 FLOW_SIZES_PX = (512, 768, 1024)
 WORDS = {"flux": 512, "flux2": 512, "zimage": 128}
-"""Text tokens that a denoiser reads: the first two are always filled up; Z-Image reads a caption's own, at most about
-128 with the chat's frame."""
+"""Text tokens that a denoiser reads: the first two pad to this number; Z-Image reads only a caption's own, about
+128 at most with the chat template."""
 PASSES = {"flux": 1, "flux2": 2, "zimage": 2}
-"""Denoiser passes of a guided sampler step; FLUX.1's guidance is distilled into one. FLUX.2 makes its two in turn."""
+"""Denoiser passes of a guided sampler step: FLUX.1's guidance is distilled into one. FLUX.2 runs its two in turn."""
 TOGETHER = {"flux": 1, "flux2": 1, "zimage": 2}
-"""How many of them are one batch, so in memory together."""
+"""Passes that are one batch, so in memory together."""
 NF4_SLOWER = (1.1, 1.3)
-"""Time with NF4 relative to float16 weights, central and pessimistic; estimate, 2026-11-20: turning FLUX.1's
-weights to float16 moves 4.5 bytes a weight, 5 % of a pass on a T4 of 320 GB/s, and its kernel is not perfect."""
+"""Time with NF4 relative to float16 weights, central and pessimistic; estimate: turning FLUX.1's weights to float16
+moves 4.5 bytes a weight, 5 % of a pass on a T4 of 320 GB/s, and its kernel is not perfect."""
 
-# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting_flow`, 2026-11-20,
-# torch 2.13.0, diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan_flow.py counts
-# some of them again.
+# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting_flow`, with torch 2.13.0,
+# diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan_flow.py counts some of them again.
 COUNTED_FLOW: dict[tuple[str, str, int], tuple[float, float, float]] = {
     ("flux2", "forward", 512): (10.173, 2.218, 1.862),
     ("flux2", "forward", 768): (19.738, 2.375, 1.862),

@@ -1,4 +1,4 @@
-"""What a pipeline is told besides the prompts: which steps are guided, which sampler draws, how latents are decoded."""
+"""Options of a pipeline besides the prompts: guided steps, the sampler, base-model guidance, decoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headshotkit.families import Condition, Sampling, frugal
 from headshotkit.families.costs import cost
 
 CUT = ("prompt_embeds", "add_text_embeds", "add_time_ids")
-"""What StableDiffusionXLPipeline holds twice while it guides: for the negative prompts, then for the prompts."""
+"""Tensors of which StableDiffusionXLPipeline holds two while it guides: of the negative prompts, then the prompts."""
 
 
 def draw(
@@ -56,7 +56,7 @@ def draw(
 
 
 def guidance_options(sampling: Sampling, on_step: Callable[[], None] | None = None) -> dict:
-    """The options of a StableDiffusionXLPipeline that guide the first steps and give the U-Net the prompts alone then.
+    """Return StableDiffusionXLPipeline's options for guiding the first steps; later ones compute only the prompts.
 
     `on_step` is called after every step.
 
@@ -73,27 +73,27 @@ def guidance_options(sampling: Sampling, on_step: Callable[[], None] | None = No
             on_step()
         if not cuts or step != guided - 1:
             return tensors
-        pipeline._guidance_scale = 1.0  # where the pipeline reads whether it guides
+        pipeline._guidance_scale = 1.0  # the pipeline reads from it whether to guide
         return {name: tensors[name].chunk(2)[1] for name in CUT}
 
     return scale | {"callback_on_step_end": after_step, "callback_on_step_end_tensor_inputs": list(CUT)}
 
 
 class WordGuidance:
-    """While it is entered, adds to what a U-Net predicts what the bare base makes of the prompts' words.
+    """Base-model guidance: while entered, it adds the bare base's response to the words to a U-Net's prediction.
 
     prediction + (strength - 1) * (bare(words) - bare(plain)), the difference computed in every n-th step. A LoRA that
-    was trained on a dozen photos draws the person's usual expression and background whatever it is told; the bare base
-    still knows the words. The difference of its two predictions holds nothing of a person, so identity stays. Where a
+    was trained on a dozen photos draws the person's usual expression and background whatever the prompt; the bare base
+    still follows the words. The difference of its two predictions holds nothing of a person, so identity stays. If a
     prompt asks for another expression than nearly all photos show, (strength - 1) * (bare(words) - bare(the same words
-    with the usual expression)) is added as well, for the LoRA took that one for a part of the person.
+    with the usual expression)) is added as well: the LoRA learned that expression as part of the person.
 
     Args:
         unet: the U-Net that draws.
         bare: enters a context that gives the base's own U-Net, which may be the same one with other weights.
-        told: the N prompts with a class word in the person's place, N times that class word alone, and a row for each
-            of `unusual` with the usual expression.
-        unusual: places of the prompts that ask for another expression than the usual one.
+        told: the N prompts with a class word for the person, N times that class word alone, and a row for each of
+            `unusual` with the usual expression.
+        unusual: indices of the prompts that ask for another expression than the usual one.
     Source: predictions of several conditions added up, Liu et al. 2022, arXiv:2206.01714.
     """
 
@@ -112,8 +112,8 @@ class WordGuidance:
         self.hook.remove()
 
     def _after(self, _: torch.nn.Module, inputs: tuple, told: dict, predicted: tuple) -> tuple | None:
-        """The U-Net's prediction, of the prompts or of negative prompts and prompts, with the words' part added."""
-        if self.comparing:  # it is the bare base's own, in the same U-Net
+        """Add the words' part to the U-Net's prediction, of the prompts or of negative prompts and prompts."""
+        if self.comparing:  # this is the bare base's prediction, in the same U-Net
             return None
         if self.step % self.every == 0:
             self.push = self.strength * self._difference(inputs[0], inputs[1], told["added_cond_kwargs"]["time_ids"])
@@ -121,7 +121,7 @@ class WordGuidance:
         return (predicted[0] + self.push.repeat(len(predicted[0]) // self.count, 1, 1, 1), *predicted[1:])
 
     def _difference(self, latents: torch.Tensor, time: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """What the words change in the bare base's prediction of the last N latents, shape (N, C, h, w)."""
+        """Return what the words change in the bare base's prediction of the last N latents, shape (N, C, h, w)."""
         rows = [*range(self.count)] * 2 + self.unusual
         facts = {"text_embeds": self.pooled, "time_ids": ids[-self.count :][rows]}
         self.comparing = True
@@ -138,7 +138,7 @@ class WordGuidance:
 
 @contextmanager
 def sampling_by(pipeline: StableDiffusionXLPipeline, sampler: str, base: str) -> Iterator[None]:
-    """Has a sampler draw, one of `config.SAMPLERS`; afterwards the pipeline has the base's own again.
+    """Draw with a sampler, one of `config.SAMPLERS`, and restore the base's own afterwards.
 
     Raises:
         BadConfig: the sampler does not suit what the base predicts.
@@ -152,7 +152,7 @@ def sampling_by(pipeline: StableDiffusionXLPipeline, sampler: str, base: str) ->
 
 
 def scheduler_for(usual: SchedulerMixin, sampler: str, base: str) -> SchedulerMixin:
-    """The scheduler of a sampler, one of `config.SAMPLERS`, for a base with that usual one.
+    """Return the scheduler of a sampler, one of `config.SAMPLERS`, for a base with that usual one.
 
     Raises:
         BadConfig: the sampler does not suit what the base predicts.
@@ -172,10 +172,10 @@ def scheduler_for(usual: SchedulerMixin, sampler: str, base: str) -> SchedulerMi
 
 
 def karras_dpm(usual: SchedulerMixin, base: str) -> DPMSolverMultistepScheduler:
-    """DPM++ 2M on Karras' noise levels for a base with that scheduler.
+    """Return DPM++ 2M on Karras' noise levels for a base with that scheduler.
 
     Raises:
-        BadConfig: the base predicts neither noise nor velocity, or starts from pure noise, an endless level.
+        BadConfig: the base predicts neither noise nor velocity, or starts from pure noise, an infinite level.
     """
     kind, endless = usual.config.prediction_type, usual.config.get("rescale_betas_zero_snr", False)
     if kind not in ("epsilon", "v_prediction") or endless:
@@ -188,7 +188,7 @@ def karras_dpm(usual: SchedulerMixin, base: str) -> DPMSolverMultistepScheduler:
 
 
 def decode(family, latents: list[torch.Tensor], size_px: tuple[int, int]) -> list[Image.Image]:
-    """The pictures of an SDXL family's latents, as its stock pipeline decodes them; each tensor of the list by itself.
+    """Decode an SDXL family's latents as its stock pipeline does, each tensor of the list by itself.
 
     Raises:
         OutOfMemory, NotFinite: as `frugal.coded` and `frugal.demand_finite`.
@@ -207,7 +207,7 @@ def decode(family, latents: list[torch.Tensor], size_px: tuple[int, int]) -> lis
 
 
 def fit_decoding(vae: AutoencoderKL, size_px: tuple[int, int], pictures: int) -> str:
-    """Has the autoencoder decode by the memory that is free, and returns how, with the reason where not whole."""
+    """Set up the autoencoder for the free memory; return how it decodes, with the reason if not whole."""
     how = decoding_for(runtime.free_gpu_gib(), size_px, pictures, vae.dtype.itemsize)
     (vae.disable_slicing if how == "whole" else vae.enable_slicing)()
     tiles = how.startswith("tiles") and frugal.can_tile(vae)
@@ -216,10 +216,10 @@ def fit_decoding(vae: AutoencoderKL, size_px: tuple[int, int], pictures: int) ->
 
 
 def decoding_for(free_gib: float | None, size_px: tuple[int, int], pictures: int, itemsize: int) -> str:
-    """How to decode: whole where the memory allows all pictures at once, else slices (a picture at a time) or tiles.
+    """Return how to decode: whole if the memory holds all pictures at once, else slices (a picture at a time) or tiles.
 
     Args:
-        free_gib: of the GPU; None where there is none, so that the host's memory counts, of which there is enough.
+        free_gib: of the GPU; None without a GPU: the host has enough memory.
         itemsize: bytes of a number in the autoencoder.
 
     >>> decoding_for(2.0, (1024, 1024), 1, 2), decoding_for(2.0, (1024, 1024), 4, 2)

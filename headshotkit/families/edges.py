@@ -1,4 +1,4 @@
-"""Edges of a picture, as a ControlNet is told them, and how well another picture obeys them."""
+"""Edges of a picture, as a ControlNet reads them, and how well another picture follows them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 LOW, HIGH = 60, 150
-"""Canny's thresholds on the gradient of 8-bit brightness: from HIGH on an edge begins, down to LOW it goes on."""
+"""Canny's thresholds on the gradient of 8-bit brightness: an edge begins at HIGH and goes on down to LOW."""
 REACH_PX = 1
-"""So far beside its place an edge still counts as obeyed, px."""
+"""Largest distance at which an edge still counts as matched, px."""
 
 
 def find_edges(picture: Image.Image, size_px: tuple[int, int] | None = None) -> Image.Image:
-    """White edges on black, one px wide.
+    """Return white edges on black, one px wide.
 
     Args:
         picture: RGB.
-        size_px: (width, height) that it is brought to first, for thin lines don't survive scaling; None: as it is.
-    Source: Canny 1986, doi:10.1109/TPAMI.1986.4767851, as OpenCV has it.
+        size_px: (width, height) to resize it to first, as thin lines don't survive scaling; None: as it is.
+    Source: Canny 1986, doi:10.1109/TPAMI.1986.4767851, as in OpenCV.
     """
     import cv2
 
@@ -27,12 +27,12 @@ def find_edges(picture: Image.Image, size_px: tuple[int, int] | None = None) -> 
 
 
 def edge_agreement(picture: Image.Image, edges: Image.Image) -> float:
-    """How well a picture has the wanted edges: F1 of the edge px that lie within REACH_PX of each other.
+    """Return how well a picture has the wanted edges: F1 of the edge px that lie within REACH_PX of each other.
 
     Args:
-        picture: RGB, any size; it is brought to the edges' size.
-        edges: as `find_edges` gives them.
-    Returns: in [0, 1], unitless; higher is more alike; 0 where one of both has no edges.
+        picture: RGB, any size; it is resized to the edges' size.
+        edges: as `find_edges` returns them.
+    Returns: in [0, 1], unitless; higher is more alike; 0 if either has no edges.
     Source: Martin et al. 2004, doi:10.1109/TPAMI.2004.1273918, with a fixed reach in place of their matching.
 
     >>> lines = Image.new("RGB", (8, 8))
@@ -47,6 +47,6 @@ def edge_agreement(picture: Image.Image, edges: Image.Image) -> float:
 
 
 def _near(lines: np.ndarray) -> np.ndarray:
-    """Which px lie within REACH_PX of a line."""
+    """Return a mask of the px within REACH_PX of a line."""
     wide = Image.fromarray(lines.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * REACH_PX + 1))
     return np.asarray(wide) > 0

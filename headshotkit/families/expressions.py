@@ -6,7 +6,7 @@ SMILING, NEUTRAL = EXPRESSIONS = ("smiling", "neutral expression")
 
 
 def with_expression(prompt: str, expression: str) -> str:
-    """The prompt with that expression in place of the one that it names; where it names none, it stays as it is.
+    """Return the prompt with its expression replaced; a prompt that names none stays as it is.
 
     >>> with_expression("photo of a man, neutral expression, looking left", "smiling")
     'photo of a man, smiling, looking left'

@@ -1,8 +1,8 @@
-"""What the flow-matching families share: caching, the loss, the LoRA, rendering; `flow_parts` loads.
+"""The common parts of the flow-matching families: caching, the loss, the LoRA, rendering; `flow_parts` loads.
 
-The denoiser is a transformer that is asked for the velocity from picture to noise: noise - latents (rectified flow,
-Liu et al. 2022, arXiv:2209.03003). Which noise levels are trained follows Esser et al. 2024, arXiv:2403.03206: logit-
-normal, then shifted towards noise as the scheduler's config says, more for larger pictures.
+The denoiser is a transformer that predicts the velocity from picture to noise: noise - latents (rectified flow, Liu et
+al. 2022, arXiv:2209.03003). The trained noise levels follow Esser et al. 2024, arXiv:2403.03206: logit-normal, then
+shifted towards noise as the scheduler's config says, more for larger pictures.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from headshotkit.families.lora_files import (
 )
 
 PREFIX = "transformer."
-"""Of the LoRA's names in its file, as diffusers has it."""
+"""Prefix of the LoRA's names in its file, as in diffusers."""
 EDGE = 1e-4
-"""Noise levels keep so far from 0 and 1, where the logit-normal density vanishes."""
+"""Least distance of noise levels from 0 and 1, where the logit-normal density vanishes."""
 
 
 class FlowFamily(FlowParts):
-    """One loaded flow-matching base. See `Family` for what each method promises.
+    """One loaded flow-matching base. `Family` describes its methods.
 
-    A family also says the layers with a LoRA as a regular expression over their full names, how many latents a side
-    make one token, whether negative prompts count, and five methods: `_encode_prompt`, `_normalise`, `_velocity`,
-    `_told` and `_decodable`.
+    A subclass defines the layers with a LoRA as a regular expression over their full names, the latents a side of one
+    token, whether negative prompts count, and five methods: `_encode_prompt`, `_normalise`, `_velocity`, `_told` and
+    `_decodable`.
     """
 
     layers: dict[str, str]
@@ -84,14 +84,14 @@ class FlowFamily(FlowParts):
         return Condition({name: torch.cat([self.encoded[prompt][name] for prompt in prompts]) for name in names})
 
     def _make_room_for_texts(self) -> None:
-        """Drops a denoiser that comes back as it was, with its LoRA, when it is needed; not one that is trained."""
+        """Drop a denoiser that can be loaded again with its LoRA; never one that is being trained."""
         is_trained = self._has_lora() and self.lora_in_use is None
         if self.transformer is not None and not is_trained:
             self.transformer = self.pipeline = None
             runtime.free_memory()
 
     def _has_lora(self) -> bool:
-        """Whether there is a denoiser with a LoRA in it: one of a file, or one that is trained."""
+        """Return whether the denoiser has a LoRA: one from a file, or one in training."""
         return bool(getattr(self.transformer, "peft_config", None))
 
     def free_encoders(self) -> None:
@@ -121,11 +121,11 @@ class FlowFamily(FlowParts):
         generator: torch.Generator,
         weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As `Family.loss`; `sizes` are not told to these denoisers. Without autocast, for each stock class decides by
-        the dtype it is given where to clamp; peft computes the float32 LoRA in float32 and gives the base's dtype back.
+        """Compute `Family.loss`; these denoisers don't read `sizes`. There is no autocast: stock classes clamp by their
+        input's dtype, and peft computes the float32 LoRA in float32 and returns the base's dtype.
 
         Raises:
-            BadConfig: min-SNR is on, which weights predictions of noise.
+            BadConfig: min-SNR is on, which weights noise predictions.
         """
         if config.min_snr_gamma:
             raise BadConfig(
@@ -145,7 +145,7 @@ class FlowFamily(FlowParts):
         return (error if weights is None else error * weights.to(self.device)).mean((1, 2, 3))
 
     def noise_levels(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Noise levels to train at, in (0, 1), 1 is noise alone; shape (N,). A batch covers them evenly."""
+        """Draw noise levels to train at, in (0, 1), 1 is pure noise; shape (N,). A batch covers them evenly."""
         n, _, height, width = latents.shape
         spread = (torch.arange(n) + torch.rand(n, generator=generator)) / n
         plain = torch.special.ndtri(spread.clamp(EDGE, 1 - EDGE)).sigmoid()
@@ -185,7 +185,7 @@ class FlowFamily(FlowParts):
         self.lora_in_use = path, scale
 
     def _need_pipeline(self) -> None:
-        """The stock pipeline, with the LoRA that was asked for last."""
+        """Build the stock pipeline, with the LoRA of the last `use_lora`."""
         super()._need_pipeline()
         if self.lora_in_use and not self._has_lora():
             load_lora_file(self.pipeline, *self.lora_in_use, self.base)
@@ -217,7 +217,7 @@ class FlowFamily(FlowParts):
                 height=sampling.size_px[1],
                 num_inference_steps=sampling.steps,
                 callback_on_step_end=self._after_step(len(places), sampling, on_step),
-                output_type="latent",  # the autoencoder may be of another dtype, which the pipelines don't expect
+                output_type="latent",  # the autoencoder's dtype may differ, which the pipelines don't expect
             ).images
 
         made = torch.cat(frugal.in_parts(self, len(prompts), sampling.size_px, draw))
@@ -227,7 +227,7 @@ class FlowFamily(FlowParts):
         return self.processor.postprocess(torch.cat(pixels), output_type="pil")
 
     def _after_step(self, pictures: int, sampling: Sampling, on_step: Callable[[], None] | None) -> Callable:
-        """What the pipeline calls after each step: counts rows, calls `on_step`, and ends guidance after its share."""
+        """Return the pipeline's callback: it counts rows, calls `on_step`, and ends guidance after its share."""
 
         def after_step(pipeline, step: int, _, tensors: dict) -> dict:
             guided = self.uses_negatives and step < sampling.guided_steps
@@ -235,13 +235,13 @@ class FlowFamily(FlowParts):
             if on_step:
                 on_step()
             if self.uses_negatives and step == sampling.guided_steps - 1:
-                pipeline._guidance_scale = 0.0  # where these pipelines read whether they guide
+                pipeline._guidance_scale = 0.0  # these pipelines read from it whether to guide
             return tensors
 
         return after_step
 
     def _check_sampling(self, sampling: Sampling) -> None:
-        """Raises BadConfig for samplers of noise levels that flow matching does not have, and for word guidance."""
+        """Raise BadConfig for base-model guidance, and for samplers that flow matching does not have."""
         if sampling.word_guidance > 1:
             raise BadConfig(
                 f"word_guidance is {sampling.word_guidance}, base {self.base.name!r} draws by flow matching.",
@@ -255,25 +255,25 @@ class FlowFamily(FlowParts):
                 "Set RenderConfig.sampler to base.",
             )
 
-    # --- what a family says --------------------------------------------------------------------------------------
+    # --- what a family defines -----------------------------------------------------------------------------------
 
     def _encode_prompt(self, prompt: str) -> Condition:
-        """What the denoiser is told of one prompt, by `self.texts`; tensors of one row."""
+        """Return the conditioning of one prompt, from `self.texts`; tensors of one row."""
         raise NotImplementedError
 
     def _normalise(self, raw: torch.Tensor) -> torch.Tensor:
-        """The autoencoder's latents as the denoiser wants them."""
+        """Scale the autoencoder's latents for the denoiser."""
         raw = raw - self.vae.config.shift_factor
         return raw * self.vae.config.scaling_factor
 
     def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, told: Condition) -> torch.Tensor:
-        """The denoiser's answer, noise - latents, in the shape of `noisy`; `levels` (N,) in (0, 1)."""
+        """Predict noise - latents, in the shape of `noisy`; `levels` (N,) in (0, 1)."""
         raise NotImplementedError
 
     def _told(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
-        """The pipeline's arguments for prompts, negative prompts and guidance (1 is off)."""
+        """Return the pipeline's arguments for prompts, negative prompts and guidance (1 is off)."""
         raise NotImplementedError
 
     def _decodable(self, made: torch.Tensor, size_px: tuple[int, int]) -> torch.Tensor:
-        """What the pipeline makes, as the autoencoder decodes it."""
+        """Convert the pipeline's latents for the autoencoder."""
         return made / self.vae.config.scaling_factor + self.vae.config.shift_factor

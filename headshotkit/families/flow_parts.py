@@ -1,7 +1,7 @@
-"""The parts of a flow-matching base: each is loaded when it is needed, never text encoders beside a denoiser.
+"""The parts of a flow-matching base, each loaded when needed; text encoders and denoiser are never loaded together.
 
-Text encoders are as large as the denoiser here, so they go as soon as the denoiser works. A caller that renders in
-batches gives all its prompts to `encode_prompts` first.
+Text encoders are as large as the denoiser here, so they are dropped before the denoiser works. A caller that renders
+in batches gives all its prompts to `encode_prompts` first.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SAFE = {"use_safetensors": True}
 
 
 class FlowParts:
-    """Text encoders, autoencoder, denoiser and the stock pipeline of one base; None where they are not loaded.
+    """Text encoders, autoencoder, denoiser and the stock pipeline of one base; None while not loaded.
 
-    A family says the classes, which parts of the pipeline read text, and for which of these NF4 pays.
+    A subclass names the classes, the parts of the pipeline that read text, and those of them for which NF4 pays.
     """
 
     pipeline_class: type
@@ -42,7 +42,7 @@ class FlowParts:
         self.texts = self.vae = self.transformer = self.pipeline = None
 
     def _load(self, load, **options):
-        """Loads one part, quietly.
+        """Load one part, quietly.
 
         Raises:
             BaseUnavailable: it can't be loaded.
@@ -51,7 +51,7 @@ class FlowParts:
             return load(self.place, **options)
 
     def _need_texts(self) -> None:
-        """The text encoders, in a pipeline of their own."""
+        """Load the text encoders, in a pipeline of their own."""
         if self.texts is None:
             options = dtype_option(self.precision.side_dtype) | SAFE | {"transformer": None, "vae": None}
             if self.precision.nf4:
@@ -66,7 +66,7 @@ class FlowParts:
             self.vae = self._load(self.vae_class.from_pretrained, subfolder="vae", **options).to(self.device).eval()
 
     def _need_transformer(self) -> None:
-        """The denoiser; the text encoders make room for it."""
+        """Load the denoiser, after dropping the text encoders."""
         self._free_texts()
         if self.transformer is None:
             options = dtype_option(self.dtype) | SAFE
@@ -76,7 +76,7 @@ class FlowParts:
             self.transformer = self._made_safe(loaded.to(self.device).eval().requires_grad_(False))
 
     def _need_pipeline(self) -> None:
-        """The stock pipeline around denoiser and autoencoder, without text encoders."""
+        """Build the stock pipeline around denoiser and autoencoder, without text encoders."""
         self._need_transformer()
         self._need_vae()
         if self.pipeline is None:
@@ -86,7 +86,7 @@ class FlowParts:
             self.pipeline.set_progress_bar_config(disable=True)
 
     def _made_safe(self, transformer: torch.nn.Module) -> torch.nn.Module:
-        """The denoiser with what it needs to stay finite in its dtype; diffusers' FLUX classes clamp by themselves."""
+        """Return the denoiser, kept finite in its dtype if needed; diffusers' FLUX classes clamp by themselves."""
         return transformer
 
     def _free_texts(self) -> None:

@@ -1,4 +1,4 @@
-"""The FLUX.1 family: FluxPipeline, such as FLUX.1 [dev]. T5 tells the words, CLIP the whole; 2 x 2 latents a token."""
+"""The FLUX.1 family: FluxPipeline, such as FLUX.1 [dev]. T5 encodes words, CLIP the whole; a token is 2 x 2 latents."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from headshotkit.families import Condition
 from headshotkit.families.flow_matching import FlowFamily
 
 TRAIN_GUIDANCE = 1.0
-"""What a guidance-distilled base is told in training: to follow the picture and exaggerate nothing. Source: the
+"""Guidance value of a guidance-distilled base in training: follow the picture and exaggerate nothing. Source: the
 examples of diffusers' train_dreambooth_lora_flux.py."""
 ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
 
 
 class FluxFamily(FlowFamily):
-    """One loaded FLUX.1 base. Its guidance is distilled: told as a number, so negative prompts have no effect."""
+    """One loaded FLUX.1 base. Its distilled guidance is an input number, so negative prompts have no effect."""
 
     pipeline_class, transformer_class = FluxPipeline, FluxTransformer2DModel
     text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")

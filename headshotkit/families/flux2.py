@@ -1,4 +1,4 @@
-"""The FLUX.2 [klein] family: Flux2KleinPipeline. Qwen3 tells the words; a latent is a token."""
+"""The FLUX.2 [klein] family: Flux2KleinPipeline. Qwen3 encodes the words; a token is one latent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from headshotkit.families.flow_matching import FlowFamily
 
 DOUBLE = r"transformer_blocks\.\d+"
 SINGLE = r"single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)"
-"""A single block's attention and feed-forward are one matrix in and one out, so both targets train both."""
+"""A single block's attention and feed-forward share one matrix in and one out, so both targets train both."""
 
 
 class Flux2Family(FlowFamily):
-    """One loaded FLUX.2 [klein] base that is not distilled: guidance is classifier-free, with negative prompts."""
+    """One loaded FLUX.2 [klein] base, not distilled: guidance is classifier-free, with negative prompts."""
 
     pipeline_class, transformer_class, vae_class = Flux2KleinPipeline, Flux2Transformer2DModel, AutoencoderKLFlux2
     text_parts = ("text_encoder", "tokenizer")
@@ -29,7 +29,7 @@ class Flux2Family(FlowFamily):
         return Condition(text=self.texts.encode_prompt(prompt, device=self.device)[0].float().cpu())
 
     def _normalise(self, raw: torch.Tensor) -> torch.Tensor:
-        """Patched, and normed by the statistics that the autoencoder keeps; shape (N, 4 C, h / 2, w / 2)."""
+        """Patch, and normalise by the autoencoder's statistics; shape (N, 4 C, h / 2, w / 2)."""
         norm = self.vae.bn
         mean, spread = norm.running_mean, (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
         patched = Flux2KleinPipeline._patchify_latents(raw)

@@ -1,7 +1,7 @@
-"""Drawing and coding in less memory where it gives out, and nothing but finite numbers out of it.
+"""Draw and code in less memory after it ran out, and return only finite numbers.
 
-What was given up for memory is noted in the family's `changes`; a stage shares its manifest's list with the family, so
-an interrupted stage goes on with what it had come to.
+Each saving is noted in the family's `changes`. A stage shares its manifest's list with the family, so an interrupted
+stage resumes with the same savings.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from headshotkit.core.errors import NotFinite, OutOfMemory
 from headshotkit.families import weighing
 
 AT_ONCE, CODING = "pictures_at_once", "autoencoder"
-"""What a change may be of: how many pictures are drawn together at most; how the autoencoder works."""
+"""The kinds of change: the most pictures drawn at once; the autoencoder's mode."""
 SLICES, TILES, FLOAT32 = "slices", "tiles", "float32"
-"""The autoencoder: a picture at a time; in overlapping parts, which alters pictures a little; where float16 overflows,
-in float32."""
+"""The autoencoder's modes: a picture at a time; in overlapping parts, which alters pictures a little; in float32, after
+float16 overflowed."""
 
 
 def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[int]], Any]) -> list:
-    """Return what `draw` makes of pictures 0 to count - 1, in order: of all at once, or of half where memory gives out.
+    """Return the drawings of pictures 0 to count - 1, in order, all drawn at once, or in halves after memory ran out.
 
-    In the host's memory, which gives out without an error, it is of as many as are expected to fit.
+    The host's memory runs out without an error, so there the pictures drawn at once are as many as are expected to fit.
 
     Args:
         size_px: (width, height) of each.
     Raises:
-        OutOfMemory, NotEnoughMemory: one picture alone is too much.
+        OutOfMemory, NotEnoughMemory: one picture needs too much.
     """
     if family.device == "cpu":
         room, why = weighing.pictures_in_room(family.base, size_px, family.dtype.itemsize)
@@ -42,7 +42,7 @@ def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[
     while start < count:
         most = _most(family, count)
         places = list(range(start, min(count, start + most)))
-        with warnings.catch_warnings():  # diffusers 0.42's schedulers make arrays of tensors in numpy 1's way
+        with warnings.catch_warnings():  # diffusers 0.42's schedulers convert tensors to arrays in numpy 1's way
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
             part, said = runtime.within_memory(lambda places=places: draw(places))
         if not said:
@@ -61,19 +61,19 @@ def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[
 
 
 def _most(family, count: int) -> int:
-    """Return how many pictures are drawn at once, by what was given up before."""
+    """Return the most pictures drawn at once after earlier changes."""
     return min((change[AT_ONCE] for change in family.changes if AT_ONCE in change), default=count)
 
 
 def coded(family, vae: torch.nn.Module, pictures: int, work: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """Return what `work` makes of so many pictures with an autoencoder: in slices, then tiles, where memory gives out.
+    """Return `work`'s result for some pictures with an autoencoder: in slices, then tiles, after memory ran out.
 
-    Where half precision overflows, which would be a black picture, it is made again in float32. `work` is called
-    anew for each way.
+    If half precision overflows, which would be a black picture, it is computed again in float32. `work` is called
+    anew for each mode.
 
     Raises:
-        OutOfMemory: even tiles need more memory than there is.
-        NotFinite: even in float32 there are numbers that are not finite.
+        OutOfMemory: even tiles need more memory than is available.
+        NotFinite: even float32 gives numbers that are not finite.
     """
     if any(change.get(CODING) == TILES for change in family.changes) and can_tile(vae):
         vae.enable_tiling()
@@ -110,19 +110,18 @@ def coded(family, vae: torch.nn.Module, pictures: int, work: Callable[[], torch.
 
 
 def can_tile(vae: torch.nn.Module) -> bool:
-    """Whether an autoencoder can work in tiles; AutoencoderTiny's fit together at a factor of 8 alone, so it never is
-    asked to."""
+    """Return whether an autoencoder can work in tiles; AutoencoderTiny's tiles fit only at a factor of 8, so never."""
     return not isinstance(vae, AutoencoderTiny)
 
 
 def decoding_of(family, usual: str) -> str:
-    """Return how pictures are decoded: as the free memory says, unless memory gave out before."""
+    """Return how pictures are decoded: by the free memory, unless memory ran out before."""
     ways = [change for change in family.changes if change.get(CODING) in (SLICES, TILES)]
     return f"{ways[-1][CODING]}: {ways[-1]['why']}" if ways else usual
 
 
 def demand_finite(latents: torch.Tensor) -> torch.Tensor:
-    """Return latents (N, ...) that a denoiser has drawn, if all numbers are finite.
+    """Return latents (N, ...) from a denoiser, if all numbers are finite.
 
     Raises:
         NotFinite: some are not; they would become black pictures.
@@ -144,7 +143,7 @@ def not_finite(made: torch.Tensor, where: str) -> NotFinite:
 
 
 def _note(family, change: dict, words: str, why: str) -> None:
-    """Notes a change once, and says it in a line."""
+    """Note a change once, and print it in a line."""
     if not any(change.items() <= known.items() for known in family.changes):
         family.changes.append(change | {"why": why})
         runtime.say(f"{words}: {why}")

@@ -1,7 +1,7 @@
-"""What loading weights takes in every family: where they are, silence, argument names, NF4 and its reason, the error.
+"""Loading of weights in every family: their place, silence, argument names, NF4 and its reason, the error.
 
-NF4 is the 4-bit form of QLoRA, Dettmers et al. 2023, arXiv:2305.14314, as bitsandbytes has it, with the scales
-quantized as well.
+NF4 is the 4-bit form of QLoRA, Dettmers et al. 2023, arXiv:2305.14314, by bitsandbytes, with the scales quantized as
+well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headshotkit.families import base_wanted, weights_place
 
 @contextmanager
 def quiet():
-    """Keeps the libraries' loading bars and advice out of a stage's output; errors still show."""
+    """Keep the libraries' loading bars and advice out of a stage's output; errors still show."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     level = diffusers_logging.get_verbosity()
@@ -40,14 +40,14 @@ def quiet():
 
 
 def dtype_option(dtype: torch.dtype) -> dict:
-    """The dtype argument of from_pretrained under the name that this diffusers has for it (renamed in 0.42)."""
+    """Return the dtype argument of from_pretrained under this diffusers' name for it (renamed in 0.42)."""
     modern = tuple(int(n) for n in diffusers.__version__.split(".")[:2]) >= (0, 42)
     return {"dtype" if modern else "torch_dtype": dtype}
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How a large base is held and computed.
+    """The precision in which a large base is held and computed.
 
     `dtype`: of the denoiser. `side_dtype`: of the text encoders and the autoencoder; never float16, in which T5, Qwen3
     and FLUX's autoencoder overflow. `nf4`: whether linear layers are held in 4 bits. `reason`: all of it in a line.
@@ -60,7 +60,7 @@ class Precision:
 
 
 def choose_precision(device: str) -> Precision:
-    """NF4 on CUDA; everywhere else the weights are as large as their dtype makes them, and the reason says so.
+    """Choose NF4 on CUDA, the dtype's full size on other devices, with the reason.
 
     Raises:
         MissingPackage: the device is CUDA, and bitsandbytes is not installed.
@@ -77,7 +77,7 @@ def choose_precision(device: str) -> Precision:
 
 
 def nf4_option(library: str, dtype: torch.dtype) -> dict:
-    """from_pretrained's argument for NF4 weights; library is "diffusers" or "transformers", dtype what they compute in.
+    """Return from_pretrained's argument for NF4; library is "diffusers" or "transformers", dtype the computing one.
 
     >>> nf4_option("transformers", torch.float16)["quantization_config"].bnb_4bit_quant_type
     'nf4'
@@ -90,13 +90,13 @@ def nf4_option(library: str, dtype: torch.dtype) -> dict:
 
 
 def base_folder(base: Base, half: bool = False, without: tuple[str, ...] = ()) -> str:
-    """Return the folder of a base's weights; what is missing of it is downloaded.
+    """Return the folder of a base's weights; download the missing ones.
 
     Args:
-        half: the float16 files, where there are any.
+        half: the float16 files, if there are any.
         without: parts that are not needed.
     Raises:
-        BaseUnavailable: it is not here and can't be downloaded.
+        BaseUnavailable: it is not on this machine and can't be downloaded.
     """
     if base.source.startswith("data:"):
         return weights_place(base)
@@ -105,7 +105,7 @@ def base_folder(base: Base, half: bool = False, without: tuple[str, ...] = ()) -
 
 @contextmanager
 def loading(title: str, place: Path | str, otherwise: str):
-    """Load in silence from files that are here.
+    """Load in silence from local files.
 
     Args:
         title: names what is loaded.

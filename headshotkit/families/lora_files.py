@@ -1,4 +1,4 @@
-"""A LoRA in a network, and in files as diffusers reads and writes them; whether all of one has a place."""
+"""A LoRA in a network, and in files as diffusers reads and writes them; checks that a file fits completely."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from headshotkit.families import weighing
 from headshotkit.families.loading import quiet
 
 ADAPTER = "person"
-"""Peft's name of the LoRA."""
+"""Peft's name for the LoRA."""
 CONFIG_KEPT = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
-"""Settings of peft's that a file names even at their defaults; diffusers 0.39 reads the last two from it."""
+"""Settings of peft that a file holds even at their defaults; diffusers 0.39 reads the last two from it."""
 RAISING_CHECKS = ("is_torchao_available", "is_gptqmodel_available")
-"""Peft's checks for a quantization package that raise an error, instead of answering, where it is too old."""
+"""Peft's checks for a quantization package that raise an error if it is too old, instead of returning False."""
 
 
 def answer_for_old_packages() -> list[str]:
-    """Make peft take a quantization package that is too old for it as absent; return the checks changed.
+    """Make peft treat a quantization package that is too old for it as absent; return the checks changed.
 
-    Peft asks for these packages at each layer that gets a LoRA, quantized or not. Colab preinstalls such a torchao, and
+    Peft checks these packages at each layer that gets a LoRA, quantized or not. Colab preinstalls such a torchao, and
     nothing here quantizes with it. The modules of peft hold the checks by name, so each of them is changed.
     """
     changed = []
@@ -55,7 +55,7 @@ def put_lora(network: torch.nn.Module, config: LoraConfig, seed: int) -> list[to
     """Put a new LoRA, drawn from the seed, into a network; return its parameters, float32.
 
     Raises:
-        NotEnoughMemory: the host can't hold it with gradients and optimizer.
+        NotEnoughMemory: the host can't hold it with gradients and optimizer state.
     """
     count, device = lora_numbers(network, config), next(network.parameters()).device.type
     weighing.demand_room_for_trained(count, f"a LoRA of rank {config.r}", device, "Choose a smaller --rank.")
@@ -69,7 +69,7 @@ def put_lora(network: torch.nn.Module, config: LoraConfig, seed: int) -> list[to
 
 
 def lora_numbers(network: torch.nn.Module, config: LoraConfig) -> int:
-    """Return how many numbers a LoRA would have in a network: A (rank, in) and B (out, rank) of each layer."""
+    """Return the number of values in a LoRA for a network: A (rank, in) and B (out, rank) of each layer."""
     layers = [
         layer.weight
         for name, layer in network.named_modules()
@@ -79,25 +79,25 @@ def lora_numbers(network: torch.nn.Module, config: LoraConfig) -> int:
 
 
 def lora_tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The LoRA's tensors by their names in the network, as they are now, on the CPU."""
+    """Return the LoRA's current tensors by their names in the network, on the CPU."""
     state = get_peft_model_state_dict(network, adapter_name=ADAPTER)
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
 def load_lora_tensors(network: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Takes over tensors from `lora_tensors`."""
+    """Load tensors from `lora_tensors`."""
     set_peft_model_state_dict(network, state, adapter_name=ADAPTER)
 
 
 def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) -> bytes:
-    """A LoRA as a safetensors file; its header also holds peft's own config, so that rank and alpha come back.
+    """Return a LoRA as a safetensors file; its header also holds peft's own config, which restores rank and alpha.
 
-    Of the config only what differs from peft's defaults: an older peft, such as Colab's, refuses settings that it does
-    not know, and so the whole file (0.20.0 did with the header of 0.21.2, 2026-11-21).
+    The config holds only what differs from peft's defaults: an older peft, such as Colab's, refuses a file with unknown
+    settings (0.20.0 did with the header of 0.21.2).
 
     Args:
-        network: the one that the LoRA is in.
-        prefix: what diffusers puts before the names, such as "transformer.".
+        network: the one with the LoRA.
+        prefix: diffusers' prefix of the names, such as "transformer.".
         metadata: more for the header.
     Raises:
         NotFinite: it holds NaN or infinity.
@@ -112,7 +112,7 @@ def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) 
 
 
 def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """Return a safetensors file in which equal content is equal bytes; the library orders metadata at random."""
+    """Return a safetensors file whose bytes depend only on its content; the library orders metadata at random."""
     data = save(tensors, metadata=metadata)
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
@@ -123,10 +123,10 @@ def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> by
 
 
 def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) -> None:
-    """Refuses a file of which a tensor has no place, for diffusers would load the rest and only log it.
+    """Refuse a file with a tensor that has no layer, as diffusers would load the rest and only log it.
 
     Raises:
-        BadLora: it was trained on another base, is no LoRA, or is damaged.
+        BadLora: it was trained on another base, is not a LoRA, or is damaged.
     """
     layers = dict(network.named_modules())
     try:
@@ -141,17 +141,17 @@ def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) ->
 
 
 def load_lora_file(pipeline: DiffusionPipeline, path: Path, scale: float, base: Base) -> None:
-    """Puts the LoRA of a file into a pipeline, so strongly.
+    """Load the LoRA of a file into a pipeline at `scale`.
 
     Raises:
-        BadLora: diffusers or peft can't read it, it fits in part, or it holds NaN or infinity.
+        BadLora: diffusers or peft can't read it, it fits only in part, or it holds NaN or infinity.
     """
     try:
         names = spoilt(load_file(path))
         if names:
             raise ValueError(f"{len(names)} of its tensors hold NaN or infinity: {', '.join(names[:2])}")
         with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # peft only warns where a LoRA fits in part
+            warnings.simplefilter("error", RuntimeWarning)  # peft only warns if a LoRA fits in part
             pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
         pipeline.set_adapters([ADAPTER], [scale])
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, RuntimeWarning) as error:
@@ -160,7 +160,7 @@ def load_lora_file(pipeline: DiffusionPipeline, path: Path, scale: float, base: 
 
 
 def does_not_fit(path: Path, base: Base, problem: str) -> BadLora:
-    """The error for a file that a base can't take."""
+    """Return the error for a file that a base can't load."""
     return BadLora(
         f"{path} can't be loaded on base {base.name!r}.",
         f"It was trained on another base, or is damaged: {problem}",
@@ -169,7 +169,7 @@ def does_not_fit(path: Path, base: Base, problem: str) -> BadLora:
 
 
 def _fits(name: str, shape: list[int], prefix: str, layers: dict[str, torch.nn.Module]) -> bool:
-    """Whether a LoRA's tensor, A (rank, in) or B (out, rank), belongs to a linear layer of that width."""
+    """Return whether a LoRA's tensor, A (rank, in) or B (out, rank), belongs to a linear layer of that width."""
     place, _, half = name.removesuffix(".weight").rpartition(".lora_")
     layer = layers.get(place.removeprefix(prefix))
     if not name.startswith(prefix) or half not in ("A", "B") or not hasattr(layer, "in_features"):

@@ -1,4 +1,4 @@
-"""Weights that wait on the disk, so that they take none of the host's memory."""
+"""Weights that are kept on the disk, to save the host's memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from headshotkit.core import runtime
 
 ALIGNED = 64
-"""Bytes; each copy begins at a multiple of it."""
+"""Bytes; each copy begins at a multiple of this."""
 
 
 def copies_on_disk(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return copies on the CPU that lie in a mapped temporary file, whose pages the system can drop and read again.
+    """Return CPU copies in a mapped temporary file, whose pages the system can drop and read again.
 
-    The file is in the cache folder and has no name any more, so it is gone with the copies. Where it can't be made, on
-    a full disk for example, the copies are in memory.
+    The file is in the cache folder and already unlinked, so it disappears with the copies. If it can't be created, on a
+    full disk for example, the copies are in memory.
     """
     places = [-(-tensor.nbytes // ALIGNED) * ALIGNED for tensor in tensors.values()]
     file = _mapped(sum(places)) if tensors else None
@@ -31,12 +31,12 @@ def copies_on_disk(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _mapped(size: int) -> torch.Tensor | None:
-    """Return the bytes of a new temporary file, shape (size,), mapped; None where there is no room or no such call."""
+    """Return the bytes of a new temporary file, shape (size,), mapped; None without room or without such a call."""
     folder = runtime.cache_path("waiting")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # writing to a page without room would end the process
+            os.posix_fallocate(file.fileno(), 0, size)  # writing to a page without room would kill the process
             return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
-    except (OSError, AttributeError, RuntimeError):  # the last is what torch says where it can't map the file
+    except (OSError, AttributeError, RuntimeError):  # torch raises the last if it can't map the file
         return None

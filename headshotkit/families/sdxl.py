@@ -47,31 +47,31 @@ TARGETS = {
     ],
 }  # fmt: skip
 WORKING_GIB = 0.5
-"""What one forward pass of the U-Net takes beside weights, with slack; 0.15 was counted for 1024 px."""
+"""Memory of one forward pass of the U-Net besides weights, with slack; 0.15 was counted for 1024 px."""
 KOHYA_VERSION, kohya_names = sdxl_kohya.KOHYA_VERSION, sdxl_kohya.kohya_names
 
 
 class SdxlFamily:
-    """One loaded SDXL base. See `Family` for what each method promises."""
+    """One loaded SDXL base. `Family` describes its methods."""
 
     def __init__(self, base: Base) -> None:
         self.base = base
         self.device, _ = runtime.choose_device()
         self.dtype, self.dtype_reason = runtime.choose_dtype(self.device)
-        self.half = bool(base.vae) and self.dtype != torch.float32  # the hub's half-size files are wanted
+        self.half = bool(base.vae) and self.dtype != torch.float32  # use the hub's float16 files
         self.pipeline = self._load()
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
         if self.device == "cpu" and isinstance(self.pipeline.vae, AutoencoderKL):
-            self.pipeline.vae.to(memory_format=torch.channels_last)  # else convolutions copy what they read and write
+            self.pipeline.vae.to(memory_format=torch.channels_last)  # else convolutions copy their inputs and outputs
         self.encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.forwards, self.decoding, self.changes = 0, "whole", []
         self.without_lora: dict[str, torch.Tensor] = {}
-        self.bare: torch.nn.Module | None = None  # the base's own U-Net, where another one draws
-        self.respell = str  # how a prompt is written to the encoders; new tokens change it
+        self.bare: torch.nn.Module | None = None  # the base's own U-Net, if another one draws
+        self.respell = str  # transforms a prompt for the encoders; new tokens set it
 
     def _load(self) -> StableDiffusionXLPipeline:
-        """The stock pipeline; the embedded base from its folder, the others from the hub or its cache."""
+        """Load the stock pipeline: the embedded base from its folder, other bases from the hub or its cache."""
         title, otherwise = f"the weights of base {self.base.name!r}", "use the embedded base: --base mini"
         self.place = base_folder(self.base, self.half, without=("vae",) if self.base.vae else ())
         options = self._options(self.place)
@@ -84,16 +84,16 @@ class SdxlFamily:
             return StableDiffusionXLPipeline.from_pretrained(self.place, add_watermarker=False, **options)
 
     def _options(self, place: str, part: str = "") -> dict:
-        """Return the options for loading a folder's weights: its float16 files if half precision is wanted.
+        """Return the options for loading a folder's weights: its float16 files for half precision.
 
         Args:
-            part: subfolder that is loaded alone.
+            part: subfolder that is loaded separately.
         """
         half = hub.half_option(place, part) if self.half else {}
         return dtype_option(self.dtype) | {"use_safetensors": True} | half
 
     def restore_unet(self) -> None:
-        """The base's own U-Net again, where training or a trained one has changed it; never two of them at once."""
+        """Restore the base's own U-Net after training or a trained one has changed it; never hold two at once."""
         self.pipeline.unet.to("meta")
         runtime.free_memory()
         self.pipeline.unet = self._own_unet()
@@ -124,7 +124,7 @@ class SdxlFamily:
         return Condition(text=torch.cat(text), pooled=torch.cat(pooled))
 
     def encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text (1, 77, D) and pooled (1, P), differentiable. The empty prompt is all zeros where the base had it so."""
+        """Encode text (1, 77, D) and pooled (1, P), differentiable. The empty prompt is zeros if the base sets that."""
         told = self.respell(prompt)
         parts = self.pipeline.encode_prompt(told, device=self.device, do_classifier_free_guidance=False)
         zero = not prompt and self.pipeline.config.force_zeros_for_empty_prompt
@@ -136,7 +136,7 @@ class SdxlFamily:
         runtime.free_memory()
 
     def _size_factor(self) -> int:
-        """What a picture's side must be divisible by: the autoencoder's factor times the U-Net's."""
+        """Return the divisor of a picture's side: the autoencoder's factor times the U-Net's."""
         return self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
 
     # --- training ------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class SdxlFamily:
         return parameters
 
     def use_checkpointing(self) -> None:
-        """Trades time for memory: activations are computed again in the backward pass."""
+        """Trade time for memory: compute activations again in the backward pass."""
         self.pipeline.unet.enable_gradient_checkpointing()
 
     def loss(
@@ -166,7 +166,7 @@ class SdxlFamily:
         schedule = self.pipeline.scheduler
         signal = schedule.alphas_cumprod.float()
         n = len(latents)
-        spread = (torch.arange(n) + torch.rand(n, generator=generator)) / n  # a batch covers all noise levels evenly
+        spread = (torch.arange(n) + torch.rand(n, generator=generator)) / n  # a batch covers the noise levels evenly
         steps = (spread * len(signal)).long()
         noise = torch.randn(latents.shape, generator=generator)
         if config.noise_offset:
@@ -181,7 +181,7 @@ class SdxlFamily:
         return error * _snr_weight(signal[steps], kind, config.min_snr_gamma).to(self.device)
 
     def _predict(self, noisy, steps, condition: Condition, sizes) -> torch.Tensor:
-        """One U-Net call under autocast where the frozen weights are in half precision."""
+        """Call the U-Net once, under autocast if the frozen weights are in half precision."""
         half = self.dtype != torch.float32
         autocast = torch.autocast(self.device, dtype=self.dtype) if half else nullcontext()
         told = {
@@ -211,7 +211,7 @@ class SdxlFamily:
     # --- rendering -----------------------------------------------------------------------------------------------
 
     def use_few_steps(self, few: FewSteps) -> None:
-        """Puts a few-step LoRA into the base, for good; the person's is put beside it after that."""
+        """Put a distilled LoRA into the base, for good; the person's is added after that."""
         self.use_lora(Path(), 0)
         title, otherwise = f"the few-step LoRA {few.file}", "leave out --few-steps."
         place = hub.fetch(hub.Wanted(few.source, title, otherwise, files=(few.file,), size_gb=0.6))
@@ -235,10 +235,10 @@ class SdxlFamily:
         self._fuse()
 
     def _fuse(self) -> None:
-        """Adds the loaded LoRA to the weights, so that a step costs what it costs without one.
+        """Add the loaded LoRA to the weights, so that a step takes no longer than without one.
 
-        The weights as they were are kept on the disk: subtracting a LoRA would leave rounding errors, and the memory of
-        a free Colab has no 1.9 GB for them.
+        The original weights are kept on the disk: subtracting a LoRA would leave rounding errors, and the memory of a
+        free Colab has no 1.9 GB for them.
         """
         unet = self.pipeline.unet
         layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, BaseTunerLayer)}
@@ -272,7 +272,7 @@ class SdxlFamily:
         return drawing.decode(self, latents, sampling.size_px)
 
     def _word_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:
-        """What the bare base adds, told a class word where the prompts name the person."""
+        """Return the base-model guidance, with a class word for the person's name in the prompts."""
         self._make_bare_ready()
         person, anybody, usual = sampling.names
         words = [prompt.replace(person, anybody) for prompt in prompts]
@@ -281,8 +281,8 @@ class SdxlFamily:
         return drawing.WordGuidance(self.pipeline.unet, self._bare_unet, told, list(others), sampling)
 
     def _make_bare_ready(self) -> None:
-        """Puts the weights without the LoRA where the U-Net computes, if there is room; loads the base's own U-Net
-        where all weights were trained.
+        """Move the weights without the LoRA to the U-Net's device, if there is room. If all weights were trained, load
+        the base's own U-Net.
 
         Raises:
             OutOfMemory: there is no room for a second U-Net.
@@ -298,14 +298,14 @@ class SdxlFamily:
                 )
             self.bare = self._own_unet()
         needed = sum(weight.nbytes for weight in self.without_lora.values()) / 2**30 + WORKING_GIB
-        if free is not None and free >= needed:  # else each look at the bare base moves them there and back
+        if free is not None and free >= needed:  # else each use of the bare base moves them there and back
             self.without_lora = {name: weight.to(self.device) for name, weight in self.without_lora.items()}
 
     @contextmanager
     def _bare_unet(self) -> Iterator[torch.nn.Module]:
-        """The base's own U-Net for a moment: the same one, with the weights without the LoRA in the others' places.
+        """Lend the base's own U-Net: the same one, with the weights without the LoRA swapped in.
 
-        Those with it are meanwhile where the ones without were, so the GPU never holds more than before.
+        The weights with the LoRA are meanwhile kept in their place, so the GPU never holds more than before.
         """
         unet, with_it = self.pipeline.unet, {}
         if getattr(unet, "moved", False):
@@ -323,7 +323,7 @@ class SdxlFamily:
 
     @contextmanager
     def counting_rows(self) -> Iterator[None]:
-        """Counts rows in `forwards`, the bare base's as well."""
+        """Count rows in `forwards`, the bare base's as well."""
         unets = [unet for unet in (self.pipeline.unet, self.bare) if unet is not None]
         counting = [unet.register_forward_pre_hook(self._count_rows) for unet in unets]
         try:
@@ -337,12 +337,12 @@ class SdxlFamily:
 
 
 def _mode(encoded) -> torch.Tensor:
-    """Return what an autoencoder of either kind has made of a picture, without noise."""
+    """Return the latents that an autoencoder of either kind encodes, without noise."""
     return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
 
 
 def _snr_weight(signal: torch.Tensor, kind: str, gamma: float) -> torch.Tensor:
-    """Weight of each step's loss, shape (N,): min-SNR, Hang et al. 2023, arXiv:2303.09556; 1 where gamma is 0."""
+    """Return the weight of each step's loss, (N,): min-SNR, Hang et al. 2023, arXiv:2303.09556; 1 if gamma is 0."""
     if not gamma:
         return torch.ones_like(signal)
     snr = signal / (1 - signal)

@@ -1,4 +1,4 @@
-"""SDXL's other ways to draw, by stock pipelines that are built from a loaded family's own parts.
+"""SDXL's guided drawing, by stock pipelines that are built from a loaded family's own parts.
 
 Image-to-image, ControlNet, and the refiner, which is staged: the base's U-Net leaves the GPU before the refiner enters.
 """
@@ -30,7 +30,7 @@ from headshotkit.families.loading import loading
 
 PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
 LORA_FILE = "pytorch_lora_weights.safetensors"
-"""Diffusers' own name; a refiner that is such a file is the base's own U-Net with it."""
+"""Diffusers' own name; a refiner in such a file is the base's own U-Net with that LoRA."""
 
 SHARED = ("vae", "text_encoder_2", "tokenizer_2")
 """Parts of the base that the hub's refiner uses."""
@@ -39,12 +39,12 @@ Told = dict[str, torch.Tensor]
 
 
 class SdxlControls:
-    """The other ways of one loaded SDXL base. See `Controls` for what each method promises."""
+    """The guided drawing of one loaded SDXL base. `Controls` describes its methods."""
 
     def __init__(self, family) -> None:
         self.family, self.net = family, None
 
-    # --- what is drawn from -------------------------------------------------------------------------------------
+    # --- inputs besides the prompts -----------------------------------------------------------------------------
 
     def edges_of(self, photo: Image.Image, size_px: tuple[int, int]) -> Image.Image:
         halvings = len(self._controlnet().config.conditioning_embedding_out_channels) - 1
@@ -67,7 +67,7 @@ class SdxlControls:
         options = _with_edges_cut(drawing.guidance_options(replace(sampling, steps=gone), on_step), bool(guide.edges))
         options |= {"denoising_end": 1 - guide.refined} if guide.refined else {}
 
-        drawing.fit_decoding(family.pipeline.vae, sampling.size_px, 1)  # a photo is encoded in the same way
+        drawing.fit_decoding(family.pipeline.vae, sampling.size_px, 1)  # a photo is encoded in the same mode
 
         def draw(places: list[int]) -> torch.Tensor:
             pipeline, given = self._road([seeds[n] for n in places], sampling, guide)
@@ -84,7 +84,7 @@ class SdxlControls:
         return drawing.decode(family, latents, sampling.size_px)
 
     def _road(self, seeds: list[int], sampling: Sampling, guide: Guide) -> tuple[DiffusionPipeline, dict]:
-        """The pipeline that draws, and what it is given beside prompts.
+        """Return the pipeline that draws, and its arguments besides the prompts.
 
         Raises:
             BadConfig: photo and edges at once.
@@ -116,7 +116,7 @@ class SdxlControls:
         }
 
     def _told(self, pipeline: DiffusionPipeline, prompts: list[str], negatives: list[str]) -> Told:
-        """What a pipeline's U-Net is told; a refiner reads the second encoder's columns alone, which are the last."""
+        """Return the U-Net's conditioning; a refiner reads only the second encoder's columns, which are the last."""
         width, whole = pipeline.unet.config.cross_attention_dim, {}
         for prefix, texts in (("", prompts), ("negative_", negatives)):
             parts = [self._encoded(text, pipeline.config.force_zeros_for_empty_prompt) for text in texts]
@@ -127,7 +127,7 @@ class SdxlControls:
         return whole
 
     def _encoded(self, prompt: str, zero: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """A prompt as the base has it, but that a refiner may read the empty one as words, not as zeros."""
+        """Encode a prompt as the base does, except that a refiner may read the empty one as words, not as zeros."""
         if prompt or zero == self.family.pipeline.config.force_zeros_for_empty_prompt:
             condition = self.family.encode_prompts([prompt])
             return condition["text"], condition["pooled"]
@@ -158,11 +158,11 @@ class SdxlControls:
         return self.net
 
     def _place(self, part: str, file: str) -> str:
-        """Return the folder of the ControlNet or the refiner; download what is missing.
+        """Return the folder of the ControlNet or the refiner; download the missing files.
 
         Raises:
             BadConfig: the base has none.
-            BaseUnavailable: it is in the project's data, and is not there; or can't be downloaded.
+            BaseUnavailable: it belongs to the project's data, and is missing there; or can't be downloaded.
         """
         base, place = self.family.base, getattr(self.family.base, part)
         if not place:
@@ -191,9 +191,9 @@ class SdxlControls:
     def _refine(
         self, latents: torch.Tensor, prompts: list[str], negatives: list[str], sampling: Sampling, guide: Guide, on_step
     ) -> list[torch.Tensor]:
-        """Draws the lowest noise levels of latents that the base left there; guided where the base's last steps are.
+        """Draw the lowest noise levels of latents that the base left there; guided if the base's last steps are.
 
-        The refiner is loaded once, however many at once it draws.
+        The refiner is loaded once, whatever the number of pictures at once.
         """
         guided = sampling.guidance if sampling.guidance_share > 1 - guide.refined else 1.0
         options = drawing.guidance_options(replace(sampling, guidance=1.0), on_step) | {"guidance_scale": guided}
@@ -203,7 +203,7 @@ class SdxlControls:
             def draw(places: list[int]) -> torch.Tensor:
                 told = self._told(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
                 return pipeline(
-                    image=Image.new("RGB", sampling.size_px),  # it is asked for; the latents are what counts
+                    image=Image.new("RGB", sampling.size_px),  # required, but only the latents are used
                     latents=latents[places],
                     denoising_start=1 - guide.refined,
                     num_inference_steps=sampling.steps,
@@ -220,10 +220,10 @@ class SdxlControls:
 
     @contextmanager
     def _refiner(self) -> Iterator[StableDiffusionXLImg2ImgPipeline]:
-        """Lend the refiner's pipeline; the base's U-Net and the ControlNet are out of the GPU as long as it is in.
+        """Lend the refiner's pipeline; the base's U-Net and the ControlNet leave the GPU meanwhile.
 
-        Its own weights are dropped where they are: in the host's memory beside the base's U-Net they would be 4.2 GiB
-        too many for Colab.
+        Its weights are dropped afterwards: in the host's memory with the base's U-Net they would be 4.2 GiB too many
+        for Colab.
         """
         staged = [part for part in (self.family.pipeline.unet, self.net) if part is not None]
         for part in staged:
@@ -234,14 +234,14 @@ class SdxlControls:
             pipeline = self._load_refiner()
             yield pipeline
         finally:
-            if pipeline is not None:  # who draws with it still holds it
+            if pipeline is not None:  # the caller still holds a reference to it
                 pipeline.unet.to("meta")
             runtime.free_memory()
             for part in staged:
                 part.to(self.family.device)
 
     def _load_refiner(self) -> StableDiffusionXLImg2ImgPipeline:
-        """The hub's refiner with the base's encoders and autoencoder, or the base's own U-Net with a LoRA."""
+        """Load the hub's refiner with the base's encoders and autoencoder, or the base's own U-Net with a LoRA."""
         source = self.family.base.refiner
         place, base = self._place("refiner", LORA_FILE), self.family.pipeline
         with self._loading("refiner", place):
@@ -264,7 +264,7 @@ def _silent(pipeline: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def _with_edges_cut(options: dict, edges: bool) -> dict:
-    """A ControlNet's pipeline holds the edges twice as well while it guides, so they are cut with the prompts."""
+    """Cut the edges with the prompts when guidance ends: a ControlNet's pipeline holds them twice as well till then."""
     after_step = options.get("callback_on_step_end")
     if not (edges and after_step):
         return options

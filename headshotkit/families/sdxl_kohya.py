@@ -1,4 +1,4 @@
-"""The names that kohya's trainer, and so A1111 and ComfyUI, have for the layers of SDXL's U-Net."""
+"""The layer names of SDXL's U-Net in kohya's trainer, and so in A1111 and ComfyUI."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterable
 from headshotkit.core.errors import BadLora
 
 KOHYA_VERSION = "sdxl_base_v1-0"
-"""How kohya's trainer names SDXL in a file's header; A1111 takes a file that has a header without it for SD 1."""
+"""Kohya's name for SDXL in a file's header; A1111 reads a file whose header lacks it as SD 1."""
 KOHYA_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1",
                 "conv_shortcut": "skip_connection"}  # fmt: skip
 LAYER = re.compile(r"(down_blocks|mid_block|up_blocks)\.(?:(\d+)\.)?(resnets|attentions)\.(\d+)\.(.+)")
 
 
 def kohya_names(layers: Iterable[str]) -> dict[str, str]:
-    """The U-Net's layers as kohya's trainer names them, so as A1111 and ComfyUI look for them: layer -> name.
+    """Return kohya's names for the U-Net's layers, which A1111 and ComfyUI look for: layer -> name.
 
-    Stability's own code, which kohya follows, counts the blocks through: `input_blocks` are conv_in, then each down
-    block's layers and its downsampler; `output_blocks` are the up blocks' layers. How many layers a block has is read
-    off the down blocks.
+    Stability's own code, which kohya follows, numbers the blocks consecutively: `input_blocks` are conv_in, then each
+    down block's layers and its downsampler; `output_blocks` are the up blocks' layers. The number of layers a block is
+    taken from the down blocks.
 
     Raises:
-        BadLora: a layer is none that headshotkit trains.
+        BadLora: headshotkit trains no such layer.
 
     >>> names = kohya_names(["down_blocks.1.attentions.0.proj_in", "down_blocks.0.resnets.1.conv1"])
     >>> list(names.values())
@@ -41,7 +41,7 @@ def kohya_names(layers: Iterable[str]) -> dict[str, str]:
 
 
 def _kohya_name(match: re.Match, depth: int) -> str:
-    """One layer's name, where a down block has `depth` layers."""
+    """Return one layer's name, if a down block has `depth` layers."""
     place, block, kind, number, inner = match.groups()
     attention = kind == "attentions"
     if place == "mid_block":

@@ -1,4 +1,4 @@
-"""What SDXL can train besides a LoRA: the whole U-Net, new tokens in both text encoders, or tokens and LoRA together.
+"""SDXL's methods besides a LoRA: the whole U-Net, new tokens in both text encoders, or tokens and LoRA together.
 
 Source: DreamBooth, Ruiz et al. 2022, arXiv:2208.12242; textual inversion, Gal et al. 2022, arXiv:2208.01618; tokens
 first, then weights around them: pivotal tuning, Roich et al. 2021, arXiv:2106.05744, and cloneofsimo/lora.
@@ -26,9 +26,9 @@ from headshotkit.families.methods import EMBEDDINGS_FILE, Method, names_token, w
 UNET_FOLDER = "unet"
 UNET_FILES = "diffusion_pytorch_model{suffix}.safetensors"
 SHARD = "2GB"
-"""Largest part of a U-Net's file: one of SDXL's becomes three, and a part's copy in memory stays small."""
+"""Largest part of a U-Net's file: SDXL's is three parts, and a part's copy in memory stays small."""
 ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
-"""Key in the file of new tokens, as A1111, ComfyUI and diffusers' script name it -> the pipeline's parts."""
+"""Key in the file of new tokens, as in A1111, ComfyUI and diffusers' script -> the pipeline's parts."""
 
 
 class FullUnet(Method):
@@ -50,7 +50,7 @@ class FullUnet(Method):
         self.family.pipeline.unet.load_state_dict(state)
 
     def files(self, metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-        """A folder that `UNet2DConditionModel.from_pretrained` reads: config, and the weights in one part or more."""
+        """Yield a folder that `UNet2DConditionModel.from_pretrained` reads: config, and weights in one part or more."""
         unet = self.family.pipeline.unet
         described = {
             name: value for name, value in json.loads(unet.to_json_string()).items() if name != "_name_or_path"
@@ -67,7 +67,7 @@ class FullUnet(Method):
 
     @staticmethod
     def use(family, folder: Path, lora: Lora, scale: float) -> None:
-        """Moves the base's U-Net so far towards the trained one; 1 is the trained one to the bit."""
+        """Interpolate the base's U-Net towards the trained one by `scale`; 1 is the trained one to the bit."""
         if getattr(family.pipeline.unet, "moved", False):
             family.restore_unet()
         unet = family.pipeline.unet
@@ -83,12 +83,12 @@ class FullUnet(Method):
 
 
 class NewTokens(torch.nn.Module):
-    """A table of embeddings with new rows behind the base's own: those stay as they are, whatever is trained.
+    """A table of embeddings with new rows behind the base's own, which are never trained.
 
     Args:
         old: the encoder's table, weight (V, D).
         new: embeddings of the new tokens, float32, shape (N, D).
-        first: id of the first new token; the others follow. Ids below V are the base's own.
+        first: id of the first new token; the rest are consecutive. Ids below V are the base's own.
     """
 
     def __init__(self, old: torch.nn.Embedding, new: torch.Tensor, first: int) -> None:
@@ -97,7 +97,7 @@ class NewTokens(torch.nn.Module):
         self.new = torch.nn.Embedding.from_pretrained(new.to(old.weight.device, torch.float32))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings of ids (..., ) in the table's dtype, shape (..., D)."""
+        """Return the embeddings of ids (..., ) in the table's dtype, shape (..., D)."""
         place = ids - self.first
         is_new = (place >= 0).unsqueeze(-1)
         fresh = self.new(place.clamp(0, self.new.num_embeddings - 1)).to(self.old.weight.dtype)
@@ -105,18 +105,18 @@ class NewTokens(torch.nn.Module):
 
 
 def add_tokens(family, token: str, new: dict[str, torch.Tensor]) -> list[torch.nn.Parameter]:
-    """Teaches both encoders new tokens, which stand where a prompt has the person's token; returns their embeddings.
+    """Add new tokens to both encoders, in place of the person's token in a prompt; return their embeddings.
 
-    The token itself stays the prompts' word: it may be a word of the vocabulary, and is written to the encoders as new
-    tokens of which the base knows nothing.
+    The prompts keep the token itself: it may be a word of the vocabulary, and is replaced for the encoders by new
+    tokens that the base has never seen.
 
     Args:
         new: "clip_l" and "clip_g" -> embeddings, shape (N, D) each.
     """
     remove_tokens(family)
     pipeline, count = family.pipeline, len(new["clip_l"])
-    name = f"<person-{count}>"  # its number keeps it apart from tokens of another count that the tokenizers know
-    names = [name] + [f"{name}_{n}" for n in range(1, count)]  # as diffusers writes a token of several vectors
+    name = f"<person-{count}>"  # the count in the name tells it from earlier tokens of another count
+    names = [name] + [f"{name}_{n}" for n in range(1, count)]  # diffusers' names for a token of several vectors
     for key, (encoder, tokenizer) in ENCODERS.items():
         getattr(pipeline, tokenizer).add_tokens(names)
         first = getattr(pipeline, tokenizer).convert_tokens_to_ids(name)
@@ -129,12 +129,12 @@ def add_tokens(family, token: str, new: dict[str, torch.Tensor]) -> list[torch.n
 
 
 def new_weights(family, key: str) -> torch.nn.Parameter:
-    """The new tokens' embeddings of one encoder, "clip_l" or "clip_g", shape (N, D)."""
+    """Return the new tokens' embeddings of one encoder, "clip_l" or "clip_g", shape (N, D)."""
     return getattr(family.pipeline, ENCODERS[key][0]).get_input_embeddings().new.weight
 
 
 def remove_tokens(family) -> None:
-    """Takes new tokens out of the encoders again, if there are any."""
+    """Remove new tokens from the encoders, if there are any."""
     for encoder, _ in ENCODERS.values():
         network = getattr(family.pipeline, encoder)
         if isinstance(network.get_input_embeddings(), NewTokens):
@@ -144,9 +144,9 @@ def remove_tokens(family) -> None:
 
 
 def heed_the_end(encoder: torch.nn.Module, end: int) -> None:
-    """Makes the pooled text come from the end of the prompt, where SDXL's own config (eos_token_id 2) is outdated.
+    """Take the pooled text from the end of the prompt, where SDXL's own config (eos_token_id 2) is outdated.
 
-    With it transformers takes the largest id for the end, which a new token's is. Where there is none, nothing changes.
+    With it transformers takes the largest id for the end, which is a new token's. Without new tokens nothing changes.
     """
     for module in encoder.modules():
         if hasattr(module, "eos_token_id"):
@@ -154,9 +154,9 @@ def heed_the_end(encoder: torch.nn.Module, end: int) -> None:
 
 
 class LiveConditions(Condition):
-    """Conditions of captions with new tokens, encoded in each step anew and differentiable; the others as cached.
+    """Conditions of captions: those with new tokens are encoded in each step, differentiable; the rest is cached.
 
-    Those have a gradient of zero, so that a step can do without any caption that names the person.
+    Cached ones have a gradient of zero, so that a step needs no caption that names the person.
     """
 
     def __init__(self, family, captions: list[str], cached: Condition, token: str) -> None:
@@ -176,7 +176,7 @@ class LiveConditions(Condition):
 
 
 class TextualInversion(Method):
-    """New tokens' embeddings in both text encoders alone; they begin as the class word's."""
+    """New tokens' embeddings in both text encoders, and nothing else; they begin as the class word's."""
 
     @property
     def title(self) -> str:
@@ -193,12 +193,12 @@ class TextualInversion(Method):
         pipeline = self.family.pipeline
         for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
             part.requires_grad_(False)
-        pipeline.unet.train()  # checkpointing asks for it; there is no dropout
+        pipeline.unet.train()  # checkpointing requires it; there is no dropout
         parameters = add_tokens(self.family, self.token, self._beginning())
         return [{"params": [parameter.requires_grad_(True) for parameter in parameters]}]
 
     def _beginning(self) -> dict[str, torch.Tensor]:
-        """The class word's embeddings, again and again until all new tokens have one."""
+        """Return the class word's embeddings, repeated until all new tokens have one."""
         begun = {}
         for key, (encoder, tokenizer) in ENCODERS.items():
             table = getattr(self.family.pipeline, encoder).get_input_embeddings().weight
@@ -215,7 +215,7 @@ class TextualInversion(Method):
             new_weights(self.family, key).data.copy_(state[f"emb.{key}"])
 
     def files(self, metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-        """Keys clip_l and clip_g, shape (N, D), as A1111, ComfyUI and diffusers' pivotal script have them."""
+        """Yield keys clip_l and clip_g, shape (N, D), as in A1111, ComfyUI and diffusers' pivotal script."""
         tensors = {key: new_weights(self.family, key).detach().cpu().contiguous() for key in ENCODERS}
         demand_finite(tensors)
         yield EMBEDDINGS_FILE, file_bytes(tensors, {"format": "pt"} | metadata)
@@ -254,13 +254,13 @@ class Pivotal(TextualInversion):
 
     @staticmethod
     def use(family, folder: Path, lora: Lora, scale: float) -> None:
-        """The LoRA at a strength; the tokens are in the prompts wherever it isn't 0."""
+        """Load the LoRA at a scale; the tokens are in the prompts unless it is 0."""
         family.use_lora(folder / lora.path, scale)
         _use_embeddings(family, folder / EMBEDDINGS_FILE, lora, scale)
 
 
 def _use_embeddings(family, file: Path, lora: Lora, scale: float) -> None:
-    """Puts the new tokens of a file in, or takes them out where the scale is 0."""
+    """Add the new tokens of a file, or remove them if the scale is 0."""
     remove_tokens(family)
     if scale == 0:
         return
@@ -277,7 +277,7 @@ def _use_embeddings(family, file: Path, lora: Lora, scale: float) -> None:
 
 
 def _demand_sound(tensors: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError for tensors that hold NaN or infinity."""
+    """Raise ValueError for tensors that hold NaN or infinity."""
     if names := spoilt(tensors):
         raise ValueError(f"{len(names)} of its tensors hold NaN or infinity: {', '.join(names[:2])}")
 

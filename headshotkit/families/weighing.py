@@ -1,7 +1,7 @@
-"""Weighs what a request needs against the host's memory before it is taken.
+"""Checks of a request's memory against the host's before it is allocated.
 
-A system kills a program that takes more than there is, mostly without a word. A GPU's memory is not weighed here: there
-too large a request is an exception, and the stages go on with less.
+A system kills a program that takes more than there is, mostly without a message. A GPU's memory is not checked here:
+too large a request raises an exception there, and the stages continue with less.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from headshotkit.core.errors import NotEnoughMemory
 from headshotkit.families.costs import GIB, MINI_DRAWING_GIB, MINI_STEP_GIB, cost, step_kind
 
 TRAINED_BYTES = 20
-"""Of each trained number on the host: itself, its gradient, AdamW's two averages, and its copy for a checkpoint."""
+"""Bytes of each trained number on the host: itself, its gradient, AdamW's two averages, its copy for a checkpoint."""
 COUNTED_PX, COUNTED_BYTES = 1024, 2
-"""What `costs` counted a picture and a number at."""
+"""Picture size and bytes a number that `costs` counted with."""
 
 
 def demand_room(what: str, gib: float, next_step: str) -> None:
-    """Check that the host has memory for something that is about to be taken.
+    """Check that the host has memory for an allocation.
 
     Args:
-        what: it is, for the error.
-        gib: it is expected to take.
+        what: name of it, for the error.
+        gib: its expected size.
     Raises:
         NotEnoughMemory: less is free; the error has both numbers.
     """
@@ -40,12 +40,12 @@ def demand_room(what: str, gib: float, next_step: str) -> None:
 
 
 def demand_room_for_base(base: Base, device: str, itemsize: int) -> None:
-    """Check that the host can hold a base's weights, before they are downloaded; a folder's own are not weighed.
+    """Check that the host can hold a base's weights, before they are downloaded; a local folder is not checked.
 
-    SDXL's networks are held together; of the other families' about half, one network after the other.
+    SDXL's networks are held together; of another family's about half, one network after the other.
 
     Args:
-        itemsize: bytes of a number as the weights are held.
+        itemsize: bytes of a number in the loaded weights.
     Raises:
         NotEnoughMemory: it can't.
     """
@@ -58,11 +58,11 @@ def demand_room_for_base(base: Base, device: str, itemsize: int) -> None:
 
 
 def demand_room_for_trained(count: int, what: str, device: str, next_step: str) -> None:
-    """Check that the host can hold what is trained, with gradients and optimizer.
+    """Check that the host can hold the trained parameters, with gradients and optimizer state.
 
     Args:
         count: numbers that are trained.
-        what: they are, for the error.
+        what: name of them, for the error.
     Raises:
         NotEnoughMemory: it can't.
     """
@@ -71,10 +71,10 @@ def demand_room_for_trained(count: int, what: str, device: str, next_step: str) 
 
 
 def demand_room_for_step(config: TrainConfig, family: str, px: int, itemsize: int, losses: int) -> None:
-    """Check that the host can hold what a training step computes.
+    """Check that the host can hold a training step's tensors.
 
     Args:
-        config: how the step is made.
+        config: the step's settings.
         px: side of its pictures.
         losses: held at once.
     Raises:
@@ -93,10 +93,10 @@ def demand_room_for_step(config: TrainConfig, family: str, px: int, itemsize: in
 
 
 def picture_gib(base: Base, size_px: tuple[int, int], itemsize: int) -> float:
-    """Return what drawing and decoding a picture takes beside the weights, GiB.
+    """Return the GiB that drawing and decoding a picture takes besides the weights.
 
     Args:
-        itemsize: bytes of a number as it is computed.
+        itemsize: bytes of a number in the computation.
     """
     share = size_px[0] * size_px[1] / COUNTED_PX**2
     if base.name == "mini":
@@ -107,7 +107,7 @@ def picture_gib(base: Base, size_px: tuple[int, int], itemsize: int) -> float:
 
 
 def pictures_in_room(base: Base, size_px: tuple[int, int], itemsize: int) -> tuple[int | None, str]:
-    """Return how many pictures the host can draw at once, and why; None if as many as are wanted.
+    """Return how many pictures the host can draw at once, and why; None if there is no limit.
 
     Raises:
         NotEnoughMemory: not even one.

@@ -1,7 +1,7 @@
-"""The Z-Image family: ZImagePipeline. Qwen3 tells the words, as many as there are; 2 x 2 latents a token.
+"""The Z-Image family: ZImagePipeline. Qwen3 encodes the words, without padding; a token is 2 x 2 latents.
 
-Its feed-forward layers reach beyond float16's 65504, and infinity turns into NaN, so a black picture. On a GPU without
-fast bf16 they are clamped where that happens, as ComfyUI and SD.Next do (vladmandic/sdnext #4753).
+Its feed-forward layers exceed float16's 65504, and infinity turns into NaN, so a black picture. On a GPU without fast
+bf16 they are clamped there, as in ComfyUI and SD.Next (vladmandic/sdnext #4753).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ATTENTION = r"attention\.(to_[qkv]|to_out\.0)"
 
 
 class ZImageFamily(FlowFamily):
-    """One loaded Z-Image base that is not distilled: guidance is classifier-free, with negative prompts."""
+    """One loaded Z-Image base, not distilled: guidance is classifier-free, with negative prompts."""
 
     pipeline_class, transformer_class = ZImagePipeline, ZImageTransformer2DModel
     text_parts = ("text_encoder", "tokenizer")
@@ -32,24 +32,24 @@ class ZImageFamily(FlowFamily):
         return clamp_half(transformer) if self.dtype == torch.float16 else transformer
 
     def _encode_prompt(self, prompt: str) -> Condition:
-        """The words' states, filled up with zeros to the tokenizer's most, and how many words there are."""
+        """Return the words' states, padded with zeros to the tokenizer's maximum, and the number of words."""
         words = self.texts.encode_prompt(prompt, device=self.device, do_classifier_free_guidance=False)[0][0]
         filled = functional.pad(words.float().cpu(), (0, 0, 0, MOST_WORDS - len(words)))
         return Condition(text=filled[None], words=torch.tensor([len(words)]))
 
     def _words(self, told: Condition) -> list[torch.Tensor]:
-        """What this denoiser takes: a tensor (words, D) a prompt."""
+        """Return this denoiser's input: a tensor (words, D) a prompt."""
         rows = self._to_device(told["text"])
         return [row[:count] for row, count in zip(rows, told["words"].tolist(), strict=True)]
 
     def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, told: Condition) -> torch.Tensor:
-        """Z-Image counts time from noise to picture, and answers the way back: latents - noise."""
+        """Predict noise - latents; Z-Image counts time from noise to picture, and predicts latents - noise."""
         frames = list(noisy.unsqueeze(2).unbind())
         answer = self.transformer(frames, (1 - levels).to(self.dtype), self._words(told), return_dict=False)[0]
         return -torch.stack(answer).squeeze(2)
 
     def _told(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
-        """Its pipeline adds guidance times the difference, so that 0 is off where elsewhere 1 is."""
+        """Return the pipeline's arguments; it adds guidance times the difference, so here 0 is off, not 1."""
         return {
             "prompt_embeds": self._words(wanted),
             "negative_prompt_embeds": self._words(avoided),
@@ -58,13 +58,13 @@ class ZImageFamily(FlowFamily):
 
 
 MOST_WORDS = 512
-"""Tokens of a prompt that ZImagePipeline reads; what is longer is cut."""
+"""Most tokens of a prompt that ZImagePipeline reads; a longer one is cut."""
 
 
 def clamp_half(transformer: torch.nn.Module) -> torch.nn.Module:
-    """Keeps a Z-Image denoiser finite in float16: clamps what its feed-forwards multiply, and what its branches add.
+    """Keep a Z-Image denoiser finite in float16: clamp the feed-forwards' products and the branches' sums.
 
-    Only this one network changes, not its class. In other dtypes nothing would be reached.
+    Only this one network changes, not its class. In other dtypes the clamps would do nothing.
     """
     for block in transformer.modules():
         if isinstance(block, ZImageTransformerBlock):
@@ -75,11 +75,11 @@ def clamp_half(transformer: torch.nn.Module) -> torch.nn.Module:
 
 
 def _gate_in_range(gate: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """SwiGLU's product, Shazeer 2020, arXiv:2002.05202, within float16."""
+    """Compute SwiGLU's product, Shazeer 2020, arXiv:2002.05202, within float16."""
     return _in_range(functional.silu(gate) * value)
 
 
 def _in_range(values: torch.Tensor) -> torch.Tensor:
-    """Infinities become the largest finite values, and NaN, the product of infinity and 0, becomes 0."""
+    """Replace infinities by the largest finite values, and NaN, the product of infinity and 0, by 0."""
     largest = torch.finfo(torch.float16).max
     return torch.nan_to_num(values, nan=0.0, posinf=largest, neginf=-largest)

@@ -1,1 +1,1 @@
-"""Fit a run into the time and the memory that there are."""
+"""Fit a run into the available time and memory."""

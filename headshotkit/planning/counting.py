@@ -1,12 +1,12 @@
-"""Counts what SDXL costs, without a weight or a GPU: FLOPs, bytes of weights, peak memory.
+"""Count the costs of SDXL, without a weight or a GPU: FLOPs, bytes of weights, peak memory.
 
-The real networks are run on tensors of device meta, which have a shape and a dtype but no memory. FLOPs are torch's
-own count (2 for a multiplication with addition). Memory is the sum of all storages alive: weights, LoRA, gradients,
-and what autograd keeps for the backward pass. `Rules` makes the operations take the way they take on a T4.
+The real networks run on tensors of device meta, which have a shape and a dtype but no memory. FLOPs are torch's own
+count (2 for a multiplication with addition). Memory is the sum of all live storages: weights, LoRA, gradients, and
+what autograd keeps for the backward pass. `Rules` makes the operations run as they do on a T4.
 The results are kept in `costs.COUNTED`, which `python -m headshotkit.planning.counting` prints anew.
 
-On 2026-11-20 a step at 768 px was counted with FakeTensorMode and real autocast as well: the same FLOPs, the same GiB
-to four digits. A test does so with a small U-Net.
+A step at 768 px was counted with FakeTensorMode and real autocast as well: the same FLOPs, the same GiB to four
+digits. A test does so with a small U-Net.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ TEXT = (
 )  # fmt: skip
 """SDXL's text encoders, CLIP ViT-L and OpenCLIP bigG, for transformers."""
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""Layers with a LoRA, as `TrainConfig.targets` "attention" has them."""
+"""Layers with a LoRA, as in `TrainConfig.targets` "attention"."""
 MINI_TARGETS = (*TARGETS, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut",
                 "time_emb_proj")  # fmt: skip
-"""Layers with a LoRA, as "all" has them; the embedded base's preset."""
+"""Layers with a LoRA, as in "all"; the embedded base's preset."""
 WITH_TOKENS = ("textual-inversion", "pivotal")
 """Methods that learn new tokens, so that the text encoders are part of a step."""
 TOKENS, TEXT_WIDTH, POOLED_WIDTH, TIME_IDS = 77, 2048, 1280, 6
 RANK = 32
 BLOCK = 512
-"""Bytes; CUDA's allocator gives memory in multiples of it."""
+"""Bytes; CUDA's allocator hands out memory in multiples of this."""
 
 
 def count(kind: str, px: int = 1024, batch: int = 1) -> Cost:
-    """Counts one cost on the real network; 1 to 10 seconds of a CPU.
+    """Count one cost on the real network; 1 to 10 seconds of a CPU.
 
     Args:
         kind: one of `costs.KINDS`.
@@ -94,7 +94,7 @@ def count(kind: str, px: int = 1024, batch: int = 1) -> Cost:
 
 
 def _count_step(step: str, px: int, batch: int, checkpointing: bool) -> Cost:
-    """A training step of SDXL: float16, what is trained float32."""
+    """Count a training step of SDXL: float16, trained parameters in float32."""
     unet = UNet2DConditionModel(**UNET).half().requires_grad_(False)
     if step == "dreambooth":
         unet.float().requires_grad_(True)
@@ -108,9 +108,9 @@ def _count_step(step: str, px: int, batch: int, checkpointing: bool) -> Cost:
 
 
 def _count_mini(step: str, px: int, batch: int, checkpointing: bool) -> Cost:
-    """A step of the embedded base: float32 throughout, a LoRA of rank 32 in all layers that can have one.
+    """Count a step of the embedded base: float32 throughout, a LoRA of rank 32 in all layers that can have one.
 
-    Its autoencoder makes 1/16 of the side.
+    Its autoencoder's latents have 1/16 of the side.
     """
     place = data_path("mini", "base", "unet")
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(place)).requires_grad_(False)
@@ -136,14 +136,14 @@ def _mini_encoders() -> TextEncoders:
 
 
 def count_parameters(network: str = "unet") -> int:
-    """Number of parameters of the "unet", the "vae" or the "text" encoders."""
+    """Return the number of parameters of the "unet", the "vae" or the "text" encoders."""
     made = {"unet": partial(UNet2DConditionModel, **UNET), "vae": partial(AutoencoderKL, **VAE), "text": TextEncoders}
     with torch.device("meta"):
         return sum(p.numel() for p in made[network]().parameters())
 
 
 class TextEncoders(torch.nn.Module):
-    """Both encoders as one network from token ids to the states that the U-Net reads; SDXL's own by default."""
+    """Both encoders as one network from token ids to the U-Net's text input; SDXL's own by default."""
 
     def __init__(self, configs: list[CLIPTextConfig] | None = None) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class TextEncoders(torch.nn.Module):
 
 
 class WithEncoders(torch.nn.Module):
-    """The U-Net told by both text encoders, which have four new tokens, of which one is in the prompt."""
+    """The U-Net with both text encoders, which have four new tokens, one of them in the prompt."""
 
     def __init__(self, unet: UNet2DConditionModel, text: TextEncoders) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class WithEncoders(torch.nn.Module):
 
 
 def _unet_inputs(px: int, batch: int) -> tuple:
-    """Latents, time, text, five unused, and SDXL's micro-conditioning, in the order that the U-Net takes them."""
+    """Return latents, time, text, five unused, and SDXL's micro-conditioning, in the U-Net's order."""
     half = partial(torch.empty, dtype=torch.float16)
     told = {"text_embeds": half(batch, POOLED_WIDTH), "time_ids": half(batch, TIME_IDS)}
     latents = half(batch, 4, px // 8, px // 8)
@@ -183,7 +183,7 @@ def _unet_inputs(px: int, batch: int) -> tuple:
 
 
 def add_lora(unet: UNet2DConditionModel) -> int:
-    """A LoRA by peft, float32 over the float16 base, as `SdxlFamily.add_lora` makes it; returns its parameters."""
+    """Add a LoRA by peft, float32 on the float16 base, as in `SdxlFamily.add_lora`; return its number of parameters."""
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)), "person")
     trained = [p for p in unet.parameters() if p.requires_grad]
     for parameter in trained:
@@ -194,7 +194,7 @@ def add_lora(unet: UNet2DConditionModel) -> int:
 def _run(
     network: torch.nn.Module, inputs: tuple, full: tuple = (), learn: bool = False, half: tuple | None = None
 ) -> Cost:
-    """Runs a network, and backwards too where it is to learn."""
+    """Run a network, and backwards too if it is to learn."""
     with Counter() as counter, torch.set_grad_enabled(learn):
         counter.note([*network.parameters(), *network.buffers()])
         weights = counter.now
@@ -207,16 +207,16 @@ def _run(
 
 
 def _checkpoint(full: tuple, half: tuple | None, module: torch.nn.Module, *inputs):
-    """Gradient checkpointing whose second pass goes by the same rules as the first."""
+    """Checkpoint gradients, with the same rules in the second pass as in the first."""
     rules = (nullcontext(), Rules(full, half))
     return checkpoint(module.__call__, *inputs, use_reentrant=False, context_fn=lambda: rules)
 
 
 class Counter(TorchDispatchMode):
-    """Counts FLOPs, and every tensor that an operation makes until its storage is gone: `now` and `peak`, bytes.
+    """Counter of FLOPs, and of every tensor that an operation makes until its storage is freed: `now`, `peak`, bytes.
 
-    The formulas are those of torch's FlopCounterMode. The mode itself hooks into the modules and so keeps tensors
-    alive that would have been freed: 9.3 GiB instead of 5.6 for a checkpointed step at 1024 px.
+    The formulas are those of torch's FlopCounterMode. That mode hooks into the modules and so keeps tensors alive that
+    would have been freed: 9.3 GiB instead of 5.6 for a checkpointed step at 1024 px.
     """
 
     def __init__(self) -> None:
@@ -231,7 +231,7 @@ class Counter(TorchDispatchMode):
         return made
 
     def note(self, values: list) -> None:
-        """Counts the storages of those values that are tensors, each once."""
+        """Count the storages of those values that are tensors, each once."""
         for storage in [value.untyped_storage() for value in values if isinstance(value, torch.Tensor)]:
             if id(storage) not in self.sizes:
                 self.sizes[id(storage)] = -(-storage.nbytes() // BLOCK) * BLOCK
@@ -248,12 +248,11 @@ NORMS = (functional.layer_norm, functional.group_norm)
 
 
 class Rules(TorchFunctionMode):
-    """How a T4 computes what SDXL consists of.
+    """The rules by which a T4 computes SDXL's operations.
 
-    Autocast has no rules for device meta, so those of CUDA that SDXL meets are applied here: linear layers and
-    convolutions in float16, a trained weight converted once a pass; norms in float32. Attention is the
-    memory-efficient kernel, the one that PyTorch has for sm_75: it keeps no matrix of all pairs, and computes it
-    again in the backward pass.
+    Autocast has no rules for device meta, so CUDA's rules for SDXL's operations are applied here: linear layers and
+    convolutions in float16, a trained weight converted once a pass; norms in float32. Attention is the memory-efficient
+    kernel, PyTorch's one for sm_75: it keeps no matrix of all pairs, and computes it again in the backward pass.
 
     Args:
         full: the functions computed in float32.

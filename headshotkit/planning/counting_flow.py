@@ -1,8 +1,8 @@
-"""Counts what the flow-matching bases cost, as `counting` does for SDXL: the real networks on tensors of device meta.
+"""Count the costs of the flow-matching bases, as `counting` does for SDXL: the real networks on device meta.
 
 The denoiser is counted as `families.flow_matching` runs it: float16 without autocast, a float32 LoRA, linear layers
-held in NF4, of which one at a time is turned to float16. Text encoders and autoencoder are counted in float32, as on a
-GPU without fast bf16; with it they take about half. bitsandbytes itself has not been run: its bytes are arithmetic.
+held in NF4, one at a time converted to float16. Text encoders and autoencoder are counted in float32, as on a GPU
+without fast bf16; with it they take about half. bitsandbytes itself has not been run: its bytes are arithmetic.
 The results are kept in `costs_flow.COUNTED_FLOW`, which `python -m headshotkit.planning.counting_flow` prints anew.
 """
 
@@ -51,7 +51,7 @@ KEPT_WHOLE = ("wo", "lm_head", "shared", "embed_tokens")
 
 
 def count(base: str, kind: str, px: int = 1024) -> Cost:
-    """Counts one cost at batch 1; 1 to 20 seconds of a CPU.
+    """Count one cost at batch 1; 1 to 20 seconds of a CPU.
 
     Args:
         base: "flux", "flux2" or "zimage".
@@ -76,7 +76,7 @@ def count(base: str, kind: str, px: int = 1024) -> Cost:
 
 
 def _denoising(base: str, px: int) -> Callable:
-    """One call of a denoiser, with inputs of the real shapes."""
+    """Return a call of a denoiser, with inputs of the real shapes."""
 
     def half(*shape):
         return torch.empty(*shape, dtype=torch.float16)
@@ -93,7 +93,7 @@ def _denoising(base: str, px: int) -> Callable:
 
 
 def _texts(base: str) -> list[tuple[torch.nn.Module, Callable]]:
-    """The text encoders, each with its call."""
+    """Return the text encoders, each with its call."""
     ids = torch.empty(1, 512, dtype=torch.long)
     if base == "flux":
         t5 = T5Config(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
@@ -108,7 +108,7 @@ def _texts(base: str) -> list[tuple[torch.nn.Module, Callable]]:
 
 
 def _autoencoder(base: str, kind: str, px: int) -> tuple[torch.nn.Module, Callable]:
-    """FLUX.1's autoencoder, which Z-Image shares, or FLUX.2's, and its call."""
+    """Return FLUX.1's autoencoder, which Z-Image shares, or FLUX.2's, and its call."""
     vae = AutoencoderKLFlux2() if base == "flux2" else AutoencoderKL(**counting.VAE, latent_channels=16)
     if kind == "encode":
         return vae, lambda network: network.encode(torch.empty(1, 3, px, px)).latent_dist.mode()
@@ -119,7 +119,7 @@ def _autoencoder(base: str, kind: str, px: int) -> tuple[torch.nn.Module, Callab
 def _measure(
     network: torch.nn.Module, call: Callable, dtype: torch.dtype, quantized: bool = True, learn: bool = False
 ) -> Cost:
-    """Runs a network, and backwards too where it is to learn; then puts NF4 in the place of its linear layers."""
+    """Run a network, and backwards too if it is to learn; then replace its linear layers' bytes by NF4's."""
     packed = [
         module.weight.numel()
         for name, module in network.named_modules()
@@ -138,14 +138,14 @@ def _measure(
 
 
 def _sum(costs: list[Cost]) -> Cost:
-    """Networks that are in memory together and work one after the other."""
+    """Sum the costs of networks that are in memory together and run one after the other."""
     weights = sum(one.weights_gib for one in costs)
     working = max(one.peak_gib - one.weights_gib for one in costs)
     return Cost(sum(one.tflop for one in costs), weights + working, weights)
 
 
 class Attention(TorchFunctionMode):
-    """Attention by the memory-efficient kernel, the one that PyTorch has for sm_75; see `counting.Rules`."""
+    """Attention by the memory-efficient kernel, PyTorch's one for sm_75; see `counting.Rules`."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is functional.scaled_dot_product_attention:
@@ -154,7 +154,7 @@ class Attention(TorchFunctionMode):
 
 
 def _checkpoint(module: torch.nn.Module, *inputs):
-    """Gradient checkpointing whose second pass takes the same attention as the first."""
+    """Checkpoint gradients, with the same attention in the second pass as in the first."""
     return checkpoint(module.__call__, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), Attention()))
 
 

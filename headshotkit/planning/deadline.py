@@ -1,4 +1,4 @@
-"""The deadline: plans the rest of a run again as it goes on, by what its stages took, its steps and its memory."""
+"""The deadline: re-plan the rest of a run by the measured times of its stages and steps, and its memory."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from headshotkit.planning.plan import Plan, plan_rest, plan_run
 TIMED_STEPS = 20
 """Steps that are timed before the rest is planned again."""
 LEAST_MINUTES = 0.5
-"""For generating, loading apart, however late it is; without a picture all would have been in vain."""
+"""Minutes always reserved for generation, without loading."""
 LESS_MEMORY = 0.99
-"""So much, at most, the next plan takes of the memory of one that ran out of it."""
+"""Memory of the next plan, at most, relative to the one that ran out."""
 
 
 def plan_here(
     base: str, count: int, minutes: float, steps: int = 0, stages: tuple[str, ...] = STAGES, **training
 ) -> Plan:
-    """Plans a run on the machine that this is.
+    """Plan a run on this machine.
 
     Args:
-        base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates wherever it runs, another
+        base, count, minutes: as for `plan_run`; the embedded base is planned at a CPU's rates on any machine, another
             one on Apple's GPU at a T4's, its memory unchecked.
-        steps: of the training, where a person has set them; 0: the plan decides.
-        stages: those that are to be done, of `ladder.STAGES`.
+        steps: of the training, if the user set them; 0: the plan decides.
+        stages: those to do, of `ladder.STAGES`.
         **training: `method`, `prior`, `class_images`, `worded` and `steps_done`, as `Task` has them.
     Raises:
         BadConfig: no rate is known for that base here, or it can't be trained by that method.
@@ -46,15 +46,15 @@ def plan_here(
 
 
 class DeadlineController:
-    """Keeps a run within its minutes: plans the rest again when it knows more. `plan` is the plan that holds.
+    """Controller that keeps a run within its minutes by re-planning the rest. `plan` is the current plan.
 
     Args:
         plan: of the whole run, which starts now.
         clock: seconds that never go back.
-        tell: is given a line whenever the plan changes.
+        tell: is called with a line whenever the plan changes.
 
-    `why` says why the plan that holds was made; empty for the first one. `stages` says of each stage that began what
-    was planned at first, what was expected when it began (of a training: after its timed steps), and what it took.
+    `why` is the reason for the current plan; empty for the first one. `stages` has for each stage that began the
+    minutes planned at first, expected when it began (for training: after its timed steps), and taken.
     """
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic, tell: Callable[[str], None] = print):
@@ -66,36 +66,36 @@ class DeadlineController:
 
     @property
     def sizes_px(self) -> set[int]:
-        """Sides of all training pictures that a plan may come to want, px."""
+        """Return the sides of all training pictures that any plan may use, px."""
         return {px for choice in self.plan.task.ladder for px, _ in choice.schedule}
 
     @property
     def minutes_left(self) -> float:
-        """Until the deadline; negative beyond it."""
+        """Return the minutes until the deadline; negative beyond it."""
         return (self.end - self.clock()) / 60
 
     @property
     def rendering(self) -> dict:
-        """The settings of RenderConfig that the plan decides, and the minutes that the stages after it leave."""
+        """Return the RenderConfig settings that the plan decides, and the minutes that the later stages leave."""
         after = STAGES[STAGES.index("generate") + 1 :]
         later = sum(stage.pessimistic for stage in self.plan.stages if stage.name in after)
         return self.plan.rendering | {"minutes": round(max(self.minutes_left - later, self.least_minutes), 2)}
 
     @property
     def least_minutes(self) -> float:
-        """What generating gets however late it is, loading included."""
+        """Return the minutes that generation always gets, loading included."""
         return LEAST_MINUTES + FIXED[self.plan.task.kind]["load"][1]
 
     @property
     def evaluating(self) -> dict:
-        """Return how many pairs the evaluation may draw, and the minutes that the gallery leaves it."""
+        """Return the most pairs that evaluation may draw, and its minutes, with the gallery's reserved."""
         gallery = sum(stage.pessimistic for stage in self.plan.stages if stage.name == "gallery")
         return {"pairs": self.plan.choice.pairs, "minutes": max(round(self.minutes_left - gallery, 2), 0.0)}
 
     def begin(self, stage: str) -> None:
-        """Note that a stage begins, and the minutes that are expected of it now.
+        """Note that a stage begins, and its expected minutes.
 
-        Generating is expected to use all that it is given, for it tries again until every prompt has a headshot.
+        Generation is expected to use all its minutes, as it tries again until every prompt has a headshot.
         """
         self.began = self.clock()
         expected = self._minutes_of(self.plan, stage)
@@ -113,7 +113,7 @@ class DeadlineController:
         return sum(one.minutes for one in plan.stages if one.name in names)
 
     def finish(self, stage: str, picture_s: float = 0.0) -> Plan:
-        """A stage is done, and with it all before it: plans the rest with the time that is left.
+        """Note that a stage and all before it are done, and plan the rest with the minutes left.
 
         Args:
             stage: one of `ladder.STAGES`.
@@ -135,16 +135,15 @@ class DeadlineController:
         return self._plan_again(f"after {stage}", **known)
 
     def record(self) -> dict:
-        """Return the first plan, what became of each stage, and the minutes that are left."""
+        """Return the first plan, the record of each stage, and the minutes left."""
         return {"plan": self.first.to_dict(), "stages": self.stages, "minutes_left": round(self.minutes_left, 3)}
 
     def start_training(self, settings: dict, steps_done: int) -> None:
-        """The training's first step comes next: everything before it is done.
+        """Note that the training's first step comes next: everything before it is done.
 
         Args:
-            settings: those that the training really has, as `Plan.training` names them; it may have been begun under
-                another plan.
-            steps_done: where it goes on.
+            settings: the training's actual ones, as `Plan.training` names them; it may have begun under another plan.
+            steps_done: the step to resume at.
         Raises:
             BadConfig: the cost of one of the sizes is not known.
         """
@@ -156,9 +155,9 @@ class DeadlineController:
         self.marks = []
 
     def time_step(self) -> Plan:
-        """A training step is done; the first is not timed. After 20 timed ones the rest is planned by their median.
+        """Note that a training step is done; the first is untimed. After 20 timed ones, plan the rest by their median.
 
-        Where that leads to other steps, 20 of those are timed as well.
+        If that changes the steps, 20 of the new ones are timed as well.
         """
         task, choice = self.plan.task, self.plan.choice
         self.marks.append(self.clock())
@@ -178,11 +177,11 @@ class DeadlineController:
         return after
 
     def out_of_memory(self, stage: str = "train", steps_done: int | None = None) -> Plan:
-        """The stage ran out of memory: the next plan that needs less for it.
+        """Return the next plan that needs less memory for the stage that ran out.
 
         Args:
             stage: where it happened.
-            steps_done: of the checkpoint that the training goes on from; None is as many as were told.
+            steps_done: of the checkpoint that the training resumes from; None: as counted so far.
         Raises:
             NotEnoughMemory: there is none.
         """
@@ -206,7 +205,7 @@ class DeadlineController:
 
 
 def _work(plan: Plan, rest: Plan) -> tuple:
-    """A plan's settings of those stages that another plan still has to do."""
+    """Return a plan's settings for the stages that another plan still has to do."""
     choice, settings = plan.choice, ()
     if rest.doing("train"):
         settings += (choice.schedule, choice.batch, plan.checkpointing)

@@ -1,7 +1,7 @@
-"""What a training will take and leave, said before its first step: numbers trained, minutes, GiB, MiB on the disk.
+"""Estimated cost of a training before its first step: numbers trained, minutes, GiB, MiB on the disk.
 
 Bytes are exact: they follow from the number of trained parameters. Minutes come from measured steps of the embedded
-base, or from the planner's rates and counted FLOPs of SDXL; where neither is known, that is said.
+base, or from the planner's rates and counted FLOPs of SDXL; if neither is known, the result says so.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from headshotkit.planning.ladder import CONTEXT_GIB, SLACK, Task, drawing_minute
 MIB = 2**20
 FLOAT_BYTES = 4
 ADAM_BYTES = {"adamw": 8, "adamw8bit": 2}
-"""Of an optimizer's state, for each trained parameter."""
+"""Bytes of an optimizer's state, for each trained parameter."""
 COUNTED_PX = 1024
 
 
 @dataclass(frozen=True)
 class MethodCost(Record):
-    """What a training takes.
+    """The cost of a training.
 
-    `parameters`: trained numbers. `minutes`: None where no rate is known. `held_gib`: weights, gradients and
+    `parameters`: trained numbers. `minutes`: None if no rate is known. `held_gib`: weights, gradients and
     optimizer state, exact. `peak_gib`: the planner's peak with activations, None on the embedded base.
-    `left_mib`: on the disk in the end. `working_mib`: more of it while the training goes on, for checkpoints.
+    `left_mib`: on the disk in the end. `working_mib`: more while the training runs, for checkpoints.
     """
 
     method: str
@@ -52,7 +52,7 @@ class MethodCost(Record):
     advice: str = ""
 
     def line(self) -> str:
-        """How long it takes, in a sentence; the other figures are in the manifest."""
+        """Return the training's time in a sentence; the other figures are in the manifest."""
         if self.minutes is None:
             return f"Training by {self.method}: how long it takes is told after the first steps. {self.advice}".rstrip()
         end = runtime.clock_in(self.minutes)
@@ -60,14 +60,14 @@ class MethodCost(Record):
 
 
 def expect_cost(method, groups: list[dict], optimizer: str, device_name: str, class_images: int) -> MethodCost:
-    """The cost of a training that is about to begin.
+    """Estimate the cost of a training that is about to begin.
 
     Args:
         method: the `families.methods.Method`, with everything loaded that stays.
         groups: its parameter groups.
         optimizer: its name, of ADAM_BYTES.
-        device_name: what computes, as `runtime.choose_device` words it.
-        class_images: how many there are.
+        device_name: of the computing device, as from `runtime.choose_device`.
+        class_images: their number.
     """
     config: TrainConfig = method.config
     count = sum(parameter.numel() for group in groups for parameter in group["params"])
@@ -84,7 +84,7 @@ def expect_cost(method, groups: list[dict], optimizer: str, device_name: str, cl
 
 
 def _advice(config: TrainConfig, class_images: int, rates: Rates | None, peak_gib: float | None) -> str:
-    """What speaks against beginning like this; empty where nothing does."""
+    """Return the objections to these settings; empty if there are none."""
     found = []
     if config.method == "dreambooth" and not class_images:
         found.append(
@@ -96,7 +96,7 @@ def _advice(config: TrainConfig, class_images: int, rates: Rates | None, peak_gi
 
 
 def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) -> tuple[float | None, str]:
-    """Minutes of all steps, and where the rate is from; (None, why) where none is known."""
+    """Return the minutes of all steps, and the rate's source; (None, why) if no rate is known."""
     times = 2 if class_images else 1
     if config.base == "mini":
         if not device_name.startswith("no GPU"):
@@ -112,10 +112,10 @@ def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) ->
 
 
 def expect_peak_gib(config: TrainConfig, optimizer_bytes: int, prior: bool = False) -> float | None:
-    """Return the GPU's peak at 1024 px with the planner's slack; None on the embedded base, which is trained on a CPU.
+    """Return the GPU's peak at 1024 px with the planner's slack; None on the embedded base, which trains on a CPU.
 
     Args:
-        prior: whether class images are trained beside the person, so that two losses are held at once.
+        prior: whether class images are trained as well, so that two losses are held at once.
     """
     if config.base == "mini":
         return None
@@ -124,7 +124,7 @@ def expect_peak_gib(config: TrainConfig, optimizer_bytes: int, prior: bool = Fal
 
 
 def _cost(config: TrainConfig, losses: int = 1):
-    """Return the counted cost of a step at 1024 px that holds so many losses at once."""
+    """Return the counted cost of a step at 1024 px that holds that number of losses at once."""
     family = find_base(config.base).family
     if family == "sdxl":
         kind = step_kind(config.method, config.checkpointing)
@@ -137,9 +137,9 @@ def expect_drawing(pictures: int, config: RenderConfig, device_name: str) -> tup
     """Return the minutes of loading the base and drawing, None if no rate is known, and the rate's source.
 
     Args:
-        pictures: how many.
-        config: how they are drawn.
-        device_name: what computes, as `runtime.choose_device` words it.
+        pictures: their number.
+        config: the settings they are drawn with.
+        device_name: of the computing device, as from `runtime.choose_device`.
 
     >>> minutes, source = expect_drawing(42, RenderConfig.for_base("sdxl"), "CUDA is there: Tesla T4")
     >>> round(minutes), source
@@ -158,7 +158,7 @@ def expect_drawing(pictures: int, config: RenderConfig, device_name: str) -> tup
 
 
 def say_drawing(title: str, pictures: int, config: RenderConfig) -> None:
-    """Say before a slow step how many pictures it draws, and about how long that takes."""
+    """Print before a slow step how many pictures it draws, and about how long that takes."""
     minutes, source = expect_drawing(pictures, config, runtime.choose_device()[1])
     words = (
         f"about {max(minutes, 0.1):.1f} minutes ({source})" if minutes is not None else f"minutes not known: {source}"

@@ -1,4 +1,4 @@
-"""What the planner chooses from, and what each stage of a choice takes: minutes and GiB."""
+"""The planner's choices, and what each stage of a choice takes: minutes and GiB."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from headshotkit.families.costs_flow import NF4_SLOWER, PASSES, TOGETHER
 from headshotkit.planning.schedule import px_at
 
 PAIRS = 12
-"""First attempts that evaluation draws without the LoRA as well, at most."""
+"""Most first attempts that evaluation draws without the LoRA as well."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One rung of the ladder.
+    """One option of the ladder.
 
     `schedule`: (side px, steps), in order. `guidance_share`: fraction of the sampler steps with guidance, the first
-    ones. `gave_up`: what this rung does without that the one before it had; `stage`: the stage that this changes.
+    ones. `gave_up`: what it sacrifices compared with the option before; `stage`: the stage that this changes.
     `pairs`: first attempts that evaluation draws without the LoRA as well.
     """
 
@@ -45,15 +45,15 @@ class Choice:
 
     @property
     def steps(self) -> int:
-        """Of the training altogether."""
+        """Return the number of training steps."""
         return sum(steps for _, steps in self.schedule)
 
     def px_at(self, step: int) -> int:
-        """The size that a training step (from 0) is done at; beyond the schedule the last one."""
+        """Return the size that a training step (from 0) is done at; the last one beyond the schedule."""
         return px_at(self.schedule, step)
 
     def with_steps(self, steps: int) -> Choice:
-        """The same with as many training steps as a person has set, shared among the sizes as before; 0: unchanged."""
+        """Return the same with a user's number of training steps, split among the sizes as before; 0: unchanged."""
         if not steps:
             return self
         parts, done, end = [], 0, 0
@@ -102,7 +102,7 @@ _FLOW = (_F, _F_768, _F_20, _F_600, _F_512, _F_400, _F_PAIRS, _F_12)
 
 
 def _ladder(rungs: tuple[Choice, ...], steps: int) -> tuple[Choice, ...]:
-    """The rungs for a training of so many steps at best, with the numbers of what each gives up."""
+    """Return the options for a training of at most `steps`, with the numbers of what each sacrifices."""
     made: list[Choice] = []
     for rung in rungs:
         one = rung.with_steps(round(rung.steps * steps / rungs[0].steps))
@@ -113,7 +113,7 @@ def _ladder(rungs: tuple[Choice, ...], steps: int) -> tuple[Choice, ...]:
 
 
 def _best_steps(base: str, method: str) -> int:
-    """As many training steps as a base's preset for a method has."""
+    """Return the training steps of a base's preset for a method."""
     settings = BASES[base].presets
     known = settings["TrainConfig"] | settings.get(f"TrainConfig.{method}", {})
     return known.get("steps", TrainConfig.steps)
@@ -125,14 +125,14 @@ _RUNGS = {
     **dict.fromkeys(PASSES, _FLOW),
 }
 LADDERS = {kind: _ladder(rungs, rungs[0].steps) for kind, rungs in _RUNGS.items()}
-"""Best first, for a LoRA. Their order and their end are estimates (2026-11-20): by what a headshot shows, not tried."""
+"""Best first, for a LoRA. Their order and their end are estimates by what a headshot shows, not tried."""
 METHOD_LADDERS = {(kind, method): _ladder(_RUNGS[kind], _best_steps(kind, method))
                   for kind in ("sdxl", "mini") for method in METHODS if method != "lora"}  # fmt: skip
-"""The same for the other methods: the steps of their presets in the LoRA's proportions."""
+"""The same for the other methods: their presets' steps in the LoRA's proportions."""
 
-# Minutes, central and pessimistic, of what doesn't depend on a choice: SDXL's are estimates for a free T4, the embedded
-# base's were measured on two cores. "load" is the base's in each stage that draws; "begin" comes before the first
-# training step: the base's and the encoding of pictures and captions. "evaluate" is but for drawing and scoring.
+# Minutes, central and pessimistic, of fixed work: SDXL's are estimates for a free T4, the embedded base's were measured
+# on two cores. "load" is the base's in each stage that draws; "begin" comes before the first training step: loading
+# the base and encoding pictures and captions. "evaluate" is without drawing and scoring.
 FIXED = {
     "sdxl": {"install": (1.5, 2.5), "download": (1.5, 3.0), "check": (0.5, 1.0), "prepare": (0.2, 0.4),
              "begin": (0.7, 1.2), "load": (0.5, 1.0), "restore": (1.0, 1.5), "evaluate": (0.2, 0.4),
@@ -143,7 +143,7 @@ FIXED = {
 
 
 def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
-    """The same for a flow-matching base: bringing and loading weights takes as much longer as they are larger."""
+    """Return the same for a flow-matching base: fetching and loading takes time in proportion to its size."""
     sdxl = FIXED["sdxl"]
     larger = next(base.download_gb for base in BASES.values() if base.family == family) / BASES["sdxl"].download_gb
     download, load = (tuple(minutes * larger for minutes in sdxl[stage]) for stage in ("download", "load"))
@@ -154,31 +154,31 @@ def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
 FIXED |= {family: _fixed_flow(family) for family in PASSES}
 STAGES = ("install", "check", "prepare", "download", "train", "pick", "generate", "restore", "evaluate", "gallery")
 ATTEMPTS = {"sdxl": 1.2, "mini": 1.5, **dict.fromkeys(PASSES, 1.2)}
-"""Rendered headshots for one that is kept: 36 for 24 on mini (README, 2026-11-20), estimates for the others."""
+"""Rendered headshots for one that is kept: 36 for 24 on mini (README), estimates for the other bases."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
-"""Fragmentation, and what CUDA itself takes; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
+"""Fragmentation, and CUDA's own memory; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
 OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02, **dict.fromkeys(PASSES, 0.09)}
 """8-bit Adam's two bytes for each of the LoRA's 46.4 M parameters; Adam's eight for each of mini's 2.6 M; the other
 families' have fewer than SDXL's."""
 WITHOUT_LORA_GIB = 1.779
-"""What word guidance keeps beside SDXL: the weights without the LoRA of those layers that have one, float16."""
+"""Memory of base-model guidance besides SDXL: the original weights of the layers with a LoRA, float16."""
 MEASURED_SPREAD = 1.05
 """Pessimistic seconds of a step relative to measured ones; estimate."""
 RELATED_SPREAD = 1.3
-"""The same of work that was not measured itself, on a machine whose training steps were; estimate."""
+"""The same for work that was not measured, on a machine whose training steps were; estimate."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be planned: everything, or the rest of a run.
+    """The work to plan: everything, or the rest of a run.
 
-    `memory_gib`: what a stage may take on the GPU, 0 is not checked; `train_gib`: what the training may take, where
-    that is less. `done`: finished stages. `steps_done`: of the training. `slower`: measured seconds of a step
-    relative to the central ones, 0 where nothing was measured. `steps`: of the training, where a person has set them.
-    `method`: of the training. `prior`: whether class images are trained beside the person, as many as photos a step.
-    `class_images`: those that are still to be drawn. `pick`: pictures that picking draws, 0: nothing is picked.
-    `begun`: the training's base is loaded, so its steps alone are left. `drawing_slower`: as `slower`, of a picture.
-    `worded`: whether headshots are drawn with word guidance.
+    `memory_gib`: a stage's limit on the GPU, 0 is not checked; `train_gib`: the training's limit, if lower.
+    `done`: finished stages. `steps_done`: of the training. `slower`: measured seconds of a step relative to the
+    central ones, 0 if nothing was measured. `steps`: of the training, if the user set them.
+    `method`: of the training. `prior`: whether class images are trained as well, as many as photos a step.
+    `class_images`: those still to draw. `pick`: pictures that picking draws, 0: no picking.
+    `begun`: the training's base is loaded, so only its steps are left. `drawing_slower`: as `slower`, of a picture.
+    `worded`: whether headshots are drawn with base-model guidance.
     """
 
     rates: Rates
@@ -201,25 +201,25 @@ class Task:
 
     @property
     def ladder(self) -> tuple[Choice, ...]:
-        """What can be chosen from, best first."""
+        """Return the available choices, best first."""
         return METHOD_LADDERS.get((self.kind, self.method), LADDERS[self.kind])
 
     @property
     def kind(self) -> str:
-        """Which ladder: mini, or the base's family."""
+        """Return the ladder's name: mini, or the base's family."""
         return "mini" if self.base == "mini" else BASES[self.base].family
 
     @property
     def slower_by(self) -> tuple[float, float]:
-        """Time of the denoiser relative to its FLOPs at SDXL's rates, central and pessimistic."""
+        """Return the denoiser's time relative to its FLOPs at SDXL's rates, central and pessimistic."""
         return NF4_SLOWER if self.kind in PASSES else (1.0, 1.0)
 
     def cost(self, kind: str, px: int = 1024, batch: int = 1):
-        """A counted cost of the base's family."""
+        """Return a counted cost of the base's family."""
         return cost(kind, px, batch, BASES[self.base].family)
 
     def step_cost(self, choice: Choice, px: int, checkpointing: bool) -> Cost:
-        """A training step's counted cost; with class images two losses, of as many pictures each, are held at once."""
+        """Return a training step's counted cost; class images add a second loss, of as many pictures, held as well."""
         if self.kind in PASSES:
             kind = "step_checkpointed" if checkpointing else "step"
         else:
@@ -227,12 +227,12 @@ class Task:
         return self.cost(kind, px, choice.batch * (2 if self.prior else 1))
 
     def seconds(self, stage: str, tflop: float) -> tuple[float, float]:
-        """Seconds that the denoiser takes for so much work, central and pessimistic."""
+        """Return the denoiser's seconds for that much work, central and pessimistic."""
         pairs = zip(self.rates.seconds(stage, tflop), self.slower_by, strict=True)
         return tuple(seconds * factor for seconds, factor in pairs)
 
     def room_gib(self, stage: str) -> float:
-        """What a stage may take on the GPU."""
+        """Return a stage's limit on the GPU."""
         return self.train_gib if stage == "train" and self.train_gib else self.memory_gib or float("inf")
 
 
@@ -247,7 +247,7 @@ class Stage:
 
 
 def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, ...]:
-    """The stages still to do, in order."""
+    """Return the stages still to do, in order."""
     computed = {"prepare": _prepare_minutes, "train": _train_minutes, "pick": _pick_minutes,
                 "generate": _generate_minutes, "evaluate": _evaluate_minutes}  # fmt: skip
     made = []
@@ -268,7 +268,7 @@ def on_cpu(task: Task, pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tuple[float, float]:
-    """Seconds of a training step, central and pessimistic; measured ones have the first word."""
+    """Return the seconds of a training step, central and pessimistic; measured ones take precedence."""
     counted = task.step_cost(choice, px, checkpointing).tflop
     if task.kind == "mini":
         timed = cost(step_kind(task.method, False, mini=True), px, LADDERS["mini"][0].batch).tflop
@@ -282,9 +282,9 @@ def step_seconds(task: Task, choice: Choice, px: int, checkpointing: bool) -> tu
 
 
 def optimizer_gib(task: Task, weights_gib: float) -> float:
-    """Adam's state: of a LoRA, of a whole U-Net whose weights take so much in float32, or of a few tokens.
+    """Return the GiB of Adam's state: of a LoRA, of a whole U-Net (`weights_gib` in float32), or of a few tokens.
 
-    For each trained number of four bytes it has two on a GPU, where it is 8-bit Adam's, and eight on a CPU.
+    For each trained number of four bytes it has two on a GPU (8-bit Adam), and eight on a CPU.
     """
     if task.method == "dreambooth":
         return weights_gib * (8 if task.kind == "mini" else 2) / 4
@@ -297,7 +297,7 @@ def picture_seconds(task: Task, steps: int, guidance_share: float, words: bool =
     Args:
         steps: of the sampler.
         guidance_share: fraction of them with guidance; 0 is none.
-        words: whether guidance by words acts, which the embedded base's headshots are drawn with.
+        words: whether base-model guidance is on, as in the embedded base's headshots.
     """
     if task.kind == "mini":
         passes = steps * (MINI_WORD_PASSES if words else 1 + guidance_share)
@@ -348,7 +348,7 @@ def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[flo
 
 
 def _pick_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Return the minutes of picking; it draws by the base's preset, whatever the plan."""
+    """Return the minutes of picking; it draws by the base's preset, not by the plan."""
     config = RenderConfig.for_base(task.base)
     seconds = picture_seconds(task, config.steps, config.guidance_share, words=task.kind == "mini")
     return drawing_minutes(task, task.pick, seconds)
@@ -370,7 +370,7 @@ def _evaluate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[
 
 
 def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> float:
-    """Peak of the GPU's memory in a stage, with slack; 0 where it isn't used or isn't known. Mini's is the host's."""
+    """Return a stage's peak GPU memory, with slack; 0 if unused or unknown. Mini's is the host's."""
     drawn = ("pick", "generate", "evaluate")
     if name not in (("train",) if task.kind == "mini" else ("prepare", "train", *drawn)):
         return 0.0
@@ -380,7 +380,7 @@ def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> flo
         peak = max(step.peak_gib for step in steps) + optimizer_gib(task, steps[0].weights_gib)
     elif task.kind in PASSES:
         peak = _flow_peak_gib(task, name)
-    else:  # the whole pipeline is loaded, and its parts work one after the other
+    else:  # the whole pipeline is loaded, and its parts run one after the other
         unet, text = cost("forward", batch=2), cost("text")
         vae = cost("decode" if name == "generate" else "encode")
         working = [one.peak_gib - one.weights_gib for one in ((unet, vae) if name == "generate" else (vae,))]
@@ -391,7 +391,7 @@ def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> flo
 
 
 def _flow_peak_gib(task: Task, name: str) -> float:
-    """Of preparing or generating: first the text encoders alone, then autoencoder and denoiser without them."""
+    """Return the peak of preparing or generating: first text encoders only, then autoencoder and denoiser."""
     text, vae = task.cost("text"), task.cost("decode" if name == "generate" else "encode")
     if name == "prepare":
         return max(text.peak_gib, vae.peak_gib) + vae.weights_gib

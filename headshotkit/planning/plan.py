@@ -1,7 +1,7 @@
-"""The planner: what a run will take on a machine, before anything is downloaded, and what to do without to fit.
+"""The planner: a run's time and memory on a machine, before any download, and what to cut to fit.
 
 It goes down a ladder of choices, best first, and takes the first one whose pessimistic time fits into the minutes
-and whose memory fits into the GPU. `deadline` plans the rest again as the run goes on.
+and whose memory fits into the GPU. `deadline` plans the rest again during the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNMEASURED = "minutes and GiB: counted and estimated, nothing was measured with 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run will be done, how long it takes and why it is not done better."""
+    """The settings of a run, its time, and why no better ones fit."""
 
     task: Task
     choice: Choice
@@ -48,27 +48,27 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the pessimistic time fits, with the reserve."""
+        """Return whether the pessimistic time fits, with the reserve."""
         return self.pessimistic <= self.task.minutes * (1 - RESERVE)
 
     @property
     def training(self) -> dict:
-        """The settings of TrainConfig that the plan decides."""
+        """Return the TrainConfig settings that the plan decides."""
         choice = self.choice
         return {"schedule": choice.schedule, "steps": choice.steps, "batch": choice.batch,
                 "checkpointing": self.checkpointing}  # fmt: skip
 
     @property
     def rendering(self) -> dict:
-        """The settings of RenderConfig that the plan decides."""
+        """Return the RenderConfig settings that the plan decides."""
         return {"steps": self.choice.sampler_steps, "guidance_share": self.choice.guidance_share}
 
     def doing(self, stage: str) -> bool:
-        """Whether that stage is still to do."""
+        """Return whether that stage is still to do."""
         return any(one.name == stage for one in self.stages)
 
     def explain(self) -> str:
-        """The choice, what was given up and why; a line each."""
+        """Return the choice, what it sacrifices and why; a line each."""
         caution = find_base(self.task.base).caution
         lines = [f"{self.task.base}, {caution}", UNMEASURED] if caution else []
         if self.doing("train"):
@@ -96,7 +96,7 @@ class Plan:
         return "\n".join(lines)
 
     def to_dict(self) -> dict:
-        """For JSON: settings, stages, sums, reasons."""
+        """Return the plan for JSON: settings, stages, sums, reasons."""
         choice = {name: value for name, value in asdict(self.choice).items() if name not in ("gave_up", "stage")}
         return {
             "gpu": self.task.rates.name, "base": self.task.base, "method": self.task.method, "count": self.task.count,
@@ -108,7 +108,7 @@ class Plan:
 
 
 def plan_table(plan: Plan) -> str:
-    """A line a stage and the sums."""
+    """Return a line a stage and the sums."""
     lines = [f"{'stage':<10}{'minutes':>9}{'at worst':>10}{'GiB':>7}"]
     total = Stage("all", plan.minutes, plan.pessimistic, plan.peak_gib)
     for stage in (*plan.stages, total):
@@ -118,19 +118,19 @@ def plan_table(plan: Plan) -> str:
 
 
 def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str | None = None, **known) -> Plan:
-    """Plans a whole run, or what is left of one.
+    """Plan a whole run, or the rest of one.
 
     Args:
         gpu: one of `costs.GPUS`.
         count: headshots to deliver, at least 1.
-        minutes: what the run may take at worst, finite.
+        minutes: the run's limit in the pessimistic case, finite.
         base: one of `bases.BASES`; None is mini on "cpu", else sdxl.
         known: other fields of `Task`, such as `memory_gib`, `done`, `steps`, `class_images`, `pick`.
     Raises:
         UnknownGpu, UnknownBase: no rates of that GPU; no such base.
         BadConfig: count or minutes are too small, no rate is known for that base on that GPU, or the base can't be
             trained by that method.
-        TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits; the error says the least possible.
+        TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits; the error has the least possible.
 
     >>> plan = plan_run("t4", count=50, minutes=60)
     >>> plan.choice.schedule, plan.checkpointing
@@ -155,7 +155,7 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
 
 
 def _demand_a_known_method(task: Task) -> None:
-    """Flow-matching bases learn a LoRA alone, and class images hold a denoiser steady that is trained."""
+    """Refuse an unknown method of the base, and class images for a method that does not train the denoiser."""
     if task.method != "lora" and (task.kind, task.method) not in METHOD_LADDERS:
         can = [name for kind, name in METHOD_LADDERS if kind == task.kind]
         raise BadConfig(
@@ -172,7 +172,7 @@ def _demand_a_known_method(task: Task) -> None:
 
 
 def plan_rest(task: Task, must_fit: bool = True) -> Plan:
-    """The first choice of the ladder that fits; without `must_fit` the cheapest one where none does.
+    """Return the first choice of the ladder that fits; without `must_fit` the cheapest one if none does.
 
     Raises:
         TooFewMinutes: none fits into the minutes (with `must_fit`).
@@ -199,7 +199,7 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
 
 
 def rungs_of(task: Task) -> list[Choice]:
-    """The ladder of a task with the training steps that a person has set; rungs that then are the same come once."""
+    """Return the ladder of a task with the user's number of training steps; equal options come once."""
     rungs: list[Choice] = []
     for choice in task.ladder:
         made = choice.with_steps(task.steps)
@@ -209,7 +209,7 @@ def rungs_of(task: Task) -> list[Choice]:
 
 
 def _with_room(task: Task, choice: Choice, given_up: tuple[str, ...]) -> tuple[Plan | None, tuple[str, float]]:
-    """A choice's plan, with checkpointing where it needs it; None where that isn't enough: (plan, (reason, GiB))."""
+    """Return a choice's plan, checkpointed if necessary; None if that isn't enough: (plan, (reason, GiB))."""
     too_large = ("", 0.0)
     for checkpointing in (False, True):
         plan = Plan(task, choice, checkpointing, stages_of(task, choice, checkpointing), given_up)
@@ -223,7 +223,7 @@ def _with_room(task: Task, choice: Choice, given_up: tuple[str, ...]) -> tuple[P
 
 
 def _not_enough_memory(task: Task, least_gib: float) -> NotEnoughMemory:
-    """The error, with what would be needed and what else would do."""
+    """Return the error, with the memory needed and the alternatives."""
     held, by = "The weights", ""
     if task.method != "lora":
         by, held = f" by {task.method}", "What is trained, its gradients and the optimizer's state, the other weights"
@@ -238,7 +238,7 @@ def _not_enough_memory(task: Task, least_gib: float) -> NotEnoughMemory:
 
 
 def _too_few_minutes(cheapest: Plan) -> TooFewMinutes:
-    """The error, with the least minutes that would do."""
+    """Return the error, with the least minutes that would be enough."""
     task, least = cheapest.task, math.ceil(cheapest.pessimistic / (1 - RESERVE))
     untried = find_base(task.base).experimental
     return TooFewMinutes(

@@ -1,7 +1,7 @@
-"""What each step of a training is made with: sizes one after the other, and settings that change on the way.
+"""The settings of each training step: sizes one after the other, and settings that change during training.
 
-A change is noted in the manifest with the step from which it holds. So any step can be made again exactly, whatever
-was changed after it.
+A change is noted in the manifest with the step from which it applies. So any step can be repeated exactly, whatever
+changed after it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Schedule = tuple[tuple[int, int], ...]
 
 
 def px_at(schedule: Schedule, step: int) -> int:
-    """The size of a step (from 0) in px; beyond the schedule the last one.
+    """Return the size of a step (from 0) in px; the last one beyond the schedule.
 
     >>> [px_at(((768, 700), (1024, 300)), step) for step in (0, 699, 700, 5000)]
     [768, 768, 1024, 1024]
@@ -33,15 +33,15 @@ def px_at(schedule: Schedule, step: int) -> int:
 
 
 class Planned(Protocol):
-    """A plan as far as a training needs it: `training` has the settings of MAY_CHANGE."""
+    """The part of a plan that a training uses: `training` has the settings of MAY_CHANGE."""
 
     training: dict
 
 
 class Controller(Protocol):
-    """Who decides the settings of a training while it runs; `deadline.DeadlineController` does.
+    """The decider of a training's settings while it runs; `deadline.DeadlineController` is one.
 
-    `plan` is the plan that holds, `why` says why it was made, `sizes_px` are all sizes that one may come to want.
+    `plan` is the current plan, `why` its reason, `sizes_px` are all sizes that any plan may use.
     """
 
     plan: Planned
@@ -49,22 +49,22 @@ class Controller(Protocol):
     sizes_px: set[int]
 
     def start_training(self, settings: dict, steps_done: int) -> None:
-        """The next step is the first of this process; `settings` are those of MAY_CHANGE that it has."""
+        """Note that the next step is this process's first; `settings` are its values of MAY_CHANGE."""
 
     def time_step(self) -> Planned:
-        """A step is done; the plan that holds from now on."""
+        """Note that a step is done; return the plan from now on."""
 
     def out_of_memory(self, stage: str, steps_done: int) -> Planned:
-        """A step ran out of memory; a plan that needs less, or NotEnoughMemory is raised."""
+        """Return a plan that needs less memory after a step ran out; raise NotEnoughMemory if there is none."""
 
 
 class Pacing:
-    """The settings of each step: the config's, and from some step on those that took their place.
+    """The settings of each step: the config's, replaced by later ones from some step on.
 
     Args:
-        config: what the training was begun with.
-        size_px: side of the dataset's pictures, the size of all steps where the config has no schedule.
-        changes: as a manifest has them; `change` adds to this list.
+        config: the settings that the training began with.
+        size_px: side of the dataset's pictures, the size of all steps if the config has no schedule.
+        changes: as in a manifest; `change` appends to this list.
     Raises:
         BadConfig: the schedule has a size that is larger than the dataset's pictures.
     """
@@ -75,7 +75,7 @@ class Pacing:
         self._demand_sizes(self.begun.schedule)
 
     def at(self, step: int) -> TrainConfig:
-        """The settings that a step (from 0) is made with; its schedule is never empty."""
+        """Return the settings of a step (from 0); its schedule is never empty."""
         settings = self.begun
         for change in self.changes:
             if change["step"] <= step:
@@ -83,27 +83,27 @@ class Pacing:
         return settings
 
     def px_at(self, step: int) -> int:
-        """The size of a step's pictures, px."""
+        """Return the size of a step's pictures, px."""
         return px_at(self.at(step).schedule, step)
 
     def sizes_px(self, controller: Controller | None = None) -> set[int]:
-        """All sizes that steps are or may be made at, px; a controller's only where the pictures are large enough."""
+        """Return all sizes of present or future steps, px; a controller's only if the pictures are large enough."""
         schedules = [self.begun.schedule, *(change["schedule"] for change in self.changes)]
         certain = {px for schedule in schedules for px, _ in schedule}
         return certain | {px for px in (controller.sizes_px if controller else ()) if px <= self.size_px}
 
     def pictures_before(self, step: int) -> int:
-        """How many pictures the steps before one have drawn: the sampler's place."""
+        """Return the number of pictures drawn by the steps before this one: the sampler's position."""
         starts = [0, *(min(change["step"], step) for change in self.changes), step]
         batches = [self.begun.batch, *(change["batch"] for change in self.changes)]
         return sum(batch * (b - a) for batch, a, b in zip(batches, starts, starts[1:], strict=False))
 
     def change(self, step: int, settings: dict, why: str) -> None:
-        """From a step on other settings hold; changes noted for later steps are void.
+        """Apply other settings from a step on; changes noted for later steps become void.
 
         Args:
             settings: those of MAY_CHANGE.
-            why: goes to the manifest with it.
+            why: is noted in the manifest.
         """
         self._demand_sizes(settings["schedule"])
         self.changes[:] = [change for change in self.changes if change["step"] < step]
@@ -120,11 +120,11 @@ class Pacing:
 
 
 def changing(settings: TrainConfig) -> dict:
-    """Those settings of a config that may change on the way."""
+    """Return the settings of a config that may change during training."""
     return {name: getattr(settings, name) for name in MAY_CHANGE}
 
 
 def _settings(change: dict) -> dict:
-    """A noted change as settings of TrainConfig, whether it came from JSON or not."""
+    """Return a noted change as settings of TrainConfig, from JSON or not."""
     settings = {name: change[name] for name in MAY_CHANGE}
     return settings | {"schedule": tuple(tuple(part) for part in change["schedule"])}
