@@ -105,7 +105,7 @@ class PictureRequest(Record):
     control: FilePath = ""
     """Path of a photo whose edges a ControlNet follows; empty: none."""
     control_scale: Annotated[float, Range(0, 2)] = 1.0
-    """ControlNet's conditioning scale, in [0, 2]."""
+    """How strongly the edges are followed (ControlNet scale), in [0, 2]."""
     refiner: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Share of the noise levels, the lowest, that the refiner draws, in [0, 1); 0 is off, 0.2 is SDXL's default."""
 
