@@ -1,6 +1,6 @@
-"""headshotkit: 10-20 selfies in, professional headshots that are surely you out, and no photo leaves the machine.
+"""Turn 10-20 selfies into professional headshots that look like you; no photo leaves the machine.
 
-The public verbs are loaded when they are first used, so importing the package is quick and loads no torch.
+The public verbs are loaded on first use, so importing the package is quick and loads no torch.
 """
 
 from headshotkit.core import __version__, runtime
@@ -34,7 +34,7 @@ _HOMES = {
 }
 __all__ = [*_HOMES, "__version__"]
 
-runtime.set_environment()  # torch reads it once, when it is imported, so it can't wait for a verb
+runtime.set_environment()  # torch reads it only when it is imported, so it can't wait for a verb
 
 
 def __getattr__(name: str):

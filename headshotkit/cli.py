@@ -1,4 +1,4 @@
-"""The command line: a command a stage, `run` for all of them, `demo` for the sample person."""
+"""Run the command line: a command a stage, `run` for all of them, `demo` for the sample person."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ABOUT = {
 
 
 def _schedule(text: str) -> tuple[tuple[int, int], ...]:
-    """The sizes of a training from the command line; argparse says what is wrong with another text.
+    """Parse a training's sizes; argparse reports other texts.
 
     >>> _schedule("768:700,1024:300")
     ((768, 700), (1024, 300))
@@ -60,7 +60,7 @@ def _schedule(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def _scales(text: str) -> tuple[float, ...]:
-    """The strengths to choose from on the command line, for argparse."""
+    """Parse the LoRA scales to choose from, for argparse."""
     try:
         return scales_of(text)
     except BadConfig as error:
@@ -193,7 +193,7 @@ SHARED: list[tuple[str, dict]] = [
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's grammar."""
+    """Return the command line's parser."""
     top = argparse.ArgumentParser(
         "headshotkit", description="Professional headshots from selfies, on your own machine."
     )
@@ -218,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came, as from a scheduler or a machine that shuts down."""
+    """SIGTERM was received, as from a scheduler or a machine that shuts down."""
 
 
 def _terminate(*_) -> None:
@@ -226,17 +226,17 @@ def _terminate(*_) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command.
+    """Run a command.
 
-    Returns: the exit code: 0 done, 2 bad input (the error says what to do), 3 a fault of headshotkit's own (its log
-        is named), 130 interrupted, 141 whoever read the output went away, 143 terminated.
+    Returns: the exit code: 0 done, 2 bad input (the error has the next step), 3 a bug in headshotkit (its log is
+        named), 130 interrupted, 141 the output's reader closed it, 143 terminated.
     """
-    for stream in (sys.stdout, sys.stderr):  # a console may lack a letter of a name; it then shows its number
+    for stream in (sys.stdout, sys.stderr):  # a console may lack a character; it then shows its code
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     runtime.set_environment()
-    earlier = os.umask(0o077)  # for what libraries write: it may hold a face
+    earlier = os.umask(0o077)  # files that libraries write may hold a face
     listening = threading.current_thread() is threading.main_thread()
     listening = listening and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if listening:
@@ -273,7 +273,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _log(error: Exception) -> str:
-    """Writes an error with its traceback to a file of the temporary directory that only its owner reads; its path."""
+    """Write an error with its traceback to a temporary file that only its owner can read; return its path."""
     try:
         handle, path = tempfile.mkstemp(prefix="headshotkit-", suffix=".log")
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
@@ -285,7 +285,7 @@ def _log(error: Exception) -> str:
 
 
 def _do(arguments: argparse.Namespace) -> None:
-    """The command itself; its lines go to standard error where standard output is to hold JSON."""
+    """Run the command; its lines go to standard error if standard output must hold JSON."""
     if arguments.command in TOOLS:
         return TOOLS[arguments.command][1](arguments)
     from headshotkit import pipeline
@@ -303,7 +303,7 @@ def _do(arguments: argparse.Namespace) -> None:
                 base, _ = pipeline.run_base(run, options)
                 if caution := find_base(base).caution:
                     tell(f"{'base':<10} {base}: {caution}")
-            planned = stage == "lora"  # generate keeps its minutes itself
+            planned = stage == "lora"  # generate keeps to its minutes itself
             controller = pipeline.begin_deadline(run, options, tell, ("download", "train")) if planned else None
             if run.has("headshots"):
                 pipeline.do_missing(pipeline.LATE.get(stage, ()), run, options, tell)
@@ -314,7 +314,7 @@ def _do(arguments: argparse.Namespace) -> None:
 
 
 def _crop(arguments: argparse.Namespace) -> None:
-    """Crops a folder: a line a photo, and at the end how many."""
+    """Crop a folder: print a line a photo, and at the end how many."""
     from headshotkit.dataset import crops
 
     names = ("size_px", "aspect", "what", "format", "quality", "enlarge")
@@ -331,7 +331,7 @@ def _crop(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    """Writes the LoRA to a file: a line, or the file's header."""
+    """Write the LoRA to a file: print a line, or the file's header."""
     from headshotkit.training import export
 
     file = export.export_lora(Run(arguments.out), arguments.file, arguments.format)
@@ -342,7 +342,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _prompts(arguments: argparse.Namespace) -> None:
-    """Lists the prompt bank, or some of its packs: a table, or every field as JSON."""
+    """List the prompt bank, or some of its packs: a table, or every field as JSON."""
     from headshotkit.generation import prompts
 
     chosen = prompts.in_packs(prompts.load_prompts(arguments.prompts or prompts.BANK), arguments.packs or ())
@@ -350,7 +350,7 @@ def _prompts(arguments: argparse.Namespace) -> None:
 
 
 def _token(arguments: argparse.Namespace) -> None:
-    """Tries the rarest tokens on a base: a table with the default beside them, and why the first is the best."""
+    """Try the rarest tokens on a base: print a table that includes the default, and why the first is the best."""
     from headshotkit.dataset import tokens
 
     base, why = choose_base(arguments.base)
@@ -362,7 +362,7 @@ def _token(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    """Plans a run: a table, then the choices and why; loads neither torch nor weights."""
+    """Plan a run: print a table, then the choices and why; load neither torch nor weights."""
     from headshotkit.planning import plan as planner
 
     known = {"method": arguments.method, "prior": arguments.class_images > 0}
@@ -374,7 +374,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _clean(arguments: argparse.Namespace) -> None:
-    """Deletes what was moved aside because a stage was done anew; without --yes it only says what that would be."""
+    """Delete what was set aside when a stage was done again; without --yes only list it."""
     run = Run(arguments.run)
     found = {path.name: bytes_of(path) for path in run.earlier()}
     stream = sys.stderr if arguments.json else sys.stdout
@@ -399,11 +399,11 @@ TOOLS: dict[str, tuple[list[tuple[str, dict]], Callable[[argparse.Namespace], No
     "plan": (PLAN_KNOBS, _plan),
     "clean": (CLEAN_KNOBS, _clean),
 }
-"""The commands that are no stage of a run: their arguments, and what they do."""
+"""The commands that are no stage of a run: their arguments and functions."""
 
 
 def _options(arguments: argparse.Namespace, kind: type):
-    """The parsed arguments as the flow's options; the demo fills in the sample person."""
+    """Return the parsed arguments as the flow's options; the demo fills in the sample person."""
     given = {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
     if arguments.command == "demo":
         given["photos"] = runtime.sample_person()

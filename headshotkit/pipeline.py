@@ -1,4 +1,4 @@
-"""The whole run in one call: photos in, gallery out; each stage once, whatever was done before is used."""
+"""Run all stages in one call: photos in, gallery out; each stage once, reusing what was done before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import headshotkit  # its verbs load torch and the like when they are first used, so `check` goes without
+import headshotkit  # its verbs load torch and the like on first use, so `check` needs none
 from headshotkit.config import (
     UNUSED,
     Config,
@@ -41,7 +41,7 @@ from headshotkit.training.checkpoints import newest_step
 
 @dataclass(frozen=True)
 class Options:
-    """What a person may set for a run; None leaves it to the preset of the base."""
+    """Settings of a run; None leaves one to the preset of the base."""
 
     photos: Path | None = None
     base: str | None = None
@@ -86,7 +86,7 @@ class Options:
 
 
 USUAL_MINUTES = 60.0
-"""Minutes that a run on CUDA is planned for where nothing else was said."""
+"""Minutes that a run on CUDA is planned for by default."""
 PLAN_FILE = "plan.json"
 
 CHOICES: dict[type[Config], tuple[str, ...]] = {
@@ -106,7 +106,7 @@ CHOICES: dict[type[Config], tuple[str, ...]] = {
         "seed",
     ),
 }
-"""Which of the options each stage's config takes."""
+"""The options that each stage's config takes."""
 SETTINGS: dict[str, tuple[type[Config], str]] = {
     **{name: (kind, name) for kind, names in CHOICES.items() for name in names},
     "min_photos": (GateConfig, "min_photos"),
@@ -116,31 +116,31 @@ SETTINGS: dict[str, tuple[type[Config], str]] = {
     "fidelity": (RestoreConfig, "fidelity"),
     "codeformer_weights": (RestoreConfig, "weights"),
 }
-"""Option -> the setting that it is, whose range it has."""
+"""Option -> its setting, whose range it shares."""
 NEED_BASE = ("dataset", "lora", "picked", "headshots")
-"""Stages that work with a base; choosing one looks for a GPU, which loads torch."""
+"""Stages that need a base; choosing one looks for a GPU, which loads torch."""
 LATE = {"report": ("restored",), "gallery": ("restored", "report")}
-"""Stage -> stages that its command does as well if they are missing: they take little, and no choice."""
+"""Stage -> stages that its command also does if they are missing: they are quick and need no choice."""
 TOGETHER = {"steps": ("schedule",), "schedule": ("steps",), "learning_rate": ("optimizer",),
             "token_factor": ("optimizer",)}  # fmt: skip
-"""A setting -> those that it must fit; where one of them is set anew, it doesn't stay as the run began."""
+"""A setting -> settings that it must fit; if one of them is set anew, it is not kept from the run's beginning."""
 
 
 @locks.writes("run")
 def make_headshots(
     photos: Path | str, out: Path | str, options: Options | None = None, tell: Callable[[str], None] = print
 ) -> Run:
-    """Does every stage of a run that is not done yet, and tells a line a stage.
+    """Do every unfinished stage of a run, and report a line a stage.
 
-    With minutes, plan.json in the run folder says what was planned and what each stage took.
+    With minutes, plan.json in the run folder records the plan and how long each stage took.
 
     Args:
         photos: folder with the person's photos.
         out: the run folder.
         options: settings; its `photos` is replaced by `photos`. Minutes that are None are USUAL_MINUTES on CUDA.
-        tell: is given each line; `print` by default.
+        tell: receives each line; `print` by default.
     Raises:
-        HeadshotError: as the stages do; what was finished before stays.
+        HeadshotError: as the stages do; stages finished before stay.
         CannotRestore: as `restore_headshots`, when all else is done.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits into the minutes or the GPU.
     """
@@ -156,7 +156,7 @@ def make_headshots(
             controller.begin(COMMANDS[stage])
         try:
             manifest = do_stage(stage, run, options, controller)
-        except CannotRestore as error:  # the headshots are there; whoever asked for it is told in the end
+        except CannotRestore as error:  # the headshots exist; the error is raised at the end
             manifest, cannot = run.manifest(stage), error
         tell(line_of(manifest, run))
         if controller:
@@ -169,9 +169,9 @@ def make_headshots(
 
 
 def _usual_deadline(run: Run, base: str, options: Options, tell: Callable[[str], None]) -> DeadlineController | None:
-    """Plan for USUAL_MINUTES on CUDA where nothing was said of minutes; None elsewhere, and where no plan fits.
+    """Plan for USUAL_MINUTES on CUDA if minutes are not set; return None elsewhere, and if no plan fits.
 
-    What a plan would leave unheeded speaks against one: a schedule, and a limit of the attempts.
+    A schedule or a limit of attempts prevents it: a plan would ignore them.
     """
     said = options.minutes is not None or options.schedule or options.max_attempts
     if said or base == "mini" or runtime.gpu_memory() is None:
@@ -186,13 +186,13 @@ def _usual_deadline(run: Run, base: str, options: Options, tell: Callable[[str],
 def begin_deadline(
     run: Run, options: Options, tell: Callable[[str], None], stages: tuple[str, ...] = PLANNED[1:]
 ) -> DeadlineController | None:
-    """Plans a run whose minutes are given, and tells the plan; None where they aren't, or are 0. They count from now.
+    """Plan a run with minutes, and report the plan; return None if minutes are None or 0. They count from now.
 
     Args:
-        stages: those to be done, as `ladder.STAGES` names them; what is installed is no matter of a run.
+        stages: those to do, as `ladder.STAGES` names them; installation is not part of a run.
     Raises:
-        BadConfig: a schedule is given as well, no rate is known for the base on this machine, or it can't be trained
-            by that method.
+        BadConfig: a schedule is set as well, no rate is known for the base on this machine, or the method can't
+            train it.
         NoPhotos: the photo folder is missing or holds no photo.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
@@ -224,10 +224,10 @@ def begin_deadline(
 
 
 def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
-    """What the run has already of what these options ask, up to the training.
+    """Return what the run already has of what these options ask, up to the training.
 
     Args:
-        stages: those asked for, as `ladder.STAGES` names them.
+        stages: the requested ones, as `ladder.STAGES` names them.
     Returns: (those of them that are finished, steps of an unfinished training's newest checkpoint).
     """
     planned = _as_begun("lora", run, base, options, MAY_CHANGE)
@@ -252,16 +252,16 @@ def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) 
 
 
 def _class_images(run: Run, options: Options) -> int:
-    """How many class images the training will have: as asked for, else as the dataset was prepared."""
+    """Return the number of class images for the training: the option, else as the dataset was prepared."""
     begun = run.peek("dataset").get("config", {}).get("class_images", 0)
     return begun if options.class_images is None else options.class_images
 
 
 def run_base(run: Run, options: Options) -> tuple[str, str]:
-    """The base of a run and why: the one asked for, else the one it was begun with, else by device.
+    """Return the base of a run and why: the option, else the one the run began with, else by device.
 
     Raises:
-        UnknownBase: the one asked for does not exist.
+        UnknownBase: the option names no base.
     """
     begun = run.peek("dataset").get("config", {}).get("base")
     if begun and not options.base:
@@ -271,10 +271,10 @@ def run_base(run: Run, options: Options) -> tuple[str, str]:
 
 @locks.writes("do_missing")
 def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callable[[str], None] = print) -> None:
-    """Does those of the stages that the run does not have, whatever settings the others were made with.
+    """Do the stages that the run lacks, whatever settings the existing ones have.
 
     Raises:
-        BadConfig: a class word is given, and the run was begun with another one.
+        BadConfig: a class word is set, and the run began with another one.
         HeadshotError: as the stages do.
     """
     begun = run.peek("dataset").get("config", {}).get("class_word")
@@ -292,11 +292,11 @@ def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callab
 
 def config_for(kind: type[Config], base: str, options: Options, planned: dict | None = None,
                begun: dict | None = None) -> Config:  # fmt: skip
-    """A stage's config: the base's preset; in its place what the run began with, then what a plan decides, then what
-    the person set.
+    """Return a stage's config: the base's preset, overridden by the settings that the run began with, then by a plan's,
+    then by the person's.
 
     Args:
-        begun: the stage's manifest, empty where it was never begun.
+        begun: the stage's manifest, empty if it never began.
     """
     chosen = {name: getattr(options, name) for name in CHOICES[kind]}
     if kind is TrainConfig:
@@ -312,13 +312,13 @@ def config_for(kind: type[Config], base: str, options: Options, planned: dict | 
 
 
 def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict | None = None) -> dict:
-    """The settings that a stage was begun with, as far as they go with the base and with what the person set now.
+    """Return the settings that a stage began with, if they fit the base and the person's new settings.
 
     Args:
-        begun: the stage's manifest; empty where it was never begun.
-        chosen: what the person set now.
+        begun: the stage's manifest; empty if it never began.
+        chosen: the person's new settings.
     Raises:
-        DamagedRun: the manifest names settings that there are not.
+        DamagedRun: the manifest names unknown settings.
     """
     before, chosen, hints = begun.get("config", {}), chosen or {}, typing.get_type_hints(kind)
     try:
@@ -339,11 +339,11 @@ def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict
 
 
 def planned_settings(stage: str, run: Run, base: str, options: Options, controller: DeadlineController | None) -> dict:
-    """What a plan decides of a stage. What it was begun with holds, where all else is the same: so it goes on.
+    """Return a plan's settings for a stage. Those it began with stay if all else is the same, so that it resumes.
 
     Args:
         stage: lora or headshots.
-        controller: None where no minutes are given; then only what was begun under a plan goes on with that.
+        controller: None without minutes; then only what began under a plan keeps that plan's settings.
     """
     begun, plan = run.peek(stage), {}
     if controller:
@@ -354,7 +354,7 @@ def planned_settings(stage: str, run: Run, base: str, options: Options, controll
 
 
 def _as_begun(stage: str, run: Run, base: str, options: Options, names: Iterable[str]) -> dict:
-    """Those settings as the stage was begun with, where it was and all else is as asked now; else nothing."""
+    """Return the named settings as the stage began with, if all else is as set now; else {}."""
     begun, kind = run.peek(stage), TrainConfig if stage == "lora" else RenderConfig
     kept = {name: begun["config"].get(name) for name in names} if "config" in begun else {}
     if "schedule" in kept:
@@ -366,17 +366,17 @@ def _as_begun(stage: str, run: Run, base: str, options: Options, names: Iterable
 
 
 def _was_too_short(rendered: dict, least: float) -> bool:
-    """Whether headshots were done in no more than the least minutes that a plan leaves them, and some are missing."""
+    """Return whether headshots are missing and had no more than the least minutes that a plan leaves them."""
     minutes = rendered.get("config", {}).get("minutes", 0.0) if "minutes" in rendered.get("planned", ()) else 0.0
     some_missing = rendered.get("status") == "done" and len(rendered["delivered"]) < rendered["config"]["count"]
     return some_missing and 0 < minutes <= least
 
 
 def _beside_class_images(run: Run, base: str, options: Options) -> dict:
-    """Without a plan: checkpointing where class images are trained beside the photos, but for the embedded base.
+    """Return checkpointing if class images are trained without a plan, except on the embedded base.
 
-    Two losses are held at once, on SDXL at 1024 px 19.6 GiB without checkpointing and 7.4 with it (counted 2026-11-22).
-    A training that was begun without goes on without.
+    Two losses are held at once, on SDXL at 1024 px 19.6 GiB without checkpointing and 7.4 with it.
+    A training that began without it continues without it.
     """
     begun = run.peek("lora")
     begun_so = begun.get("config") == settings_of(config_for(TrainConfig, base, options, begun=begun))
@@ -384,10 +384,10 @@ def _beside_class_images(run: Run, base: str, options: Options) -> dict:
 
 
 def do_stage(stage: str, run: Run, options: Options, controller: DeadlineController | None = None) -> dict:
-    """Does one stage, unless it is done, and returns its manifest.
+    """Do one stage, unless it is done, and return its manifest.
 
     Args:
-        controller: decides what the person did not set, and keeps the time of the training.
+        controller: decides settings left open, and keeps the training's time.
     Raises:
         HeadshotError: as the stage does.
     """
@@ -415,7 +415,7 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
             config = PickConfig.with_options(**begun_settings(PickConfig, run.peek(stage)) | chosen)
             headshotkit.pick_lora(run, config, config_for(RenderConfig, base, options, begun=_picked_before(run)))
         case "headshots":
-            options = replace(options, minutes=None) if controller else options  # they are the whole run's
+            options = replace(options, minutes=None) if controller else options  # they are for the whole run
             planned = planned_settings(stage, run, base, options, controller)
             config = config_for(RenderConfig, base, options, planned, _drawn_before(run))
             headshotkit.render_headshots(run, config, planned=tuple(planned))
@@ -431,7 +431,7 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
 
 
 def _drawn_before(run: Run) -> dict:
-    """The manifest of the headshots, with an own prompt bank at its place in the run, and a later pick in force."""
+    """Return the headshots' manifest, with the path of the run's copy of a prompt bank, and a later pick applied."""
     begun, picked = run.peek("headshots"), run.peek("picked")
     config = dict(begun.get("config", {}))
     if bank := config.get("prompts"):
@@ -445,7 +445,7 @@ def _picked_before(run: Run) -> dict:
     """Return how the pick's pictures were drawn; before there is a pick, how the headshots were."""
     drawn = _drawn_before(run)
     own = run.peek("picked").get("config", {}).get("rendering", {})
-    own = {name: value for name, value in own.items() if name != "prompts"}  # of a bank it has the file's name alone
+    own = {name: value for name, value in own.items() if name != "prompts"}  # of a bank it only has the file's name
     return {"stage": "picked", "config": drawn.get("config", {}) | own} if own else drawn
 
 
@@ -453,7 +453,7 @@ def _restore_config(run: Run, options: Options) -> RestoreConfig:
     """Return how faces are restored: as set now, else as the run began.
 
     Raises:
-        BadConfig: it began with weights of the person's own, whose place the run doesn't know.
+        BadConfig: it began with the user's own weights, whose path the run doesn't record.
     """
     kept = begun_settings(RestoreConfig, run.peek("restored"))
     if kept.pop("weights", "") and options.codeformer_weights is None:
@@ -472,7 +472,7 @@ def _gate_config(run: Run, options: Options) -> GateConfig:
 
 
 def _check(run: Run, options: Options) -> None:
-    """Judges the photos; too few good ones are an error here already, not only when training needs them."""
+    """Judge the photos; raise if too few are good, not only when training needs them."""
     config = _gate_config(run, options)
     if options.photos is None:
         raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
@@ -482,10 +482,10 @@ def _check(run: Run, options: Options) -> None:
 
 
 def line_of(manifest: dict, run: Run | None = None) -> str:
-    """One line on a finished stage: its name, what came out, seconds.
+    """Return one line on a finished stage: its name, what came out, seconds.
 
-    After the check a line a refused photo says why, and another one what is missing. After the check and the gallery
-    the last line says where in the run the page is.
+    After the check there is also a line a rejected photo with the reason, and one on what is missing. After the check
+    and the gallery the last line gives the page's path in the run.
     """
     stage = manifest["stage"]
     lines = [f"{COMMANDS[stage]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"]

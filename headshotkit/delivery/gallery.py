@@ -1,4 +1,4 @@
-"""The gallery: one self-contained HTML page and a contact sheet of the delivered headshots."""
+"""Build the gallery: one self-contained HTML page and a contact sheet of the delivered headshots."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from headshotkit.scoring.reasons import WORDS
 SHEET = "contact_sheet.png"
 TILE_PX = 256
 SHOWN_PX = 640
-"""Width at which a large headshot is shown; its link holds it at full size."""
+"""Width at which a large headshot is shown; its link has the full size."""
 
 
 @locks.writes("gallery")
 def build_gallery(run: Run) -> Path:
-    """Writes `gallery/`: index.html, which holds its pictures itself, contact_sheet.png, manifest.json.
+    """Write `gallery/`: index.html with its pictures embedded, contact_sheet.png, manifest.json.
 
     Returns: the page's path.
     Raises:
@@ -46,7 +46,7 @@ def build_gallery(run: Run) -> Path:
 
 
 def contact_sheet(files: list[Path], columns: int = 6) -> bytes:
-    """All pictures in one PNG, each whole in a square tile of TILE_PX, row by row."""
+    """Return all pictures in one PNG, each whole in a square tile of TILE_PX, row by row."""
     rows = max(1, math.ceil(len(files) / columns))
     sheet = Image.new("RGB", (columns * TILE_PX, rows * TILE_PX), "white")
     for number, file in enumerate(files):
@@ -59,7 +59,7 @@ def contact_sheet(files: list[Path], columns: int = 6) -> bytes:
 
 
 def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict, metrics: dict) -> str:
-    """The gallery as one HTML page; nothing in it is loaded from elsewhere."""
+    """Return the gallery as one HTML page; nothing in it is loaded from elsewhere."""
     cards = [_card(n, shot, file) for n, (shot, file) in enumerate(zip(delivered, files, strict=True), 1)]
     passed = [c for c, shot in zip(cards, delivered, strict=True) if shot["accepted"]]
     near = [c for c, shot in zip(cards, delivered, strict=True) if not shot["accepted"]]
@@ -89,7 +89,7 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
 
 
 def _card(number: int, shot: dict, file: Path) -> str:
-    """Return one headshot with what it is; its link saves it at full size, from the page itself.
+    """Return one headshot with its facts; its link saves it at full size, from the page itself.
 
     So the page works wherever it is sent.
     """
@@ -112,7 +112,7 @@ def _card(number: int, shot: dict, file: Path) -> str:
 
 
 def _facts(generated: dict, kept: int, given: int, metrics: dict) -> str:
-    """What made the pictures, as a table."""
+    """Return the settings and numbers behind the pictures, as a table."""
     identity = metrics["identity"]
     rows = [
         ("Photos", f"{kept} kept of {given}"),

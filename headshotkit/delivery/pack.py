@@ -1,4 +1,4 @@
-"""The accepted headshots as one zip, to take home."""
+"""Pack the accepted headshots as one zip, to download."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def accepted_headshots(run: Run) -> dict[str, Path]:
     """Return the accepted headshots, best first: name to save it under -> file, restored if it was restored.
 
     Raises:
-        StageMissing: no headshots were generated, or other photos or another LoRA are there since.
+        StageMissing: no headshots were generated, or photos or LoRA have changed since.
     """
     generated = run.manifest("headshots")
     shots = {shot["file"]: shot for shot in generated["headshots"]}
@@ -28,7 +28,7 @@ def accepted_headshots(run: Run) -> dict[str, Path]:
 
 
 def pack_headshots(run: Run) -> Path:
-    """Write headshots.zip into the run folder and return its path; it holds the accepted headshots alone, best first.
+    """Write headshots.zip into the run folder and return its path; it holds only accepted headshots, best first.
 
     Raises:
         StageMissing: as `accepted_headshots`.
@@ -47,7 +47,7 @@ def pack_headshots(run: Run) -> Path:
 
 
 def nothing_accepted(run: Run) -> NothingToShow:
-    """Return the error that says why there is no headshot to take home."""
+    """Return the error that says why there is no headshot to download."""
     generated = run.manifest("headshots")
     rough = " The embedded base makes small, rough pictures; a GPU draws with SDXL."
     return NothingToShow(

@@ -1,7 +1,7 @@
-"""Evaluates a run: identity of the base's and the LoRA's headshots by both recognisers, restored or not, sharpness.
+"""Evaluate a run: identity of the base's and the LoRA's headshots by both recognisers, restored or not, sharpness.
 
-The rise is measured on first attempts alone, same prompts and seeds with and without the LoRA, so that choosing the
-best attempts can't flatter it. A few of them suffice for it, and each costs a picture.
+The rise is measured on first attempts only, same prompts and seeds with and without the LoRA, so that choosing the
+best attempts can't flatter it. A few of them are enough, and each costs a picture.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ RECOGNISERS = ("arcface", "dlib")
 def evaluate_run(
     run: Run, pairs: int = PAIRS, minutes: float | None = None, clock: Callable[[], float] = time.monotonic
 ) -> dict:
-    """Measures what the run has made.
+    """Measure what the run has made.
 
     Writes `report/`: base/ (the bare base's pictures), metrics.json, identity.png, losses.png, manifest.json.
     Returns the metrics.
 
     Args:
-        pairs: first attempts that are drawn without the LoRA as well, at most, spread over the prompts. What an
-            evaluation was begun with holds.
-        minutes: that it may take: fewer pairs where that is short, even none; None is no limit.
-        clock: seconds that never go back.
+        pairs: first attempts that are drawn without the LoRA as well, at most, spread over the prompts. A resumed
+            evaluation keeps the number it began with.
+        minutes: time limit; if it is short, fewer pairs are drawn, even none; None is no limit.
+        clock: monotonic seconds.
     Raises:
         StageMissing: headshots have not been generated and restored.
-        DamagedRun: a headshot is gone or changed.
-        MissingModel, MissingPackage: ArcFace can't be had; without dlib it goes on and says so.
+        DamagedRun: a headshot is missing or changed.
+        MissingModel, MissingPackage: ArcFace is not available; dlib may be missing, which is reported.
     """
     check_value("minutes", minutes or 0.0, Minutes, "Set minutes, for example 5.")
     deadline = Deadline(0.0 if minutes is None else max(minutes, 1e-3), clock)
@@ -93,7 +93,7 @@ def evaluate_run(
     try:
         write_atomic(stage.folder / "losses.png", plot_losses(run).png())
         without = ""
-    except DamagedRun:  # nothing else is made from the losses, and they can't be made again
+    except DamagedRun:  # nothing else needs the losses, and they can't be remade
         without = "; without losses.png, for lora/losses.json is missing or damaged"
     stage.finish(_outcome(metrics) + without, metrics=metrics)
     return metrics
@@ -130,7 +130,7 @@ def spread(count: int) -> list[int]:
 
 
 def _outcome(metrics: dict) -> str:
-    """Identity of base and LoRA by both recognisers, in one line."""
+    """Return the identity of base and LoRA by both recognisers, in one line."""
     parts = []
     for name, m in metrics["identity"].items():
         rise = m["rise"]
@@ -158,8 +158,8 @@ def _render_base(
 ) -> list[Path]:
     """Draw the same prompts and seeds without the LoRA, with the settings in the headshots' manifest; return the files.
 
-    Batches that exist are not drawn again; one that lacks a picture is drawn whole, for alone it would round otherwise.
-    When the time is up, the rest are left out.
+    Batches that exist are not drawn again; one that lacks a picture is drawn whole, because alone it would round
+    differently. When the time is up, the rest are left out.
     """
     deadline = deadline or Deadline(0.0)
     config = RenderConfig(**generated["config"])
@@ -190,7 +190,7 @@ def _draw_base(
 ) -> None:
     """Draw the bare base's pictures, batch by batch, until all are there or the time is up.
 
-    The face models, which measured the headshots before, make room for the base.
+    The face models, which measured the headshots before, are freed to make room for the base.
     """
     recognition.forget_models()
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
@@ -253,7 +253,7 @@ def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray]) -> 
 
 
 def score_files(files: list[Path], known: dict[str, np.ndarray], title: str = "measuring") -> list[Score]:
-    """Identity and sharpness of pictures; None where a picture does not show exactly one face.
+    """Return the identity and sharpness of pictures; None if a picture does not show exactly one face.
 
     Args:
         known: recogniser -> embeddings of the person's photos, shape (N, D).
@@ -272,7 +272,7 @@ def _score(file: Path, known: dict[str, np.ndarray]) -> Score:
 
 
 def _identity(name: str, known: np.ndarray, scores: dict[str, list[Score]]) -> dict:
-    """One recogniser's medians, and the rise from base to LoRA."""
+    """Return one recogniser's medians, and the rise from base to LoRA."""
     own = recognition.leave_one_out(known, recognition.load_recogniser(name))
     values = {kind: [getattr(s, name) for s in rows] for kind, rows in scores.items()}
     first = {s.file: getattr(s, name) for s in scores["lora"]}
@@ -288,6 +288,6 @@ def _identity(name: str, known: np.ndarray, scores: dict[str, list[Score]]) -> d
 
 
 def _median(values: list[float | None]) -> float | None:
-    """Median of the values that are there; None when there is none."""
+    """Return the median of the values that are not None; None if there is none."""
     there = [v for v in values if v is not None]
     return round(float(np.median(there)), 4) if there else None

@@ -1,4 +1,4 @@
-"""Figures of a run: returned, never shown; a notebook shows the last line of its cell."""
+"""Draw the figures of a run: returned, never shown; a notebook shows the last line of its cell."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MARKS = {
     "delivered": {"marker": "o"},
     "restored": {"marker": "o"},
 }
-"""How each kind of picture is drawn in `plot_identity`: a mark of its own, so that colour is not needed."""
+"""Marker of each kind of picture in `plot_identity`, so that colour is not needed."""
 
 
 @dataclass(frozen=True)
 class Colours:
-    """The colours of a figure. `ink` is for words and lines, `paper` lies behind words, `empty` is where nothing is.
+    """The colours of a figure. `ink` is for text and lines, `paper` is behind text, `empty` is for empty cells.
 
-    `shades` are of neighbouring parts of a bar.
+    `shades` are for adjacent parts of a bar.
     """
 
     ink: str
@@ -60,16 +60,16 @@ DARK = Colours("white", "black", "#6cc283", "#f08a7e", "#a8a8a8", "#82b1ea", "#4
 class Plot(Figure):
     """A figure that draws itself at the end of a notebook cell, with any backend.
 
-    It is dark where matplotlib's style is: `matplotlib.style.use("dark_background")` makes all that follow dark.
+    It is dark if matplotlib's style is: `matplotlib.style.use("dark_background")` makes all later ones dark.
     """
 
     @property
     def colours(self) -> Colours:
-        """Return the colours that go with matplotlib's words."""
+        """Return the colours that match matplotlib's text colour."""
         return DARK if np.mean(to_rgb(rcParams["text.color"])) > 0.5 else LIGHT
 
     def png(self) -> bytes:
-        """The figure as PNG."""
+        """Return the figure as PNG."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
         return buffer.getvalue()
@@ -81,8 +81,8 @@ class Plot(Figure):
 def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
     """Draw the identity of the person's own photos and of the base's and the LoRA's headshots, a panel a recogniser.
 
-    Where a dot stands in the width of its column means nothing. The own photos are left out where an older evaluation
-    has only their median.
+    A dot's horizontal position within its column means nothing. The own photos are left out if an older evaluation has
+    only their median.
     """
     figure = Plot(figsize=(10, 4), layout="constrained")
     colours = figure.colours
@@ -107,7 +107,7 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
 
 
 def scattered(count: int, width: float = 0.44) -> np.ndarray:
-    """Return places beside a column's middle for values in any order, also sorted ones: they never form a line.
+    """Return offsets from a column's middle for values in any order, also sorted ones: they never form a line.
 
     Source: multiples of the golden ratio, whose neighbours lie far apart.
 
@@ -127,7 +127,7 @@ def read_losses(run: Run) -> list[float | None]:
 
     Raises:
         StageMissing: nothing has been trained.
-        DamagedRun: the file is gone, or isn't what the training wrote.
+        DamagedRun: the file is missing, or isn't what the training wrote.
     """
     run.manifest("lora")
     path = run.path("lora") / "losses.json"
@@ -138,7 +138,7 @@ def read_losses(run: Run) -> list[float | None]:
 
 
 def plot_losses(run: Run) -> Plot:
-    """The training loss a step, and its running mean over a twentieth of the steps."""
+    """Draw the training loss a step, and its running mean over a twentieth of the steps."""
     losses = np.array(read_losses(run), float)  # None: not finite
     window = max(1, len(losses) // 20)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
@@ -154,9 +154,9 @@ def plot_losses(run: Run) -> Plot:
 
 
 def plot_verdicts(run: Run, columns: int = 6, most: int = 120) -> Plot:
-    """The photos with their verdicts: the kept ones first, best first, then the refused ones by reason.
+    """Draw the photos with their verdicts: the kept ones first, best first, then the rejected ones by reason.
 
-    Kept: a solid green frame and a tick. Refused: a dashed red frame, a cross and the first reason with its number
+    Kept: a solid green frame and a tick. Rejected: a dashed red frame, a cross and the first reason with its number
     and its limit. After `most` photos the sheet ends and says so.
     """
     verdicts = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"]]
@@ -177,13 +177,13 @@ def plot_verdicts(run: Run, columns: int = 6, most: int = 120) -> Plot:
 
 
 def _place(verdict: Verdict) -> tuple:
-    """Where a photo stands on the sheet: kept first, then by reason, then best first."""
+    """Return a photo's sort key on the sheet: kept first, then by reason, then best first."""
     code = verdict.reasons[0].code if verdict.reasons else ""
     return not verdict.kept, "" if verdict.kept else code, -quality(verdict.measures), verdict.photo
 
 
 def _draw_verdict(axes, x: float, y: float, verdict: Verdict, thumb: Path) -> None:
-    """One photo of the sheet with frame, sign, name and reason, in a cell 1 wide and 1.34 high."""
+    """Draw one photo of the sheet with frame, sign, name and reason, in a cell 1 wide and 1.34 high."""
     there, empty = thumb.exists(), Image.new("RGB", (8, 8), axes.figure.colours.empty)
     picture = Image.open(thumb, formats=("JPEG",)).convert("RGB") if there else empty
     axes.imshow(np.asarray(ImageOps.fit(picture, (160, 160))), extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03))
@@ -196,7 +196,7 @@ def _draw_verdict(axes, x: float, y: float, verdict: Verdict, thumb: Path) -> No
 
 
 def _frame(axes, corner: tuple[float, float], side: float, good: bool) -> None:
-    """Frame a picture: solid with a tick where it is good, else dashed with a cross; green and red only repeat it."""
+    """Frame a picture: solid with a tick if it is good, else dashed with a cross; green and red only repeat it."""
     colours = axes.figure.colours
     colour, sign = (colours.green, "\u2713") if good else (colours.red, "\u2717")
     axes.add_patch(Rectangle(corner, side, side, fill=False, color=colour, lw=3, ls="-" if good else "--"))
@@ -206,7 +206,7 @@ def _frame(axes, corner: tuple[float, float], side: float, good: bool) -> None:
 
 
 def drawable(text: str) -> str:
-    """A text with "?" for every character that matplotlib's own font lacks, such as those of a Chinese file name.
+    """Return a text with "?" for each character that matplotlib's own font lacks, as in a Chinese file name.
 
     >>> drawable("mé 写真.jpg")
     'mé ??.jpg'
@@ -216,14 +216,14 @@ def drawable(text: str) -> str:
 
 
 def verdict_words(verdict: Verdict) -> str:
-    """A verdict in a few words: kept and how good, or the first reason; and when a person overruled the gate."""
+    """Return a verdict in a few words: kept and how good, or the first reason; and whether it was overridden."""
     if verdict.overruled:
         return f"kept by you, though {verdict.reasons[0].text}" if verdict.kept else "left out by you"
     return f"kept, quality {quality(verdict.measures):.2f}" if verdict.kept else verdict.reasons[0].text
 
 
 def plot_dataset(run: Run, columns: int = 6) -> Plot:
-    """The training pictures with their captions."""
+    """Draw the training pictures with their captions."""
     photos = run.manifest("dataset")["dataset"]["photos"]
     tiles = [(run.path("dataset") / p["file"], _wrapped(p["caption"]), None) for p in photos]
     return _grid(tiles, columns)
@@ -251,7 +251,7 @@ def plot_headshots(run: Run, stage: str = "headshots", columns: int = 6) -> Plot
 
 
 def plot_pictures(run: Run, pictures: list, titles: list[str] | None = None, columns: int = 6) -> Plot:
-    """Pictures of `pictures.render_pictures`, each with its title, its identity, and how it obeys the edges."""
+    """Draw pictures of `pictures.render_pictures`, each with its title, its identity, and how it follows the edges."""
     tiles = []
     for picture, title in zip(pictures, titles or [f"seed {p.seed}" for p in pictures], strict=True):
         tiles.append((run.path("pictures") / picture.file, f"{_wrapped(title)}\n{picture.words}", None))
@@ -259,7 +259,7 @@ def plot_pictures(run: Run, pictures: list, titles: list[str] | None = None, col
 
 
 def plot_class_images(run: Run, most: int = 6) -> Plot:
-    """The first class images of a run's dataset, and what was asked for."""
+    """Draw the first class images of a run's dataset, and their prompt."""
     dataset = run.manifest("dataset")["dataset"]
     words = _wrapped(dataset["class_prompt"] or f"photo of a {dataset['class_word']}")
     tiles = [(run.path("dataset") / f, words, None) for f in dataset["class_images"][:most]]
@@ -275,7 +275,7 @@ def plot_class_images(run: Run, most: int = 6) -> Plot:
 def plot_restored(run: Run, pairs: int = 6) -> Plot:
     """Draw delivered headshots before (above) and after (below) the faces were restored, restored ones first.
 
-    Where none was, the headshots are drawn once.
+    If none was restored, the headshots are drawn once.
     """
     rows = sorted(run.manifest("restored")["restored"], key=lambda row: row["kept"] != "restored")[:pairs]
     place, columns = run.path("headshots"), max(1, len(rows))
@@ -292,7 +292,7 @@ def _identity_words(row: dict, key: str) -> str:
 
 
 def plot_pass_mark(run: Run) -> Plot:
-    """Where the pass mark comes from: identity of the own photos, and of every attempt at a headshot."""
+    """Draw the basis of the identity threshold: identity of the own photos, and of every attempt at a headshot."""
     generated = run.manifest("headshots")
     own = [v["measures"].get("identity") for v in run.manifest("photos")["verdicts"] if v["kept"]]
     attempts = sorted({shot["attempt"] for shot in generated["headshots"]})
@@ -318,7 +318,7 @@ def plot_pass_mark(run: Run) -> Plot:
 
 
 def plot_evaluation(run: Run) -> Plot:
-    """Identity of the base's, the LoRA's, the delivered and the restored headshots of an evaluated run."""
+    """Draw the identity of the base's, the LoRA's, the delivered and the restored headshots of an evaluated run."""
     run.manifest("report")
     command = f"headshotkit evaluate --out {run.folder}"
     metrics = read_json(
@@ -329,7 +329,7 @@ def plot_evaluation(run: Run) -> Plot:
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """A small table that a notebook draws and a terminal prints.
+    """A small table that a notebook renders and a terminal prints.
 
     >>> Table(("photo", "reason"), [("me.jpg", "dark"), ("a.jpg", "blurred")])
     photo   reason
@@ -355,14 +355,14 @@ class Table:
 
 
 def table_reasons(run: Run) -> Table:
-    """Why photos were refused, a row a reason: photo, code, the number with its limit in words."""
+    """Return why photos were rejected, a row a reason: photo, code, the number with its limit in words."""
     verdicts = run.manifest("photos")["verdicts"]
     rows = [(v["photo"], reason["code"], reason["text"]) for v in verdicts for reason in v["reasons"]]
     return Table(("photo", "reason", "in words"), rows)
 
 
 def table_metrics(run: Run) -> Table:
-    """Identity by each recogniser, accepted headshots, sharpness and seconds of an evaluated run."""
+    """Return identity by each recogniser, accepted headshots, sharpness and seconds of an evaluated run."""
     metrics = run.manifest("report")["metrics"]
     rows = []
     for name, m in metrics["identity"].items():
@@ -383,7 +383,7 @@ def _number(value: float | None) -> str:
 
 
 def table_restored(run: Run) -> Table:
-    """What became of the faces: how many were restored, and what is missing to restore them, with how to get it."""
+    """Return how many faces were restored, and what is missing to restore them, with how to get it."""
     manifest = run.manifest("restored")
     kept = [row["kept"] for row in manifest["restored"]]
     rows = [(f"{kind} headshots", str(kept.count(kind))) for kind in ("restored", "unrestored")]
@@ -404,7 +404,7 @@ def _grid(
     """Draw pictures in a grid: (file or None, words below, whether it is good; None: no frame).
 
     Args:
-        nothing, next_step: what an error says where there is no picture.
+        nothing, next_step: text of the error if there is no picture.
     """
     if not tiles:
         raise NothingToShow(nothing, "", next_step)

@@ -1,4 +1,4 @@
-"""Figures and tables of what the photos show and what the coach asks for: returned, never shown."""
+"""Draw figures and tables of what the photos show and what the coach asks for: returned, never shown."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MOST_BARS = 6
 
 
 def plot_coverage(run: Run) -> Plot:
-    """What the kept photos show: a grid of pose by expression, and bars for every axis, counted in moments.
+    """Draw what the kept photos show: a grid of pose by expression, and bars for every axis, counted in scenes.
 
-    A cell or a value that no photo shows is hatched, so that it is told without colour.
+    A cell or a value that no photo shows is hatched, so that it shows without colour.
     """
     covered = Coverage.from_dict(run.manifest("photos")["coverage"])
     figure = Plot(figsize=(11, 5.2), layout="constrained")
@@ -31,7 +31,7 @@ def plot_coverage(run: Run) -> Plot:
 
 
 def _draw_grid(axes, counts: np.ndarray) -> None:
-    """Numbers of moments, shape (poses, expressions), darker where there are more."""
+    """Draw numbers of scenes, shape (poses, expressions), darker for more."""
     colours = axes.figure.colours
     top = max(1, counts.max(initial=0))
     axes.imshow(counts, cmap="Blues", vmin=0, vmax=1.3 * top, aspect="auto")
@@ -51,7 +51,7 @@ def _draw_grid(axes, counts: np.ndarray) -> None:
 
 
 def _draw_bars(axes, axis: Axis) -> None:
-    """Moments a value of one axis; the most frequent one says its share, a value that is missing says so."""
+    """Draw scenes a value of one axis; the most frequent one shows its share, a missing value is marked."""
     colours = axes.figure.colours
     rows = list(zip(axis.values, axis.moments, strict=True))
     if len(rows) > MOST_BARS:
@@ -74,7 +74,7 @@ def _draw_bars(axes, axis: Axis) -> None:
 
 
 def table_requests(run: Run) -> Table:
-    """What to take next, most useful first, and why; one row that says so when the set is good."""
+    """Return what to take next, most useful first, and why; one row that says so if the set is good."""
     judged = run.manifest("photos")
     rows = [(str(number + 1), one["text"], one["why"]) for number, one in enumerate(judged["requests"])]
     return Table(("", "to take next", "why"), rows or [("", judged["advice"], "")])
@@ -83,7 +83,7 @@ def table_requests(run: Run) -> Table:
 def table_chosen(run: Run) -> Table:
     """Return the best photos for quality and variety together, in the order in which they were chosen.
 
-    Photos of one burst share the number of their moment, which the coverage figure counts once.
+    Photos of one scene share its number, and the coverage figure counts it once.
     """
     judged = run.manifest("photos")
     moments = {v["photo"]: v["measures"].get("moment") for v in judged["verdicts"]}

@@ -1,4 +1,4 @@
-"""Figures of the choice of checkpoint and strength: returned, never shown."""
+"""Draw figures of the choice of checkpoint and LoRA scale: returned, never shown."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from headshotkit.evaluation.plots import Plot, Table, legend_below
 from headshotkit.generation.picking import choose_pick
 
 SIGNS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
-"""Of candidates in their order; the legend names them, so that no name lies over a point."""
+"""Markers of candidates in their order; the legend names them, so that no name covers a point."""
 
 
 def plot_pick(run: Run) -> Plot:
-    """Likeness against the prompt, a sign a candidate: checkpoints, then the best's strengths; the chosen ringed.
+    """Draw likeness against adherence, a marker a candidate: checkpoints, then the best's scales; the chosen ringed.
 
     Raises:
         StageMissing: nothing was picked for this LoRA.
@@ -48,14 +48,14 @@ def plot_pick(run: Run) -> Plot:
 
 
 def _curve(axes: Axes, some: list[Pick], names: list[str], colour: str) -> None:
-    """Draw candidates in their order, joined, each with a sign of its own that the legend names."""
+    """Draw candidates in their order, joined, each with its own marker that the legend names."""
     axes.plot([one.obeyed for one in some], [one.likeness for one in some], "-", color=colour, lw=0.8)
     for one, name, sign in zip(some, names, cycle(SIGNS), strict=False):
         axes.scatter(one.obeyed, one.likeness, s=36, marker=sign, color=colour, alpha=0.7, label=name)
 
 
 def table_pick(run: Run) -> Table:
-    """Every candidate in numbers, the chosen one marked.
+    """Return every candidate's numbers, the chosen one marked.
 
     Raises:
         StageMissing: nothing was picked for this LoRA.

@@ -1,4 +1,4 @@
-"""Figures and tables of a training: its plan, how the LoRA comes to know the person, what it adds: returned."""
+"""Draw figures and tables of a training: its plan, how the LoRA learns the person, what it adds: returned."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from headshotkit.training.lora_layers import LoraLayer, LoraLayers
 from headshotkit.training.snapshots import PREVIEWS
 
 NAMED = 0.08
-"""Stages that take at least so much of the bar have their name in it."""
+"""Smallest share of the bar whose stage has its name in it."""
 MOST_CELLS = 256
-"""Of a matrix, so many rows and columns are drawn."""
+"""Largest number of rows and columns of a matrix that are drawn."""
 
 
 def table_plan(plan: Plan) -> Table:
-    """A row a stage: minutes, central and at worst, and GiB of the GPU, without one the host's; then the sums."""
+    """Return a row a stage: minutes, expected and at worst, and GiB of the GPU, or of the host; then the sums."""
     rows = [(s.name, f"{s.minutes:.1f}", f"{s.pessimistic:.1f}", _gib(s.peak_gib)) for s in plan.stages]
     rows.append(("all", f"{plan.minutes:.1f}", f"{plan.pessimistic:.1f}", _gib(plan.peak_gib)))
     return Table(("stage", "minutes", "at worst", "GiB"), rows)
@@ -32,7 +32,7 @@ def _gib(peak: float) -> str:
 
 
 def plot_plan(plan: Plan) -> Plot:
-    """The run as a bar of minutes, stage after stage: as expected, and at worst; a line where its time ends."""
+    """Draw the run as a bar of minutes, stage after stage: as expected, and at worst; a line at its time limit."""
     figure = Plot(figsize=(10, 2.1), layout="constrained")
     colours = figure.colours
     axes = figure.add_subplot()
@@ -60,7 +60,7 @@ def plot_plan(plan: Plan) -> Plot:
 
 
 def plot_previews(run: Run) -> Plot:
-    """The same prompt and noise as the training went on: a column a snapshot, a row a seed, identity below each."""
+    """Draw the same prompt and noise during training: a column a snapshot, a row a seed, identity below each."""
     facts = read_previews(run)
     steps = sorted({p["step"] for p in facts["previews"]})
     figure = Plot(figsize=(1.9 * len(steps), 2.3 * facts["pictures"] + 0.3), layout="constrained")
@@ -81,7 +81,7 @@ def plot_previews(run: Run) -> Plot:
 
 
 def plot_progress(run: Run) -> Plot:
-    """Loss (running mean) and identity of the previews over the steps: the loss hardly tells what identity does."""
+    """Draw loss (running mean) and identity of the previews over the steps: the loss hardly shows identity."""
     facts = read_previews(run)
     losses = np.array(read_losses(run), float)  # None: not finite
     window = max(1, len(losses) // 10)
@@ -106,7 +106,7 @@ def plot_progress(run: Run) -> Plot:
 
 
 def table_layer(layer: LoraLayer) -> Table:
-    """One layer in numbers: shapes, how many numbers are trained, ranks, and how large the change is."""
+    """Return one layer in numbers: shapes, number of trained parameters, ranks, and size of the change."""
     trained = layer.a.size + layer.b.size
     ranks = [int(np.linalg.matrix_rank(matrix)) for matrix in (layer.weight, layer.change)]
     rows = [
@@ -124,7 +124,7 @@ def _shape(matrix: np.ndarray) -> str:
 
 
 def plot_layer(layer: LoraLayer) -> Plot:
-    """W and BA as pictures, each with its own scale, and their singular values: BA has no more than its rank."""
+    """Draw W and BA as pictures, each with its own scale, and their singular values: BA has no more than its rank."""
     figure = Plot(figsize=(11, 3.2), layout="constrained")
     colours = figure.colours
     panels = figure.subplots(1, 3)
@@ -148,7 +148,7 @@ def plot_layer(layer: LoraLayer) -> Plot:
 
 
 def plot_changes(layers: LoraLayers) -> Plot:
-    """How much each kind of layer changed, a dot a layer, a bar at the median; most changed kind first."""
+    """Draw how much each kind of layer changed, a dot a layer, a bar at the median; most changed kind first."""
     shares = layers.shares()
     figure = Plot(figsize=(8, 1 + 0.28 * len(shares)), layout="constrained")
     colours = figure.colours
@@ -162,7 +162,7 @@ def plot_changes(layers: LoraLayers) -> Plot:
 
 
 def plot_words(words: list[tuple[str, float]], title: str) -> Plot:
-    """How much the LoRA moves what a layer takes from each word: a bar a word."""
+    """Draw how much the LoRA changes a layer's output for each word: a bar a word."""
     figure = Plot(figsize=(8, 2.4), layout="constrained")
     colours = figure.colours
     axes = figure.add_subplot()

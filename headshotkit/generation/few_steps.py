@@ -1,7 +1,7 @@
-"""Drawing in a few steps, only where the person stays the person.
+"""Use a distilled few-step LoRA only if identity does not drop.
 
-Whether identity holds with a few-step LoRA beside the person's own is seen in first attempts, the same prompts and
-noise with and without it.
+Identity is compared on first attempts: the same prompts and noise, with the distilled LoRA next to the person's and
+without it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.scoring.bootstrap import rise_of
 
 PAIRS = 8
-"""First attempts that are drawn both ways."""
+"""Number of first attempts drawn both ways."""
 MOST_LOST = 0.05
-"""Identity that may be lost: the lower end of the change's 95 % interval may lie so far below 0."""
+"""Largest accepted drop of identity: the lower end of the change's 95 % interval must be above minus this."""
 
 
 def drawn_in_few(config: RenderConfig) -> RenderConfig:
-    """The settings with steps, sampler and guidance of the few-step LoRA that they name, and no guidance by words."""
+    """Return the settings with the distilled LoRA's steps, sampler and guidance, without base-model guidance."""
     few = FEW_STEPS[config.few_steps]
     return replace(
         config, steps=few.steps, sampler=few.sampler, guidance=few.guidance, guidance_share=1.0, word_guidance=1.0
@@ -30,12 +30,12 @@ def drawn_in_few(config: RenderConfig) -> RenderConfig:
 def compare_few(
     draw: Callable[[RenderConfig], list[float | None]], use_few: Callable[[], None], config: RenderConfig
 ) -> dict:
-    """Whether identity holds: the change from the usual steps to the few ones, and `held`.
+    """Compare identity with the usual steps and with the distilled LoRA: the change, and whether it `held`.
 
     Args:
-        draw: identities of the same first attempts, drawn by settings; None without a single face.
-        use_few: puts the few-step LoRA into the base.
-    Returns: median, low and high of the change, its pairs, held, and `words` for people.
+        draw: returns the identities of the same first attempts, by settings; None without exactly one face.
+        use_few: loads the distilled LoRA into the base.
+    Returns: median, low and high of the change, its pairs, held, and `words` for the user.
     """
     before = draw(config)
     use_few()

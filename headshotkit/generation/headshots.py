@@ -1,4 +1,4 @@
-"""Renders headshots: prompts + LoRA + seeds, each compared with the person, with a new seed when it isn't them."""
+"""Generate headshots: prompts + LoRA + seeds, each compared with the person, with a new seed if it fails."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from headshotkit.scoring.ranking import choose_headshots
 def render_headshots(
     run: Run, config: RenderConfig, clock: Callable[[], float] = time.monotonic, planned: tuple[str, ...] = ()
 ) -> list[Headshot]:
-    """Renders the headshots of a run and judges each; refused ones are tried again from new noise.
+    """Generate the headshots of a run and judge each; rejected ones are tried again from new noise.
 
-    With `RenderConfig.minutes` it ends in time by the clock (seconds), loading included, and says what is missing.
+    With `RenderConfig.minutes` it ends in time by the clock (seconds), loading included, and lists what is missing.
 
-    Writes `headshots/`: a PNG an attempt (it says how it was made) and manifest.json: every attempt in `headshots`, the
-    best `count` in `delivered`, best first, prompts without an accepted one in `missing`, rows that the denoiser
-    computed for a picture in `forwards_per_headshot`, seconds of drawing and judging all of them in `drawing_seconds`,
-    in `lora` which checkpoint drew them at which strength, and in `causes` why few passed, if few did.
+    Writes `headshots/`: a PNG an attempt (with its settings as metadata) and manifest.json: every attempt in
+    `headshots`, the best `count` in `delivered`, best first, prompts without an accepted one in `missing`, denoiser
+    rows a picture in `forwards_per_headshot`, seconds of drawing and judging in `drawing_seconds`, the checkpoint and
+    its scale in `lora`, and in `causes` why few passed, if few did.
 
     Args:
-        clock: seconds that never go back.
-        planned: names of the settings that a plan decided; noted, so that the run goes on with them.
+        clock: monotonic seconds.
+        planned: names of the settings that a plan decided; noted, so that the run resumes with them.
     Raises:
         StageMissing: the LoRA has not been trained.
         BadLora: it was trained on another base.
-        DamagedRun: its file, or a kept photo, is gone or changed.
-        BadConfig: a few-step LoRA is asked for, and a whole U-Net was trained.
+        DamagedRun: its file, or a kept photo, is missing or changed.
+        BadConfig: a distilled LoRA is set, and a whole U-Net was trained.
         BadPromptBank: the prompt bank can't be used, or has no prompt in one of the packs.
     """
     lora = Lora.from_dict(run.manifest("lora")["lora"])
@@ -73,7 +73,7 @@ def render_headshots(
     if stage.done:
         return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
     if config.prompts:
-        write_atomic(run.folder / BANKS / bank.name, bank.read_bytes())  # for the next command, which won't name it
+        write_atomic(run.folder / BANKS / bank.name, bank.read_bytes())  # the next command won't name it
     if planned:
         stage.manifest["planned"] = list(planned)
     deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))
@@ -100,7 +100,7 @@ def render_headshots(
 
 
 def _picked(run: Run, config: RenderConfig) -> tuple[Pick | None, str]:
-    """The checkpoint and strength that were picked for this LoRA, if any, and words for the outcome."""
+    """Return the checkpoint and scale that were picked for this LoRA, if any, and words for the outcome."""
     if not config.use_pick or not run.peek("picked"):
         return None, ""
     if not run.has("picked"):
@@ -118,7 +118,7 @@ def _first_of(causes: tuple[Cause, ...]) -> str:
 
 
 def _facts(headshots: list[Headshot], best: list[Headshot], tasks: list[Task]) -> dict:
-    """Every attempt, what is delivered, prompts without an accepted headshot, and first reasons with their counts."""
+    """Return every attempt, what is delivered, prompts without an accepted one, and counts of first reasons."""
     return {
         "headshots": [h.to_dict() for h in headshots],
         "delivered": [h.file for h in best],
@@ -128,7 +128,7 @@ def _facts(headshots: list[Headshot], best: list[Headshot], tasks: list[Task]) -
 
 
 def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, config: RenderConfig) -> str:
-    """What came out, in words: how many passed, how alike they are, and what is missing when the time is up."""
+    """Describe the outcome: how many passed, how similar they are, and what is missing when the time is up."""
     accepted, passed = sum(h.accepted for h in headshots), [h for h in best if h.accepted]
     prompts = len({h.prompt_id for h in passed})
     words = (
@@ -146,13 +146,13 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
 
 
 def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
-    """The run's prompts, with the person named."""
+    """Return the run's prompts, with the person named."""
     chosen = choose_prompts(bank, config.count, config.packs, config.seed)
     return [Task.of(number, name, prompt, lora, config) for number, (name, prompt) in enumerate(chosen)]
 
 
 def _shapes(tasks: list[Task], config: RenderConfig) -> str:
-    """How many headshots have which shape, and whether that is what the bank meant."""
+    """Describe how many headshots have which shape, and whether it is the bank's."""
     meant = Counter(task.aspect for task in tasks)
     words = ", ".join(f"{count} of {aspect}" for aspect, count in meant.most_common())
     if find_base(config.base).square_only and set(meant) != {"1:1"}:

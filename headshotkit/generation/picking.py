@@ -1,8 +1,8 @@
-"""Picks the checkpoint and the LoRA's strength: identity against the prompt, on a few fixed prompts.
+"""Pick the checkpoint and the LoRA scale: identity against prompt adherence, on a few fixed prompts.
 
-A LoRA comes to know the person as it is trained, and forgets how to do what it is told; its strength moves along the
-same curve. Likeness comes and goes and the loss does not say so, so pictures decide. First the snapshots of the
-training are compared at the usual strength, then the strengths with the chosen snapshot.
+A LoRA learns the person during its training and loses prompt adherence; its scale trades the same two. Likeness
+fluctuates and the loss does not show it, so pictures decide. First the snapshots of the training are compared at the
+usual scale, then the scales with the chosen snapshot.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from headshotkit.scoring.identity import Person, judge_headshot, known_person
 from headshotkit.training.snapshots import snapshot_file, snapshots_in
 
 OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "lora_scale", "use_pick", "seed")
-"""Settings of RenderConfig that say nothing of how one picture is drawn or judged."""
+"""Settings of RenderConfig that do not affect how one picture is drawn or judged."""
 
 
 @locks.writes("pick")
 @runtime.frees_memory
 def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = None) -> Pick:
-    """Chooses checkpoint and strength, which `render_headshots` then uses.
+    """Choose checkpoint and LoRA scale, which `render_headshots` then uses.
 
-    Writes `picked/`: a PNG a picture, and manifest.json: `candidates` with their likeness and the share of what was
-    asked, `chosen`, and every picture. What an interrupted call drew is kept.
+    Writes `picked/`: a PNG a picture, and manifest.json: `candidates` with their likeness and prompt adherence,
+    `chosen`, and every picture. What an interrupted call drew is kept.
 
     Args:
-        rendering: how pictures are drawn and judged; None: as the base's preset says.
+        rendering: how pictures are drawn and judged; None: the base's preset.
     Raises:
         StageMissing: the LoRA has not been trained.
-        BadConfig: another method than a LoRA was trained, which has neither snapshots nor strengths.
-        BadPromptBank: the bank has too few prompts that ask for something that can be told.
+        BadConfig: another method than a LoRA was trained, which has neither snapshots nor scales.
+        BadPromptBank: the bank has too few prompts with a measurable request.
     """
     lora = Lora.from_dict(run.manifest("lora")["lora"])
     if lora.method != "lora":
@@ -84,7 +84,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
 
 
 def _outcome(chosen: Pick, tried: list[Pick], lora: Lora, config: PickConfig) -> str:
-    """What was chosen, and what the LoRA as trained would have been."""
+    """Describe the chosen candidate, and what the LoRA as trained would have scored."""
     usual = next(one for one in tried if (one.step, one.scale) == (lora.step, config.usual_scale))
     words = f"of {len({p.step for p in tried})} checkpoints and {len({p.scale for p in tried})} strengths: {chosen}"
     return words if chosen == usual else f"{words}; as trained: {usual}"
@@ -94,11 +94,10 @@ def _outcome(chosen: Pick, tried: list[Pick], lora: Lora, config: PickConfig) ->
 
 
 def choose_pick(tried: Sequence[Pick]) -> Pick:
-    """The knee of the curve, among those that pass the gate about as often as any.
+    """Return the best trade-off among the candidates that pass the gate about as often as the best.
 
-    A candidate whose share of accepted pictures lies further below the best one's than that share's own standard error
-    is left out: obeying is worth nothing in a picture of somebody else. Of the others it is the knee, see `knee_of`;
-    where no picture passes, the most alike.
+    A candidate is dropped if its pass rate is more than one standard error below the best one's: adherence is worth
+    nothing in a picture of somebody else. Of the rest `knee_of` chooses; if no picture passes, likeness does.
     """
     best = max(one.passed for one in tried)
     if not best:
@@ -111,11 +110,11 @@ def choose_pick(tried: Sequence[Pick]) -> Pick:
 
 
 def knee_of(points: Sequence[tuple[float, float]]) -> int:
-    """Which of the points (prompt obeyed, likeness) is the knee of their curve.
+    """Return the index of the point (adherence, likeness) with the largest sum; ties go to likeness.
 
-    It is where the tangent falls as steeply as it goes on: beyond it a step wins less of the one than it gives up of
-    the other. Both are shares of all that could be had, so they are not scaled to each other's range, which would make
-    much of little where all candidates are about as alike. Of equal ones the more alike.
+    It is the curve's point of slope -1: beyond it a step gains less of one than it loses of the other. Both are
+    absolute shares, so they are not scaled to each other's range, which would magnify small differences between
+    similar candidates.
 
     >>> knee_of([(1.0, 0.3), (0.95, 0.7), (0.6, 0.75), (0.5, 0.2)])
     1
@@ -127,10 +126,10 @@ def knee_of(points: Sequence[tuple[float, float]]) -> int:
 
 
 def prompts_that_differ(bank: Sequence[Prompt], count: int) -> list[Prompt]:
-    """So many prompts that together ask for each direction, expression and background about as often.
+    """Return `count` prompts that together ask for each direction, expression and background about as often.
 
     Raises:
-        BadPromptBank: fewer ask for anything that can be told.
+        BadPromptBank: fewer have a measurable request.
     """
     left = [prompt for prompt in bank if asked_of(prompt.brief)]
     if len(left) < count:
@@ -151,7 +150,7 @@ def prompts_that_differ(bank: Sequence[Prompt], count: int) -> list[Prompt]:
 
 @dataclass
 class _Session:
-    """What drawing the candidates takes; `stage` keeps what was drawn."""
+    """What drawing the candidates needs; `stage` keeps what was drawn."""
 
     family: Family
     config: RenderConfig
@@ -163,7 +162,7 @@ class _Session:
     seed: int
 
     def compare(self, steps: Sequence[int], config: PickConfig) -> tuple[Pick, list[Pick]]:
-        """The choice, and every candidate: the checkpoints at the usual strength, then the best one's strengths."""
+        """Return the choice and every candidate: the checkpoints at the usual scale, then the best one's scales."""
         first = [self.draw(step, config.usual_scale) for step in runtime.progress(steps, "checkpoints")]
         best = choose_pick(first)
         others = [scale for scale in config.scales if scale != config.usual_scale]
@@ -171,7 +170,7 @@ class _Session:
         return choose_pick([best, *second]), first + second
 
     def draw(self, step: int, scale: float) -> Pick:
-        """One candidate: its pictures, those that are there already included."""
+        """Return one candidate with its pictures, including those drawn before."""
         pictures = self.stage.manifest.setdefault("pictures", [])
         there = {shot["file"] for shot in pictures}
         batches = runtime.batches_of(self.tasks, self.config.batch, kind=lambda task: task.size_px)
@@ -188,7 +187,7 @@ class _Session:
         return _candidate(own, step, scale, file.as_posix())
 
     def _drawn(self, batch: list[Task], step: int, scale: float) -> list[Headshot]:
-        """A batch of pictures, judged and written."""
+        """Draw, judge and write a batch of pictures."""
         sampling = Sampling.of(self.config, batch[0].size_px, self.lora.names)
         seeds = [runtime.seed_for(self.seed, task.number, 0) for task in batch]
         images = self.family.render([t.text for t in batch], [t.negative for t in batch], seeds, sampling)
@@ -207,7 +206,7 @@ def _file(task: Task, step: int, scale: float) -> str:
 
 
 def _candidate(shots: list[Headshot], step: int, scale: float, file: str) -> Pick:
-    """What a candidate's pictures say of it; likeness beyond a photo's counts as a photo's, no face as nothing."""
+    """Return a candidate's averages; likeness above a photo's counts as a photo's, no face as 0."""
     likeness = [min(shot.likeness or 0.0, 1.0) for shot in shots]
     return Pick(
         step, scale, file, len(shots), round(statistics.fmean(likeness), 4),

@@ -1,7 +1,7 @@
-"""One picture as one likes it: prompt, photo, edges, refiner, all knobs in a record that draws it again.
+"""Draw single pictures: prompt, photo, edges, refiner, all settings in a record that draws the picture again.
 
-A `PictureRequest` decides every pixel together with the run's LoRA: the same one gives the same picture, later and in
-another process as well, on the same machine.
+A `PictureRequest` decides every pixel together with the run's LoRA: the same request gives the same picture, also in
+another process, on the same machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from headshotkit.scoring.identity import Person, judge_headshot, known_person
 
 FOLDER = "pictures"
 PERSON = "{person}"
-"""What a prompt may hold for the person: token and class word with a LoRA, "a" and the class word without."""
+"""Placeholder for the person in a prompt: token and class word with a LoRA, "a" and the class word without."""
 
 Words = Annotated[str, Text(4000)]
 
@@ -60,11 +60,11 @@ BRIEF_STYLES = {
     for name in ("plain white background", "grey studio background", "blurred office background",
                  "blurred outdoor background", "bright lighting", "dark background, side light")
 }  # fmt: skip
-"""What the embedded base knows in place of styles; it was never shown a painting."""
+"""The embedded base's prompts in place of styles; its training data had no paintings."""
 
 
 def styles_of(base: str) -> dict[str, str]:
-    """Return styles that a base knows: name -> prompt.
+    """Return a base's styles: name -> prompt.
 
     Raises:
         UnknownBase: no base has that name.
@@ -74,40 +74,40 @@ def styles_of(base: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class PictureRequest(Record):
-    """Everything that decides a picture, but for the run's LoRA; `for_base` has the defaults that suit a base."""
+    """Everything that decides a picture, except the run's LoRA; `for_base` has a base's defaults."""
 
     prompt: Words
-    """What is asked for; {person} becomes the person."""
+    """Prompt; {person} becomes the person."""
     negative: Words = ""
-    """What is avoided while there is guidance."""
+    """Negative prompt; used only with guidance."""
     base: str = "sdxl"
-    """The base that draws; the run's LoRA must have been trained on it."""
+    """The base model; the run's LoRA must have been trained on it."""
     steps: SamplerSteps = 25
-    """Sampler steps; image-to-image makes `strength` of them."""
+    """Sampler steps; image-to-image runs `strength` of them."""
     guidance: Guidance = 5.0
     """How strictly the prompt is followed: the scale of classifier-free guidance; 1 is off."""
     guidance_share: GuidanceShare = 1.0
-    """Fraction of the steps that are guided, the first ones, in [0, 1]."""
+    """Share of the steps that use guidance, from the first on, in [0, 1]."""
     sampler: Annotated[str, OneOf(SAMPLERS)] = "base"
-    """How noise is taken away, one of SAMPLERS; base is the base's own way."""
+    """Sampler, one of SAMPLERS; base is the base's own."""
     seed: Seed = 0
-    """Seed of the first picture's noise; the next ones have the next numbers."""
+    """Seed of the first picture's noise; the next pictures use the next numbers."""
     size_px: tuple[Annotated[int, Range(8, 4096)], ...] = (1024, 1024)
-    """Width and height, px; best is the size that the base was trained on."""
+    """Width and height, px; best is the size the base was trained on."""
     batch: Batch = 1
-    """How many pictures are drawn at once, each with a seed of its own."""
+    """Number of pictures drawn at once, each with its own seed."""
     lora_scale: Scale = 1.0
-    """Strength of the run's LoRA; 0 is the bare base, and needs none."""
+    """Scale of the run's LoRA; 0 is the bare base, without a LoRA."""
     photo: FilePath = ""
-    """Path of a photo that image-to-image begins with; empty: noise."""
+    """Path of the photo for image-to-image; empty: start from noise."""
     strength: Annotated[float, Range(0, 1, open="low")] = 0.6
-    """How far image-to-image leaves the photo, in (0, 1]."""
+    """How far image-to-image departs from the photo, in (0, 1]."""
     control: FilePath = ""
-    """Path of a photo whose edges a ControlNet obeys; empty: none."""
+    """Path of a photo whose edges a ControlNet follows; empty: none."""
     control_scale: Annotated[float, Range(0, 2)] = 1.0
-    """How much the edges are obeyed, in [0, 2]."""
+    """How strongly the edges are followed (ControlNet scale), in [0, 2]."""
     refiner: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Share of the noise levels, the lowest, that the refiner draws, in [0, 1); 0 is off, 0.2 is SDXL's own."""
+    """Share of the noise levels, the lowest, that the refiner draws, in [0, 1); 0 is off, 0.2 is SDXL's default."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -133,7 +133,7 @@ class PictureRequest(Record):
 
     @classmethod
     def for_base(cls, base: str, prompt: str, **overrides) -> PictureRequest:
-        """The settings of the base's preset for headshots, with the given ones in their place.
+        """Return the base's preset for headshots, with the given settings in place of its own.
 
         Raises:
             UnknownBase: no base has that name.
@@ -147,11 +147,11 @@ class PictureRequest(Record):
 
     @property
     def guided(self) -> bool:
-        """Whether it takes more than a prompt."""
+        """Return whether it takes more than a prompt."""
         return bool(self.photo or self.control or self.refiner)
 
     def call(self, run: Run) -> str:
-        """The Python that draws it again."""
+        """Return the Python code that draws it again."""
         record = repr(self).replace(f"{type(self).__name__}(", "").removesuffix(")")
         return (
             "from headshotkit import PictureRequest, Run, render_pictures\n\n"
@@ -161,10 +161,10 @@ class PictureRequest(Record):
 
 @dataclass(frozen=True)
 class Picture(Record):
-    """One picture of a request. `identity` is None without exactly one face, or where the run has no photos.
+    """One picture of a request. `identity` is None without exactly one face, or if the run has no photos.
 
     file: relative to the run's `pictures/` · seed: of its noise · likeness: identity relative to the own photos' median
-    · agreement: how well it obeys the edges of `control`, in [0, 1], None without.
+    · agreement: how well it follows the edges of `control`, in [0, 1], None without.
     """
 
     file: str
@@ -176,15 +176,15 @@ class Picture(Record):
 
     @property
     def words(self) -> str:
-        """How alike it is, and how well it obeys the edges."""
+        """Describe its likeness, and how well it follows the edges."""
         identity = "no single face" if self.identity is None else f"identity {self.identity:.2f}"
         return identity + ("" if self.agreement is None else f", edges {self.agreement:.2f}")
 
 
 def render_pictures(run: Run, request: PictureRequest, studio: Studio | None = None) -> list[Picture]:
-    """Draws the pictures of a request, and says how alike each is; writes `pictures/`, a PNG each.
+    """Draw the pictures of a request, and measure each one's likeness; write `pictures/`, a PNG each.
 
-    Each PNG's text says that it was generated, and how; of a photo it holds the name and no folder.
+    Each PNG's metadata states that it was generated, and how; of a photo it holds the name and no folder.
 
     Args:
         studio: what was loaded for an earlier request of the run, so that nothing is loaded twice; None loads it.
@@ -192,7 +192,7 @@ def render_pictures(run: Run, request: PictureRequest, studio: Studio | None = N
         StageMissing: lora_scale is above 0, and the LoRA has not been trained.
         BadLora: it was trained on another base.
         BadConfig: the base can't draw that size, or can't draw from photos, edges or with a refiner.
-        BaseUnavailable: weights can't be had.
+        BaseUnavailable: weights are not available.
         Unreadable: the photo can't be read.
     """
     return (studio or Studio(run)).render(request)
@@ -208,7 +208,7 @@ class Studio:
     @locks.writes("render_pictures")
     @runtime.frees_memory
     def render(self, request: PictureRequest, on_step: Callable[[], None] | None = None) -> list[Picture]:
-        """As `render_pictures`."""
+        """Draw the pictures of a request, as `render_pictures`."""
         config = RenderConfig.for_base(
             request.base, steps=request.steps, guidance=request.guidance, guidance_share=request.guidance_share,
             sampler=request.sampler, word_guidance=1.0,
@@ -228,17 +228,17 @@ class Studio:
         ]
 
     def free(self) -> None:
-        """Gives the memory of base, LoRA and ControlNet back; the next request loads them anew."""
+        """Free the memory of base, LoRA and ControlNet; the next request loads them again."""
         self.family, self.controls, self.loaded = None, None, ()
         runtime.free_memory()
 
     def edges(self, request: PictureRequest) -> Image.Image:
-        """What the ControlNet is shown of a request's `control`."""
+        """Return the edge picture that the ControlNet gets for a request's `control`."""
         controls = self._controls(self._family(request))
         return controls.edges_of(fitted_photo(request.control, request), tuple(request.size_px))
 
     def _family(self, request: PictureRequest) -> Family:
-        """The base with the LoRA at the request's strength."""
+        """Return the base with the LoRA at the request's scale."""
         if self.family is None or self.family.base.name != request.base:
             self.free()
             self.family = load_family(request.base)
@@ -269,7 +269,7 @@ class Studio:
         return Guide(photo, request.strength, edges, request.control_scale, request.refiner)
 
     def _worded(self, request: PictureRequest) -> str:
-        """The prompt with the person in it."""
+        """Return the prompt with the person named."""
         known = self.run.peek("lora").get("lora") or self.run.peek("dataset").get("dataset") or {}
         word = known.get("class_word", "person")
         return request.prompt.replace(PERSON, f"{known['token']} {word}" if request.lora_scale else f"a {word}")
@@ -282,7 +282,7 @@ class Studio:
     def _kept(
         self, image: Image.Image, request: PictureRequest, seed: int, person: Person | None, config: RenderConfig, edges
     ) -> Picture:
-        """Judges and writes one picture."""
+        """Judge and write one picture."""
         facts = request.to_dict() | {name: Path(getattr(request, name)).name for name in ("photo", "control")}
         key = hashlib.sha256(json.dumps([request.to_dict(), self.loaded]).encode()).hexdigest()[:12]
         judged = judge_headshot(np.asarray(image), person, config) if person else None
@@ -300,7 +300,7 @@ class Studio:
 
 
 def fitted_photo(path: str, request: PictureRequest) -> Image.Image:
-    """A photo in the request's size, cut around its face as training pictures are; one of that size stays as it is.
+    """Return a photo at the request's size, cropped around its face as training pictures are, unless it has that size.
 
     Raises:
         Unreadable: it can't be read.

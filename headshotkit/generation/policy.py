@@ -1,8 +1,8 @@
-"""What to try next: pure functions of what was tried before and of a seed, so that an interrupted run goes on alike.
+"""Choose what to try next: pure functions of earlier tries and a seed, so that an interrupted run resumes the same.
 
-Without a clock every prompt gets a first attempt, then the refused ones a second, and so on. Under a clock every prompt
-gets one attempt, and from then on attempts are spent where they pass: Thompson sampling over prompts and LoRA scales.
-Where not even two tries a prompt fit, nothing can be learnt of each: then a prompt that passed is tried again at once.
+Without a clock every prompt gets a first attempt, then the rejected ones a second, and so on. Under a clock every
+prompt gets one attempt; further attempts go where they pass: Thompson sampling over prompts and LoRA scales. If not
+even two tries a prompt fit, single prompts can't be learnt: then a prompt that passed is tried again at once.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ from dataclasses import dataclass
 import numpy as np
 
 PRIOR_TRIES = 1.0
-"""So many tries of the average prompt stand behind a prompt's own ones; 2 accept 1 to 3 % fewer in simulations, 4 up
-to 7 % fewer (tests/generation/test_policy.py has such, 2026-11-20)."""
+"""Prior strength in pseudo-attempts at the average pass rate; in simulations 2 accept 1 to 3 % fewer, 4 up to 7 % fewer
+(tests/generation/test_policy.py simulates it)."""
 REPEAT_WORTH = 0.9
-"""What another headshot of a prompt that has one is worth, so that prompts without are tried where the chances are
-about equal."""
+"""Value of another headshot of a prompt that has one, so that at about equal chances prompts without one are tried."""
 SHORT = 2.0
-"""With fewer tries than so many a prompt the time is short."""
+"""Tries per prompt below which the time is short."""
 SHORT_WORTH, SHORT_MOST = 0.8, 5
-"""What another headshot of a prompt is worth when the time is short, and how many accepted ones of it at most."""
+"""Value of another headshot of a prompt when the time is short, and the most accepted ones of it."""
 DOUBT = 2.0
-"""So many expected headshots must come or fail to come before it is believed that prompts are all alike after all."""
+"""Pseudo-count against concluding that all prompts have the same pass rate."""
 MARGIN = 1.25
-"""So much longer than at the slowest rate so far the next batch may take."""
+"""Factor on the slowest time so far that the next batch may take."""
 RESERVE = 0.02
-"""Share of the minutes kept for what follows the last picture."""
+"""Share of the minutes reserved for what follows the last picture."""
 
 
 @dataclass(frozen=True)
 class Try:
-    """One picture to make: the prompt's number, the attempt (from 1), the LoRA's strength."""
+    """One picture to make: the prompt's number, the attempt (from 1), the LoRA scale."""
 
     number: int
     attempt: int
@@ -44,7 +43,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of a try."""
+    """The outcome of a try."""
 
     number: int
     scale: float
@@ -52,7 +51,7 @@ class Tried:
 
 
 def next_of_round(tried: Sequence[Tried], prompts: int, scale: float, max_attempts: int) -> list[Try]:
-    """The rest of the round that is under way: prompts that nothing has passed for, at their next attempt, in order.
+    """Return the rest of the current round: prompts without an accepted headshot, at their next attempt, in order.
 
     >>> [t.number for t in next_of_round([Tried(0, 1.0, True), Tried(1, 1.0, False)], 3, 1.0, 2)]
     [2]
@@ -68,20 +67,19 @@ def next_by_chance(
     tried: Sequence[Tried], prompts: int, scales: Sequence[float], count: int, seed: int, picks: int,
     left: float = math.inf,
 ) -> list[Try]:  # fmt: skip
-    """The most promising tries; none when `count` headshots are accepted and every prompt has one of them.
+    """Return the most promising tries; none when `count` headshots are accepted and every prompt has one of them.
 
-    When there are enough, only prompts without one are tried further, so that one takes the place of a repeat.
+    When there are enough, only prompts without one are tried further, so that one replaces a repeat.
 
-    First each prompt once, in order, at the first scale. Then each pick draws a chance to pass for every prompt and
-    scale from what is believed of it, a Beta distribution, and takes the highest. What the average prompt reaches
-    stands behind each belief, and a scale's success with all prompts behind its success with one. Where the time is
-    short it goes by `_next_when_short`.
+    First each prompt once, in order, at the first scale. Then each pick samples a pass rate for every prompt and scale
+    from its Beta posterior, and takes the highest. The prior is the average prompt's pass rate, adjusted by the
+    prompt's and the scale's own. If the time is short, `_next_when_short` decides.
 
     Args:
         tried: everything so far, in order.
-        scales: strengths of the LoRA to choose from; the first is the usual one.
-        picks: how many to choose.
-        left: how many tries still fit, about.
+        scales: LoRA scales to choose from; the first is the usual one.
+        picks: number of tries to choose.
+        left: approximate number of tries that still fit.
     Source: Thompson 1933; Chapelle and Li 2011, An empirical evaluation of Thompson sampling.
 
     >>> next_by_chance([], 3, (1.0,), count=3, seed=0, picks=2)
@@ -112,10 +110,10 @@ def next_by_chance(
 
 
 def _next_when_short(tried: Sequence[Tried], prompts: int, scale: float, picks: int) -> list[Try]:
-    """The tries most likely to pass, one after the other: nothing is tried in order to learn of it.
+    """Return the tries most likely to pass, one after the other: nothing is tried only to learn from it.
 
-    A prompt that passed most likely passes again: it is worth more than an unknown one, where prompts differ. Whether
-    they do is seen in these very repeats: as they come less often than expected, they are believed less.
+    A prompt that passed most likely passes again: it is worth more than an unknown one, if prompts differ. These
+    repeats show whether they do: the fewer pass, the less the difference counts.
 
     Source: with many arms and few pulls greedy choice is enough, Bayati et al. 2020, arXiv:2002.10121.
     """
@@ -142,7 +140,7 @@ def _next_when_short(tried: Sequence[Tried], prompts: int, scale: float, picks: 
 
 
 def _tables(tried: Sequence[Tried], prompts: int, scales: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Tries and accepted ones, float64, each of shape (prompts, scales)."""
+    """Return attempts and accepted ones, float64, each of shape (prompts, scales)."""
     tries, passed = np.zeros((2, prompts, len(scales)))
     for one in tried:
         if one.scale in scales:
@@ -152,11 +150,11 @@ def _tables(tried: Sequence[Tried], prompts: int, scales: Sequence[float]) -> tu
 
 
 def _behind(tries: np.ndarray, passed: np.ndarray) -> np.ndarray:
-    """Accepted ones among the PRIOR_TRIES that stand behind each prompt and scale, shape (prompts, scales)."""
+    """Return the accepted ones among the PRIOR_TRIES of each prompt and scale, shape (prompts, scales)."""
     average = (passed.sum() + 0.5) / (tries.sum() + 1)
     of_prompt = (passed.sum(1) + PRIOR_TRIES * average) / (tries.sum(1) + PRIOR_TRIES)
     of_scale = (passed.sum(0) + PRIOR_TRIES * average) / (tries.sum(0) + PRIOR_TRIES)
-    other = of_prompt[:, None] if tries.shape[1] > 1 else average  # a prompt's only scale counts its own tries already
+    other = of_prompt[:, None] if tries.shape[1] > 1 else average  # a prompt's only scale already counts its tries
     return PRIOR_TRIES * np.clip(other * of_scale / average, 0.01, 0.99)
 
 
@@ -165,12 +163,12 @@ class OutOfTime(Exception):
 
 
 class Deadline:
-    """How much a run may still begin so that it ends in time.
+    """Track how much a run may still begin so that it ends in time.
 
     Args:
-        minutes: until the end; 0 is no end.
-        clock: seconds that never go back.
-        spent_s: seconds that an interrupted run has used of them.
+        minutes: until the end; 0 is no limit.
+        clock: monotonic seconds.
+        spent_s: seconds of them that an interrupted run has used.
     """
 
     def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic, spent_s: float = 0.0) -> None:
@@ -178,7 +176,7 @@ class Deadline:
         self.end = self.last + minutes * 60 * (1 - RESERVE) - spent_s if minutes else math.inf
 
     def check(self) -> None:
-        """Breaks a batch off; to be called after every step of it.
+        """Abort a batch if it would end too late; call it after every step.
 
         Raises:
             OutOfTime: another step as long as the longest so far would end too late.
@@ -189,21 +187,21 @@ class Deadline:
             raise OutOfTime
 
     def note(self, pictures: int, seconds: float) -> None:
-        """So many pictures took so long."""
+        """Record the seconds that a number of pictures took."""
         self.slowest_s = max(self.slowest_s, seconds / pictures)
 
     @property
     def seconds_left(self) -> float:
-        """Return the seconds until the end from when the clock was last looked at; without limit, infinity."""
+        """Return the seconds until the end as of the clock's last reading; infinity without a limit."""
         return max(self.end - self.last, 0.0)
 
     @property
     def tries_left(self) -> float:
-        """How many tries about still fit, at the slowest rate so far; without end where none was timed yet."""
+        """Return about how many tries still fit, at the slowest rate so far; infinity if none was timed yet."""
         return max(self.end - self.last, 0.0) / self.slowest_s if self.slowest_s else math.inf
 
     def room_for(self, pictures: int) -> int:
-        """How many of the next pictures fit, at the slowest rate so far with a margin; all where none was timed yet."""
+        """Return how many of the next pictures fit, at the slowest rate with a margin; all if none was timed yet."""
         self.last = self.clock()
         left, one = self.end - self.last, MARGIN * self.slowest_s
         if left <= 0:

@@ -1,4 +1,4 @@
-"""Previews: the same prompt and noise drawn by the bare base and by each snapshot of a training, each with identity."""
+"""Draw previews: the same prompt and noise with the bare base and each snapshot of a training, with identity."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FACTS = "previews.json"
 
 @dataclass(frozen=True)
 class Preview(Record):
-    """One picture of a snapshot: after how many steps (0 is the bare base), from which seed, and how alike it is.
+    """One picture of a snapshot: number of steps (0 is the bare base), seed, and identity.
 
-    `identity` is None when no single face was found in it.
+    `identity` is None if it does not show exactly one face.
     """
 
     step: int
@@ -35,13 +35,13 @@ class Preview(Record):
 @locks.writes("render_previews")
 @runtime.frees_memory
 def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person}") -> list[Preview]:
-    """Draws one prompt with the bare base and with each snapshot, always from the same noise.
+    """Draw one prompt with the bare base and with each snapshot, always from the same noise.
 
-    Writes `lora/previews/`: a PNG a picture, and previews.json with their identity, the pass mark and the own photos'
-    median. What an interrupted call drew is kept.
+    Writes `lora/previews/`: a PNG a picture, and previews.json with their identity, the identity threshold and the own
+    photos' median. What an interrupted call drew is kept.
 
     Args:
-        pictures: how many a snapshot, each from its own seed; one alone may be lucky.
+        pictures: number a snapshot, each from its own seed; a single one is noisy.
         prompt: the same for all; {person} becomes token and class word.
     Raises:
         StageMissing: the LoRA has not been trained, or without snapshots.
@@ -77,7 +77,7 @@ def read_previews(run: Run) -> dict:
 
     Raises:
         StageMissing: none were drawn.
-        DamagedRun: they were, and can't be read.
+        DamagedRun: they can't be read.
     """
     path = run.path("lora") / PREVIEWS / FACTS
     shape = {"prompt": str, "pictures": int, "pass_mark": float, "own_median": float, "previews": tuple[Preview, ...]}
@@ -88,7 +88,7 @@ def read_previews(run: Run) -> dict:
 
 
 def _read(run: Run, prompt: str, pictures: int) -> list[Preview]:
-    """What an earlier call drew of the same prompt."""
+    """Return what an earlier call drew of the same prompt."""
     try:
         found = read_previews(run)
     except StageMissing:
@@ -99,7 +99,7 @@ def _read(run: Run, prompt: str, pictures: int) -> list[Preview]:
 
 @dataclass
 class _Session:
-    """What drawing takes: a base, how it renders, and the person to compare with."""
+    """What drawing needs: a base, the settings, and the person to compare with."""
 
     family: object
     config: RenderConfig
@@ -108,7 +108,7 @@ class _Session:
     lora: Lora
 
     def draw(self, step: int, prompt: str, seeds: list[int]) -> list[Preview]:
-        """The pictures of one snapshot, one at a time, so that they take no more memory than a headshot."""
+        """Draw the pictures of one snapshot, one at a time, so that they take no more memory than a headshot."""
         folder, config, scale = self.run.path("lora"), self.config, 1.0 if step else 0.0
         self.family.use_lora(snapshot_file(folder, step), scale)
         sampling = Sampling.of(config, (config.size_px, config.size_px), self.lora.names)

@@ -1,6 +1,6 @@
-"""The prompt bank: hand-written prompts for professional headshots, from `prompts.toml` or a person's own file.
+"""Load and choose from the prompt bank: hand-written prompts for headshots, from `prompts.toml` or the user's file.
 
-Nobody has to write a prompt: without any choice the bank decides, and `choose_prompts` sees that the pictures differ.
+Nobody has to write a prompt: by default the bank decides, and `choose_prompts` makes the pictures differ.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from headshotkit.core.runtime import PACKAGE
 BANK = PACKAGE / "generation" / "prompts.toml"
 PERSON = "{person}"
 PACKS = ("linkedin", "creative", "academic", "medical", "studio", "outdoor", "black-and-white")
-"""The packs that every bank may use; a bank of one's own declares further ones in a table [packs]."""
+"""The packs that every bank may use; a user's bank declares further ones in a table [packs]."""
 SIZES_PX = {aspect: SDXL_SIZES_PX[aspect] for aspect in ("1:1", "4:5", "3:4", "16:9")}
 """Aspect of a headshot -> SDXL's size (width, height) px for it."""
 MAX_WEIGHT = 10
 MAX_BANK_BYTES, MAX_PROMPTS, MAX_TAGS, MAX_LETTERS = 2**20, 1000, 100, 4000
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ENDLESS_KEY = re.compile(r"""(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
-"""A dotted key of more parts than any bank has; reading one takes a time that grows with their square."""
+"""A dotted key of more parts than any bank has; the time to parse one grows with their square."""
 OPENING = 26
-"""So many prompts from a bank's beginning are taken in its own order, where no pack is named."""
+"""Number of a bank's first prompts that are taken in its own order if no pack is named."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to make. `text` and `brief` hold "{person}", where token and class word go.
+    """One picture to make. `text` and `brief` hold "{person}", the place of token and class word.
 
-    `brief` says the same in the few words that a small base knows. `tags` are "axis:value", such as "light:window";
-    a choice is spread over them. `weight` above 0, to 10: of weight 2 is taken as readily as one whose tags were used
-    half as often. `aspect`, one of SIZES_PX, is the shape of the picture, on bases that can draw it.
+    `brief` is the same in the short phrases that a small base was trained on. `tags` are "axis:value", such as
+    "light:window"; a choice is spread over them. `weight`, above 0 to 10: at 2 it is taken as readily as a prompt whose
+    tags were used half as often. `aspect`, one of SIZES_PX, is the picture's shape, on bases that can draw it.
     `packs` are the collections that the prompt belongs to.
     """
 
@@ -55,7 +55,7 @@ class Prompt:
     packs: tuple[str, ...] = ()
 
     def for_person(self, instance: str, brief: bool) -> str:
-        """The prompt with the person named.
+        """Return the prompt with the person named.
 
         >>> Prompt("a", "photo of {person}, suit", "{person}", "", ()).for_person("ohwx man", brief=False)
         'photo of ohwx man, suit'
@@ -64,12 +64,12 @@ class Prompt:
 
 
 def load_prompts(path: Path | str = BANK) -> list[Prompt]:
-    """All prompts of a bank, in its order.
+    """Load all prompts of a bank, in its order.
 
     Args:
-        path: a TOML file with `[[prompt]]` tables: id and text, and where wanted brief (else the text), negative,
+        path: a TOML file with `[[prompt]]` tables: id and text, and optionally brief (default: the text), negative,
             tags, weight, aspect, packs. `[defaults]` may hold the negative prompt of all that have none, and
-            `[packs]` names packs of one's own: name = "what it is for".
+            `[packs]` declares further packs: name = "what it is for".
     Raises:
         BadPromptBank: the file is missing or does not follow the format; the error names file, entry and field.
     """
@@ -100,7 +100,7 @@ def load_prompts(path: Path | str = BANK) -> list[Prompt]:
 
 
 def _check_tables(bank: dict, path: Path | str) -> None:
-    """Refuses tables that a bank does not have, and tables of a wrong shape."""
+    """Reject unknown tables and tables of a wrong shape."""
     defaults, packs = bank.get("defaults", {}), bank.get("packs", {})
     tables = isinstance(defaults, dict) and isinstance(packs, dict)
     unknown = sorted(set(bank) - {"defaults", "packs", "prompt"})
@@ -128,11 +128,11 @@ ALLOWED = {
     "aspect": f"one of {', '.join(SIZES_PX)}",
     "packs": "a list of packs, of: {packs}; further ones are declared in a table [packs]",
 }
-"""Field of a prompt -> what it may be."""
+"""Field of a prompt -> its allowed values."""
 
 
 def _fits(field: str, value: object, packs: tuple[str, ...]) -> bool:
-    """Whether a field's value is allowed."""
+    """Return whether a field's value is allowed."""
     match field:
         case "id":
             return isinstance(value, str) and bool(ID.fullmatch(value))
@@ -159,7 +159,7 @@ def _is_text(value: object) -> bool:
 
 
 def _prompt(entry: dict, number: int, negative: str, packs: tuple[str, ...], path: Path | str) -> Prompt:
-    """One table of the bank as a Prompt; `number` counts from 1, `packs` are the ones known here."""
+    """Return one table of the bank as a Prompt; `number` counts from 1, `packs` are the known ones."""
     own = entry.get("id", "no id")
     name = f"prompt {number} ({own if isinstance(own, str) and ID.fullmatch(own) else shown(own)}) of {path}"
     missing, unknown = sorted({"id", "text"} - set(entry)), sorted(set(entry) - set(ALLOWED))
@@ -181,7 +181,7 @@ def _prompt(entry: dict, number: int, negative: str, packs: tuple[str, ...], pat
 
 
 def in_packs(bank: list[Prompt], packs: tuple[str, ...] | list[str] = ()) -> list[Prompt]:
-    """The prompts that belong to any of the packs, in the bank's order; all of them where none is named.
+    """Return the prompts that belong to any of the packs, in the bank's order; all if no pack is named.
 
     Raises:
         BadPromptBank: a pack has no prompt in the bank.
@@ -200,21 +200,21 @@ def in_packs(bank: list[Prompt], packs: tuple[str, ...] | list[str] = ()) -> lis
 def choose_prompts(
     bank: list[Prompt], count: int, packs: tuple[str, ...] | list[str] = (), seed: int = 0
 ) -> list[tuple[str, Prompt]]:
-    """`count` prompts that differ as much as they can, with an id of their own each.
+    """Return `count` prompts that differ as much as possible, each with a unique id.
 
-    Each next prompt is the one whose tags were used least so far (over its weight; the seed decides between equals),
-    so settings, clothes, light and the others are spread. None comes again before all were taken, so every prompt
-    comes at most ceil(count / size) times, and two of the same brief are not neighbours where that can be. A larger
-    count only adds: the first ones stay.
+    The next prompt is always the one whose tags were used least so far (over its weight; the seed breaks ties), so
+    settings, clothes, light and other tags are spread. None is repeated before all were taken, so every prompt comes at
+    most ceil(count / size) times, and two of the same brief are not neighbours if that is possible. A larger count only
+    adds: the first ones stay.
 
-    Where no pack is named the first 26 of the bank come first, in the bank's order, and only the others are chosen:
-    up to 26 headshots are the same ones whatever the seed.
+    If no pack is named, the bank's first 26 come first, in its order, and only later ones are chosen: up to 26
+    headshots are the same whatever the seed.
 
     Args:
         bank: at least one prompt, ids unique.
         count: number of prompts, 0 or more; beyond the bank's size ids get a number: "press-dark-2".
         packs: names of packs to choose from; empty: the whole bank.
-        seed: decides between prompts that are equally good.
+        seed: breaks ties between equally good prompts.
     Raises:
         BadPromptBank: a pack has no prompt in the bank.
 
@@ -236,7 +236,7 @@ def choose_prompts(
 
 
 def _spread(pool: list[Prompt], opening: int, seed: int) -> list[Prompt]:
-    """All prompts, the `opening` first ones as they are, each of the others the least like all before it."""
+    """Order all prompts: the first `opening` unchanged, then always the one least similar to those before it."""
     rng = random.Random(seed)
     luck = {prompt.id: rng.random() for prompt in pool}
     order, left = pool[:opening], pool[opening:]
@@ -254,7 +254,7 @@ def _spread(pool: list[Prompt], opening: int, seed: int) -> list[Prompt]:
 
 
 def _may_follow(order: list[Prompt], left: list[Prompt]) -> list[Prompt]:
-    """Those of `left` that can come next without two of one brief side by side, now or at the end."""
+    """Return the prompts of `left` that can come next without two of one brief side by side, now or at the end."""
     briefs = Counter(prompt.brief for prompt in left)
     fresh = [prompt for prompt in left if not order or prompt.brief != order[-1].brief] or left
     pressing = [prompt for prompt in fresh if 2 * briefs[prompt.brief] > len(left)]
@@ -262,7 +262,7 @@ def _may_follow(order: list[Prompt], left: list[Prompt]) -> list[Prompt]:
 
 
 def _joined(order: list[Prompt], opening: int) -> list[Prompt]:
-    """The order with its last one moved forward where it would meet its own brief when the order begins again."""
+    """Move the order's last prompt forward if it would meet its own brief when the order begins again."""
     *others, last = order
     if not others or last.brief != order[0].brief or len(order) <= opening:
         return order
@@ -273,7 +273,7 @@ def _joined(order: list[Prompt], opening: int) -> list[Prompt]:
 
 
 def prompt_table(prompts: list[Prompt]) -> str:
-    """The prompts as lines of text: id, aspect, packs, and the values of the tags; the last line counts them.
+    """Format the prompts as lines: id, aspect, packs, and the values of the tags; the last line counts them.
 
     >>> print(prompt_table([Prompt("a", "", "", "", ("light:window",), packs=("studio",))]))
     id  aspect  packs   tags

@@ -1,8 +1,8 @@
-"""One rendering of a run's prompts: draws pictures in batches, judges them, writes them, goes on where it was killed.
+"""Generate a run's prompts: draw pictures in batches, judge and write them, resume after a kill.
 
-A picture comes from its prompt, its attempt's seed and the LoRA's strength alone. Without a clock batches depend on
-settings and results alone, so an interrupted run goes on to the same pictures even where batches round differently; on
-CUDA to rounding, as its libraries choose their algorithms by the memory that is free.
+A picture depends only on its prompt, its attempt's seed and the LoRA scale. Without a clock batches depend only on
+settings and results, so an interrupted run resumes to the same pictures even if batches round differently; on CUDA
+to rounding, because its libraries choose their algorithms by free memory.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from headshotkit.scoring.near_duplicates import Album
 class Task:
     """One prompt of the run: its number decides its seeds. `size_px` is (width, height).
 
-    `names`: how the text names the person, what the bare base is told instead, how the photos look · `asked`: what it
-    asks for that can be told of a picture, by `adherence.asked_of`.
+    `names`: names of the person in the text and for the bare base, and how the photos look · `asked`: its measurable
+    requests, by `adherence.asked_of`.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Task:
 
     @classmethod
     def of(cls, number: int, name: str, prompt: Prompt, lora: Lora, config: RenderConfig) -> Task:
-        """A prompt of the bank with the person named, in its own size; `name` is unique in the run."""
+        """Return a task for a prompt of the bank, with the person named; `name` is unique in the run."""
         brief = find_base(config.base).brief_prompts
         return cls(
             number, name, prompt.for_person(lora.names.person, brief), "" if brief else prompt.negative, prompt.aspect,
@@ -60,10 +60,10 @@ class Task:
 
 
 class Session:
-    """One rendering of a run's prompts, batch by batch; what an interrupted one has made is kept.
+    """One generation of a run's prompts, batch by batch; what an interrupted one has made is kept.
 
     Args:
-        use_lora: has the family draw with the person's LoRA at a strength.
+        use_lora: makes the family draw with the person's LoRA at a scale.
     """
 
     def __init__(self, family: Family, use_lora: Callable[[float], None], tasks: list[Task], config: RenderConfig,
@@ -80,7 +80,7 @@ class Session:
         self.scale: float | None = None
 
     def run(self) -> list[Headshot]:
-        """Every attempt, until all is done or the time is up."""
+        """Return every attempt, when all is done or the time is up."""
         self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
         if self.config.few_steps:
             self.config = in_few_steps(self)
@@ -95,11 +95,11 @@ class Session:
                     self._render(batch)
                     self._show(bar)
         except policy.OutOfTime:
-            pass  # the batch that was under way is lost; what it would have shown is missing, and said to be
+            pass  # the current batch is lost, and its pictures are reported as missing
         return self.headshots
 
     def _show(self, bar) -> None:
-        """Shows on the progress bar how many prompts have an accepted headshot, the tries, and the minutes left."""
+        """Show on the progress bar how many prompts have an accepted headshot, the tries, and the minutes left."""
         left = self.minutes_left()
         known = {} if left is None else {"minutes_left": f"{left:.1f}"}
         bar.n = len({h.prompt_id for h in self.headshots if h.accepted})
@@ -119,7 +119,7 @@ class Session:
         return min(expected * spent / tried, self.deadline.seconds_left) / 60
 
     def _draw_lost(self) -> None:
-        """Draws headshots again that were noted and are gone, each from its own seed, one at a time.
+        """Draw headshots again that were noted and are missing, each from its own seed, one at a time.
 
         Raises:
             OutOfTime: as `_render`.
@@ -136,7 +136,7 @@ class Session:
                 self.album.add(shot.file, image)
 
     def _next_batch(self) -> list[policy.Try]:
-        """The tries to make next, of one size and one scale; none at the end."""
+        """Return the tries to make next, of one size and one scale; none at the end."""
         config, numbers = self.config, {task.id: task.number for task in self.tasks}
         tried = [policy.Tried(numbers[h.prompt_id], h.lora_scale, h.accepted) for h in self.headshots]
         if config.minutes:
@@ -153,7 +153,7 @@ class Session:
         return [_numbered(one, made) for one in batch[: self.deadline.room_for(len(batch))]]
 
     def _render(self, batch: list[policy.Try]) -> None:
-        """Makes and judges one batch, writes its pictures, then notes all of them at once.
+        """Draw and judge one batch, write its pictures, then note all of them at once.
 
         Raises:
             OutOfTime: the time was up before the pictures were drawn.
@@ -181,7 +181,7 @@ class Session:
         self.deadline.note(len(batch), seconds)
 
     def _unless_twin(self, judged: Judgement, image: Image.Image, file: str) -> Judgement:
-        """The gate's judgement, unless the picture is nearly one that passed before: two such are one to a person."""
+        """Return the gate's verdict, or a rejection if the picture is a near-duplicate of an accepted one."""
         if not judged.accepted:
             return judged
         if self.album.nearest(image)[0] > self.config.max_twin:
@@ -191,9 +191,9 @@ class Session:
 
 
 def in_few_steps(session: Session) -> RenderConfig:
-    """The settings that a session draws by, where they name a few-step LoRA: with it if identity holds, else without.
+    """Return a session's settings: with the distilled LoRA they name if identity holds, else without.
 
-    The manifest's `few_steps` says which and why; an interrupted run goes on as it began.
+    The manifest's `few_steps` states which and why; an interrupted run resumes as it began.
     """
     config, family, manifest = session.config, session.family, session.stage.manifest
     tasks, few = session.tasks[:PAIRS], FEW_STEPS[session.config.few_steps]
@@ -224,13 +224,13 @@ def in_few_steps(session: Session) -> RenderConfig:
 
 
 def _numbered(one: policy.Try, made: Counter) -> policy.Try:
-    """The try as its prompt's next attempt, for those chosen between may have been left out of the batch."""
+    """Return the try as its prompt's next attempt, because the batch may have left out tries before it."""
     made[one.number] += 1
     return replace(one, attempt=made[one.number])
 
 
 def png_with_origin(image: Image.Image, shot: Headshot, config: RenderConfig) -> bytes:
-    """A headshot as PNG whose text chunks say that it was generated, and how."""
+    """Return a headshot as PNG whose text chunks state that it was generated, and how."""
     how = {name: getattr(shot, name) for name in ("prompt", "seed", "lora_scale", "identity", "likeness", "size_px")}
     drawn = ("base", "steps", "sampler", "guidance", "guidance_share", "word_guidance", "word_every")
     how |= {name: getattr(config, name) for name in drawn}

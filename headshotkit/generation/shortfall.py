@@ -1,4 +1,4 @@
-"""Explain why few headshots passed, and say what to do next. Pure functions over what a run has recorded."""
+"""Explain why few headshots passed, and what to do next. Pure functions of a run's records."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NEARLY = 0.8
 OFFERED = 0.5
 """Share of the identity threshold below which a headshot is not offered."""
 ON_A_GPU = "Use a machine with a GPU, for example Colab, and the base sdxl (--base sdxl)."
-"""What to do where the embedded base is the cause."""
+"""Next step if the embedded base is the cause."""
 BAD_FACE = ("no_face", "many_faces", "small_face", "unclear_face", "soft_face", "eyes_closed")
-"""Reasons that say something of the picture, not of whom it shows."""
+"""Reasons about the picture, not about whom it shows."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Cause(Record):
 
 
 def is_offered(shot: dict, threshold: float) -> bool:
-    """Return whether a headshot is worth showing: accepted, or with at least half of the identity threshold.
+    """Return whether a headshot is worth showing: accepted, or at half of the identity threshold or more.
 
     Args:
         shot: a headshot as the manifest has it.
@@ -58,7 +58,7 @@ def causes_of(
         threshold: identity that a headshot must reach.
         photos: the manifest of the check.
         config: what the headshots were drawn with.
-        picked: whether checkpoint and strength were picked by trying them.
+        picked: whether checkpoint and LoRA scale were picked by trying them.
     """
     passed = len({h.prompt_id for h in headshots if h.accepted})
     if passed >= FEW_PASSED * config.count:
@@ -97,7 +97,7 @@ def causes_of(
 def _unlike(
     refused: list[Headshot], threshold: float, lora: Lora, photos: dict, config: RenderConfig, picked: bool, share: str
 ) -> list[Cause]:
-    """Return why the attempts are not like the person."""
+    """Return why the attempts do not look like the person."""
     median = statistics.median(h.identity for h in refused if "other_person" in h.reasons)
     seen = f"{share} are not similar enough (median {median:.2f}, threshold {threshold:.2f})"
     usual = TrainConfig.for_base(lora.base, method=lora.method).steps

@@ -1,8 +1,8 @@
-"""Restores faces with CodeFormer, behind a wall: its licence is non-commercial, so package and weights are opt-in.
+"""Restore faces with CodeFormer: its licence is non-commercial, so package and weights are opt-in.
 
-A restored face is kept only where it is still as much the person. If CodeFormer is not installed or its weights can't
-be used, the headshots are handed on as they are, and the manifest says what is missing and how to get it. That is an
-error as well if the weights were given by hand.
+A restored face is kept only if its identity holds. If CodeFormer is not installed or its weights can't be used, the
+headshots are copied unchanged, and the manifest lists what is missing and how to get it. If the weights were given
+by the user, that is an error as well.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ TEMPLATE = np.array(
     [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043],
      [313.08905, 371.15118]], np.float32,
 ) / np.float32(SIDE_PX)  # fmt: skip
-"""Where CodeFormer wants eyes, nose and mouth corners, in fractions of its 512 px square (facexlib's template)."""
+"""CodeFormer's positions of eyes, nose and mouth corners, in fractions of its 512 px square (facexlib's template)."""
 FEATHER = 0.06
-"""Width of the soft edge with which a restored face is laid back, in fractions of the square's side."""
+"""Width of the soft edge around a restored face, in fractions of the square's side."""
 
 
 @locks.writes("restore")
 @runtime.frees_memory
 def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
-    """Restores the faces of the delivered headshots.
+    """Restore the faces of the delivered headshots.
 
     Writes `restored/`: a PNG a headshot, manifest.json. Returns the manifest: `restored` has for each file the
-    identity before and after and which of both was kept.
+    identity before and after, and which of the two was kept.
 
     Raises:
         StageMissing: no headshots have been generated.
-        DamagedRun: one is gone or changed.
-        CannotRestore: the weights were given by hand, and can't be used; the stage is done all the same.
+        DamagedRun: one is missing or changed.
+        CannotRestore: the user's weights can't be used; the stage is finished nevertheless.
     """
     config = config or RestoreConfig()
     weights, digest, missing = find_codeformer(config)
@@ -106,10 +106,10 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
 
 
 def _demand_asked(config: RestoreConfig, manifest: dict) -> dict:
-    """Return the finished stage's manifest, unless weights were given by hand and could not be used.
+    """Return the finished stage's manifest, unless the user gave weights that could not be used.
 
     Raises:
-        CannotRestore: so it is.
+        CannotRestore: the user's weights could not be used.
     """
     missing = manifest.get("missing")
     if config.weights and missing:
@@ -123,9 +123,9 @@ def _demand_asked(config: RestoreConfig, manifest: dict) -> dict:
 
 
 def find_codeformer(config: RestoreConfig) -> tuple[Path | None, str, tuple[str, ...]]:
-    """Return CodeFormer's weights and their sha256, or what is missing to use them: (None, "", (what, how, ...)).
+    """Return CodeFormer's weights and their sha256, or what is missing: (None, "", (what, how, ...)).
 
-    A file in the cache must be the published one; one that is given by hand may be another, such as one's own.
+    A file in the cache must be the published one; one that the user gives may be another.
     """
     usual = runtime.cache_path("codeformer", "codeformer.pth")
     place = runtime.typed_path(config.weights) if config.weights else usual
@@ -144,10 +144,10 @@ def find_codeformer(config: RestoreConfig) -> tuple[Path | None, str, tuple[str,
 
 
 def codeformer_class():
-    """The network class of the CodeFormer package, without running the package's own imports.
+    """Return the network class of the CodeFormer package, without running the package's own imports.
 
-    They would download four files and pull in torchvision, so the package's folders are stood in for by bare modules
-    while the one file is imported.
+    They would download four files and pull in torchvision, so bare modules replace the package's folders while the
+    one file is imported.
     """
     root = Path(importlib.util.find_spec(PACKAGE).submodule_search_locations[0])
     names = ("", ".basicsr", ".basicsr.archs", ".basicsr.utils")
@@ -171,8 +171,8 @@ def load_codeformer(weights: Path):
     """Return the network with its weights on the CPU, float32 (it overflows in fp16), ready to restore.
 
     Raises:
-        BadWeights: the file is cut or empty, holds other things than tensors, or another network's.
-        BrokenPackage: the package holds no network of that name.
+        BadWeights: the file is truncated or empty, holds other things than tensors, or another network's.
+        BrokenPackage: the package has no network of that name.
     """
     import torch
 
@@ -188,7 +188,7 @@ def load_codeformer(weights: Path):
         ) from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickles before it refuses them
+            warnings.simplefilter("ignore", UserWarning)  # torch warns about pickles before it refuses them
             state = torch.load(weights, weights_only=True, map_location="cpu")
         state = state.get("params_ema", state)
         net.load_state_dict(state)
@@ -206,7 +206,7 @@ def load_codeformer(weights: Path):
 
 
 def _restored(image: np.ndarray, net, centre: np.ndarray, config: RestoreConfig) -> tuple[np.ndarray, dict]:
-    """One headshot with its face restored, and what became of its identity; the caller keeps what `kept` says."""
+    """Return one headshot with its face restored, and its identity before and after; the caller applies `kept`."""
     found = recognition.detect_faces(image)
     if len(found) != 1:
         return image, {"kept": "unrestored", "why": f"{len(found)} faces"}
@@ -225,7 +225,7 @@ def _restored(image: np.ndarray, net, centre: np.ndarray, config: RestoreConfig)
 
 
 def restore_face(aligned: np.ndarray, net, fidelity: float) -> np.ndarray:
-    """CodeFormer on one aligned face.
+    """Restore one aligned face with CodeFormer.
 
     Args:
         aligned: RGB, uint8, shape (512, 512, 3).
@@ -250,7 +250,7 @@ def restore_face(aligned: np.ndarray, net, fidelity: float) -> np.ndarray:
 
 
 def paste_back(image: np.ndarray, face: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Lays an aligned face back where it was cut, with a soft edge.
+    """Paste an aligned face back where it was cut, with a soft edge.
 
     Args:
         image: RGB, uint8, shape (H, W, 3). face: RGB, uint8, shape (512, 512, 3). points: px, shape (5, 2).

@@ -1,1 +1,1 @@
-"""Say how good a picture is, and whether it shows the person."""
+"""Measure how good a picture is, and whether it shows the person."""

@@ -1,7 +1,7 @@
-"""Whether a headshot shows what its prompt asks for, as far as landmarks and the background's colour tell it.
+"""Measure prompt adherence: whether a headshot shows what its prompt asks, by landmarks and background colour.
 
-What is asked is read from the few words of the bank's brief form: where the face looks, whether it smiles, and a plain
-background. What can't be told (a blurred office, clothes, light) is not counted, neither for a picture nor against it.
+The request is read from the bank's brief prompt: gaze direction, smile, and a plain background. What can't be
+measured (a blurred office, clothes, light) does not count, neither for a picture nor against it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from headshotkit.families.expressions import NEUTRAL, SMILING
 from headshotkit.photos.coverage import SMILE
 
 TURNED_DEG = 7.0
-"""Yaw from which a face looks to a side; the same mark as the embedded base's own benchmark has."""
+"""Yaw from which a face looks to a side; the embedded base's own benchmark uses the same."""
 DARK_L, WHITE_L = 28.0, 72.0
 """Lightness (CIELAB) of the upper corners below which a background is dark, and above which it is white. Of 16 pictures
-of the bare embedded base dark ones had 6, grey ones 50 to 52, white ones 79 to 96 (2026-11-21)."""
+of the bare embedded base dark ones had 6, grey ones 50 to 52, white ones 79 to 96."""
 COLOURLESS = 12.0
 """Distance of the upper corners' colour from grey in CIELAB beyond which they are neither grey nor white; those of 16
-pictures had at most 4, blurred rooms and parks 10 to 28 (2026-11-21)."""
+pictures had at most 4, blurred rooms and parks 10 to 28."""
 WORDS = {
     "looking left": ("direction", "left"),
     "looking right": ("direction", "right"),
@@ -31,11 +31,11 @@ WORDS = {
     "grey studio background": ("background", "grey"),
     "dark background": ("background", "dark"),
 }
-"""Words of a prompt -> (axis, what is asked there). Left and right are the viewer's."""
+"""Phrase of a prompt -> (axis, value that it asks for). Left and right are the viewer's."""
 
 
 def asked_of(prompt: str) -> dict[str, str]:
-    """What a prompt asks for that can be told: axis -> value; empty where nothing can.
+    """Return what a prompt asks for that can be measured: axis -> value; empty if nothing can.
 
     >>> asked_of("photo of ohwx man, smiling, looking left, blurred office background, soft light")
     {'direction': 'left', 'expression': 'smile'}
@@ -44,7 +44,7 @@ def asked_of(prompt: str) -> dict[str, str]:
 
 
 def shown_by(image: np.ndarray, landmarks: np.ndarray) -> dict[str, str]:
-    """What a headshot shows, axis -> value, of all axes that can be told.
+    """Return what a headshot shows, axis -> value, for all axes that can be measured.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -59,7 +59,7 @@ def shown_by(image: np.ndarray, landmarks: np.ndarray) -> dict[str, str]:
 
 
 def _background(image: np.ndarray) -> str:
-    """white, grey, dark, or other, by the colour of the upper corners."""
+    """Return white, grey, dark, or other, by the colour of the upper corners."""
     light, a, b = measures.backdrop_lab(image)
     if light < DARK_L:
         return "dark"
@@ -69,7 +69,7 @@ def _background(image: np.ndarray) -> str:
 
 
 def share_obeyed(asked: dict[str, str], shown: dict[str, str]) -> float | None:
-    """Share of what is asked that is shown, in [0, 1]; None where nothing is asked that can be told.
+    """Return the share of what is asked that is shown, in [0, 1]; None if nothing is asked that can be measured.
 
     >>> share_obeyed({"direction": "left", "expression": "smile"}, {"direction": "left", "expression": "neutral"})
     0.5

@@ -1,4 +1,4 @@
-"""Differences with their intervals: what several stages say of two ways to draw the same headshots."""
+"""Estimate differences with intervals, for stages that compare two ways to draw the same headshots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Rise:
 
 
 def rise_of(before: list[float | None], after: list[float | None], seed: int = 0) -> Rise:
-    """Median of the paired differences with a 95 % percentile-bootstrap interval; pairs without a face don't count.
+    """Return the median paired difference with a 95 % percentile-bootstrap interval; pairs without a face don't count.
 
     Source: Efron 1979.
 

@@ -1,6 +1,6 @@
-"""Identity: who the person is, how alike a headshot must be, and whether one is; one recogniser decides.
+"""Judge identity: compare headshots with the person's own photos by one recogniser.
 
-The pass mark comes from the person's own photos: how alike each of them is to the mean of the others.
+The identity threshold comes from the own photos: the similarity of each to the mean of the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headshotkit.scoring import adherence
 
 @dataclass(frozen=True)
 class PassMark(Record):
-    """The least identity of an accepted headshot, and where it comes from."""
+    """The least identity of an accepted headshot, and how it was derived."""
 
     mark: float
     own_median: float
@@ -32,9 +32,9 @@ class PassMark(Record):
 
 @dataclass(frozen=True)
 class Person:
-    """Who the headshots must show.
+    """The person whom the headshots must show.
 
-    centre: mean ArcFace embedding of the own photos, float32, shape (512,) · looks: the photos' faces, by
+    centre: mean ArcFace embedding of the own photos, float32, shape (512,) · looks: the photos' face crops, by
     `copies.look_of`.
     """
 
@@ -45,7 +45,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the gate says of a picture; the fields are `Headshot`'s. Numbers are None without exactly one face."""
+    """The gate's verdict on a picture; the fields are `Headshot`'s. Numbers are None without exactly one face."""
 
     identity: float | None
     accepted: bool
@@ -59,7 +59,7 @@ class Judgement:
 
 
 def known_faces(run: Run, recogniser: str) -> np.ndarray:
-    """Embeddings of the main face of every kept photo, float32, shape (N, D).
+    """Return the embeddings of the main face of every kept photo, float32, shape (N, D).
 
     Raises:
         StageMissing: the photos have not been judged.
@@ -69,7 +69,7 @@ def known_faces(run: Run, recogniser: str) -> np.ndarray:
 
 
 def known_person(run: Run, config: RenderConfig) -> Person:
-    """What the gate must know of a run's person.
+    """Return what the gate needs to know about a run's person.
 
     Raises:
         StageMissing: the photos have not been judged.
@@ -84,7 +84,7 @@ def known_person(run: Run, config: RenderConfig) -> Person:
 
 
 def _kept_faces(run: Run, title: str) -> Iterator[tuple[np.ndarray, recognition.Face]]:
-    """Every kept photo with the very face that was judged."""
+    """Yield every kept photo with the face that was judged in it."""
     kept = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"] if v["kept"]]
     run.files("photos", [f"kept/{verdict.photo}" for verdict in kept], thorough=True)
     for verdict in runtime.progress(kept, f"own photos, {title}"):
@@ -93,7 +93,7 @@ def _kept_faces(run: Run, title: str) -> Iterator[tuple[np.ndarray, recognition.
 
 
 def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
-    """The pass mark for a person: a low quantile of the own photos' leave-one-out identity, within floor and ceiling.
+    """Return the identity threshold: a low quantile of leave-one-out identity, within floor and ceiling.
 
     Args:
         known: ArcFace embeddings of the own photos, shape (N, 512), L2 norm 1.
@@ -117,14 +117,14 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
 def judge_headshot(
     image: np.ndarray, person: Person, config: RenderConfig, asked: dict[str, str] | None = None
 ) -> Judgement:
-    """Whether a picture is a headshot that is surely the person, and no copy of a photo.
+    """Judge whether a picture is a headshot of the person, and no copy of a photo.
 
     The reasons against it: no_face, many_faces, small_face, unclear_face (two landmark models see different faces),
     soft_face, eyes_closed, other_person, copy_of_photo.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
-        asked: what its prompt asks for, by `adherence.asked_of`; how much of it is shown decides nothing here.
+        asked: what its prompt asks for, by `adherence.asked_of`; adherence decides nothing here.
     """
     found = recognition.detect_faces(image)
     if len(found) != 1:
@@ -152,7 +152,7 @@ def judge_headshot(
 
 
 def _measures_of(image: np.ndarray, face: recognition.Face, marks: np.ndarray) -> dict[str, float]:
-    """What is measured of a headshot's face; marks: its 106 landmarks, px."""
+    """Return the measurements of a headshot's face; marks: its 106 landmarks, px."""
     aligned = recognition.align_face(image, face.points, measures.FACE_PX)
     names = ("sharpness", "steadiness", "contrast", "brightness", "visible", "clipped")
     return {name: getattr(measures, name)(aligned) for name in names} | {
@@ -164,6 +164,6 @@ def _measures_of(image: np.ndarray, face: recognition.Face, marks: np.ndarray) -
 
 
 def identity_of(image: np.ndarray, face: recognition.Face, centre: np.ndarray, recogniser: str) -> float:
-    """Similarity of one face to the person's centre by a recogniser, in [-1, 1], higher is more alike."""
+    """Return a face's similarity to the person's centre by a recogniser, in [-1, 1], higher is more alike."""
     model = recognition.load_recogniser(recogniser)
     return round(float(model.similarity(model.embed(image, face), centre)[0]), 4)

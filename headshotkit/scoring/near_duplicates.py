@@ -1,4 +1,4 @@
-"""Whether two headshots are nearly the same picture, though each passes for itself."""
+"""Find near-duplicates: two headshots that are nearly the same picture."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ LOOK_PX = 32
 
 
 def small_look(picture: Image.Image) -> np.ndarray:
-    """A picture in small, grey, of mean 0 and standard deviation 1, float32, shape (LOOK_PX, LOOK_PX)."""
+    """Return a small grey copy, of mean 0 and standard deviation 1, float32, shape (LOOK_PX, LOOK_PX)."""
     grey = np.asarray(picture.convert("L").resize((LOOK_PX, LOOK_PX), Image.Resampling.BOX), np.float32)
     return (grey - grey.mean()) / max(float(grey.std()), 1e-6)
 
 
 class Album:
-    """The accepted headshots so far, by name, to find a new one's twin among them.
+    """The accepted headshots so far, by name, to find a near-duplicate of a new one.
 
     >>> album, one = Album(), Image.linear_gradient("L")
     >>> album.add("a.png", one)
@@ -30,7 +30,7 @@ class Album:
         self.looks[name] = small_look(picture)
 
     def nearest(self, picture: Image.Image) -> tuple[float, str]:
-        """The largest correlation with a headshot of the album, in [-1, 1], and whose; (-1, "") for an empty one."""
+        """Return the largest correlation with a headshot of the album, in [-1, 1], and its name; (-1, "") if empty."""
         look = small_look(picture)
         alike = [(round(float((look * other).mean()), 4), name) for name, other in self.looks.items()]
         return max(alike, default=(-1.0, ""))

@@ -1,4 +1,4 @@
-"""Which headshots are delivered, and in which order: identity first, then quality and the prompt."""
+"""Choose and order the headshots to deliver: identity first, then quality and prompt adherence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from headshotkit.core.records import Headshot
 
 QUALITY_WEIGHT = 0.25
-"""What the face's quality counts beside its likeness, both about 0 to 1."""
+"""Weight of face quality relative to likeness, both about 0 to 1."""
 OBEYED_WEIGHT = 0.15
-"""What the share of the prompt that is shown counts beside them; what asks nothing that can be told has all of it."""
+"""Weight of prompt adherence relative to likeness; a prompt without a measurable request counts as fully met."""
 
 
 def best_of_each(headshots: Sequence[Headshot]) -> list[Headshot]:
-    """The best attempt of each prompt: an accepted one before any other, then the better one; best first."""
+    """Return the best attempt of each prompt: an accepted one before any other, then the better one; best first."""
     best: dict[str, Headshot] = {}
     for shot in headshots:
         if shot.prompt_id not in best or merit(shot) > merit(best[shot.prompt_id]):
@@ -22,9 +22,9 @@ def best_of_each(headshots: Sequence[Headshot]) -> list[Headshot]:
 
 
 def choose_headshots(headshots: Sequence[Headshot], count: int) -> list[Headshot]:
-    """At most `count`: an accepted one of each prompt, then further accepted ones, then the best of what did not pass.
+    """Return up to `count`: an accepted one per prompt, then more accepted ones, then the best that did not pass.
 
-    In the order of delivery: the accepted ones first, the best of them in front, whichever prompts they are of.
+    They are in the order of delivery: accepted ones first, best first, whatever their prompts.
 
     >>> a, b, c = (Headshot(f, f[0], "", "", 0, 1, 1.0, i, i > 0.5) for f, i in (("a1", 0.6), ("a2", 0.7), ("b1", 0.1)))
     >>> [h.file for h in choose_headshots([a, b, c], 2)]
@@ -38,9 +38,9 @@ def choose_headshots(headshots: Sequence[Headshot], count: int) -> list[Headshot
 
 
 def merit(shot: Headshot) -> tuple[bool, float]:
-    """By what headshots are ordered: accepted ones before others, then likeness, a little of quality and of obedience.
+    """Return a sort key: accepted before not accepted, then likeness with a little quality and prompt adherence.
 
-    Likeness beyond that of the own photos' median counts no more: it is then as alike as a photo.
+    Likeness above the own photos' median counts no more: it is then as similar as a photo.
     """
     if shot.identity is None:
         return shot.accepted, -2.0

@@ -1,4 +1,4 @@
-"""The reasons against a headshot in words, by their codes."""
+"""Reasons against a headshot in plain words, by their codes."""
 
 WORDS = {
     "no_face": "no face was found", "many_faces": "more than one face", "small_face": "the face is small",
@@ -6,4 +6,4 @@ WORDS = {
     "other_person": "not surely you", "copy_of_photo": "almost a copy of one of your photos",
     "near_twin": "almost the same picture as another",
 }  # fmt: skip
-"""A reason of the identity gate, for people."""
+"""Code of the identity gate -> its reason in plain words."""

@@ -1,6 +1,6 @@
-"""What keeps a training's steps: checkpoints that appear whole, and signals that wait for the end of a step.
+"""Write and read checkpoints, which appear whole; delay signals until the end of a step.
 
-A checkpoint is what `torch.save` writes: a zip file, whose check sums tell whether it came back undamaged.
+A checkpoint is what `torch.save` writes: a zip file, whose checksums show damage.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C and a notebook's stop button; what Colab and clusters send before they kill."""
 DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, NotImplementedError, struct.error,
           zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
-"""What reading a cut or altered file can end in."""
+"""Errors that reading a truncated or altered file can raise."""
 
 
 def to_bytes(state: dict) -> bytes:
-    """Tensors and plain values as `read_checked` reads them."""
-    import torch  # not above: `check` and `gallery` ask for the newest step's number alone, and need no torch
+    """Return tensors and plain values as bytes that `read_checked` reads."""
+    import torch  # not above: `check` and `gallery` only need the newest step's number, not torch
 
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -40,14 +40,14 @@ def to_bytes(state: dict) -> bytes:
 
 
 def read_checked(path: Path, needed: tuple[str, ...] = (), **same: object) -> dict:
-    """What `to_bytes` gave, on the CPU, if no bit of it has changed; torch itself leaves the check sums alone.
+    """Return what `to_bytes` was given, on the CPU; check its checksums, which torch itself does not.
 
     Args:
-        needed: what it must hold.
-        same: name -> value of what must be as it is here, where the file says anything of it.
+        needed: keys that it must hold.
+        same: name -> value that it must have, if the file has the name.
     Raises:
-        one of DAMAGE: the file is cut, altered, holds something else or can't be read.
-        MemoryError: it is whole as far as it was read, but memory gave out.
+        one of DAMAGE: the file is truncated, altered, holds something else or can't be read.
+        MemoryError: memory ran out; the file was undamaged up to there.
     """
     import torch
 
@@ -71,27 +71,27 @@ def read_checked(path: Path, needed: tuple[str, ...] = (), **same: object) -> di
 
 
 def newest_step(stage_folder: Path) -> int:
-    """The step of a training's newest checkpoint, by the files' names; 0 where there is none."""
+    """Return the step of a training's newest checkpoint, by the file names; 0 if there is none."""
     return _step(Checkpoints(stage_folder, 1).files())
 
 
 class Checkpoints:
-    """The checkpoints of one training: `checkpoints/000350.pt` after 350 steps, the newest few of them.
+    """The newest few checkpoints of one training: `checkpoints/000350.pt` is the one after 350 steps.
 
     Args:
         stage_folder: folder that holds `checkpoints/`.
-        keep: how many are kept, at least 1.
+        keep: number of checkpoints kept, at least 1.
     """
 
     def __init__(self, stage_folder: Path, keep: int) -> None:
         self.folder, self.keep = stage_folder / CHECKPOINTS, keep
 
     def files(self) -> list[Path]:
-        """The checkpoints, oldest first."""
+        """Return the checkpoints, oldest first."""
         return sorted(self.folder.glob("[0-9]*.pt"))
 
     def save(self, step: int, state: dict) -> None:
-        """Writes a checkpoint, then drops the oldest beyond `keep`.
+        """Write a checkpoint, then remove the oldest ones beyond `keep`.
 
         Raises:
             DiskFull, RunFolderError: as `write`.
@@ -102,13 +102,13 @@ class Checkpoints:
             discard(old)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Writes a file atomically; where the disk is full, all checkpoints but the newest give way to it.
+        """Write a file atomically; if the disk is full, remove all checkpoints but the newest to make room.
 
-        The one of step 0 gives way too: it holds nothing that beginning anew would not give.
+        The checkpoint of step 0 is removed too: starting again gives the same.
 
         Raises:
-            DiskFull: there is no room even so; the newest checkpoint stays, and the error names it.
-            RunFolderError: the place can't be written.
+            DiskFull: there still is no room; the newest checkpoint stays, and the error names it.
+            RunFolderError: the path can't be written.
         """
         try:
             return write_atomic(path, data)
@@ -129,9 +129,9 @@ class Checkpoints:
             ) from error
 
     def newest(self, needed: tuple[str, ...] = (), **same: object) -> tuple[dict | None, list[str]]:
-        """The newest checkpoint that is undamaged, and what was wrong with newer ones: (state, problems).
+        """Return the newest undamaged checkpoint, and what was wrong with newer ones: (state, problems).
 
-        A damaged file is renamed to end in `.damaged`. The state is None where there is no good one.
+        A damaged file is renamed to end in `.damaged`. The state is None if there is no good one.
 
         Args:
             needed, same: as `read_checked`.
@@ -149,18 +149,18 @@ class Checkpoints:
         return None, problems
 
     def clear(self) -> None:
-        """Removes all of them."""
+        """Remove all checkpoints."""
         with contextlib.suppress(OSError):
             discard(self.folder)
 
 
 def _step(files: list[Path]) -> int:
-    """The step of the newest checkpoint; 0 where there is none."""
+    """Return the step of the newest checkpoint; 0 if there is none."""
     return int(files[-1].stem) if files else 0
 
 
 def random_states() -> dict:
-    """Where the random generators of Python, numpy and torch stand, as tensors and plain values."""
+    """Return the states of the random generators of Python, numpy and torch, as tensors and plain values."""
     import torch
 
     name, keys, *rest = np.random.get_state()
@@ -173,7 +173,7 @@ def random_states() -> dict:
 
 
 def set_random_states(states: dict) -> None:
-    """Puts the random generators where `random_states` found them; states of GPUs that are not here are left out."""
+    """Restore the states that `random_states` returned; states of GPUs that this machine lacks are skipped."""
     import torch
 
     random.setstate(states["python"])
@@ -184,10 +184,10 @@ def set_random_states(states: dict) -> None:
 
 
 class Interruption:
-    """Notes Ctrl-C and SIGTERM, so that a step ends and is saved before they take effect; a second one doesn't wait.
+    """Note Ctrl-C and SIGTERM, so that a step ends and is saved before they take effect; a second one doesn't wait.
 
-    Outside the main thread, where Python allows no handlers, nothing changes; nor for a signal that is ignored.
-    `signal` is the number of the one that came, or None.
+    Nothing changes for an ignored signal, or outside the main thread, where Python allows no handlers.
+    `signal` is the number of the signal received, or None.
     """
 
     def __init__(self) -> None:
@@ -211,10 +211,10 @@ class Interruption:
         self.signal = number
 
     def pass_on(self) -> None:
-        """Gives the signal to the handler that was there before, and ends the training in any case.
+        """Pass the signal to the previous handler, and end the training in any case.
 
         Raises:
-            KeyboardInterrupt: the handler before did not end the process.
+            KeyboardInterrupt: the previous handler did not end the process.
         """
         self.__exit__()
         signal.raise_signal(self.signal)

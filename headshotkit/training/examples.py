@@ -1,6 +1,6 @@
-"""What a training draws from: pictures as latents, captions as embeddings, sizes, and where the face is.
+"""Prepare what a training samples from: latents, caption embeddings, sizes, and face boxes.
 
-All of it is made once and kept on disk, so that the encoders are free while the training runs.
+All are computed once and kept on disk, so that the encoders need no memory during the training.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from headshotkit.training.checkpoints import DAMAGE, read_checked, to_bytes
 
 CACHE_FILE = "cache.pt"
 GRID = 32
-"""Sides of pictures at other sizes than the dataset's are multiples of it, px: what SDXL divides them by."""
+"""Sides of pictures at other sizes than the dataset's are multiples of it, px: SDXL needs that."""
 FACE_PADDING = 0.1
-"""What is added to a face's box on each side, in box heights: its outline and the hairline belong to the person."""
+"""Margin around a face's box on each side, in box heights, so that outline and hairline are included."""
 FACE_EDGE = 0.2
 """Width of the soft edge of that box, in box heights; at least one latent position."""
 
 
 @dataclass
 class Examples:
-    """What the loop draws from: latents (N, C, h, w), an index of each one's caption, sizes for the U-Net.
+    """What the loop samples from: latents (N, C, h, w), an index of each one's caption, sizes for the U-Net.
 
-    `boxes`: where each face is, (x0, y0, x1, y1) relative to the picture's width and height; empty for class images.
+    `boxes`: face boxes, (x0, y0, x1, y1) relative to the picture's width and height; empty for class images.
     """
 
     latents: torch.Tensor
@@ -39,7 +39,7 @@ class Examples:
     boxes: list[tuple[float, ...]]
 
     def weights(self, chosen: list[int], face_weight: float) -> torch.Tensor | None:
-        """The weight of each latent position of the chosen pictures, (N, 1, h, w), mean 1 a picture; None: all 1."""
+        """Return the weight of each latent position of the chosen pictures, (N, 1, h, w), mean 1 each; None: all 1."""
         if face_weight == 1 or not self.boxes:
             return None
         height, width = self.latents.shape[-2:]
@@ -47,7 +47,7 @@ class Examples:
 
 
 def face_weights(box: tuple[float, ...], height: int, width: int, face_weight: float) -> torch.Tensor:
-    """How much each latent position counts: a face more than what surrounds it, with a soft edge.
+    """Return the loss weight of each latent position: higher on the face, with a soft edge.
 
     The mean is 1, so a learning rate means the same with any weight.
 
@@ -69,7 +69,7 @@ def face_weights(box: tuple[float, ...], height: int, width: int, face_weight: f
 
 
 def _inside(start: float, end: float, edge: float, count: int) -> torch.Tensor:
-    """How far inside an interval the middles of `count` positions lie: 1 inside, 0 outside, linear over the edge."""
+    """Return how far the centres of `count` positions lie in an interval: 1 inside, 0 outside, linear at the edge."""
     middles = torch.arange(count) + 0.5
     return ((middles - start) / edge + 0.5).clamp(0, 1) * ((end - middles) / edge + 0.5).clamp(0, 1)
 
@@ -77,14 +77,14 @@ def _inside(start: float, end: float, edge: float, count: int) -> torch.Tensor:
 def cached_examples(
     family: Family, folder: Path, dataset: Dataset, cache_folder: Path, sizes_px: set[int]
 ) -> tuple[dict[int, Examples], dict[int, Examples], Condition]:
-    """Latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
+    """Return latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
 
-    The examples are there for each size. The last condition is the empty caption's, the one before it the class's.
+    Both dictionaries are by size. The last condition is the empty caption's, the one before it the class prompt's.
 
     Args:
         folder: of the dataset.
-        cache_folder: where they are kept.
-        sizes_px: sides of the square picture that are wanted, px; at most the dataset's.
+        cache_folder: folder they are kept in.
+        sizes_px: sides of the square pictures needed, px; at most the dataset's.
     Raises:
         DiskFull, RunFolderError: they can't be written.
     """
@@ -94,7 +94,7 @@ def cached_examples(
         kept = read_checked(cache_folder / CACHE_FILE, ("latents", "condition"), **made_of)
         if any(len(latents) != len(files) for latents in kept["latents"].values()):
             raise ValueError("its latents are of other pictures")
-    except (*DAMAGE, AttributeError, TypeError):  # mostly: it is not there yet
+    except (*DAMAGE, AttributeError, TypeError):  # usually it does not exist yet
         kept = {"latents": {}, "condition": dict(family.encode_prompts(captions)), **made_of}
     missing = sorted(sizes_px - set(kept["latents"]))
     for px in missing:
@@ -112,7 +112,7 @@ def cached_examples(
 
 
 def _encode(family: Family, folder: Path, dataset: Dataset, px: int) -> torch.Tensor:
-    """All pictures of a dataset at one size as latents, shape (N, C, h, w); class images come last."""
+    """Encode all pictures of a dataset at one size to latents, shape (N, C, h, w); class images come last."""
     latents = []
     for file in runtime.progress([p.file for p in dataset.photos] + list(dataset.class_images), f"encoding at {px} px"):
         with Image.open(folder / file, formats=("PNG",)) as opened:
@@ -127,10 +127,10 @@ def _encode(family: Family, folder: Path, dataset: Dataset, px: int) -> torch.Te
 def window_at(
     size: tuple[int, int], size_px: int, px: int
 ) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
-    """What a picture becomes at another size: its (width, height) px, and the window of the picture that it shows.
+    """Return a picture's (width, height) px at another size, and the window of the picture that is used.
 
-    Sides are multiples of GRID. Where that alters the shape a little, the window is the largest one of the new shape,
-    around the middle: (left, top, right, bottom) px of the picture.
+    Sides are multiples of GRID. If that changes the aspect ratio slightly, the window is the largest centred one of
+    the new ratio: (left, top, right, bottom) px of the picture.
 
     >>> window_at((1024, 1024), 1024, 768)
     ((768, 768), (0.0, 0.0, 1024.0, 1024.0))
@@ -148,7 +148,7 @@ def window_at(
 
 
 def _facts_at(photo: TrainingPhoto, size_px: int, px: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """A picture's facts at a size: SDXL's micro-conditioning as `Family.loss` wants it, and the face's relative box."""
+    """Return a picture's SDXL micro-conditioning at a size, as `Family.loss` takes it, and its relative face box."""
     (width, height), (left, top, right, bottom) = window_at(photo.size_px or (size_px, size_px), size_px, px)
     scale = width / (right - left)
     corner = (round((photo.crop_top_left_px[0] + top) * scale), round((photo.crop_top_left_px[1] + left) * scale))

@@ -1,4 +1,4 @@
-"""What was trained as other programs want it: kohya's naming for A1111 and ComfyUI, or diffusers' as it is."""
+"""Export what was trained for other programs: kohya's naming for A1111 and ComfyUI, or diffusers' unchanged."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from headshotkit.families.lora_files import file_bytes
 FORMATS = ("kohya", "diffusers")
 SUFFIX = ".safetensors"
 PEFT_METADATA = "lora_adapter_metadata"
-"""The header's place for peft's config; diffusers would read kohya's names by it, so kohya's file goes without."""
+"""Header key of peft's config. diffusers would read kohya's names by it, so kohya's file has none."""
 
 
 @runtime.frees_memory
 def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
-    """Writes what the run has trained to a file of its own; a file that is there already is replaced.
+    """Write what the run has trained to a separate file; an existing file is replaced.
 
-    New tokens have one format for all programs, which find them by the file's name: so pivotal's are written beside
+    New tokens have one format for all programs, which find them by the file's name: so pivotal's are written next to
     the LoRA as TOKEN.safetensors.
 
     Args:
-        path: the file, ending in .safetensors; or a folder that exists, then person.safetensors in it, or
-            TOKEN.safetensors where new tokens are all there is.
+        path: the file, ending in .safetensors; or an existing folder, then person.safetensors in it, or
+            TOKEN.safetensors if only new tokens were trained.
         format: kohya (A1111, ComfyUI, and diffusers too) or diffusers (a copy, with peft's config in its header).
     Returns: the file's path.
     Raises:
         StageMissing: nothing has been trained.
-        DamagedRun: what was trained is gone or changed.
+        DamagedRun: what was trained is missing or changed.
         BadConfig: the format is unknown, the base's family has no kohya naming, the path has another ending, or the
             whole U-Net was trained.
         BadLora: the file holds layers that have no name in kohya's naming, or NaN or infinity.
@@ -74,7 +74,7 @@ def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
 
 
 def _demand_sound(file: Path, run: Run) -> None:
-    """Raises BadLora for a file that can't be read, or holds NaN or infinity."""
+    """Raise BadLora if a file can't be read, or holds NaN or infinity."""
     try:
         names = spoilt(load_file(file))
         problem, cause = f"{len(names)} of its tensors hold NaN or infinity: {', '.join(names[:2])}", None
@@ -89,13 +89,13 @@ def _demand_sound(file: Path, run: Run) -> None:
 
 
 def header_of(path: Path) -> dict[str, str]:
-    """What a LoRA file's header says of how it was made."""
+    """Return a LoRA file's metadata on how it was trained."""
     with safe_open(path, framework="pt") as file:
         return file.metadata()
 
 
 def _kohya_file(source: Path, lora: Lora) -> bytes:
-    """The same matrices under kohya's names; alpha, which diffusers keeps in the header, beside each pair."""
+    """Return the same matrices under kohya's names, each pair with its alpha, which diffusers keeps in the header."""
     family = find_base(lora.base).family
     module = importlib.import_module(f"headshotkit.families.{family}")
     if not hasattr(module, "kohya_names"):
@@ -115,7 +115,7 @@ def _kohya_file(source: Path, lora: Lora) -> bytes:
 
 
 def _header(source: Path, lora: Lora, version: str) -> dict[str, str]:
-    """What the trained file's header says, and kohya's own fields: A1111 shows them and sorts by the version."""
+    """Return the trained file's metadata and kohya's own fields: A1111 shows them and sorts by the version."""
     said = {name: value for name, value in header_of(source).items() if name != PEFT_METADATA}
     captions = json.loads(said["headshotkit.captions"])
     tags = Counter(tag for caption in captions for tag in caption.split(", "))

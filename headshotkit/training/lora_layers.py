@@ -1,4 +1,4 @@
-"""What a LoRA is, on real layers: the base's weight W, and the trained product B A that is added to it.
+"""Show what a LoRA is, on real layers: the base's weight W, and the trained product B A that is added to it.
 
 Source: LoRA, Hu et al. 2021, arXiv:2106.09685.
 """
@@ -19,7 +19,7 @@ from headshotkit.core.run import Run
 from headshotkit.families import Family, load_family, load_tokenizers
 
 PLACE = re.compile(r"^.*(?:resnets|attentions|transformer_blocks)\.\d+\.")
-"""What a layer's name says of where it stands; the rest is its kind."""
+"""The part of a layer's name that gives its position; the rest is its kind."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,26 @@ class LoraLayer:
 
     @property
     def kind(self) -> str:
-        """What the layer does, without its place, such as attn2.to_v."""
+        """Return the layer's kind: its name without the position, such as attn2.to_v."""
         return PLACE.sub("", self.name)
 
     @property
     def change(self) -> np.ndarray:
-        """What is added to W: scale * B A, shape (out, in), of rank `rank` at most."""
+        """Return what is added to W: scale * B A, shape (out, in), of rank `rank` at most."""
         return self.scale * self.b @ self.a
 
     @property
     def share(self) -> float:
-        """Length of the change relative to W's (Frobenius norms), at least 0; 0.1 is a tenth of W."""
+        """Return the norm of the change relative to W's (Frobenius), at least 0; 0.1 is a tenth of W."""
         return float(np.linalg.norm(self.change) / np.linalg.norm(self.weight))
 
 
 class LoraLayers:
-    """The layers of a run's LoRA, each with the base's weight beside it; read one at a time, for a base is large.
+    """The layers of a run's LoRA, each with the base's weight; read one at a time, because a base is large.
 
     Raises:
         StageMissing: the LoRA has not been trained.
-        BaseUnavailable: the base's weights can't be had.
+        BaseUnavailable: the base's weights are not available.
     """
 
     def __init__(self, run: Run) -> None:
@@ -67,11 +67,11 @@ class LoraLayers:
 
     @cached_property
     def family(self) -> Family:
-        """The base, loaded when a layer is first read."""
+        """Load the base when a layer is first read."""
         return load_family(self.lora.base)
 
     def free(self) -> None:
-        """Gives the base's memory back; the next layer loads it anew."""
+        """Free the base's memory; the next layer loads it again."""
         self.__dict__.pop("family", None)
         runtime.free_memory()
 
@@ -85,7 +85,7 @@ class LoraLayers:
         return LoraLayer(name, *flat, self.lora.alpha / self.lora.rank)
 
     def find(self, kind: str) -> LoraLayer:
-        """The layer of that kind that changed most, such as attn2.to_v: what pictures take from the words.
+        """Return the layer of a kind, such as attn2.to_v (what pictures take from the words), that changed most.
 
         Raises:
             BadLora: the LoRA has no such layer.
@@ -101,18 +101,18 @@ class LoraLayers:
         return max(found, key=lambda layer: layer.share)
 
     def shares(self) -> dict[str, list[float]]:
-        """How much each layer changed (see `LoraLayer.share`), by its kind; most changed kind first."""
+        """Return the share of change (see `LoraLayer.share`) of each layer, by kind; most changed kind first."""
         found: dict[str, list[float]] = {}
         for layer in self:
             found.setdefault(layer.kind, []).append(layer.share)
         return dict(sorted(found.items(), key=lambda item: -float(np.median(item[1]))))
 
     def words_moved(self, layer: LoraLayer, text: str) -> list[tuple[str, float]]:
-        """How much the LoRA moves what a layer takes from each word: length of (B A) x relative to W x.
+        """Return how much the LoRA changes a layer's output for each word: norm of (B A) x relative to W x.
 
         Args:
             layer: one that reads the text, so attn2.to_k or attn2.to_v.
-            text: a prompt; its words as the tokenizer cuts them, with the marks of start and end.
+            text: a prompt; its words are the tokenizer's, with the start and end tokens.
         """
         tokenizer = load_tokenizers(self.lora.base)[0]
         words = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)

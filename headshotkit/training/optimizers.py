@@ -1,4 +1,4 @@
-"""The optimizers that a training can use, why it uses which, and the learning rate of each step."""
+"""Choose a training's optimizer, with the reason, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from headshotkit.planning.forecast import ADAM_BYTES, expect_peak_gib
 
 WEIGHT_DECAY = 1e-2
 FUSED = ("cuda", "cpu")
-"""Devices that torch updates all parameters on in one go: 2.5 ms instead of 7.3 for 200 matrices on a CPU core."""
+"""Devices on which torch updates all parameters at once: 2.5 ms instead of 7.3 for 200 matrices on a CPU core."""
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine down to zero.
+    """Return the learning rate of a step: linear warm-up, then half a cosine down to zero.
 
     >>> config = TrainConfig(steps=100, warmup=0.1, learning_rate=1.0e-3)
     >>> [round(learning_rate_at(step, config), 6) for step in (0, 9, 55, 99)]
@@ -33,14 +33,14 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
 def make_optimizer(
     groups: list, config: TrainConfig, device: str, prior: bool = False, begun_with: str = ""
 ) -> tuple[torch.optim.Optimizer, str]:
-    """Return the optimizer and why it is this one: (optimizer, reason). 8-bit Adam's state takes a quarter of AdamW's.
+    """Return the optimizer and why it was chosen: (optimizer, reason). 8-bit Adam's state takes a quarter of AdamW's.
 
     Args:
         groups: parameters, or groups of them as torch's optimizers take them.
-        prior: whether class images are trained beside the person.
-        begun_with: the optimizer that the training was begun with; auto keeps to it on a GPU, whatever is free by now.
+        prior: whether class images are trained too.
+        begun_with: the optimizer that the training began with; auto keeps it on a GPU, whatever memory is free now.
     Raises:
-        MissingPackage: adamw8bit or prodigy was asked for, and its package is not installed.
+        MissingPackage: adamw8bit or prodigy was set, and its package is not installed.
     """
     name, reason = config.optimizer, "asked for"
     if name == "auto":
@@ -49,7 +49,7 @@ def make_optimizer(
     options = {"lr": config.learning_rate, "weight_decay": WEIGHT_DECAY}
     if name == "adamw8bit":
         made = runtime.require("bitsandbytes", "train").optim.AdamW8bit(groups, **options)
-    elif name == "prodigy":  # finds the size of its steps by itself, arXiv:2306.06101; options as its authors advise
+    elif name == "prodigy":  # adapts its step size, arXiv:2306.06101; options as its authors recommend
         prodigy = runtime.require("prodigyopt", "prodigy").Prodigy
         made = prodigy(groups, use_bias_correction=True, safeguard_warmup=True, **options)
     else:
@@ -59,16 +59,16 @@ def make_optimizer(
 
 
 def _adamw(groups: list, device: str, options: dict) -> tuple[torch.optim.AdamW, str]:
-    """AdamW, fused where torch has that for the device, and words where it isn't: (optimizer, words)."""
+    """Return AdamW, fused if torch supports that on the device, and a note if it isn't: (optimizer, note)."""
     if device not in FUSED:
         return torch.optim.AdamW(groups, **options), f"; not fused, for torch is not known to have that on {device}"
     return torch.optim.AdamW(groups, fused=True, **options), ""
 
 
 def _choose(count: int, config: TrainConfig, device: str, prior: bool, begun_with: str) -> tuple[str, str]:
-    """Return the optimizer of so many trained numbers on a device, and why.
+    """Return the optimizer for a number of trained parameters on a device, and why.
 
-    8-bit Adam is for where memory is short: bitsandbytes waits for the GPU at each tensor, AdamW updates all in one go.
+    8-bit Adam is for short memory: bitsandbytes waits for the GPU at each tensor, AdamW updates all at once.
     """
     if device != "cuda":
         return "adamw", f"8-bit Adam saves nothing on {device}"

@@ -1,6 +1,6 @@
-"""Snapshots: the LoRA as it is at a few moments of its training, to see how it comes to know the person.
+"""Save snapshots of the LoRA during its training, to see how it learns the person.
 
-Each is a LoRA file of its own in `lora/previews/`, which diffusers loads; they stay when the checkpoints go.
+Each is a separate LoRA file in `lora/previews/`, which diffusers loads; they stay when checkpoints are removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PREVIEWS = "previews"
 
 
 def snapshot_steps(steps: int, count: int) -> tuple[int, ...]:
-    """After which steps of a training so many snapshots are taken: evenly spread, the last one at the end.
+    """Return the steps of a training after which `count` snapshots are taken: evenly spread, the last one at the end.
 
     >>> snapshot_steps(700, 3)
     (233, 467, 700)
@@ -27,21 +27,21 @@ def snapshot_steps(steps: int, count: int) -> tuple[int, ...]:
 
 
 def snapshot_file(folder: Path, step: int) -> Path:
-    """Where a snapshot lies, in the stage's folder."""
+    """Return a snapshot's path in the stage's folder."""
     return folder / PREVIEWS / f"{step:06d}.safetensors"
 
 
 def snapshots_in(folder: Path) -> tuple[int, ...]:
-    """After which steps a training took snapshots, by the files in the stage's folder, in order."""
+    """Return the steps after which a training took snapshots, by the files in the stage's folder, in order."""
     return tuple(sorted(int(file.stem) for file in (folder / PREVIEWS).glob("[0-9]*.safetensors")))
 
 
 class Snapshots:
-    """Takes the snapshots of one training.
+    """Take the snapshots of one training.
 
     Args:
         stage_folder: folder that holds `previews/`.
-        write: writes a file atomically: (path, bytes).
+        write: function that writes a file atomically: (path, bytes).
     """
 
     def __init__(self, stage_folder: Path, config: TrainConfig, family: Family, write: Callable) -> None:
@@ -50,7 +50,7 @@ class Snapshots:
         self.facts = {"base": config.base, "rank": config.rank, "alpha": config.alpha}
 
     def follow(self, done: int, steps: int, parameters: list, average: list) -> None:
-        """Writes a snapshot if one is wanted after so many steps: the average of the LoRA where there is one.
+        """Write a snapshot if one is due after `done` steps: of the LoRA's average if there is one.
 
         Args:
             steps: of the whole training, as planned now.
@@ -67,7 +67,7 @@ class Snapshots:
 
 @contextmanager
 def _holding(parameters: list, average: list):
-    """Puts the average into the LoRA for a moment; nothing where there is none."""
+    """Put the average into the LoRA temporarily; do nothing if there is none."""
     own = [p.detach().clone() for p in parameters] if average else []
     try:
         _copy(average, parameters)

@@ -1,6 +1,6 @@
-"""The training loop: noise, loss, step, save, resume. It speaks to a `Family` and knows no diffusion itself.
+"""Run the training loop: noise, loss, step, save, resume. It calls a `Family` and holds no diffusion code itself.
 
-Everything random in a step comes from (seed, step), so a killed training goes on to the very same LoRA on a CPU.
+All randomness of a step comes from (seed, step), so on a CPU a killed training resumes to the same LoRA.
 On CUDA it does so to rounding: the backward of attention and of upsampling adds in no fixed order there.
 """
 
@@ -42,45 +42,44 @@ from headshotkit.training.trained import write_trained
 LOSSES_FILE = "losses.json"
 MAX_GRAD_NORM = 1.0
 TIMED_STEPS = 20
-"""Steps after which the time that is left is told by the clock."""
+"""Steps after which the remaining time is estimated."""
 BAD_IN_A_ROW = 10
-"""Steps without finite numbers, one after the other, that end a training; the first steps of float16's loss scaling may
-have a few."""
+"""Consecutive steps without finite numbers that end a training; float16's loss scaling may cause a few at the start."""
 SMALLER_SCALE = 1 / 16
-"""Of float16's loss scale after such steps."""
+"""Factor on float16's loss scale after such steps."""
 STATE = ("lora", "average", "optimizer", "scaler", "random", "losses")
-"""What a checkpoint must hold to go on from."""
+"""Keys that a checkpoint must hold to resume."""
 STEP, EPOCH = 1, 2
-"""Places of the seed: all that is random in a step; the order of an epoch."""
+"""Indices of the seed: one for all randomness in a step, one for the order of an epoch."""
 
 
 @locks.writes("train")
 @runtime.frees_memory
 def train_lora(run: Run, config: TrainConfig, controller: Controller | None = None) -> Lora:
-    """Trains the person on the run's dataset by the config's method, or goes on where it was interrupted.
+    """Train the person on the run's dataset by the config's method, or resume after an interruption.
 
     Writes `lora/`: person.safetensors (diffusers' naming, with metadata) or what else the method leaves, losses.json,
     manifest.json. While it works, `lora/` also holds checkpoints; Ctrl-C and SIGTERM take effect after the step's end,
     when it has been saved.
 
-    Where memory gives out, it goes on from its last checkpoint with gradient checkpointing, then with half of the
-    batch, or as the controller says. A step whose loss or gradients are not finite changes nothing; after ten in a row
-    it goes back once to the last checkpoint before them. The manifest's `changes`, `went_back` and `skipped_steps` say
-    so.
+    If memory runs out, it resumes from its last checkpoint with gradient checkpointing, then with half of the batch,
+    or as the controller decides. A step whose loss or gradients are not finite changes nothing; after ten in a row
+    it goes back once to the last checkpoint before them. The manifest's `changes`, `went_back` and `skipped_steps` list
+    these.
 
     Args:
-        controller: may change how steps are made while they run, for time or memory; each change is in the manifest,
-            and what was begun with one goes on exactly.
+        controller: may change the settings of steps during the training, for time or memory; each change is in the
+            manifest, and an interrupted training resumes exactly.
     Raises:
         StageMissing: the dataset has not been built.
-        DamagedRun: a training picture, or what was trained before, is gone or changed.
-        BadConfig: the base's family can't do the method.
-        BaseUnavailable: the base's weights can't be had.
+        DamagedRun: a training picture, or what was trained before, is missing or changed.
+        BadConfig: the base's family does not support the method.
+        BaseUnavailable: the base's weights are not available.
         OutOfMemory, NotEnoughMemory: a step needs more memory than there is, and nothing cheaper is left.
         NotFinite: ten steps in a row gave no finite numbers, twice, or the weights are not finite.
-        DiskFull, RunFolderError: what the training leaves can't be written; the last checkpoint stays. One that can't
-            be written stops nothing: it is said, noted in the manifest, and tried again when the next is due.
-        KeyboardInterrupt: Ctrl-C; the same call goes on from where it came.
+        DiskFull, RunFolderError: the result can't be written; the last checkpoint stays. A checkpoint that can't be
+            written stops nothing: it is reported, noted in the manifest, and tried again when the next is due.
+        KeyboardInterrupt: Ctrl-C; the same call resumes.
     """
     dataset = with_edits(run.path("dataset"), Dataset.from_dict(run.manifest("dataset")["dataset"]))
     run.files("dataset", [*(photo.file for photo in dataset.photos), *dataset.class_images])
@@ -112,19 +111,19 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
         dtype=family.dtype_reason,
         weights=hub.commits_of(*family.base.sources),
     )
-    _tidy(stage)  # only now: before, a kill would have cost the whole training
+    _tidy(stage)  # only now: a kill before would lose the whole training
     return lora
 
 
 def _tidy(stage: Stage) -> None:
-    """Removes what only an unfinished training needs."""
+    """Remove what only an unfinished training needs."""
     Checkpoints(stage.folder, 1).clear()
     with contextlib.suppress(OSError):
         discard(stage.folder / CACHE_FILE)
 
 
 class _Loop:
-    """The loop's state: what is trained, its average, optimizer, scaler, losses; what a checkpoint holds."""
+    """The loop's state: trained parameters, their average, optimizer, scaler, losses; what a checkpoint holds."""
 
     def __init__(self, method: Method, pacing: Pacing, stage: Stage, person: dict[int, Examples],
                  class_pictures: dict[int, Examples], conditions: Condition) -> None:  # fmt: skip
@@ -148,7 +147,7 @@ class _Loop:
         self.updating = False
 
     def _tell_cost(self, groups: list[dict]) -> None:
-        """Says what the training will take and leave, and notes it in the manifest."""
+        """Show the training's expected time and memory, and note them in the manifest."""
         count = len(next(iter(self.class_pictures.values())).sizes)
         cost = expect_cost(self.method, groups, self.optimizer_name, runtime.choose_device()[1], count)
         self.stage.manifest["cost"] = cost.to_dict()
@@ -156,10 +155,10 @@ class _Loop:
         runtime.tell(cost.line())
 
     def run(self, controller: Controller | None = None) -> None:
-        """All steps that are still to do; the family then holds the LoRA that is to be saved.
+        """Run all remaining steps; the family then holds the LoRA to save.
 
         Raises:
-            NotEnoughMemory: a step needs more of the host's memory than there is.
+            NotEnoughMemory: a step needs more of the host's memory than is available.
         """
         self._resume()
         if self.family.device == "cpu":
@@ -172,13 +171,13 @@ class _Loop:
             self._begin_within_memory()
         with Interruption() as interruption, runtime.progress((), "training", self.settings.steps) as bar:
             if not self.losses:
-                self._save(must=controller is not None)  # so that there is something to go back to
+                self._save(must=controller is not None)  # so that it can go back
             if interruption.signal is not None:
                 interruption.pass_on()
             marks: list[float] = []
             while (step := len(self.losses)) < self.settings.steps:
                 marks.append(time.monotonic())
-                if len(marks) == TIMED_STEPS + 1 and not controller:  # a controller says what it plans itself
+                if len(marks) == TIMED_STEPS + 1 and not controller:  # a controller shows its own plan
                     runtime.tell(self._time_left(marks))
                 problem = self._try_step(step)
                 if problem:
@@ -201,10 +200,10 @@ class _Loop:
             parameter.data.copy_(average)
 
     def _time_left(self, marks: list[float]) -> str:
-        """Return in a sentence when the training ends, by the clock of its latest steps.
+        """Return a sentence with the time at which the training ends, from the duration of its latest steps.
 
         Args:
-            marks: when each of them began, seconds.
+            marks: start of each of these steps, seconds.
         """
         seconds = statistics.median(b - a for a, b in itertools.pairwise(marks))
         done, here = len(self.losses), self.pacing.px_at(len(self.losses) - 1)
@@ -216,26 +215,26 @@ class _Loop:
         )
 
     def recent_loss(self, count: int) -> float:
-        """Return the mean of the last losses, of those that are finite; NaN where none is."""
+        """Return the mean of the last `count` losses that are finite; NaN if none is."""
         recent = [loss for loss in self.losses[-count:] if math.isfinite(loss)]
         return sum(recent) / len(recent) if recent else math.nan
 
     def _new_scaler(self) -> torch.amp.GradScaler:
-        """Float16 gradients would underflow without it; in other dtypes it does nothing."""
+        """Return a scaler: float16 gradients would underflow without it; for other dtypes it does nothing."""
         return torch.amp.GradScaler(self.family.device, enabled=self.family.dtype == torch.float16)
 
     @property
     def optimizer_name(self) -> str:
-        """Which optimizer it is, "adamw8bit" for example; "auto" leads to another one on another machine."""
+        """Return the optimizer's name, such as "adamw8bit"; "auto" resolves differently on other machines."""
         return self.optimizer_reason.partition(":")[0]
 
     @property
     def settings(self) -> TrainConfig:
-        """Those of the next step."""
+        """Return the settings of the next step."""
         return self.pacing.at(len(self.losses))
 
     def _show(self, bar) -> None:
-        """Step, loss and GiB on the progress bar."""
+        """Show step, loss and GiB on the progress bar."""
         memory = {f"{place}_gib": size for place, size in runtime.peak_memory_gib().items()}
         if bar.total != self.settings.steps:
             bar.reset(self.settings.steps)  # a notebook's bar does not follow its `total`
@@ -244,14 +243,14 @@ class _Loop:
         bar.set_postfix(loss=f"{self.recent_loss(20):.3f}", **memory)
 
     def _try_step(self, step: int) -> str:
-        """One step; where the memory doesn't suffice, the first line of what was said of it, else nothing."""
+        """Make one step; return the error's first line if memory runs out, else ""."""
         loss, problem = runtime.within_memory(lambda: self._step(step))
         if not problem:
             self.losses.append(loss)
         return problem
 
     def _begin_within_memory(self) -> None:
-        """Begins with checkpointing where a step without it is expected to need more of the GPU than can be had."""
+        """Begin with checkpointing if a step without it is expected to need more of the GPU than is available."""
         peak, usable = self.stage.manifest["cost"]["peak_gib"], runtime.usable_gpu_gib()
         if peak and usable and peak > usable and not self.settings.checkpointing:
             why = f"without checkpointing a step needs {peak:.1f} GiB, {usable:.1f} can be had"
@@ -259,14 +258,14 @@ class _Loop:
             runtime.say(f"training with gradient checkpointing: {why}")
 
     def _go_on_cheaper(self, step: int, problem: str, controller: Controller | None) -> None:
-        """Goes on from the last checkpoint with settings that need less memory, which is noted in the manifest.
+        """Resume from the last checkpoint with settings that need less memory, and note them in the manifest.
 
-        That checkpoint is of the step before this one, unless the memory gave out amid the update itself. Without a
+        That checkpoint is of the step before this one, unless memory ran out during the update itself. Without a
         controller it is checkpointing first, which changes nothing of the result, then half of the batch.
 
         Raises:
             OutOfMemory: there is no controller, and nothing cheaper.
-            NotEnoughMemory: a controller knows nothing cheaper.
+            NotEnoughMemory: the controller has no cheaper settings.
         """
         self.optimizer.zero_grad(set_to_none=True)
         runtime.free_memory()
@@ -274,7 +273,7 @@ class _Loop:
         if not half_updated:
             self._save()
         px, settings = self.pacing.px_at(step), self.settings
-        self.scaler = self._new_scaler()  # the old one may stand amid an update
+        self.scaler = self._new_scaler()  # the old one may be in the middle of an update
         if not self._resume() and half_updated:
             raise OutOfMemory(
                 f"step {step + 1} at {px} px ran out of memory amid its update; there is no checkpoint to go back to.",
@@ -300,9 +299,9 @@ class _Loop:
         runtime.say(f"training goes on from step {len(self.losses)} with {words}: {why}")
 
     def _not_finite(self, step: int) -> str:
-        """Why the training can't go on after a step as it is, for want of finite numbers; else nothing.
+        """Return why the training can't go on after a step because numbers are not finite; else "".
 
-        Weights are looked at where they are about to be written, and so after the last step.
+        Weights are checked when they are about to be written, and so after the last step.
         """
         done, streak, at_end = step + 1, self._streak, step + 1 == self.settings.steps
         if streak >= BAD_IN_A_ROW or (at_end and streak == done and not math.isfinite(self.losses[-1])):
@@ -314,14 +313,14 @@ class _Loop:
 
     @property
     def _streak(self) -> int:
-        """Return how many of the latest steps, one after the other, had no finite numbers."""
+        """Return the number of latest consecutive steps without finite numbers."""
         bad, step = set(self.skipped), len(self.losses) - 1
         while step in bad:
             step -= 1
         return len(self.losses) - 1 - step
 
     def _go_back(self, step: int, reason: str, controller: Controller | None) -> None:
-        """Goes back to the last checkpoint, once in a training; it was saved while all numbers were finite.
+        """Go back to the last checkpoint, once in a training; it was saved while all numbers were finite.
 
         Raises:
             NotFinite: it has gone back before.
@@ -351,21 +350,21 @@ class _Loop:
             controller.start_training(changing(self.settings), len(self.losses))
 
     def _lower_the_scale(self) -> None:
-        """After going back to this very step float16's loss scale is smaller; it grows again by itself."""
+        """Lower float16's loss scale after going back to this very step; it grows again by itself."""
         here = [note for note in self.stage.manifest.get("went_back", []) if note["to"] == len(self.losses)]
         if here and self.scaler.is_enabled():
             state = self.scaler.state_dict()
             self.scaler.load_state_dict(state | {"scale": state["scale"] * SMALLER_SCALE})
 
     def _keep_time(self, controller: Controller) -> None:
-        """Tells the controller of a step; where that leads to another plan, goes on with it."""
+        """Report a step to the controller; if the plan changes, apply it."""
         before = controller.plan.training
         after = controller.time_step().training
         if after != before:
             self._change(after, controller.why)
 
     def _change(self, settings: dict, why: str) -> None:
-        """From the next step on other settings hold."""
+        """Use other settings from the next step on."""
         self.pacing.change(len(self.losses), settings, why)
         with self._going_on("the manifest"):
             self.stage.note_seconds()
@@ -373,13 +372,13 @@ class _Loop:
             self.family.use_checkpointing()
 
     def _is_due(self, done: int) -> bool:
-        """Whether a checkpoint is wanted after so many steps; the last step is followed by the LoRA itself."""
+        """Return whether a checkpoint is due after `done` steps; after the last step the LoRA itself is written."""
         minutes, limit = (time.monotonic() - self.saved_s) / 60, self.config.checkpoint_every_minutes
         late = 0 < limit <= minutes
         return done < self.settings.steps and (late or done % self.config.checkpoint_every_steps == 0)
 
     def _step(self, step: int) -> float:
-        """One optimizer update; returns the loss."""
+        """Make one optimizer update; return the loss."""
         settings, px = self.pacing.at(step), self.pacing.px_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings) * group.get("factor", 1.0)
@@ -393,7 +392,7 @@ class _Loop:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
         finite = bool((norm + loss.detach()).isfinite())
-        if finite or self.scaler.is_enabled():  # a scaler leaves such a step out by itself, and lowers its scale
+        if finite or self.scaler.is_enabled():  # a scaler skips such a step, and lowers its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
         if not finite:
@@ -403,7 +402,7 @@ class _Loop:
         return float(loss.detach())
 
     def _loss(self, examples: Examples, chosen: list[int], generator: torch.Generator, dropout: float) -> torch.Tensor:
-        """Mean loss over the chosen pictures; some captions give way to the empty one."""
+        """Return the mean loss over the chosen pictures; some captions are replaced by the empty one."""
         empty = self.conditions.count - 1
         dropped = torch.rand(len(chosen), generator=generator) < dropout
         captions = [empty if d else examples.caption_ids[i] for i, d in zip(chosen, dropped, strict=True)]
@@ -413,7 +412,7 @@ class _Loop:
         return self.family.loss(examples.latents[chosen], condition, sizes, self.config, generator, weights).mean()
 
     def _order(self, step: int) -> list[int]:
-        """The pictures of a step: every picture once an epoch, in an order of the epoch's own."""
+        """Return the indices of a step's pictures: each picture once an epoch, shuffled anew every epoch."""
         n, chosen = len(self.person[self.pacing.px_at(step)].sizes), []
         for place in range(self.pacing.pictures_before(step), self.pacing.pictures_before(step + 1)):
             epoch, index = divmod(place, n)
@@ -422,14 +421,14 @@ class _Loop:
         return chosen
 
     def _follow(self, step: int) -> None:
-        """Moves the average towards the LoRA; early on faster, so that the start soon counts for little."""
+        """Update the LoRA's average; faster at first, so that the first steps soon count for little."""
         if self.average:
             decay = min(self.config.ema, (1 + step) / (10 + step))
             get_ema_multi_avg_fn(decay)(self.average, [p.detach() for p in self.parameters], step)
 
     @contextlib.contextmanager
     def _going_on(self, what: str) -> Iterator[None]:
-        """Go on training if a file that it can do without can't be written; say so and note it in the manifest."""
+        """Go on training if an optional file can't be written; report it and note it in the manifest."""
         try:
             yield
         except (DiskFull, RunFolderError) as error:
@@ -437,13 +436,13 @@ class _Loop:
             runtime.say(f"{what} can't be written; the training goes on.\n{error}")
 
     def _save(self, must: bool = False) -> None:
-        """A checkpoint of everything that a step changes; the steps done are the sampler's place.
+        """Save a checkpoint of everything that a step changes; the number of steps is the sampler's position.
 
-        Nothing is saved where the latest step or the weights are not finite: an earlier checkpoint is what can be gone
-        on from. Where one can't be written, older ones stay, and the next one is tried when it is due.
+        Nothing is saved if the latest step or the weights are not finite: it could not be resumed from. If a checkpoint
+        can't be written, older ones stay, and the next one is tried when it is due.
 
         Raises:
-            DiskFull, RunFolderError: it can't be written, and must be, for the training ends with it.
+            DiskFull, RunFolderError: it can't be written, and `must` is set, because the training ends with it.
         """
         if self._streak or not all_finite([*self.parameters, *self.average]):
             return
@@ -464,7 +463,7 @@ class _Loop:
             self.stage.note_seconds()
 
     def _resume(self) -> bool:
-        """Goes on from the newest good checkpoint and returns whether there is one; says and notes a damaged one."""
+        """Resume from the newest good checkpoint and return whether there is one; report and note damaged ones."""
         state, problems = self.checkpoints.newest(STATE, fingerprint=self.stage.manifest["fingerprint"])
         self.updating = False
         done = len(state["losses"]) if state else 0
@@ -481,7 +480,7 @@ class _Loop:
         for average, saved in zip(self.average, state["average"], strict=True):
             average.copy_(saved)
         self._resume_optimizer(state, done)
-        if state["scaler"]:  # empty where no float16 was trained; this machine's dtype may be another
+        if state["scaler"]:  # empty if not trained in float16; this machine's dtype may differ
             self.scaler.load_state_dict(state["scaler"])
         set_random_states(state["random"])
         self.losses, self.skipped = list(state["losses"]), list(state.get("skipped", []))
@@ -489,12 +488,12 @@ class _Loop:
         return True
 
     def _resume_optimizer(self, state: dict, done: int) -> None:
-        """The optimizer's state; another machine's or a later installation's other optimizer can't take it over."""
+        """Load the optimizer's state; another optimizer, on another machine or installation, can't use it."""
         before = state.get("optimizer_name", self.optimizer_name)
         if before == self.optimizer_name:
             self.optimizer.load_state_dict(state["optimizer"])
             return
-        self.optimizer.state.clear()  # half made, where the memory gave out amid its first update
+        self.optimizer.state.clear()  # incomplete if memory ran out during its first update
         words = f"from step {done} on {self.optimizer_name} in place of {before}, whose averages are left behind"
         noted = self.stage.manifest.setdefault("other_optimizers", [])
         if words not in noted:

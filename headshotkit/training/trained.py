@@ -1,4 +1,4 @@
-"""What a finished training leaves: its files, each with how it was made, and the record of how to use them."""
+"""Write a finished training's files, each with how it was trained, and the record of how to use them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headshotkit.training.checkpoints import Checkpoints
 
 
 def write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset, steps: int) -> Lora:
-    """Writes what the method leaves after so many steps, file by file, each with how it was made."""
+    """Write what the method leaves after `steps` steps, file by file, each with how it was trained."""
     usual = usual_expression([photo.caption for photo in dataset.photos])
     lora, files = replace(method.record(), step=steps, usual_expression=usual), []
     for name, content in method.files(_metadata(lora, stage, dataset)):
@@ -26,7 +26,7 @@ def write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, datase
 
 
 def usual_expression(captions: Sequence[str]) -> str:
-    """The expression that more than three quarters of the captions name; empty where there is none.
+    """Return the expression that more than three quarters of the captions name; empty if there is none.
 
     >>> usual_expression(["photo of ohwx man, smiling"] * 4 + ["photo of ohwx man"])
     'smiling'
@@ -36,7 +36,7 @@ def usual_expression(captions: Sequence[str]) -> str:
 
 
 def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
-    """How the LoRA was made, for the file's header: strings only, as safetensors wants."""
+    """Return how the LoRA was trained, for the file's header: strings only, as safetensors needs."""
     made = stage.manifest
     facts = {"base": lora.base, "method": lora.method, "token": lora.token, "class_word": lora.class_word,
              "steps": lora.step, "rank": lora.rank, "alpha": lora.alpha,

@@ -1,1 +1,1 @@
-"""Notebook controls, thin over the verbs."""
+"""Provide notebook controls, thin wrappers of the verbs."""

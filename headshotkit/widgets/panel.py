@@ -1,6 +1,6 @@
-"""A panel with the knobs known from A1111, thin over `render_pictures`; it shows the call that draws a picture again.
+"""Show a panel with A1111's settings, a thin wrapper of `render_pictures`, and the call that draws a picture again.
 
-It works with ipywidgets 7, which Colab has, and with 8; where nobody looks it waits and does nothing.
+It works with ipywidgets 7, which Colab has, and with 8; without a notebook it waits and does nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from headshotkit.core.run import Run
 from headshotkit.generation.pictures import FOLDER, Picture, PictureRequest, Studio
 
 SIDES = {"width": 0, "height": 1}
-"""Knobs of `size_px`; every other knob is named like the setting of PictureRequest that it stands for."""
+"""Knobs of `size_px`; every other knob is named like its setting of PictureRequest."""
 ALWAYS = ("prompt", "negative", "steps", "guidance", "seed", "width", "height", "lora_scale")
 FOLDED = {
     "Begin with a photo": ("photo", "strength"),
@@ -31,7 +31,7 @@ PICTURE_PX = 512
 
 
 def control_panel(run: Run, request: PictureRequest, studio: Studio | None = None):
-    """Show knobs that begin as a request says, and to their right the pictures and the call that draws them again.
+    """Show knobs set to a request's values, and to their right the pictures and the call that draws them again.
 
     Args:
         studio: what earlier requests have loaded; None loads it when the button is first pressed.
@@ -79,25 +79,25 @@ WRAPPED = 'style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3"'
 
 
 def _unexpected(error: Exception) -> str:
-    """What happened, in one line, and what to do where it is the GPU's memory."""
+    """Return what happened, in one line, and what to do if the GPU's memory ran out."""
     said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"
     return f"{said} Draw fewer at once (batch), or smaller." if runtime.out_of_memory(error) else said
 
 
 def request_of(knobs: dict, base: str) -> PictureRequest:
-    """What the knobs say.
+    """Return the request that the knobs are set to.
 
     Raises:
         BadConfig: two knobs contradict each other.
     """
-    values = {name: round(knob.value, 6) if isinstance(knob.value, float) else knob.value  # a slider says 0.6000000001
+    values = {name: round(knob.value, 6) if isinstance(knob.value, float) else knob.value  # a slider gives 0.6000000001
               for name, knob in knobs.items()}  # fmt: skip
     size = tuple(values.pop(side) for side in SIDES)
     return PictureRequest(base=base, size_px=size, **values)
 
 
 def _knobs(run: Run, request: PictureRequest) -> dict:
-    """A widget a setting, by its name, with what the setting's docstring says as its tooltip."""
+    """Return a widget a setting, by its name, with the setting's docstring as its tooltip."""
     import ipywidgets as w
 
     made = {
@@ -130,7 +130,7 @@ def _knobs(run: Run, request: PictureRequest) -> dict:
 
 
 def _photos(run: Run, also: str) -> list[tuple[str, str]]:
-    """The run's kept photos to choose from, name and path, after none; one that a request names is among them."""
+    """Return the run's kept photos to choose from, name and path, after "none", with the one a request names."""
     kept = run.path("photos") / "kept"
     paths = sorted(str(file) for file in kept.iterdir()) if kept.is_dir() else []
     paths += [also] * bool(also and also not in paths)
@@ -138,7 +138,7 @@ def _photos(run: Run, also: str) -> list[tuple[str, str]]:
 
 
 def _shown(run: Run, picture: Picture) -> str:
-    """A picture with its seed, its identity and a button that saves it, as HTML that loads nothing from elsewhere."""
+    """Return a picture with its seed, its identity and a save button, as HTML that loads nothing from elsewhere."""
     data = base64.b64encode((run.path(FOLDER) / picture.file).read_bytes()).decode()
     width = max(256, min(PICTURE_PX, picture.request.size_px[0]))
     data = f"data:image/png;base64,{data}"

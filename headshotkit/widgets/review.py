@@ -1,4 +1,4 @@
-"""Widgets for upload and review in a notebook, thin over the verbs; where nobody looks they wait and do nothing.
+"""Show widgets for upload and review in a notebook, thin wrappers of the verbs; without one they wait and do nothing.
 
 They work with ipywidgets 7, which Colab has, and with 8.
 """
@@ -30,20 +30,20 @@ ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
 NAME, VERDICT = "name", "verdict"
 KEEP, LEAVE_OUT = "keep it anyway", "leave it out"
 PAGE = 24
-"""Photos on a page of a widget; each carries its picture, so a page of all would be slow."""
+"""Photos on a page of a widget; each has its picture embedded, so a page of all would be slow."""
 THUMB_PX = 176
 
 
 def open_run(folder: Path | str, begins: bool = False) -> Run:
-    """Return a run, and print where it is, whose photos it has and which stages are finished.
+    """Return a run, and print its folder, whose photos it has and which stages are finished.
 
     From here on the stop button ends a cell with a line instead of a traceback.
 
     Args:
         folder: the run folder.
-        begins: whether a new run may be begun in it.
+        begins: whether a new run may begin in it.
     Raises:
-        NoRun: the folder holds no run, and none is to be begun there.
+        NoRun: the folder holds no run, and none may begin there.
     """
     run = Run(folder)
     whole = run.folder.absolute()
@@ -76,14 +76,14 @@ def _say_when_stopped() -> None:
 
 
 def _stopped(shell, kind, error, trace, tb_offset=None) -> None:
-    """Say that a cell was stopped and how to go on, in the place of a traceback."""
+    """Show that a cell was stopped and how to go on, in place of a traceback."""
     print("Stopped. What was finished is kept: run the cell again to go on.")
 
 
 def take_headshots(run: Run):
     """Show the accepted headshots at full size, pack them into one zip, and offer it.
 
-    On Colab the browser saves the zip; elsewhere a link that saves it is returned. With none accepted it is said why.
+    On Colab the browser saves the zip; elsewhere a link that saves it is returned. If none is accepted, it shows why.
 
     Raises:
         StageMissing: no headshots were generated.
@@ -104,7 +104,7 @@ def take_headshots(run: Run):
     if "google.colab" not in sys.modules:
         try:
             link = Path(os.path.relpath(packed)).as_posix()
-        except ValueError:  # it is on another drive, where no link leads
+        except ValueError:  # it is on another drive, which a link can't reach
             return None
         # Without `download` JupyterLab opens a zip as text.
         return HTML(f'<a href="{html.escape(quote(link))}" download="{packed.name}">Save {packed.name}</a>')
@@ -115,7 +115,7 @@ def take_headshots(run: Run):
 
 
 def uploaded_files(value) -> list[tuple[str, bytes]]:
-    """What `FileUpload().value` holds, as (name, bytes); names have no folders in them.
+    """Return the files in `FileUpload().value` as (name, bytes); names have no folders in them.
 
     Args:
         value: a dict of name -> file in ipywidgets 7, a tuple of files in 8.
@@ -131,11 +131,11 @@ def uploaded_files(value) -> list[tuple[str, bytes]]:
 
 
 def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
-    """Where the person's photos are, and why there: named, else uploaded, else the run's, else the sample person's.
+    """Return the photos' folder, and why: the named one, else uploads, else the run's, else the sample person's.
 
     Raises:
-        UploadIncomplete: photos were chosen to be uploaded, and not all of them arrived.
-        NoPhotos: the run was begun with a folder that it doesn't name.
+        UploadIncomplete: not all photos chosen for upload arrived.
+        NoPhotos: the run began with a folder that it doesn't name.
     """
     if photos:
         return Path(photos), "the folder that was asked for"
@@ -153,18 +153,18 @@ def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
 
 
 def upload_photos(run: Run):
-    """Show a button that takes photos into the run's `uploads/`, and a line that says how many of them arrived.
+    """Show a button that uploads photos into the run's `uploads/`, and a line with how many of them arrived.
 
     On Colab it is Colab's own, and the cell ends when all are there. Elsewhere anywidget sends them in pieces. Without
     anywidget ipywidgets' button sends all in one message, and Jupyter drops one above 10 MiB (tornado's limit); so the
-    line names the folder, which is made here, for the file browser has no such limit.
+    line names the folder, which is created here, because the file browser has no such limit.
     """
     folder = run.folder / UPLOADS
     if "google.colab" in sys.modules:
         upload_on_colab(folder)
         print(_uploads_line(folder))
         return None
-    with contextlib.suppress(OSError):  # what can't be written is said when something is
+    with contextlib.suppress(OSError):  # the error comes when something is written
         make_folder(folder)
     try:
         import anywidget
@@ -173,7 +173,7 @@ def upload_photos(run: Run):
     import traitlets
 
     class PhotoUpload(anywidget.AnyWidget):
-        """The button of `upload.js`, which sends pieces, and the line beside it."""
+        """The button of `upload.js`, which sends pieces, and the line next to it."""
 
         _esm = Path(__file__).with_name("upload.js").read_text(encoding="utf-8")
         said = traitlets.Unicode().tag(sync=True)
@@ -181,7 +181,7 @@ def upload_photos(run: Run):
         patience_ms = traitlets.Int(10_000, help="how long an answer is waited for").tag(sync=True)
 
         def __repr__(self) -> str:
-            """Return what stands in the button's place where the page can't show it."""
+            """Return the text shown if the page can't show the button."""
             without = "Is there no button? Install anywidget where Jupyter runs, or use the file browser."
             return f"{self.said} {without}"
 
@@ -216,12 +216,12 @@ def _plain_upload(folder: Path):
 
 
 def _files_in(folder: Path) -> list[str]:
-    """Names in a folder, but for hidden ones, such as Jupyter's own."""
+    """Return the names in a folder, except hidden ones, such as Jupyter's own."""
     return [f.name for f in folder.iterdir() if not f.name.startswith(".")] if folder.is_dir() else []
 
 
 def _uploads_line(folder: Path, arrival: Arrival | None = None) -> str:
-    """Return how many of the chosen photos arrived, and how many lie in the folder."""
+    """Return how many of the chosen photos arrived, and how many are in the folder."""
     there = len(_files_in(folder))
     line = f"{there or 'No'} photo{'s' * (there != 1)} in {folder}."
     if arrival is None:
@@ -231,10 +231,10 @@ def _uploads_line(folder: Path, arrival: Arrival | None = None) -> str:
 
 
 class _Pages:
-    """Widgets shown PAGE at a time, each made when it is first shown.
+    """Widgets shown PAGE at a time, each built when it is first shown.
 
     Args:
-        make: gives the widget of a name.
+        make: builds the widget of a name.
     """
 
     def __init__(self, make: Callable[[str], object]) -> None:
@@ -247,7 +247,7 @@ class _Pages:
         self.box = ipywidgets.VBox([self.number, self.row])
 
     def show(self, names: list[str]) -> None:
-        """Shows the first page of these."""
+        """Show the first page of these names."""
         self.names = names
         self.number.max = max(1, math.ceil(len(names) / PAGE))
         self.number.description = f"of {self.number.max}"
@@ -263,9 +263,9 @@ class _Pages:
 
 
 def review_verdicts(run: Run):
-    """All photos with frame, verdict and reasons, to filter, to sort and to overrule, a page at a time.
+    """Show all photos with frame, verdict and reasons, to filter, sort and override, a page at a time.
 
-    The button below a photo overrules its verdict: `override.overrule_verdict` records it, and later stages notice.
+    The button below a photo overrides its verdict: `override.overrule_verdict` records it, and later stages notice.
 
     Raises:
         StageMissing: the photos have not been judged.
@@ -291,7 +291,7 @@ def review_verdicts(run: Run):
 
 
 def _verdict_card(run: Run, name: str, line):
-    """One photo with its verdict and the button that overrules it."""
+    """Return one photo with its verdict and the button that overrides it."""
     import ipywidgets
 
     page = ipywidgets.HTML()
@@ -301,7 +301,7 @@ def _verdict_card(run: Run, name: str, line):
         verdict = _verdicts(run)[name]
         page.value = _card(verdict, run.path("photos") / "thumbs" / f"{verdict['number']:03d}.jpg")
         button.description = LEAVE_OUT if verdict["kept"] else KEEP
-        button.disabled = "face_box_px" not in verdict["measures"]  # there is nothing to crop around
+        button.disabled = "face_box_px" not in verdict["measures"]  # there is no face to crop around
 
     def overrule(_) -> None:
         from headshotkit.photos.override import overrule_verdict
@@ -320,7 +320,7 @@ def _verdict_card(run: Run, name: str, line):
 
 
 def _verdicts(run: Run) -> dict[str, dict]:
-    """The verdicts as they are now: name -> verdict, with the number of its thumbnail."""
+    """Return the current verdicts: name -> verdict, with the number of its thumbnail."""
     return {v["photo"]: v | {"number": i} for i, v in enumerate(run.manifest("photos")["verdicts"])}
 
 
@@ -332,7 +332,7 @@ def _count_line(verdicts: dict[str, dict]) -> str:
 
 
 def _numbers(verdicts: dict[str, dict]) -> list[str]:
-    """The measures that are one number: what photos can be sorted by."""
+    """Return the measures that are one number, by which photos can be sorted."""
     return sorted({name for v in verdicts.values() for name, value in v["measures"].items() if _is_number(value)})
 
 
@@ -341,7 +341,7 @@ def _is_number(value) -> bool:
 
 
 def sorted_names(verdicts: list[dict], by: str, falling: bool) -> list[str]:
-    """Names of the photos by name, by verdict (kept ones first) or by a measure; those without the measure come last.
+    """Return the photos' names sorted by name, verdict (kept first) or a measure; those without the measure come last.
 
     >>> b, a = {"photo": "b", "measures": {"yaw_deg": 1}}, {"photo": "a", "measures": {}}
     >>> c = {"photo": "c", "measures": {"yaw_deg": 9}}
@@ -360,12 +360,12 @@ def sorted_names(verdicts: list[dict], by: str, falling: bool) -> list[str]:
 
 
 def _code(verdict: dict) -> str:
-    """What a verdict is listed under: kept, its first reason, or left out by the person."""
+    """Return a verdict's group: kept, its first reason, or left out by the person."""
     return KEPT if verdict["kept"] else verdict["reasons"][0]["code"] if verdict["reasons"] else LEFT_OUT
 
 
 def _card(verdict: dict, thumb: Path) -> str:
-    """One photo with its verdict, as HTML that loads nothing from elsewhere."""
+    """Return one photo with its verdict, as HTML that loads nothing from elsewhere."""
     picture = _picture(thumb.read_bytes()) if thumb.exists() else ""
     colour, style, sign = ("#2a7f3f", "solid", "\u2713") if verdict["kept"] else ("#b3382c", "dashed", "\u2717")
     reasons = "<br>".join(html.escape(reason["text"]) for reason in verdict["reasons"])
@@ -382,7 +382,7 @@ def _picture(jpeg: bytes) -> str:
 
 
 def edit_captions(run: Run):
-    """Every training picture with its caption to edit, a page at a time; a caption is written when its field is left.
+    """Show every training picture with its caption to edit, a page at a time; leaving a field saves it.
 
     Raises:
         StageMissing: the dataset has not been built.
@@ -399,7 +399,7 @@ def edit_captions(run: Run):
 
 
 def _caption_card(run: Run, file: str, caption: str, line):
-    """One training picture above its caption."""
+    """Return one training picture above its caption."""
     import ipywidgets
 
     size = ipywidgets.Layout(width="176px", height="90px")

@@ -1,6 +1,6 @@
-"""Photos on their way from a browser into a run's `uploads/`: pieces come in, whole files lie there, all are counted.
+"""Receive photos from a browser into a run's `uploads/`, in pieces; keep only whole files, and count them.
 
-How many were chosen and how many arrived stands in a file of that folder, so that nothing goes on with too few of them.
+A file in that folder records how many were chosen and how many arrived, so that nothing goes on with too few.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headshotkit.photos.files import plain_name
 
 UPLOADS = "uploads"
 RECORD = ".chosen.json"
-"""The file of `uploads/` that says how many photos were chosen last, and how many of them arrived."""
+"""The file of `uploads/` that records how many photos were chosen last, and how many of them arrived."""
 PIECE_BYTES = 2**20
 """Jupyter's server drops messages above 10 MiB."""
 SHAPE = {"chosen": int, "arrived": int, "lost": tuple[str, ...]}
@@ -32,10 +32,10 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Arrival:
-    """What became of the photos that were chosen last.
+    """The outcome of the last upload.
 
-    chosen: how many there were; 0 is not known · arrived: how many of them lie in the folder · lost: those that won't
-    come, each with its reason.
+    chosen: number of chosen photos; 0 is unknown · arrived: how many of them are in the folder · lost: those that
+    failed, each with its reason.
     """
 
     chosen: int
@@ -44,7 +44,7 @@ class Arrival:
 
     @property
     def complete(self) -> bool:
-        """Return whether all that were chosen are there."""
+        """Return whether all chosen photos have arrived."""
         return 0 < self.chosen == self.arrived
 
     @property
@@ -56,7 +56,7 @@ class Arrival:
 
 
 def last_arrival(folder: Path) -> Arrival | None:
-    """Return what became of the photos that were chosen last; None if none ever were.
+    """Return the outcome of the last upload; None if there was none.
 
     Raises:
         DamagedRun: the record can't be used.
@@ -78,7 +78,7 @@ def demand_all(folder: Path) -> None:
 
 
 def safe_name(name: str) -> str:
-    r"""Return the name that an uploaded file gets: no folder in it, not hidden, and good for every system.
+    r"""Return the name that an uploaded file gets: no folder in it, not hidden, and valid on every system.
 
     >>> safe_name("C:\\photos\\me.jpg"), safe_name("../.me?.jpg"), safe_name("CON.jpg"), safe_name("..")
     ('me.jpg', 'me_.jpg', '_CON.jpg', 'photo')
@@ -88,9 +88,9 @@ def safe_name(name: str) -> str:
 
 
 def keep_file(part: Path, name: str) -> Path:
-    """Give a file that is there whole its name among the uploads, and return its place.
+    """Rename a complete file to its name among the uploads, and return its path.
 
-    Another file of that name stays, and this one gets a number; the same file once more is not kept twice.
+    Another file of that name stays, and this one gets a number; an identical file is not kept twice.
     """
     folder, wanted = part.parent, Path(safe_name(name))
     there = {file.name.casefold(): file for file in folder.iterdir()}
@@ -106,7 +106,7 @@ def keep_file(part: Path, name: str) -> Path:
 
 
 def keep_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[Path]:
-    """Write whole files into the uploads and return their places.
+    """Write whole files into the uploads and return their paths.
 
     Args:
         files: name and content of each.
@@ -122,7 +122,7 @@ def keep_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[Path]:
 
 
 def upload_on_colab(folder: Path) -> list[Path]:
-    """Show Colab's own upload button, wait for it, and return the places of what arrived; none if it was cancelled.
+    """Show Colab's own upload button, wait for it, and return the paths of what arrived; none if it was cancelled.
 
     Raises:
         UploadIncomplete: the upload broke off.
@@ -131,7 +131,7 @@ def upload_on_colab(folder: Path) -> list[Path]:
     from google.colab import files
 
     make_folder(folder)
-    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):  # Colab also leaves a copy where it is
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):  # Colab also leaves a copy in the cwd
         try:
             arrived = files.upload()
         except Exception as error:
@@ -145,9 +145,9 @@ def upload_on_colab(folder: Path) -> list[Path]:
 
 
 class Inbox:
-    """Takes the pieces of chosen files, one file after the other, and counts the files that are whole.
+    """Receive the pieces of chosen files, one file after the other, and count the complete files.
 
-    A piece is written when it comes. Each message may come twice or not at all: the answer says how far a file is.
+    A piece is written when it arrives. Messages may come twice or get lost: the answer has how much of a file is there.
 
     Args:
         folder: the run's `uploads/`.
@@ -158,14 +158,14 @@ class Inbox:
         self.arrival: Arrival | None = None
         self._files: list[tuple[str, int]] = []
         self._have: dict[int, int] = {}
-        self._lock = threading.Lock()  # JupyterLab may deliver messages in a thread of their own
+        self._lock = threading.Lock()  # JupyterLab may deliver messages in a separate thread
 
     def answer(self, message: dict, pieces: list) -> dict:
-        """Do what a message of `upload.js` asks, and return the answer.
+        """Handle a message of `upload.js`, and return the answer.
 
         Args:
-            message: what it is (chosen, piece, lost or where), the upload's id, its number n, and what belongs to it.
-            pieces: of a piece its bytes.
+            message: its kind (chosen, piece, lost or where), the upload's id, its number n, and its data.
+            pieces: the bytes of a piece.
         """
         with self._lock:
             reply = {"id": message["id"], "n": message["n"], "next": 0, "failed": ""}
@@ -183,7 +183,7 @@ class Inbox:
                 return reply | {"next": self._have.get(number, 0)}
             except (HeadshotError, OSError) as error:
                 why = error.happened if isinstance(error, HeadshotError) else str(error)
-                with contextlib.suppress(HeadshotError):  # a full disk has no room for this either
+                with contextlib.suppress(HeadshotError):  # a full disk can't hold this either
                     self._note(replace(self.arrival or Arrival(0), lost=(*self._lost(), why)))
                 return reply | {"failed": why}
 
@@ -210,7 +210,7 @@ class Inbox:
     def _take(self, number: int, at: int, data: bytes) -> None:
         name, size = self._files[number]
         have = self._have.get(number)
-        if at != (have or 0) or (have is not None and have >= size):  # it was here before, or one before it is missing
+        if at != (have or 0) or (have is not None and have >= size):  # it is a repeat, or an earlier one is missing
             return
         if size > MAX_FILE_BYTES:
             return self._lose(number, f"it holds {size >> 20} MiB, at most {MAX_FILE_BYTES >> 20} are read")
