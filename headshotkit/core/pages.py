@@ -22,7 +22,8 @@ background:var(--page)}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .6rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem;align-items:start}
 figure{margin:0;background:var(--card);border-radius:.5rem;overflow:hidden;box-shadow:0 1px 4px #0002}
-figure img{width:100%;display:block}figcaption{padding:.5rem .7rem;font-size:.8rem;color:var(--soft)}
+figure img{width:100%;display:block}
+figcaption{padding:.5rem .7rem;font-size:.8rem;color:var(--soft);overflow-wrap:anywhere}
 figcaption b{display:block;color:var(--ink);font-size:.9rem}.pass b::before{content:"\\2713 ";color:var(--tick)}
 .near b::before{content:"\\2717 ";color:var(--cross)}
 table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .9rem .25rem 0;text-align:left}
