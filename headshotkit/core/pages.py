@@ -57,4 +57,9 @@ def embedded(file: Path, most_px: int = 0) -> str:
             whole.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
         whole.save(buffer, "JPEG", quality=85 if most_px else 92)
         data = buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return data_uri(data, kind)
+
+
+def data_uri(picture: bytes, kind: str) -> str:
+    """Return a picture file's bytes as a data URI; kind: "png" or "jpeg"."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

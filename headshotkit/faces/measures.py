@@ -19,8 +19,7 @@ USUAL_CONTRAST = 0.2
 TINT_DEGREE = 5
 """Degree of the polynomial that models a tint's hue by brightness."""
 TWO_TINTS = 0.3
-"""Least share of a face's hue variation that its brightness must leave unexplained: 104 duotones of London portraits
-had at most 0.15, 134 photos at least 0.41."""
+"""Least share of a face's hues that brightness must not explain: duotones stay far below, photos above."""
 LIT_PER_LEVEL = 12.0
 """Brightness that counts as one grey level of contrast: a bright face without contrast is pale, not dark."""
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
 from headshotkit.config import DatasetConfig
 from headshotkit.core import runtime
-from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run
 from headshotkit.faces import recognition
-from headshotkit.photos.files import read_photo
+from headshotkit.photos.kept import kept_faces
 
 SAMPLE_CLASS = "man"
 LEAST_PHOTOS, LEAST_SHARE = 3, 0.8
@@ -34,14 +31,10 @@ def propose_class_word(run: Run) -> tuple[str, str]:
         return SAMPLE_CLASS, "the sample person is one"
     if not recognition.knows_sex():
         return DatasetConfig.class_word, "no other was given"
-    kept = [verdict for verdict in map(Verdict.from_dict, judged["verdicts"]) if verdict.kept]
-    files = run.files("photos", [f"kept/{verdict.photo}" for verdict in kept], thorough=True)
-    votes: Counter[str] = Counter()
-    for verdict, file in zip(kept, files, strict=True):
-        box, points = (np.array(verdict.measures[name], np.float32) for name in ("face_box_px", "face_points_px"))
-        male = recognition.looks_male(read_photo(file), recognition.Face(box, 1.0, points))
-        votes["man" if male else "woman"] += 1
-    (word, count), total = max(votes.items(), key=lambda vote: vote[1]), votes.total()
+    faces = kept_faces(run, "class word")
+    votes = Counter("man" if recognition.looks_male(image, face) else "woman" for image, face in faces)
+    total = votes.total()
+    word, count = next(iter(votes.most_common(1)), ("", 0))
     if total < LEAST_PHOTOS or count < LEAST_SHARE * total:
         return DatasetConfig.class_word, f"no other was given, and the {total} kept photos don't say more"
     return word, f"insightface's model says so of {count} of {total} kept photos"

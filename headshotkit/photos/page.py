@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from pathlib import Path
 
-from headshotkit.core.pages import PAGE, document
+from headshotkit.core.pages import PAGE, data_uri, document
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import facts_of, write_atomic
 
@@ -52,7 +51,6 @@ def _card(verdict: Verdict, thumb: Path) -> str:
     if verdict.overruled:
         lines.insert(0, f"{'kept' if verdict.kept else 'left out'} by you")
     words = "<br>".join(map(html.escape, lines)) or "kept"
-    data = base64.b64encode(thumb.read_bytes()).decode() if thumb.is_file() else ""
-    picture = f'<img src="data:image/jpeg;base64,{data}" alt="{name}">' if data else ""
+    picture = f'<img src="{data_uri(thumb.read_bytes(), "jpeg")}" alt="{name}">' if thumb.is_file() else ""
     kind = "pass" if verdict.kept else "near"
     return f'<figure class="{kind}">{picture}<figcaption><b>{name}</b>{words}</figcaption></figure>'

@@ -5,18 +5,16 @@ The identity threshold comes from the own photos: the similarity of each to the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from headshotkit.config import RenderConfig
-from headshotkit.core import runtime
-from headshotkit.core.records import Record, Verdict
+from headshotkit.core.records import Record
 from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos import assess
-from headshotkit.photos.files import read_photo
+from headshotkit.photos.kept import kept_faces
 from headshotkit.scoring import adherence
 
 
@@ -65,7 +63,7 @@ def known_faces(run: Run, recogniser: str) -> np.ndarray:
         StageMissing: the photos have not been judged.
     """
     model = recognition.load_recogniser(recogniser)
-    return np.array([model.embed(image, face) for image, face in _kept_faces(run, recogniser)], np.float32)
+    return np.array([model.embed(image, face) for image, face in kept_faces(run, recogniser)], np.float32)
 
 
 def known_person(run: Run, config: RenderConfig) -> Person:
@@ -76,20 +74,11 @@ def known_person(run: Run, config: RenderConfig) -> Person:
         NoKnownFaces: none was kept.
     """
     model, known, looks = recognition.load_recogniser("arcface"), [], []
-    for image, face in _kept_faces(run, model.name):
+    for image, face in kept_faces(run, model.name):
         known.append(model.embed(image, face))
         looks.append(copies.look_of(image, face))
     embeddings = np.array(known, np.float32)
     return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(looks))
-
-
-def _kept_faces(run: Run, title: str) -> Iterator[tuple[np.ndarray, recognition.Face]]:
-    """Yield every kept photo with the face that was judged in it."""
-    kept = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"] if v["kept"]]
-    run.files("photos", [f"kept/{verdict.photo}" for verdict in kept], thorough=True)
-    for verdict in runtime.progress(kept, f"own photos, {title}"):
-        box, points = (np.array(verdict.measures[name]) for name in ("face_box_px", "face_points_px"))
-        yield read_photo(run.path("photos") / "kept" / verdict.photo), recognition.Face(box, 1.0, points)
 
 
 def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:

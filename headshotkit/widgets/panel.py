@@ -5,7 +5,6 @@ It works with ipywidgets 7, which Colab has, and with 8; without a notebook it w
 
 from __future__ import annotations
 
-import base64
 import html
 import random
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from headshotkit.config import SAMPLERS
 from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError
+from headshotkit.core.pages import data_uri
 from headshotkit.core.records import help_of
 from headshotkit.core.run import Run
 from headshotkit.generation.pictures import FOLDER, Picture, PictureRequest, Studio
@@ -139,9 +139,8 @@ def _photos(run: Run, also: str) -> list[tuple[str, str]]:
 
 def _shown(run: Run, picture: Picture) -> str:
     """Return a picture with its seed, its identity and a save button, as HTML that loads nothing from elsewhere."""
-    data = base64.b64encode((run.path(FOLDER) / picture.file).read_bytes()).decode()
+    data = data_uri((run.path(FOLDER) / picture.file).read_bytes(), "png")
     width = max(256, min(PICTURE_PX, picture.request.size_px[0]))
-    data = f"data:image/png;base64,{data}"
     return (
         f'<div style="display:inline-block;margin:4px;max-width:100%"><img src="{data}" alt="" '
         f'style="width:{width}px;max-width:100%"><br>seed {picture.seed}: {picture.words} '

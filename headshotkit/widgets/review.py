@@ -5,7 +5,6 @@ They work with ipywidgets 7, which Colab has, and with 8.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import html
 import io
@@ -20,7 +19,7 @@ from PIL import Image
 
 from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
-from headshotkit.core.pages import embedded
+from headshotkit.core.pages import data_uri, embedded
 from headshotkit.core.run import COMMANDS, Run, make_folder
 from headshotkit.delivery.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos.files import find_photos
@@ -378,7 +377,7 @@ def _card(verdict: dict, thumb: Path) -> str:
 
 
 def _picture(jpeg: bytes) -> str:
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" style="width:100%" alt="">'
+    return f'<img src="{data_uri(jpeg, "jpeg")}" style="width:100%" alt="">'
 
 
 def edit_captions(run: Run):
