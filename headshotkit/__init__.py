@@ -25,11 +25,12 @@ _HOMES = {
     "Run": "core.run",
     "GateConfig": "config",
     "DatasetConfig": "config",
-    "CropConfig": "dataset.crops",
+    "CropConfig": "config",
     "TrainConfig": "config",
     "PickConfig": "config",
     "RenderConfig": "config",
     "RestoreConfig": "config",
+    "RunSettings": "config",
     "HeadshotError": "core.errors",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like on first use, so `check` needs none
 from headshotkit.config import (
+    METHODS,
     UNUSED,
     Config,
     DatasetConfig,
+    EvaluateConfig,
     GateConfig,
     PickConfig,
     RenderConfig,
+    Resolved,
     RestoreConfig,
+    RunSettings,
     TrainConfig,
+    resolve,
 )
-from headshotkit.config.base import check_value, ranges_of
 from headshotkit.config.bases import choose_base
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.core.pages import PAGE
-from headshotkit.core.records import Verdict, kept_photos, refusals, typed
+from headshotkit.core.records import Verdict, kept_photos, refusals
 from headshotkit.core.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
 from headshotkit.dataset.build import build_dataset
 from headshotkit.dataset.class_images import missing_class_images
@@ -38,85 +40,9 @@ from headshotkit.planning.schedule import MAY_CHANGE
 from headshotkit.restoration.restore import restore_headshots
 from headshotkit.training.checkpoints import newest_step
 
-
-@dataclass(frozen=True)
-class Options:
-    """Settings of a run; None leaves one to the preset of the base."""
-
-    photos: Path | None = None
-    base: str | None = None
-    token: str | None = None
-    class_word: str | None = None
-    class_images: int | None = None
-    class_prompt: str | None = None
-    aspect: str | None = None
-    augment: str | None = None
-    captioner: str | None = None
-    min_photos: int | None = None
-    method: str | None = None
-    steps: int | None = None
-    schedule: tuple[tuple[int, int], ...] | None = None
-    optimizer: str | None = None
-    face_weight: float | None = None
-    rank: int | None = None
-    snapshots: int | None = None
-    scales: tuple[float, ...] | None = None
-    pick_prompts: int | None = None
-    lora_scale: float | None = None
-    few_steps: str | None = None
-    count: int | None = None
-    max_attempts: int | None = None
-    minutes: float | None = None
-    sampler_steps: int | None = None
-    guidance: float | None = None
-    word_guidance: float | None = None
-    sampler: str | None = None
-    prompts: str | None = None
-    packs: tuple[str, ...] | None = None
-    fidelity: float | None = None
-    codeformer_weights: str | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, (kind, setting) in SETTINGS.items():
-            value = getattr(self, name)
-            if value is not None:
-                hint, example = ranges_of(kind)[setting]
-                check_value(name, value, hint, f"Change --{name.replace('_', '-')}{example}.")
-
-
 USUAL_MINUTES = 60.0
 """Minutes that a run on CUDA is planned for by default."""
 PLAN_FILE = "plan.json"
-
-CHOICES: dict[type[Config], tuple[str, ...]] = {
-    DatasetConfig: ("token", "class_word", "class_images", "class_prompt", "aspect", "augment", "captioner", "seed"),
-    TrainConfig: ("method", "steps", "schedule", "optimizer", "face_weight", "rank", "snapshots", "seed"),
-    RenderConfig: (
-        "lora_scale",
-        "few_steps",
-        "count",
-        "max_attempts",
-        "minutes",
-        "guidance",
-        "word_guidance",
-        "sampler",
-        "prompts",
-        "packs",
-        "seed",
-    ),
-}
-"""The options that each stage's config takes."""
-SETTINGS: dict[str, tuple[type[Config], str]] = {
-    **{name: (kind, name) for kind, names in CHOICES.items() for name in names},
-    "min_photos": (GateConfig, "min_photos"),
-    "scales": (PickConfig, "scales"),
-    "pick_prompts": (PickConfig, "prompts"),
-    "sampler_steps": (RenderConfig, "steps"),
-    "fidelity": (RestoreConfig, "fidelity"),
-    "codeformer_weights": (RestoreConfig, "weights"),
-}
-"""Option -> its setting, whose range it shares."""
 NEED_BASE = ("dataset", "lora", "picked", "headshots")
 """Stages that need a base; choosing one looks for a GPU, which loads torch."""
 LATE = {"report": ("restored",), "gallery": ("restored", "report")}
@@ -128,7 +54,7 @@ TOGETHER = {"steps": ("schedule",), "schedule": ("steps",), "learning_rate": ("o
 
 @locks.writes("run")
 def make_headshots(
-    photos: Path | str, out: Path | str, options: Options | None = None, tell: Callable[[str], None] = print
+    photos: Path | str, out: Path | str, options: RunSettings | None = None, tell: Callable[[str], None] = print
 ) -> Run:
     """Do every unfinished stage of a run, and report a line a stage.
 
@@ -144,7 +70,7 @@ def make_headshots(
         CannotRestore: as `restore_headshots`, when all else is done.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits into the minutes or the GPU.
     """
-    run, options = Run(out), replace(options or Options(), photos=Path(photos))
+    run, options = Run(out), (options or RunSettings()).replace(photos=Path(photos))
     base, why = run_base(run, options)
     if base == "mini":
         tell(f"{'note':<10} {runtime.toy_words()}")
@@ -168,7 +94,9 @@ def make_headshots(
     return run
 
 
-def _usual_deadline(run: Run, base: str, options: Options, tell: Callable[[str], None]) -> DeadlineController | None:
+def _usual_deadline(
+    run: Run, base: str, options: RunSettings, tell: Callable[[str], None]
+) -> DeadlineController | None:
     """Plan for USUAL_MINUTES on CUDA if minutes are not set; return None elsewhere, and if no plan fits.
 
     A schedule or a limit of attempts prevents it: a plan would ignore them.
@@ -177,14 +105,14 @@ def _usual_deadline(run: Run, base: str, options: Options, tell: Callable[[str],
     if said or base == "mini" or runtime.gpu_memory() is None:
         return None
     try:
-        return begin_deadline(run, replace(options, minutes=USUAL_MINUTES), tell)
+        return begin_deadline(run, options.replace(minutes=USUAL_MINUTES), tell)
     except (BadConfig, TooFewMinutes) as error:
         tell(f"plan       none: {error.happened} It takes as long as it takes; --minutes sets a limit.")
         return None
 
 
 def begin_deadline(
-    run: Run, options: Options, tell: Callable[[str], None], stages: tuple[str, ...] = PLANNED[1:]
+    run: Run, options: RunSettings, tell: Callable[[str], None], stages: tuple[str, ...] = PLANNED[1:]
 ) -> DeadlineController | None:
     """Plan a run with minutes, and report the plan; return None if minutes are None or 0. They count from now.
 
@@ -208,9 +136,9 @@ def begin_deadline(
     rendering = config_for(RenderConfig, base, options, begun=run.peek("headshots"))
     count = rendering.count
     training = {
-        "method": options.method or TrainConfig.method,
+        "method": options.method or METHODS[0],
         "prior": bool(_class_images(run, options)),
-        "worded": rendering.word_guidance > 1,
+        "worded": rendering.base_guidance > 1,
     }
     done, steps_done = progress_of(run, base, options, stages)
     left = tuple(stage for stage in stages if stage not in done and (stage != "download" or not weights_here(base)))
@@ -223,7 +151,7 @@ def begin_deadline(
     return DeadlineController(plan, tell=tell)
 
 
-def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+def progress_of(run: Run, base: str, options: RunSettings, stages: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
     """Return what the run already has of what these options ask, up to the training.
 
     Args:
@@ -251,13 +179,13 @@ def progress_of(run: Run, base: str, options: Options, stages: tuple[str, ...]) 
     return tuple(done), 0
 
 
-def _class_images(run: Run, options: Options) -> int:
+def _class_images(run: Run, options: RunSettings) -> int:
     """Return the number of class images for the training: the option, else as the dataset was prepared."""
     begun = run.peek("dataset").get("config", {}).get("class_images", 0)
     return begun if options.class_images is None else options.class_images
 
 
-def run_base(run: Run, options: Options) -> tuple[str, str]:
+def run_base(run: Run, options: RunSettings) -> tuple[str, str]:
     """Return the base of a run and why: the option, else the one the run began with, else by device.
 
     Raises:
@@ -270,7 +198,7 @@ def run_base(run: Run, options: Options) -> tuple[str, str]:
 
 
 @locks.writes("do_missing")
-def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callable[[str], None] = print) -> None:
+def do_missing(stages: tuple[str, ...], run: Run, options: RunSettings, tell: Callable[[str], None] = print) -> None:
     """Do the stages that the run lacks, whatever settings the existing ones have.
 
     Raises:
@@ -290,25 +218,21 @@ def do_missing(stages: tuple[str, ...], run: Run, options: Options, tell: Callab
             tell(line_of(do_stage(stage, run, options), run))
 
 
-def config_for(kind: type[Config], base: str, options: Options, planned: dict | None = None,
+def config_for(kind: type[Config], base: str, options: RunSettings, planned: dict | None = None,
                begun: dict | None = None) -> Config:  # fmt: skip
-    """Return a stage's config: the base's preset, overridden by the settings that the run began with, then by a plan's,
-    then by the person's.
+    """Return a stage's config, as `settings_for`."""
+    return settings_for(kind, base, options, planned, begun).config
+
+
+def settings_for(kind: type[Config], base: str, options: RunSettings, planned: dict | None = None,
+                 begun: dict | None = None) -> Resolved:  # fmt: skip
+    """Return a stage's settings and where each comes from: the base's preset, overridden by the settings that the run
+    began with, then by a plan's, then by the person's.
 
     Args:
         begun: the stage's manifest, empty if it never began.
     """
-    chosen = {name: getattr(options, name) for name in CHOICES[kind]}
-    if kind is TrainConfig:
-        chosen["alpha"] = options.rank  # alpha / rank is the LoRA's weight, so it stays 1
-        chosen["learning_rate"] = 1.0 if options.optimizer == "prodigy" else None
-        if options.schedule and not options.steps:
-            chosen["steps"] = sum(steps for _, steps in options.schedule)
-    if kind is RenderConfig:
-        chosen["steps"] = options.sampler_steps
-        chosen["use_pick"] = None if options.lora_scale is None else False
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    return kind.for_base(base, **begun_settings(kind, begun or {}, base, chosen) | (planned or {}) | chosen)
+    return resolve(kind, base, options, planned, begun_settings(kind, begun or {}, base, options.of(kind)))
 
 
 def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict | None = None) -> dict:
@@ -320,11 +244,12 @@ def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict
     Raises:
         DamagedRun: the manifest names unknown settings.
     """
-    before, chosen, hints = begun.get("config", {}), chosen or {}, typing.get_type_hints(kind)
+    before, chosen = kind.named(begun.get("config", {})), chosen or {}
     try:
-        kept = {name: typed(hints[name], value) for name, value in before.items() if name in hints}
-    except ValueError as error:
-        raise DamagedRun(f"the {begun['stage']} stage's manifest holds a bad setting: {error}.") from error
+        kept = {name: getattr(kind(**before), name) for name in before}
+    except BadConfig as error:
+        problem = f"the {begun['stage']} stage's manifest holds a bad setting: {error.happened}"
+        raise DamagedRun(problem, error.why, error.next_step) from error
     if kept.pop("base", base) != base:  # another base has presets of its own; the person stays the same one
         kept = {name: value for name, value in kept.items() if name in ("token", "class_word")}
     if kind is TrainConfig and chosen.get("method", kept.get("method")) != kept.get("method"):
@@ -338,7 +263,9 @@ def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict
     return {name: value for name, value in kept.items() if name not in gone}
 
 
-def planned_settings(stage: str, run: Run, base: str, options: Options, controller: DeadlineController | None) -> dict:
+def planned_settings(
+    stage: str, run: Run, base: str, options: RunSettings, controller: DeadlineController | None
+) -> dict:
     """Return a plan's settings for a stage. Those it began with stay if all else is the same, so that it resumes.
 
     Args:
@@ -353,14 +280,12 @@ def planned_settings(stage: str, run: Run, base: str, options: Options, controll
     return _as_begun(stage, run, base, options, begun.get("planned", plan)) or plan
 
 
-def _as_begun(stage: str, run: Run, base: str, options: Options, names: Iterable[str]) -> dict:
+def _as_begun(stage: str, run: Run, base: str, options: RunSettings, names: Iterable[str]) -> dict:
     """Return the named settings as the stage began with, if all else is as set now; else {}."""
     begun, kind = run.peek(stage), TrainConfig if stage == "lora" else RenderConfig
-    kept = {name: begun["config"].get(name) for name in names} if "config" in begun else {}
-    if "schedule" in kept:
-        kept["schedule"] = tuple(tuple(part) for part in kept["schedule"])
-    set_by_hand = {name: getattr(options, name) for name in CHOICES[kind] if name in kept}
-    as_begun = all(value in (None, kept[name]) for name, value in set_by_hand.items())
+    before = begun_settings(kind, begun, base)
+    kept = {name: before[name] for name in kind.named(dict.fromkeys(names)) if name in before}
+    as_begun = all(kept.get(name, value) == value for name, value in options.of(kind).items())
     same = kept and as_begun and settings_of(config_for(kind, base, options, kept, begun)) == begun["config"]
     return kept if same else {}
 
@@ -372,7 +297,7 @@ def _was_too_short(rendered: dict, least: float) -> bool:
     return some_missing and 0 < minutes <= least
 
 
-def _beside_class_images(run: Run, base: str, options: Options) -> dict:
+def _beside_class_images(run: Run, base: str, options: RunSettings) -> dict:
     """Return checkpointing if class images are trained without a plan, except on the embedded base.
 
     Two losses are held at once, on SDXL at 1024 px 19.6 GiB without checkpointing and 7.4 with it.
@@ -383,7 +308,7 @@ def _beside_class_images(run: Run, base: str, options: Options) -> dict:
     return {"checkpointing": True} if base != "mini" and _class_images(run, options) and not begun_so else {}
 
 
-def do_stage(stage: str, run: Run, options: Options, controller: DeadlineController | None = None) -> dict:
+def do_stage(stage: str, run: Run, options: RunSettings, controller: DeadlineController | None = None) -> dict:
     """Do one stage, unless it is done, and return its manifest.
 
     Args:
@@ -399,35 +324,41 @@ def do_stage(stage: str, run: Run, options: Options, controller: DeadlineControl
             if options.class_word is None and not run.peek(stage):
                 word, why = propose_class_word(run)
                 runtime.say(f"{COMMANDS[stage]:<10} class word {word}: {why}; --class-word sets another")
-                options = replace(options, class_word=word)
-            wanted = config_for(DatasetConfig, base, options, begun=run.peek(stage))
+                options = options.replace(class_word=word)
+            wanted = _told(stage, run, settings_for(DatasetConfig, base, options, begun=run.peek(stage)))
             if missing := missing_class_images(wanted):
-                say_drawing("class images", missing, RenderConfig.for_base(base).wordless())
+                say_drawing("class images", missing, RenderConfig.for_base(base).without_base_guidance())
             build_dataset(run, wanted)
         case "lora":
             planned = planned_settings(stage, run, base, options, controller)
             planned = planned or _beside_class_images(run, base, options)
-            config = config_for(TrainConfig, base, options, planned, run.peek(stage))
+            config = _told(stage, run, settings_for(TrainConfig, base, options, planned, run.peek(stage)))
             headshotkit.train_lora(run, config, controller)
         case "picked":
-            chosen = {"scales": options.scales, "prompts": options.pick_prompts, "seed": options.seed}
-            chosen = {name: value for name, value in chosen.items() if value is not None}
-            config = PickConfig.with_options(**begun_settings(PickConfig, run.peek(stage)) | chosen)
+            config = _told(stage, run, settings_for(PickConfig, base, options, begun=run.peek(stage)))
             headshotkit.pick_lora(run, config, config_for(RenderConfig, base, options, begun=_picked_before(run)))
         case "headshots":
-            options = replace(options, minutes=None) if controller else options  # they are for the whole run
+            options = options.replace(minutes=None) if controller else options  # they are for the whole run
             planned = planned_settings(stage, run, base, options, controller)
-            config = config_for(RenderConfig, base, options, planned, _drawn_before(run))
+            config = _told(stage, run, settings_for(RenderConfig, base, options, planned, _drawn_before(run)))
             headshotkit.render_headshots(run, config, planned=tuple(planned))
         case "restored":
             restore_headshots(run, _restore_config(run, options))
         case "report":
-            headshotkit.evaluate_run(
-                run, **(controller.evaluating if controller else {"minutes": options.minutes or None})
-            )
+            chosen = options.of(EvaluateConfig)
+            limits = controller.evaluating if controller else {"minutes": chosen.get("minutes") or None}
+            headshotkit.evaluate_run(run, **chosen | limits)
         case "gallery":
             build_gallery(run)
     return run.manifest(stage)
+
+
+def _told(stage: str, run: Run, settings: Resolved) -> Config:
+    """Return a stage's config; before the stage begins, print the settings that the person did not set."""
+    if not run.has(stage):
+        for number, line in enumerate(settings.lines()):
+            runtime.say(f"{'' if number else COMMANDS[stage]:<10} {line}")
+    return settings.config
 
 
 def _drawn_before(run: Run) -> dict:
@@ -449,29 +380,27 @@ def _picked_before(run: Run) -> dict:
     return {"stage": "picked", "config": drawn.get("config", {}) | own} if own else drawn
 
 
-def _restore_config(run: Run, options: Options) -> RestoreConfig:
+def _restore_config(run: Run, options: RunSettings) -> RestoreConfig:
     """Return how faces are restored: as set now, else as the run began.
 
     Raises:
         BadConfig: it began with the user's own weights, whose path the run doesn't record.
     """
-    kept = begun_settings(RestoreConfig, run.peek("restored"))
-    if kept.pop("weights", "") and options.codeformer_weights is None:
+    begun = run.peek("restored")
+    if begun.get("config", {}).get("weights") and options.codeformer_weights is None:
         raise BadConfig(
             "the faces were restored with CodeFormer weights that were given by hand.",
             "A run holds no paths that lead out of it.",
             "Give them again: --codeformer-weights PATH; or --codeformer-weights '' for the usual ones.",
         )
-    chosen = {"fidelity": options.fidelity, "weights": options.codeformer_weights}
-    return RestoreConfig.with_options(**kept | {name: value for name, value in chosen.items() if value is not None})
+    return config_for(RestoreConfig, "", options, begun=begun)
 
 
-def _gate_config(run: Run, options: Options) -> GateConfig:
-    chosen = {} if options.min_photos is None else {"min_photos": options.min_photos}
-    return GateConfig.with_options(**begun_settings(GateConfig, run.peek("photos")) | chosen)
+def _gate_config(run: Run, options: RunSettings) -> GateConfig:
+    return config_for(GateConfig, "", options, begun=run.peek("photos"))
 
 
-def _check(run: Run, options: Options) -> None:
+def _check(run: Run, options: RunSettings) -> None:
     """Judge the photos; raise if too few are good, not only when training needs them."""
     config = _gate_config(run, options)
     if options.photos is None:

@@ -240,8 +240,9 @@ def test_a_stage_is_stopped_and_goes_on_without_a_traceback(notebook, place):
     for photo in sorted(P1.glob("p1_*.jpg"))[:10]:
         shutil.copy(photo, place / "ten")
     book = notebook(
-        "from headshotkit.widgets import review\nfrom headshotkit.pipeline import Options, do_stage\n"
-        "run = review.open_run('stopped', begins=True)\noptions = Options(photos='ten')",
+        "from headshotkit.widgets import review\nfrom headshotkit.config import RunSettings\n"
+        "from headshotkit.pipeline import do_stage\n"
+        "run = review.open_run('stopped', begins=True)\noptions = RunSettings(photos='ten')",
         "print(do_stage('photos', run, options)['outcome'])",
     )
     book.run(0)

@@ -10,9 +10,9 @@ import pytest
 from conftest import P1
 from PIL import Image
 
-from headshotkit.cli import ABOUT, _options, main, parser
-from headshotkit.config import RenderConfig
-from headshotkit.pipeline import Options, config_for
+from headshotkit.cli import COMMAND_LINE, chosen_by, main, parse
+from headshotkit.config import RenderConfig, RunSettings
+from headshotkit.pipeline import config_for
 
 
 @pytest.fixture
@@ -46,17 +46,17 @@ def test_check_prints_a_line_or_the_manifest(cli, ten_photos, tmp_path):
     assert err.startswith("check      kept 10")
 
 
-@pytest.mark.parametrize("command", [["generate", "--steps", "12"], ["run", "photos", "--sampler-steps", "12"]])
+@pytest.mark.parametrize("command", [["generate"], ["run", "photos"]])
 def test_how_headshots_are_drawn_can_be_said(command):
-    arguments = parser().parse_args([*command, "--minutes", "20", "--guidance", "2", "--sampler", "dpmpp-2m-karras"])
-    config = config_for(RenderConfig, "mini", _options(arguments, Options))
-    assert (config.steps, config.minutes, config.guidance, config.sampler) == (12, 20.0, 2.0, "dpmpp-2m-karras")
-    usual = config_for(RenderConfig, "mini", Options())
+    drawing = ["--sampler-steps", "12", "--minutes", "20", "--guidance", "2", "--sampler", "dpmpp-2m-karras"]
+    config = config_for(RenderConfig, "mini", chosen_by(*parse([*command, *drawing])))
+    assert (config.sampler_steps, config.minutes, config.guidance, config.sampler) == (12, 20.0, 2.0, "dpmpp-2m-karras")
+    usual = config_for(RenderConfig, "mini", RunSettings())
     assert usual == RenderConfig.for_base("mini") and usual.minutes == 0
 
 
 def test_every_command_has_help_and_json(capsys):
-    for command in ABOUT:
+    for command in COMMAND_LINE:
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0 and "--json" in capsys.readouterr().out

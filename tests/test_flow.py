@@ -1,18 +1,17 @@
 """The promise itself, on the embedded base: a LoRA becomes its person, and nobody else."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from conftest import P1, P2
 
+from headshotkit.config import RunSettings
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import STAGES, Run
 from headshotkit.evaluation.evaluate import _render_base, rise_of, score_files
-from headshotkit.pipeline import Options, do_missing, make_headshots, run_base
+from headshotkit.pipeline import do_missing, make_headshots, run_base
 from headshotkit.scoring.identity import known_faces
 
-SETTINGS = Options(base="mini", max_attempts=1)
+SETTINGS = RunSettings(base="mini", max_attempts=1)
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +21,8 @@ def runs(tmp_path_factory):
     The first with the demo's settings; 600 steps of training do for the second.
     """
     folder, lines = tmp_path_factory.mktemp("flow"), []
-    one = make_headshots(P1, folder / "p1", replace(SETTINGS, class_word="man"), tell=lines.append)
-    shorter = replace(SETTINGS, class_word="woman", steps=600)
+    one = make_headshots(P1, folder / "p1", SETTINGS.replace(class_word="man"), tell=lines.append)
+    shorter = SETTINGS.replace(class_word="woman", steps=600)
     two = make_headshots(P2, folder / "p2", shorter, tell=lambda line: None)
     return one, two, lines
 
@@ -67,7 +66,7 @@ def test_the_demo_tells_a_line_a_stage(runs):
 def test_a_finished_run_is_not_done_again(runs):
     one = runs[0]
     before = {s: (one.path(s) / "manifest.json").read_bytes() for s in STAGES}
-    make_headshots(P1, one.folder, replace(SETTINGS, class_word="man"), tell=lambda line: None)
+    make_headshots(P1, one.folder, SETTINGS.replace(class_word="man"), tell=lambda line: None)
     assert {s: (one.path(s) / "manifest.json").read_bytes() for s in STAGES} == before
     assert not (one.folder / "earlier").exists()
 
@@ -76,15 +75,15 @@ def test_what_is_missing_is_done_and_nothing_else(runs, monkeypatch):
     done = []
     monkeypatch.setattr("headshotkit.pipeline.do_stage", lambda stage, *_: done.append(stage) or {})
     monkeypatch.setattr("headshotkit.pipeline.line_of", lambda *_: "")
-    do_missing(STAGES, runs[0], Options(steps=999), tell=lambda line: None)
+    do_missing(STAGES, runs[0], RunSettings(steps=999), tell=lambda line: None)
     assert done == []
-    do_missing(("photos",), Run(runs[0].folder / "nowhere"), Options(), tell=lambda line: None)
+    do_missing(("photos",), Run(runs[0].folder / "nowhere"), RunSettings(), tell=lambda line: None)
     assert done == ["photos"]
 
 
 def test_a_run_goes_on_with_the_base_it_was_begun_with(runs, tmp_path):
-    assert run_base(runs[0], Options()) == ("mini", "the run was begun with it")
-    name, reason = run_base(Run(tmp_path), Options())
+    assert run_base(runs[0], RunSettings()) == ("mini", "the run was begun with it")
+    name, reason = run_base(Run(tmp_path), RunSettings())
     assert name in ("mini", "sdxl") and reason
 
 

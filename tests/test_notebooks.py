@@ -431,7 +431,7 @@ SMALL = {
     "03_generate_headshots": {"COUNT": 4, "MAX_ATTEMPTS": 1, "SCALES": "1.0"},
     "04_restore_faces": {},
     "05_evaluate": {},
-    "06_control": {"STEPS": 4, "STYLE_STEPS": 2},
+    "06_control": {"SAMPLER_STEPS": 4, "STYLE_STEPS": 2},
 }
 
 

@@ -18,7 +18,7 @@ from store import HOME, SHARED
 from training import Faces
 
 import headshotkit.config.bases
-from headshotkit.config import RenderConfig
+from headshotkit.config import RenderConfig, RunSettings
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
 from headshotkit.delivery.gallery import build_gallery
@@ -26,16 +26,16 @@ from headshotkit.evaluation.evaluate import rise_of, score_files
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.generation.headshots import render_headshots
-from headshotkit.pipeline import Options, config_for, do_stage
+from headshotkit.pipeline import config_for, do_stage
 from headshotkit.scoring.identity import known_faces
 
 CLASS_WORD = {"p1": "man", "p2": "woman", "p3": "man"}
 RECOGNISERS = ("arcface", "dlib")
 
 
-def options_of(name: str, steps: int | None) -> Options:
+def options_of(name: str, steps: int | None) -> RunSettings:
     photos = SHARED / "assets/people" / name
-    return Options(photos, base="mini", class_word=CLASS_WORD[name], steps=steps, max_attempts=1)
+    return RunSettings(photos, base="mini", class_word=CLASS_WORD[name], steps=steps, max_attempts=1)
 
 
 def personalise(name: str, steps: int | None, guidance: float | None, keep_lora: bool) -> Run:

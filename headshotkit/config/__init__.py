@@ -1,17 +1,20 @@
-"""All settings, each with its unit, its range and its effect.
+"""All settings, each written once: its type, range and default in its field, and what it does in the docstring below.
 
 A config is frozen. Relations between settings are checked when it is created, and the error names both settings.
 `for_base` returns the settings that suit a base; any of them can be overridden by name.
 """
 
 from headshotkit.config.base import Config
-from headshotkit.config.dataset import ASPECTS, AUGMENTS, CAPTIONERS, CLASS_WORDS, SDXL_SIZES_PX, DatasetConfig
+from headshotkit.config.dataset import ASPECTS, CLASS_WORDS, SDXL_SIZES_PX, TOKEN, DatasetConfig
 from headshotkit.config.gate import GateConfig
 from headshotkit.config.pick import PickConfig
 from headshotkit.config.render import SAMPLERS, RenderConfig, RestoreConfig
+from headshotkit.config.run_settings import Resolved, RunSettings, resolve
+from headshotkit.config.tools import CropConfig, EvaluateConfig, PlanConfig, TokenConfig
 from headshotkit.config.train import METHODS, OPTIMIZERS, UNUSED, TrainConfig
 
 __all__ = [
-    "ASPECTS", "AUGMENTS", "CAPTIONERS", "CLASS_WORDS", "METHODS", "OPTIMIZERS", "SAMPLERS", "SDXL_SIZES_PX", "UNUSED",
-    "Config", "DatasetConfig", "GateConfig", "PickConfig", "RenderConfig", "RestoreConfig", "TrainConfig",
+    "ASPECTS", "CLASS_WORDS", "METHODS", "OPTIMIZERS", "SAMPLERS", "SDXL_SIZES_PX", "TOKEN", "UNUSED",
+    "Config", "CropConfig", "DatasetConfig", "EvaluateConfig", "GateConfig", "PickConfig", "PlanConfig",
+    "RenderConfig", "Resolved", "RestoreConfig", "RunSettings", "TokenConfig", "TrainConfig", "resolve",
 ]  # fmt: skip

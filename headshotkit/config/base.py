@@ -1,15 +1,28 @@
-"""The base of all configs: each setting's type and range are declared in its field and checked here."""
+"""The base of all settings: pydantic models whose fields hold type, default, range and one sentence each.
+
+Whatever lists settings reads the fields: the command line, the notebook panel, range errors and `headshotkit settings`.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
 import numbers
 import reprlib
 import typing
 import unicodedata
-from collections.abc import Collection
-from dataclasses import MISSING, dataclass, fields
-from typing import Annotated
+from typing import Annotated, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BadConfig
@@ -22,101 +35,234 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
-@dataclass(frozen=True)
-class Range:
-    """The allowed numbers of a setting, as a note of its type: `Annotated[int, Range(1, 1024)]`.
+def _visible(text: str) -> str:
+    """Refuse control characters, which a terminal would act on, and halves of characters."""
+    if any(unicodedata.category(c) in ("Cc", "Cs") and not c.isspace() for c in text):
+        raise ValueError("control characters")
+    return text
 
-    low, high: both included, unless `open` excludes "low", "high" or "both".
-    why: what is wrong with other numbers, as a sentence.
-    multiple: the number must be a multiple of this; 0: any number.
+
+def _path(text: object, _check: typing.Callable) -> str:
+    """Refuse what is no path. It may hold bytes that are no characters, which pydantic's own check refuses."""
+    if not isinstance(text, str) or len(text) > MOST_LETTERS or any(unicodedata.category(c) == "Cc" for c in text):
+        raise ValueError("no path")
+    return text
+
+
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Size = Annotated[int, Field(ge=16, le=4096, multiple_of=8)]
+Batch = Annotated[int, Field(ge=1, le=64)]
+Text = Annotated[str, Field(max_length=MOST_LETTERS), AfterValidator(_visible)]
+FilePath = Annotated[str, Field(max_length=MOST_LETTERS), WrapValidator(_path)]
+Minutes = Annotated[float, Field(ge=0, le=100_000)]
+Scale = Annotated[float, Field(ge=0, le=2)]
+
+
+def stored_as(name: str, default: object) -> object:
+    """Return a field that files of a run hold by another name than the code.
+
+    Files keep their names, so that programs that read them, and runs of earlier versions, go on working.
     """
-
-    low: float
-    high: float
-    why: str = ""
-    open: str = ""
-    multiple: int = 0
-
-    def holds(self, value: float) -> bool:
-        """Return whether a number is in the range; NaN and infinity never are."""
-        above = self.low < value if self.open in ("low", "both") else self.low <= value
-        below = value < self.high if self.open in ("high", "both") else value <= self.high
-        return above and below and (not self.multiple or value % self.multiple == 0)
-
-    def __str__(self) -> str:
-        multiple = f"a multiple of {self.multiple}, " if self.multiple else ""
-        words = {"": "from {} to {}", "low": "above {} and up to {}", "high": "from {} to below {}"}
-        limits = words.get(self.open, "above {} and below {}").format(f"{self.low:.20g}", f"{self.high:.20g}")
-        return f"{multiple}{limits}"
+    return Field(default, serialization_alias=name)
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """The allowed words of a setting; `none` also allows the empty one."""
-
-    known: Collection[str]
-    none: bool = False
+def usually(low: float, high: float, step: float) -> object:
+    """Return a note of a number's type: the range and the step of its slider in a panel, where most values lie."""
+    return Field(json_schema_extra={"usual": (low, high, step)})
 
 
-@dataclass(frozen=True)
-class Text:
-    """The longest allowed text, and whether it is a path, which may hold bytes that are no characters."""
+class Settings(BaseModel):
+    """Base of all settings: frozen, strict about types, and unknown names are errors."""
 
-    most: int = MOST_LETTERS
-    path: bool = False
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )  # fmt: skip
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, values: object, check: typing.Callable) -> Self:
+        """Turn pydantic's error into one that names the setting, its value, its range and the next step."""
+        try:
+            return check(values)
+        except ValidationError as error:
+            raise cls._error(values, error.errors(include_url=False, include_context=False)[0]) from error
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _accept_lists(cls, value: object) -> object:
+        value = _as_tuples(value)
+        if isinstance(value, tuple) and len(value) > MOST_PARTS:
+            raise ValueError(f"more than {MOST_PARTS} parts")
+        return value
+
+    @classmethod
+    def _error(cls, values: dict, problem: dict) -> BadConfig:
+        """Return the error for pydantic's first problem with these values."""
+        name = str(problem["loc"][0])
+        if problem["type"] == "extra_forbidden":
+            unknown = ", ".join(sorted(shown_name(one) for one in set(values) - set(cls.model_fields)))
+            known = ", ".join(cls.model_fields)
+            return BadConfig(f"{cls.__name__} has no setting {unknown}.", f"Its settings are: {known}.",
+                             "Correct the name.")  # fmt: skip
+        if problem["type"] == "missing":
+            return BadConfig(f"{name} is not set.", meaning(cls, name), f"Set {cls._place(name)}.")
+        default = cls._example(name)
+        example = "" if default in (None, "", ()) else f", for example to {default!r}"
+        why = f"It must be {allowed(cls, name)}. {meaning(cls, name)}"
+        return BadConfig(f"{name} is {shown(values[name])}.", why, f"Change {cls._place(name)}{example}.")
+
+    @classmethod
+    def _place(cls, name: str) -> str:
+        """Return where a person changes a setting."""
+        return f"{cls.__name__}.{name}"
+
+    @classmethod
+    def _example(cls, name: str) -> object:
+        """Return a value that is allowed, or None."""
+        field = cls.model_fields[name]
+        return None if field.is_required() else field.default
+
+    def replace(self, **changes) -> Self:
+        """Return the settings with the given ones changed, checked again.
+
+        Raises:
+            BadConfig: a setting does not exist, is out of range, or contradicts another.
+        """
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
+
+    def to_dict(self) -> dict:
+        """Return the settings as JSON types, by the names that files of a run use."""
+        return json.loads(json.dumps(self.model_dump(by_alias=True)))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Self:
+        """Return the settings from a file of a run; unknown names are left out.
+
+        Raises:
+            BadConfig: a value is out of range or of another type.
+        """
+        return cls(**cls.named(values))
+
+    @classmethod
+    def named(cls, values: dict) -> dict:
+        """Return the settings of a file by their names in the code; unknown ones are left out."""
+        names = {field.serialization_alias or name: name for name, field in cls.model_fields.items()}
+        return {names[stored]: _as_tuples(value) for stored, value in values.items() if stored in names}
 
 
-Seed = Annotated[int, Range(0, 2**63 - 1, "Everything random comes from it; there is no seed that means any.")]
-Size = Annotated[int, Range(16, 4096, "The autoencoder halves the picture three times.", multiple=8)]
-Batch = Annotated[int, Range(1, 64)]
-FilePath = Annotated[str, Text(path=True)]
-Minutes = Annotated[float, Range(0, 100_000, "It is a time, and 0 stands for none.")]
-MOST_SCALE = 2
-Scale = Annotated[float, Range(0, MOST_SCALE, "Beyond it no LoRA holds a picture together.")]
+class Config(Settings):
+    """Base of the settings of a stage."""
+
+    @classmethod
+    def for_base(cls, base: str, **overrides) -> Self:
+        """Return the settings that suit a base, with the given ones overridden; None keeps the preset's value.
+
+        Raises:
+            UnknownBase: no base has that name.
+            BadConfig: a setting does not exist or contradicts another.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return cls.with_options(**{"base": base, **cls.preset(base)} | given)
+
+    @classmethod
+    def preset(cls, base: str, **chosen) -> dict:
+        """Return the settings that a base presets.
+
+        Args:
+            chosen: settings of the person that the preset depends on.
+        Raises:
+            UnknownBase: no base has that name.
+        """
+        return dict(find_base(base).presets.get(cls.__name__, {}))
+
+    @classmethod
+    def implied(cls, chosen: dict) -> dict:
+        """Return the settings that follow from a person's choices if they are not chosen themselves."""
+        return {}
+
+    @classmethod
+    def with_options(cls, **options) -> Self:
+        """Return the default settings, with the given ones overridden; None keeps the default.
+
+        Raises:
+            BadConfig: a setting does not exist or contradicts another.
+        """
+        return cls(**{name: value for name, value in options.items() if value is not None})
 
 
-def demand(holds: bool, happened: str, why: str, next_step: str) -> None:
-    """Raise BadConfig unless the relation holds."""
-    if not holds:
-        raise BadConfig(happened, why, next_step)
+def meaning(kind: type[Settings], name: str) -> str:
+    """Return what a setting means: the docstring of its field, on one line."""
+    return " ".join((kind.model_fields[name].description or "").split())
 
 
-def check_settings(config) -> None:
-    """Check all settings of a dataclass by their types and ranges.
+def allowed(kind: type[Settings], name: str) -> str:
+    """Return the values that a setting allows, in words.
 
-    Raises:
-        BadConfig: a setting violates its field's type or range.
+    >>> from headshotkit.config import TrainConfig
+    >>> allowed(TrainConfig, "rank"), allowed(TrainConfig, "optimizer")
+    ('a whole number from 1 to 1024', 'one of: auto, adamw, adamw8bit, prodigy')
     """
-    for name in ranges_of(type(config)):
-        check_setting(type(config), name, getattr(config, name))
-
-
-def check_setting(kind: type, name: str, value: object) -> None:
-    """Check a value for a setting of a dataclass.
-
-    Raises:
-        BadConfig: it violates the field's type or range; the error names the setting, the value and the range.
-    """
-    hint, default = ranges_of(kind)[name]
-    check_value(name, value, hint, f"Change {kind.__name__}.{name}{default}.")
-
-
-def check_value(name: str, value: object, hint: object, next_step: str) -> None:
-    """Check a value by a type with a Range, OneOf or Text as its note.
-
-    Raises:
-        BadConfig: it has another type, or is out of range.
-    """
-    if wanted := _wanted(value, hint):
-        raise BadConfig(f"{name} is {shown(value)}.", f"It must be {wanted}", next_step)
+    return _words(_schema(kind)[name])
 
 
 @functools.cache
-def ranges_of(kind: type) -> dict[str, tuple[object, str]]:
-    """Return the settings of a dataclass: name -> (type with notes, text of an example value)."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    known = {f.name: f.default for f in fields(kind)}
-    return {n: (hints[n], "" if d in (MISSING, "", ()) else f", for example to {d!r}") for n, d in known.items()}
+def _schema(kind: type[Settings]) -> dict[str, dict]:
+    """Return the JSON schema of each setting."""
+    whole = kind.model_json_schema(by_alias=False)
+    return {name: _resolved(part, whole.get("$defs", {})) for name, part in whole["properties"].items()}
+
+
+def _resolved(schema: dict, known: dict) -> dict:
+    return known[schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
+
+
+def schema_of(kind: type[Settings], name: str) -> dict:
+    """Return the JSON schema of a setting: `enum`, `minimum`, `maximum`, and `usual` of a slider, if it has them."""
+    return _plain(_schema(kind)[name])
+
+
+def _plain(schema: dict) -> dict:
+    """Return a schema without the None that stands for a setting left open."""
+    kinds = [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
+    return kinds[0] if kinds else schema
+
+
+def _words(schema: dict) -> str:
+    """Return the values that a JSON schema allows, in words."""
+    schema = _plain(schema)
+    if "enum" in schema:
+        known = [one for one in schema["enum"] if one]
+        return f"one of: {', '.join(known)}{', or empty' if len(known) < len(schema['enum']) else ''}"
+    match schema.get("type"):
+        case "boolean":
+            return "True or False"
+        case "integer" | "number":
+            return f"a {'whole ' * (schema['type'] == 'integer')}number{_range_words(schema)}"
+        case "array":
+            if parts := schema.get("prefixItems"):
+                return f"a list of {len(parts)}: {', then '.join(_words(part) for part in parts)}"
+            return f"a list, each part {_words(schema.get('items', {}))}"
+    return f"text without control characters, at most {schema.get('maxLength', MOST_LETTERS)} characters"
+
+
+def _range_words(schema: dict) -> str:
+    """Return the range of a number, in words."""
+    low = f" from {schema['minimum']}" if "minimum" in schema else ""
+    low = f" above {schema['exclusiveMinimum']}" if "exclusiveMinimum" in schema else low
+    high = f" to {schema['maximum']}" if "maximum" in schema else ""
+    high = f" to below {schema['exclusiveMaximum']}" if "exclusiveMaximum" in schema else high
+    multiple = f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else ""
+    return f"{low}{high}{multiple}"
+
+
+def _as_tuples(value: object) -> object:
+    return tuple(_as_tuples(part) for part in value) if isinstance(value, (list, tuple)) else value
+
+
+def shown_name(name: object) -> str:
+    """Return the name of a setting as an error shows it."""
+    return name if isinstance(name, str) and name.isidentifier() else shown(name)
 
 
 def shown(value: object) -> str:
@@ -129,81 +275,3 @@ def shown(value: object) -> str:
         return str(value) if isinstance(value, numbers.Real) else _SHORT.repr(value)
     except ValueError:  # Python prints no number of more than 4300 digits
         return "a number of more than 4300 digits"
-
-
-def _wanted(value: object, hint: object) -> str:
-    """Return what a setting must be if the value is invalid; empty if it is valid."""
-    kind, notes = (hint, ()) if typing.get_origin(hint) is not Annotated else (hint.__origin__, hint.__metadata__)
-    if typing.get_origin(kind) is tuple:
-        return _wanted_list(value, typing.get_args(kind))
-    note = next((one for one in notes if isinstance(one, (Range, OneOf, Text))), None)
-    if kind is bool:
-        return "" if isinstance(value, bool) else "True or False."
-    if kind in (int, float):
-        number = numbers.Integral if kind is int else numbers.Real
-        if isinstance(value, number) and not isinstance(value, bool) and (note is None or note.holds(value)):
-            return ""
-        words = f"a{' whole' if kind is int else ''} number {note or ''}".rstrip()
-        return f"{words}. {note.why if note else ''}".rstrip()
-    if kind is str and isinstance(note, OneOf):
-        fits = isinstance(value, str) and (value in note.known or (note.none and not value))
-        return "" if fits else f"one of: {', '.join(note.known)}{', or empty' if note.none else ''}."
-    return _wanted_text(value, note or Text()) if kind is str else ""
-
-
-def _wanted_list(value: object, kinds: tuple) -> str:
-    """Return what a list must be; as `_wanted`."""
-    if not isinstance(value, (tuple, list)):
-        return "a list."
-    if kinds[-1] is Ellipsis:
-        if len(value) > MOST_PARTS:
-            return f"a list of at most {MOST_PARTS}."
-        kinds = kinds[:1] * len(value)
-    if len(kinds) != len(value):
-        return f"a list of {len(kinds)}."
-    wanted = next((words for one, kind in zip(value, kinds, strict=True) if (words := _wanted(one, kind))), "")
-    return f"a list, each part of it {wanted}" if wanted else ""
-
-
-def _wanted_text(value: object, note: Text) -> str:
-    """Return what a text must be; as `_wanted`."""
-    if not isinstance(value, str):
-        return "text."
-    odd = {"Cc"} if note.path else {"Cc", "Cs"}
-    if any(unicodedata.category(c) in odd and not (c.isspace() and not note.path) for c in value):
-        return "text without control characters."
-    return f"text of at most {note.most} characters." if len(value) > note.most else ""
-
-
-class Config:
-    """Base of all configs."""
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    @classmethod
-    def for_base(cls, base: str, **overrides):
-        """Return the settings that suit a base, with the given ones overridden; None keeps the preset's value.
-
-        Raises:
-            UnknownBase: no base has that name.
-            BadConfig: a setting does not exist or contradicts another.
-        """
-        chosen = {"base": base, **find_base(base).presets[cls.__name__]}
-        return cls.with_options(**chosen | {k: v for k, v in overrides.items() if v is not None})
-
-    @classmethod
-    def with_options(cls, **options):
-        """Return the default settings, with the given ones overridden; None keeps the default.
-
-        Raises:
-            BadConfig: a setting does not exist or contradicts another.
-        """
-        unknown = sorted(set(options) - set(cls.__dataclass_fields__))
-        demand(
-            not unknown,
-            f"{cls.__name__} has no setting {', '.join(unknown)}.",
-            f"Its settings are: {', '.join(cls.__dataclass_fields__)}.",
-            "Correct the name.",
-        )
-        return cls(**{name: value for name, value in options.items() if value is not None})

@@ -14,11 +14,11 @@ class Base:
 
     `brief_prompts`: the text encoders know few words, so the bank's brief prompts are used. `square_only`: it was
     trained on squares, so all headshots are drawn square. `presets`: the settings of each config, and those of a
-    training method ("TrainConfig.METHOD"). `wordless`: guidance and guidance share of pictures without base-model
-    guidance; None: as in headshots. `experimental`: what was never tried with it; shown when the base is chosen.
-    `download_gb`: size of its weights, GB. `gated`: the hub requires its licence to be accepted first. `controlnet`,
-    `refiner`: sources of its ControlNet for edges and its refiner, a hub id or a folder of the project's data; empty:
-    none.
+    training method ("TrainConfig.METHOD"). `without_base_guidance`: guidance and guidance share of pictures
+    without base-model guidance; None: as in headshots. `experimental`: what was never tried with it; shown when the
+    base is chosen. `download_gb`: size of its weights, GB. `gated`: the hub requires its licence to be accepted
+    first. `controlnet`, `refiner`: sources of its ControlNet for edges and its refiner, a hub id or a folder of the
+    project's data; empty: none.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Base:
     square_only: bool = False
     presets: dict = None
     experimental: str = ""
-    wordless: tuple[float, float] | None = None
+    without_base_guidance: tuple[float, float] | None = None
     download_gb: float = 7.0
     gated: bool = False
     controlnet: str = ""
@@ -75,7 +75,8 @@ BASES = {
     for base in (
         Base(
             "mini", "sdxl", "data:mini/base", "made for this project; demo and test only", brief_prompts=True,
-            square_only=True, wordless=(3.0, 0.2), controlnet="data:mini/controlnet", refiner="data:mini/refiner",
+            square_only=True, without_base_guidance=(3.0, 0.2),
+            controlnet="data:mini/controlnet", refiner="data:mini/refiner",
             presets={
                 "DatasetConfig": {"size_px": 256, "face_fractions": (0.55, 0.65)},
                 "TrainConfig": {
@@ -88,9 +89,9 @@ BASES = {
                 "TrainConfig.textual-inversion": {"learning_rate": 3e-3, "steps": 300, "caption_dropout": 0.0},
                 "TrainConfig.pivotal": {"steps": 600},
                 "RenderConfig": {
-                    "size_px": 256, "steps": 20, "batch": 8, "count": 24, "max_attempts": 2,
+                    "size_px": 256, "sampler_steps": 20, "batch": 8, "count": 24, "max_attempts": 2,
                     "guidance": 1.0, "guidance_share": 0.2,  # base-model guidance alone; guidance > 1 would act early
-                    "word_guidance": 2.5,  # p2: smile adherence 60 -> 90 %, background 63 -> 90 %
+                    "base_guidance": 2.5,  # p2: smile adherence 60 -> 90 %, background 63 -> 90 %
                     "min_sharpness": 3.6,  # 21 headshots 4.0 to 5.9, blurred by 1.5 px at most 3.4
                 },
             },
@@ -106,16 +107,16 @@ BASES = {
         ),
         Base(
             "flux", "flux", "black-forest-labs/FLUX.1-dev", "FLUX.1 [dev], non-commercial", gated=True,
-            presets=_flow(steps=28, guidance=3.5), experimental=_UNTRIED, download_gb=33.7,
+            presets=_flow(sampler_steps=28, guidance=3.5), experimental=_UNTRIED, download_gb=33.7,
         ),
         # Not the distilled klein or Z-Image-Turbo: training undoes a distillation.
         Base(
             "flux2", "flux2", "black-forest-labs/FLUX.2-klein-base-4B", "Apache-2.0",
-            presets=_flow(steps=28, guidance=4.0), experimental=_UNTRIED, download_gb=16.0,
+            presets=_flow(sampler_steps=28, guidance=4.0), experimental=_UNTRIED, download_gb=16.0,
         ),
         Base(
             "zimage", "zimage", "Tongyi-MAI/Z-Image", "Apache-2.0",
-            presets=_flow(steps=28, guidance=5.0), experimental=_UNTRIED, download_gb=20.5,
+            presets=_flow(sampler_steps=28, guidance=5.0), experimental=_UNTRIED, download_gb=20.5,
         ),
     )
 }  # fmt: skip

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
-from headshotkit.config.base import MOST_SCALE, Config, Range, Seed, demand, shown
+from pydantic import Field, model_validator
+
+from headshotkit.config.base import Config, Seed, stored_as
 from headshotkit.core.errors import BadConfig
 
-MOST_PROMPTS = 24
 
-
-@dataclass(frozen=True)
 class PickConfig(Config):
     """Settings for the choice of checkpoint and lora_scale; the pictures are drawn with RenderConfig."""
 
-    prompts: Annotated[int, Range(2, MOST_PROMPTS, "One picture alone may be lucky.")] = 6
-    """Number of the bank's prompts that each candidate draws, the same for all, with varied requests; 2 to 24.
+    pick_prompts: Annotated[int, Field(ge=2, le=24)] = stored_as("prompts", 6)
+    """Number of the bank's prompts that each candidate draws, the same for all, with varied requests.
     With S snapshots of a training, (S + number of other scales) times as many pictures are drawn."""
-    scales: tuple[Annotated[float, Range(0, MOST_SCALE, open="low")], ...] = (0.6, 0.8, 1.0, 1.2)
+    scales: tuple[Annotated[float, Field(gt=0, le=2)], ...] = (0.6, 0.8, 1.0, 1.2)
     """Values of lora_scale to choose from, above 0; the checkpoints are compared at the one nearest to 1."""
     seed: Seed = 0
     """Seed of the noise, the same for every candidate."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        demand(
-            bool(self.scales),
-            "scales are none.",
-            "A choice needs something to choose from.",
-            "Set PickConfig.scales, for example (0.6, 0.8, 1.0, 1.2).",
-        )
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        """Refuse settings that contradict each other."""
+        if not self.scales:
+            raise BadConfig(
+                "scales are none.",
+                "A choice needs something to choose from.",
+                "Set PickConfig.scales, for example (0.6, 0.8, 1.0, 1.2).",
+            )
+        return self
 
     @property
     def usual_scale(self) -> float:
@@ -40,19 +40,3 @@ class PickConfig(Config):
         0.9
         """
         return min(self.scales, key=lambda scale: abs(scale - 1))
-
-
-def scales_of(text: str) -> tuple[float, ...]:
-    """Parse lora_scale values as a person writes them.
-
-    Raises:
-        BadConfig: a part is not a number.
-
-    >>> scales_of("0.6, 0.8,1")
-    (0.6, 0.8, 1.0)
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        example = "Write them with commas between, for example 0.6,0.8,1.0,1.2."
-        raise BadConfig(f"scales is {shown(text)}.", "It must be numbers.", example) from error

@@ -5,19 +5,16 @@ Every record converts to JSON and back (`to_dict`, `from_dict`); manifests consi
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
-import inspect
-import textwrap
 import typing
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from types import NoneType, UnionType
 
-from headshotkit.core.errors import TooFewPhotos
+from headshotkit.core.errors import HeadshotError, TooFewPhotos
 
 REASON_CODES = (
     "unreadable", "generated", "no_face", "crowd", "many_faces", "cropped_face", "small_face", "dark", "bright",
@@ -58,27 +55,13 @@ class Record:
 
 def _plain(value):
     """Return a record's field as JSON types."""
-    if isinstance(value, Record):
+    if hasattr(value, "to_dict"):  # a record, or settings
         return value.to_dict()
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, Path):
         return value.as_posix()
     return value
-
-
-@functools.cache
-def help_of(kind: type) -> dict[str, str]:
-    """Return the docstrings of a class's fields: name -> one line."""
-    (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    said, name = {}, ""
-    for one in made.body:
-        if isinstance(one, ast.AnnAssign):
-            name = one.target.id
-        elif name and isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant):
-            said[name] = " ".join(str(one.value.value).split())
-            name = ""
-    return said
 
 
 @functools.cache
@@ -97,6 +80,8 @@ def typed(hint, value):
         ValueError: it has another type.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, type) and hasattr(hint, "model_fields"):
+        return _settings(hint, value)
     if isinstance(hint, type) and issubclass(hint, Record):
         if not isinstance(value, dict):
             raise ValueError(f"{hint.__name__} is {str(value)[:40]!r}")
@@ -124,6 +109,16 @@ def typed(hint, value):
     ):
         return value
     raise ValueError(f"{str(value)[:40]!r} is no {getattr(hint, '__name__', hint)}")
+
+
+def _settings(kind: type, value: object):
+    """Return a file's settings as their pydantic model; as `typed`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{kind.__name__} is {str(value)[:40]!r}")
+    try:
+        return kind.from_dict(value)
+    except HeadshotError as error:
+        raise ValueError(error.happened) from error
 
 
 @dataclass(frozen=True)

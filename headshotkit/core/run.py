@@ -22,7 +22,7 @@ import time
 import unicodedata
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -308,11 +308,11 @@ def _is_deep(value: dict) -> bool:
 
 
 def settings_of(config) -> dict:
-    """Return a config, of dataclasses and dicts, as JSON types; of a file that it names, only the name.
+    """Return settings, or a dict, as JSON types; of a file that it names, only the name.
 
     Folders are private, and a run may be given away. The file's content is among the inputs.
     """
-    plain = asdict(config) if is_dataclass(config) else dict(config)
+    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     named = {name: os.path.basename(plain[name]) for name in FILES if isinstance(plain.get(name), str)}
     return json.loads(json.dumps(plain | named, default=str))
 

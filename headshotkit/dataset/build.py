@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import DatasetConfig, GateConfig
+from headshotkit.config import TOKEN, DatasetConfig, GateConfig
 from headshotkit.config.bases import BASES, find_base
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.records import Dataset, TrainingPhoto, Verdict, kept_photos
@@ -43,7 +43,7 @@ def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
         BadConfig: the token is a word, a name, or more than one token.
         BaseUnavailable: class images or a captioner are wanted, and their weights can't be loaded.
     """
-    if config.token != DatasetConfig.token:  # the default is fine; reading the tokenizers takes a second
+    if config.token != TOKEN:  # the default is fine; reading the tokenizers takes a second
         check_token(config.token)
     judged = run.manifest("photos")
     advice, left_out = judged.get("advice", ""), judged.get("left_out", "")
@@ -131,7 +131,7 @@ def _picture_names(photos: list[str]) -> dict[str, str]:
 
 
 def _least_photos(judged: dict) -> int:
-    return judged["config"].get("min_photos", GateConfig.min_photos)
+    return judged["config"].get("min_photos", GateConfig().min_photos)
 
 
 def _outcome(dataset: Dataset, photos: int, upscaled: int) -> str:

@@ -84,7 +84,7 @@ def _shelf_of(recipe: dict[str, str]) -> Path:
 
 def class_recipe(config: DatasetConfig) -> dict[str, str]:
     """Return the settings that determine the class images, as text."""
-    render = RenderConfig.for_base(config.base).wordless()
+    render = RenderConfig.for_base(config.base).without_base_guidance()
     facts = {
         "base": config.base,
         "weights": weights_version(config.base),
@@ -92,7 +92,7 @@ def class_recipe(config: DatasetConfig) -> dict[str, str]:
         "prompt": config.class_prompt or f"photo of a {config.class_word}",
         "seed": config.seed,
         "size_px": config.size_px,
-        "steps": render.steps,
+        "steps": render.sampler_steps,
         "guidance": render.guidance,
         "guidance_share": render.guidance_share,
     }

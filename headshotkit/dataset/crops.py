@@ -11,15 +11,13 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import ASPECTS, SDXL_SIZES_PX, Config
-from headshotkit.config.base import OneOf, Range, demand
+from headshotkit.config import ASPECTS, SDXL_SIZES_PX, CropConfig
 from headshotkit.core import runtime
-from headshotkit.core.errors import BadConfig, HeadshotError, RunFolderError
+from headshotkit.core.errors import HeadshotError, RunFolderError
 from headshotkit.core.records import Record
 from headshotkit.core.run import write_atomic
 from headshotkit.faces import recognition
@@ -32,41 +30,9 @@ BUCKETS = {aspect: SDXL_SIZES_PX[aspect] for aspect in ASPECTS}
 SDXL_PX = 1024
 FRACTIONS = {"head-and-shoulders": 0.45, "face": 0.7, "whole": 0.0}
 """Content of a crop -> height of the face relative to the picture's; 0: as much of the photo as the shape allows."""
-FORMATS = ("jpg", "png")
 
 Window = tuple[int, int, int, int]
 """Left, top, width, height, px of the photo."""
-
-Side = Annotated[int, Range(64, 8192)]
-
-
-@dataclass(frozen=True)
-class CropConfig(Config):
-    """Settings for cropping a folder."""
-
-    size_px: Side = SDXL_PX
-    """Size, px: the picture has about size_px x size_px pixels, in the shape of `aspect`; 64 to 8192."""
-    aspect: Annotated[str, OneOf((*ASPECTS, "auto"))] = "1:1"
-    """Shape, width to height: one of ASPECTS, or auto: for each photo the one that cuts least."""
-    exact_px: tuple[Side, ...] = ()
-    """Width and height, px, in place of size_px and aspect; empty: use those."""
-    what: Annotated[str, OneOf(FRACTIONS)] = "head-and-shoulders"
-    """Content: head-and-shoulders, face, or whole (as much of the photo as the shape allows)."""
-    format: Annotated[str, OneOf(FORMATS)] = "jpg"
-    """jpg or png."""
-    quality: Annotated[int, Range(1, 100)] = 92
-    """JPEG quality, 1 to 100; higher is better. PNG loses nothing."""
-    enlarge: bool = True
-    """Enlarge a photo with too few pixels, and report it; off: refuse such a photo with its numbers."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        demand(
-            len(self.exact_px) in (0, 2),
-            f"exact_px is {self.exact_px}.",
-            "It is a width and a height.",
-            "Set CropConfig.exact_px, for example (600, 800), or none.",
-        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +93,7 @@ def _crop_file(path: Path, target: Path, config: CropConfig) -> Cropped:
     height, width = image.shape[:2]
     found = recognition.detect_faces(image)
     box = found[0].box if found else np.array([width, height, width, height]) / 2
-    fraction = FRACTIONS[config.what] if found else 0.0
+    fraction = FRACTIONS[config.framing] if found else 0.0
     aspect, size = choose_size(width, height, box, fraction, config)
     window = face_window(width, height, box, fraction, size)
     factor = size[1] / window[3]
@@ -145,25 +111,6 @@ def _jpeg_bytes(picture: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
-
-
-def size_options(text: str | None) -> dict:
-    """Return the settings for a size on the command line.
-
-    Raises:
-        BadConfig: it is neither a number of px nor WIDTHxHEIGHT.
-
-    >>> size_options("512"), size_options("1080x1350"), size_options(None)
-    ({'size_px': 512}, {'size_px': None, 'exact_px': (1080, 1350)}, {})
-    """
-    if text is None:
-        return {}
-    sides = text.lower().split("x")
-    if not all(side.isdecimal() and len(side) < 6 for side in sides) or len(sides) > 2:
-        raise BadConfig(f"the size is {text!r}.", "It is px, or WIDTHxHEIGHT in px.", "Give for example --size 1024")
-    if len(sides) == 1:
-        return {"size_px": int(text)}
-    return {"size_px": None, "exact_px": (int(sides[0]), int(sides[1]))}
 
 
 def choose_size(

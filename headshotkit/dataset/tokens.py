@@ -14,12 +14,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated
 
 import numpy as np
 
-from headshotkit.config import DatasetConfig, RenderConfig
-from headshotkit.config.base import Range, Seed, check_value
+from headshotkit.config import TOKEN, RenderConfig, TokenConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
@@ -31,7 +29,6 @@ SHAPE = re.compile("[a-z]{3,6}")
 BARE, NAMED = "photo of a person", "photo of a {} person"
 SEEDS, STEPS, MOST_PX, SEEN_PX = 4, 4, 512, 32
 COMPARED = 48
-Candidates = Annotated[int, Range(1, 10_000)]
 WHAT_NEXT = "Choose one with: headshotkit token, or keep the default {default!r}."
 
 
@@ -97,14 +94,13 @@ def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Se
         BadConfig: `candidates` is below 1, `seed` is below 0, one of `also` is several pieces, or the base has other
             tokenizers than CLIP.
     """
-    check_value("candidates", candidates, Candidates, "Set it to 12.")
-    check_value("seed", seed, Seed, "Set it to 0.")
+    TokenConfig(candidates=candidates, seed=seed)
     kinds = TOKENIZERS[find_base(base).family].values()
     if set(kinds) != {"CLIPTokenizer"}:
         raise BadConfig(
             f"base {base!r} reads prompts with {' and '.join(kinds)}.",
             "The search reads rarity from CLIP's vocabulary alone.",
-            f"Keep the default token {DatasetConfig.token!r}, or search for another base: --base sdxl",
+            f"Keep the default token {TOKEN!r}, or search for another base: --base sdxl",
         )
     tokenizers = load_tokenizers(base)
     for word in also:
@@ -198,13 +194,13 @@ def check_token(word: str, tokenizers: Sequence | None = None) -> int:
         raise BadConfig(
             f"token {word!r} means something already: {kinds}.",
             "What the base knows of it would show in every headshot, and fight with the person.",
-            WHAT_NEXT.format(default=DatasetConfig.token),
+            WHAT_NEXT.format(default=TOKEN),
         )
     if not SHAPE.fullmatch(word):
         raise BadConfig(
             f"token {word!r} is not 3 to 6 small letters (it has {len(word)} characters).",
             "Longer tokens are words and names; signs and digits are read apart in a prompt.",
-            WHAT_NEXT.format(default=DatasetConfig.token),
+            WHAT_NEXT.format(default=TOKEN),
         )
     return number
 
@@ -227,7 +223,7 @@ def _pieces_checked(word: str, tokenizers: Sequence) -> int:
             raise BadConfig(
                 f"token {word!r} is {len(pieces)} pieces for the base's tokenizer: {shown}.",
                 "The base would read the pieces, and what they mean, in place of one new word.",
-                WHAT_NEXT.format(default=DatasetConfig.token),
+                WHAT_NEXT.format(default=TOKEN),
             )
         numbers.append(tokenizer.convert_tokens_to_ids(pieces[0]))
     return numbers[0]
@@ -241,7 +237,7 @@ def _merges(tokenizer) -> tuple[list[tuple[str, str]], str]:
 
 def _draw(family: Family, prompt: str, seed: int) -> np.ndarray:
     """Draw pictures with the base: float32, 0 to 255, shape (SEEDS, 32, 32, 3)."""
-    preset = RenderConfig.for_base(family.base.name).wordless()
+    preset = RenderConfig.for_base(family.base.name).without_base_guidance()
     seeds = [runtime.seed_for(seed, number) for number in range(SEEDS)]
     size = min(preset.size_px, MOST_PX)
     drawn = family.render([prompt] * SEEDS, [""] * SEEDS, seeds, Sampling((size, size), STEPS, preset.guidance))

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import RenderConfig
-from headshotkit.config.base import Minutes, check_value
+from headshotkit.config import EvaluateConfig, RenderConfig
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
@@ -54,7 +53,7 @@ def evaluate_run(
         DamagedRun: a headshot is missing or changed.
         MissingModel, MissingPackage: ArcFace is not available; dlib may be missing, which is reported.
     """
-    check_value("minutes", minutes or 0.0, Minutes, "Set minutes, for example 5.")
+    EvaluateConfig(pairs=pairs, minutes=minutes or 0.0)
     deadline = Deadline(0.0 if minutes is None else max(minutes, 1e-3), clock)
     generated = run.manifest("headshots")
     shots = [Headshot.from_dict(h) for h in generated["headshots"]]
@@ -196,7 +195,7 @@ def _draw_base(
     family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
     family.changes = changes
     if generated.get("few_steps", {}).get("held"):
-        family.use_few_steps(FEW_STEPS[config.few_steps])
+        family.use_few_steps(FEW_STEPS[config.distilled_lora])
         config = drawn_in_few(config)
     family.encode_prompts([text for batch in todo for h, _ in batch for text in (h.prompt, h.negative)])
     for batch in runtime.progress(todo, "the bare base's headshots"):

@@ -55,8 +55,8 @@ class Sampling:
 
     size_px: (width, height) · steps: of the sampler · guidance: classifier-free guidance scale, 1 is none ·
     guidance_share: fraction of the steps that are guided, the first ones, in [0, 1] · sampler: one of
-    `config.SAMPLERS` · word_guidance, word_every: as RenderConfig's · names: the prompts' name for the person, the
-    class prompt for the base model, and the usual expression; base-model guidance needs them.
+    `config.SAMPLERS` · base_guidance, base_guidance_every: as RenderConfig's · names: the prompts' name for the
+    person, the class prompt for the base model, and the usual expression; base-model guidance needs them.
     """
 
     size_px: tuple[int, int]
@@ -64,15 +64,15 @@ class Sampling:
     guidance: float
     guidance_share: float = 1.0
     sampler: str = "base"
-    word_guidance: float = 1.0
-    word_every: int = 3
+    base_guidance: float = 1.0
+    base_guidance_every: int = 3
     names: Names = NOBODY
 
     @classmethod
     def of(cls, config: RenderConfig, size_px: tuple[int, int], names: Names = NOBODY) -> Sampling:
         """Return the settings of a RenderConfig for the size (width, height) px; names as `Lora.names`."""
-        drawn = (config.steps, config.guidance, config.guidance_share, config.sampler)
-        return cls(size_px, *drawn, config.word_guidance, config.word_every, names)
+        drawn = (config.sampler_steps, config.guidance, config.guidance_share, config.sampler)
+        return cls(size_px, *drawn, config.base_guidance, config.base_guidance_every, names)
 
     @property
     def guided_steps(self) -> int:
@@ -86,7 +86,7 @@ class Sampling:
     @property
     def worded(self) -> bool:
         """Return whether base-model guidance is added; it needs to know how prompts name the person."""
-        return self.word_guidance > 1 and bool(self.names.person)
+        return self.base_guidance > 1 and bool(self.names.person)
 
 
 class Family(Protocol):

@@ -101,7 +101,12 @@ class WordGuidance:
                  sampling: Sampling) -> None:  # fmt: skip
         self.unet, self.bare, self.unusual, self.comparing = unet, bare, unusual, False
         self.count = (told.count - len(unusual)) // 2
-        self.strength, self.every, self.step, self.push = sampling.word_guidance - 1, sampling.word_every, 0, None
+        self.strength, self.every, self.step, self.push = (
+            sampling.base_guidance - 1,
+            sampling.base_guidance_every,
+            0,
+            None,
+        )
         self.text, self.pooled = (told[name].to(unet.device, unet.dtype) for name in ("text", "pooled"))
 
     def __enter__(self) -> WordGuidance:

@@ -242,11 +242,11 @@ class FlowFamily(FlowParts):
 
     def _check_sampling(self, sampling: Sampling) -> None:
         """Raise BadConfig for base-model guidance, and for samplers that flow matching does not have."""
-        if sampling.word_guidance > 1:
+        if sampling.base_guidance > 1:
             raise BadConfig(
-                f"word_guidance is {sampling.word_guidance}, base {self.base.name!r} draws by flow matching.",
+                f"base_guidance is {sampling.base_guidance}, base {self.base.name!r} draws by flow matching.",
                 "Word guidance has been built and measured for U-Nets alone.",
-                "Set RenderConfig.word_guidance to 1.",
+                "Set RenderConfig.base_guidance to 1.",
             )
         if sampling.sampler != "base":
             raise BadConfig(

@@ -264,14 +264,14 @@ class SdxlFamily:
 
         def draw(places: list[int]) -> torch.Tensor:
             told, own_seeds = (wanted.pick(places), avoided.pick(places)), [seeds[n] for n in places]
-            words = self._word_guidance([prompts[n] for n in places], sampling) if sampling.worded else None
+            words = self._base_guidance([prompts[n] for n in places], sampling) if sampling.worded else None
             return drawing.draw(self.pipeline, self.base.name, told, own_seeds, sampling, on_step, words)
 
         with self.counting_rows():
             latents = frugal.in_parts(self, len(prompts), sampling.size_px, draw)
         return drawing.decode(self, latents, sampling.size_px)
 
-    def _word_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:
+    def _base_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:
         """Return the base-model guidance, with a class word for the person's name in the prompts."""
         self._make_bare_ready()
         person, anybody, usual = sampling.names
@@ -294,7 +294,7 @@ class SdxlFamily:
                 raise OutOfMemory(
                     f"word guidance needs {needed:.1f} GiB more of the GPU, {free:.1f} are free.",
                     "All weights of the U-Net were trained, so the bare base's are a second U-Net beside it.",
-                    "Set RenderConfig.word_guidance to 1 (--word-guidance 1), or use a larger GPU.",
+                    "Set RenderConfig.base_guidance to 1 (--base-guidance 1), or use a larger GPU.",
                 )
             self.bare = self._own_unet()
         needed = sum(weight.nbytes for weight in self.without_lora.values()) / 2**30 + WORKING_GIB

@@ -7,7 +7,7 @@ without it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from headshotkit.config import RenderConfig
 from headshotkit.config.few_steps import FEW_STEPS
@@ -21,9 +21,9 @@ MOST_LOST = 0.05
 
 def drawn_in_few(config: RenderConfig) -> RenderConfig:
     """Return the settings with the distilled LoRA's steps, sampler and guidance, without base-model guidance."""
-    few = FEW_STEPS[config.few_steps]
-    return replace(
-        config, steps=few.steps, sampler=few.sampler, guidance=few.guidance, guidance_share=1.0, word_guidance=1.0
+    few = FEW_STEPS[config.distilled_lora]
+    return config.replace(
+        sampler_steps=few.steps, sampler=few.sampler, guidance=few.guidance, guidance_share=1.0, base_guidance=1.0
     )
 
 
@@ -44,7 +44,7 @@ def compare_few(
     lost_faces = sum(a is None for a in after) - sum(b is None for b in before)
     held = change.pairs > 0 and change.low >= -MOST_LOST and lost_faces <= 0
     words = (
-        f"{config.few_steps}: identity {change.median:+.3f} [{change.low:+.3f}, {change.high:+.3f}] over {change.pairs}"
-        f" first attempts, {'used' if held else 'so not used'} (at most {MOST_LOST} may be lost)"
+        f"{config.distilled_lora}: identity {change.median:+.3f} [{change.low:+.3f}, {change.high:+.3f}] over "
+        f"{change.pairs} first attempts, {'used' if held else 'so not used'} (at most {MOST_LOST} may be lost)"
     )
     return asdict(change) | {"held": bool(held), "words": words}

@@ -59,11 +59,11 @@ def render_headshots(
             "A LoRA only fits the base it was trained on.",
             f"Generate with --base {lora.base}, or train again with --base {config.base}.",
         )
-    if config.few_steps and lora.method == "dreambooth":
+    if config.distilled_lora and lora.method == "dreambooth":
         raise BadConfig(
-            f"few_steps is {config.few_steps!r}, the run was trained with method 'dreambooth'.",
-            "Its U-Net takes the place of the base's, and a few-step LoRA in that one with it.",
-            "Leave out --few-steps, or train with --method lora.",
+            f"distilled_lora is {config.distilled_lora!r}, the run was trained with method 'dreambooth'.",
+            "It replaces the base's U-Net, and with it a distilled LoRA that was added to that.",
+            "Leave out --distilled-lora, or train with --method lora.",
         )
     bank = runtime.typed_path(config.prompts) if config.prompts else BANK
     tasks = _tasks(load_prompts(bank), lora, config)
@@ -80,10 +80,10 @@ def render_headshots(
     person, family = known_person(run, config), load_family(config.base)
     used = replace(lora, path=Path(pick.file), step=pick.step) if pick else lora
     use_lora = partial(use_trained, family, run.path("lora"), used)
-    drawing = replace(config, lora_scale=pick.scale) if pick else config
+    drawing = config.replace(lora_scale=pick.scale) if pick else config
     headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
     best = choose_headshots(headshots, config.count)
-    few = [FEW_STEPS[config.few_steps].source] if config.few_steps else []
+    few = [FEW_STEPS[config.distilled_lora].source] if config.distilled_lora else []
     causes = causes_of(headshots, person.mark.mark, used, run.manifest("photos"), drawing, bool(pick))
     stage.finish(
         _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest) + _first_of(causes),

@@ -57,7 +57,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
         )
     rendering = rendering or RenderConfig.for_base(lora.base)
     bank = Path(rendering.prompts) if rendering.prompts else BANK
-    prompts = prompts_that_differ(load_prompts(bank), config.prompts)
+    prompts = prompts_that_differ(load_prompts(bank), config.pick_prompts)
     tasks = [Task.of(number, prompt.id, prompt, lora, rendering) for number, prompt in enumerate(prompts)]
     inputs = run.inputs_from("photos", "lora") | {"prompts": sha256_of(bank)}
     drawn_as = {name: value for name, value in settings_of(rendering).items() if name not in OF_ONE_PICTURE}

@@ -11,28 +11,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, model_validator
 
-from headshotkit.config import SAMPLERS, DatasetConfig, RenderConfig
-from headshotkit.config.base import (
-    Batch,
-    FilePath,
-    OneOf,
-    Range,
-    Scale,
-    Seed,
-    Text,
-    check_settings,
-    demand,
-    shown,
-)
+from headshotkit.config import DatasetConfig, RenderConfig
+from headshotkit.config.base import Batch, FilePath, Scale, Seed, Settings, Text, stored_as, usually
 from headshotkit.config.bases import find_base
-from headshotkit.config.render import Guidance, GuidanceShare, SamplerSteps
+from headshotkit.config.render import Guidance, GuidanceShare, Sampler, SamplerSteps
 from headshotkit.core import locks, runtime
-from headshotkit.core.errors import BadLora
+from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Lora, Record
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.dataset import crops
@@ -49,7 +39,8 @@ FOLDER = "pictures"
 PERSON = "{person}"
 """Placeholder for the person in a prompt: token and class word with a LoRA, "a" and the class word without."""
 
-Words = Annotated[str, Text(4000)]
+Side = Annotated[int, Field(ge=8, le=4096)]
+Words = Annotated[Text, Field(max_length=4000)]
 
 STYLES = {
     name: f"{name} of {PERSON}"
@@ -72,64 +63,60 @@ def styles_of(base: str) -> dict[str, str]:
     return BRIEF_STYLES if find_base(base).brief_prompts else STYLES
 
 
-@dataclass(frozen=True)
-class PictureRequest(Record):
+class PictureRequest(Settings):
     """Everything that decides a picture, except the run's LoRA; `for_base` has a base's defaults."""
 
     prompt: Words
     """Prompt; {person} becomes the person."""
     negative: Words = ""
     """Negative prompt; used only with guidance."""
-    base: str = "sdxl"
+    base: Text = "sdxl"
     """The base model; the run's LoRA must have been trained on it."""
-    steps: SamplerSteps = 25
+    sampler_steps: Annotated[SamplerSteps, usually(1, 60, 1)] = stored_as("steps", 25)
     """Sampler steps; image-to-image runs `strength` of them."""
-    guidance: Guidance = 5.0
+    guidance: Annotated[Guidance, usually(1, 15, 0.5)] = 5.0
     """How strictly the prompt is followed: the scale of classifier-free guidance; 1 is off."""
-    guidance_share: GuidanceShare = 1.0
-    """Share of the steps that use guidance, from the first on, in [0, 1]."""
-    sampler: Annotated[str, OneOf(SAMPLERS)] = "base"
-    """Sampler, one of SAMPLERS; base is the base's own."""
+    guidance_share: Annotated[GuidanceShare, usually(0, 1, 0.05)] = 1.0
+    """Share of the steps that use guidance, from the first on."""
+    sampler: Sampler = "base"
+    """The sampler; base is the base's own."""
     seed: Seed = 0
     """Seed of the first picture's noise; the next pictures use the next numbers."""
-    size_px: tuple[Annotated[int, Range(8, 4096)], ...] = (1024, 1024)
+    size_px: tuple[Side, Side] = (1024, 1024)
     """Width and height, px; best is the size the base was trained on."""
     batch: Batch = 1
     """Number of pictures drawn at once, each with its own seed."""
-    lora_scale: Scale = 1.0
+    lora_scale: Annotated[Scale, usually(0, 2, 0.05)] = 1.0
     """Scale of the run's LoRA; 0 is the bare base, without a LoRA."""
     photo: FilePath = ""
     """Path of the photo for image-to-image; empty: start from noise."""
-    strength: Annotated[float, Range(0, 1, open="low")] = 0.6
-    """How far image-to-image departs from the photo, in (0, 1]."""
+    strength: Annotated[float, Field(gt=0, le=1), usually(0.05, 1, 0.05)] = 0.6
+    """How far image-to-image departs from the photo."""
     control: FilePath = ""
     """Path of a photo whose edges a ControlNet follows; empty: none."""
-    control_scale: Annotated[float, Range(0, 2)] = 1.0
-    """How strongly the edges are followed (ControlNet scale), in [0, 2]."""
-    refiner: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Share of the noise levels, the lowest, that the refiner draws, in [0, 1); 0 is off, 0.2 is SDXL's default."""
+    control_scale: Annotated[float, Field(ge=0, le=2), usually(0, 2, 0.05)] = 1.0
+    """How strongly the edges are followed (ControlNet scale)."""
+    refiner: Annotated[float, Field(ge=0, lt=1), usually(0, 0.95, 0.05)] = 0.0
+    """Share of the noise levels, the lowest, that the refiner draws; 0 is off, 0.2 is SDXL's default."""
 
-    def __post_init__(self) -> None:
-        check_settings(self)
-        demand(
-            len(self.size_px) == 2,
-            f"size_px is {shown(self.size_px)}.",
-            "It is a width and a height.",
-            "Set PictureRequest.size_px, for example (1024, 1024).",
-        )
-        demand(
-            not (self.photo and self.control),
-            f"photo is {self.photo!r}, control is {self.control!r}.",
-            "Image-to-image begins with a photo, a ControlNet with noise.",
-            "Set one of them.",
-        )
-        kept = int(self.steps * self.strength) if self.photo else self.steps
-        demand(
-            kept >= 1 and (not self.photo or self.strength > self.refiner),
-            f"strength {self.strength} of {self.steps} steps is {kept}; the refiner has {self.refiner} of the noise.",
-            "Image-to-image makes that share of the steps, and the base needs one before the refiner.",
-            "Raise strength or steps, or lower refiner.",
-        )
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        """Refuse settings that contradict each other."""
+        if self.photo and self.control:
+            raise BadConfig(
+                f"photo is {self.photo!r}, control is {self.control!r}.",
+                "Image-to-image begins with a photo, a ControlNet with noise.",
+                "Set one of them.",
+            )
+        kept = int(self.sampler_steps * self.strength) if self.photo else self.sampler_steps
+        if kept < 1 or (self.photo and self.strength <= self.refiner):
+            raise BadConfig(
+                f"strength {self.strength} of {self.sampler_steps} steps is {kept}; the refiner has {self.refiner} of "
+                "the noise.",
+                "Image-to-image makes that share of the steps, and the base needs one before the refiner.",
+                "Raise strength or sampler_steps, or lower refiner.",
+            )
+        return self
 
     @classmethod
     def for_base(cls, base: str, prompt: str, **overrides) -> PictureRequest:
@@ -139,11 +126,12 @@ class PictureRequest(Record):
             UnknownBase: no base has that name.
             BadConfig: a setting is out of its range.
         """
-        config = RenderConfig.for_base(base).wordless()
+        config = RenderConfig.for_base(base).without_base_guidance()
         preset = {
-            name: getattr(config, name) for name in ("steps", "guidance", "guidance_share", "sampler", "lora_scale")
+            name: getattr(config, name)
+            for name in ("sampler_steps", "guidance", "guidance_share", "sampler", "lora_scale")
         }
-        return cls(prompt, base=base, **preset | {"size_px": (config.size_px, config.size_px)} | overrides)
+        return cls(prompt=prompt, base=base, **preset | {"size_px": (config.size_px, config.size_px)} | overrides)
 
     @property
     def guided(self) -> bool:
@@ -210,8 +198,8 @@ class Studio:
     def render(self, request: PictureRequest, on_step: Callable[[], None] | None = None) -> list[Picture]:
         """Draw the pictures of a request, as `render_pictures`."""
         config = RenderConfig.for_base(
-            request.base, steps=request.steps, guidance=request.guidance, guidance_share=request.guidance_share,
-            sampler=request.sampler, word_guidance=1.0,
+            request.base, sampler_steps=request.sampler_steps, guidance=request.guidance,
+            guidance_share=request.guidance_share, sampler=request.sampler, base_guidance=1.0,
         )  # fmt: skip
         family, edges = self._family(request), None
         seeds = [request.seed + number for number in range(request.batch)]

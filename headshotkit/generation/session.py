@@ -82,7 +82,7 @@ class Session:
     def run(self) -> list[Headshot]:
         """Return every attempt, when all is done or the time is up."""
         self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
-        if self.config.few_steps:
+        if self.config.distilled_lora:
             self.config = in_few_steps(self)
         try:
             self._draw_lost()
@@ -184,7 +184,7 @@ class Session:
         """Return the gate's verdict, or a rejection if the picture is a near-duplicate of an accepted one."""
         if not judged.accepted:
             return judged
-        if self.album.nearest(image)[0] > self.config.max_twin:
+        if self.album.nearest(image)[0] > self.config.max_near_duplicate:
             return replace(judged, accepted=False, reasons=("near_twin",))
         self.album.add(file, image)
         return judged
@@ -196,7 +196,7 @@ def in_few_steps(session: Session) -> RenderConfig:
     The manifest's `few_steps` states which and why; an interrupted run resumes as it began.
     """
     config, family, manifest = session.config, session.family, session.stage.manifest
-    tasks, few = session.tasks[:PAIRS], FEW_STEPS[session.config.few_steps]
+    tasks, few = session.tasks[:PAIRS], FEW_STEPS[session.config.distilled_lora]
 
     def draw(settings: RenderConfig) -> list[float | None]:
         session.use_lora(settings.lora_scale)
@@ -214,7 +214,7 @@ def in_few_steps(session: Session) -> RenderConfig:
     try:
         known = before or compare_few(draw, lambda: family.use_few_steps(few), config)
     except policy.OutOfTime:
-        known = {"held": False, "words": f"{config.few_steps}: no time to compare, so not used"}
+        known = {"held": False, "words": f"{config.distilled_lora}: no time to compare, so not used"}
     if before and known["held"]:
         family.use_few_steps(few)
     if not before and not known["held"]:
@@ -233,5 +233,5 @@ def png_with_origin(image: Image.Image, shot: Headshot, config: RenderConfig) ->
     """Return a headshot as PNG whose text chunks state that it was generated, and how."""
     how = {name: getattr(shot, name) for name in ("prompt", "seed", "lora_scale", "identity", "likeness", "size_px")}
     drawn = ("base", "steps", "sampler", "guidance", "guidance_share", "word_guidance", "word_every")
-    how |= {name: getattr(config, name) for name in drawn}
+    how |= {name: value for name, value in config.to_dict().items() if name in drawn}
     return png_bytes(image, Software=ORIGIN, headshotkit=json.dumps(how))

@@ -102,7 +102,7 @@ def _unlike(
     seen = f"{share} are not similar enough (median {median:.2f}, threshold {threshold:.2f})"
     usual = TrainConfig.for_base(lora.base, method=lora.method).steps
     kept = sum(v["kept"] for v in photos["verdicts"])
-    moments, needed = photos["coverage"]["moments"], GateConfig.min_photos
+    moments, needed = photos["coverage"]["moments"], GateConfig().min_photos
     found = []
     if lora.step < SHORT * usual:
         why = f"{seen}; {lora.step} training steps were used, {usual} are usual"
@@ -129,9 +129,9 @@ def _unlike(
 def _bad_faces(counts: Counter, config: RenderConfig, share: str) -> Cause:
     """Return why faces can't be judged: too few sampler steps, or the base."""
     code, _ = max(((c, n) for c, n in counts.items() if c in BAD_FACE), key=lambda item: item[1])
-    why, usual = f"{share} show no good face, most often {code}", RenderConfig.for_base(config.base).steps
-    if config.steps < SHORT * usual and not config.few_steps:
-        return Cause("few_sampler_steps", f"{why}; {config.steps} sampler steps, {usual} are usual",
+    why, usual = f"{share} show no good face, most often {code}", RenderConfig.for_base(config.base).sampler_steps
+    if config.sampler_steps < SHORT * usual and not config.distilled_lora:
+        return Cause("few_sampler_steps", f"{why}; {config.sampler_steps} sampler steps, {usual} are usual",
                      f"Draw with {usual} sampler steps.")  # fmt: skip
     if config.base == "mini":
         return Cause("embedded_base", f"{why}; the embedded base draws small, rough pictures",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from headshotkit.config import DatasetConfig
+from headshotkit.config import CLASS_WORDS
 from headshotkit.core import runtime
 from headshotkit.core.run import Run
 from headshotkit.faces import recognition
@@ -30,11 +30,11 @@ def propose_class_word(run: Run) -> tuple[str, str]:
     if folder and folder.resolve() == runtime.sample_person().resolve():
         return SAMPLE_CLASS, "the sample person is one"
     if not recognition.knows_sex():
-        return DatasetConfig.class_word, "no other was given"
+        return CLASS_WORDS[0], "no other was given"
     faces = kept_faces(run, "class word")
     votes = Counter("man" if recognition.looks_male(image, face) else "woman" for image, face in faces)
     total = votes.total()
     word, count = next(iter(votes.most_common(1)), ("", 0))
     if total < LEAST_PHOTOS or count < LEAST_SHARE * total:
-        return DatasetConfig.class_word, f"no other was given, and the {total} kept photos don't say more"
+        return CLASS_WORDS[0], f"no other was given, and the {total} kept photos don't say more"
     return word, f"insightface's model says so of {count} of {total} kept photos"

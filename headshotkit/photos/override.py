@@ -75,7 +75,7 @@ def _write_overruled(run: Run, said: dict, manifest: dict) -> None:
     write_json(run.folder / OVERRULED, said)
     inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRULED} | overruled_input(run)
     judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
-    manifest |= advice_on(judged, GateConfig.with_options(**manifest["config"])) | {
+    manifest |= advice_on(judged, GateConfig.from_dict(manifest["config"])) | {
         "inputs": inputs,
         "outcome": outcome_of(judged, manifest.get("left_out", "")),
         "fingerprint": fingerprint(manifest["config"], inputs),

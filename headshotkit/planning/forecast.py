@@ -153,7 +153,7 @@ def expect_drawing(pictures: int, config: RenderConfig, device_name: str) -> tup
         return None, "no rate is known for it here"
     task = Task(rates, config.base, pictures, math.inf, 0.0)
     share = config.guidance_share if config.guidance > 1 else 0.0
-    seconds = picture_seconds(task, config.steps, share, words=mini and config.word_guidance > 1)
+    seconds = picture_seconds(task, config.sampler_steps, share, words=mini and config.base_guidance > 1)
     return drawing_minutes(task, pictures, seconds)[0], f"planned for {rates.name}"
 
 

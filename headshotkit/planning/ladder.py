@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headshotkit.config import METHODS, RenderConfig, TrainConfig
+from headshotkit.config import METHODS, EvaluateConfig, RenderConfig, TrainConfig
 from headshotkit.config.bases import BASES
 from headshotkit.families.costs import (
     MINI_HEADSHOT_S,
@@ -22,7 +22,7 @@ from headshotkit.families.costs import (
 from headshotkit.families.costs_flow import NF4_SLOWER, PASSES, TOGETHER
 from headshotkit.planning.schedule import px_at
 
-PAIRS = 12
+PAIRS = EvaluateConfig().pairs
 """Most first attempts that evaluation draws without the LoRA as well."""
 
 
@@ -116,7 +116,7 @@ def _best_steps(base: str, method: str) -> int:
     """Return the training steps of a base's preset for a method."""
     settings = BASES[base].presets
     known = settings["TrainConfig"] | settings.get(f"TrainConfig.{method}", {})
-    return known.get("steps", TrainConfig.steps)
+    return known.get("steps", TrainConfig().steps)
 
 
 _RUNGS = {
@@ -331,8 +331,10 @@ def _prepare_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[f
     cutting = on_cpu(task, FIXED[task.kind]["prepare"])
     if not task.class_images:
         return cutting
-    config = RenderConfig.for_base(task.base).wordless()
-    drawing = drawing_minutes(task, task.class_images, picture_seconds(task, config.steps, config.guidance_share))
+    config = RenderConfig.for_base(task.base).without_base_guidance()
+    drawing = drawing_minutes(
+        task, task.class_images, picture_seconds(task, config.sampler_steps, config.guidance_share)
+    )
     return tuple(a + b for a, b in zip(cutting, drawing, strict=True))
 
 
@@ -350,7 +352,7 @@ def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[flo
 def _pick_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
     """Return the minutes of picking; it draws by the base's preset, not by the plan."""
     config = RenderConfig.for_base(task.base)
-    seconds = picture_seconds(task, config.steps, config.guidance_share, words=task.kind == "mini")
+    seconds = picture_seconds(task, config.sampler_steps, config.guidance_share, words=task.kind == "mini")
     return drawing_minutes(task, task.pick, seconds)
 
 

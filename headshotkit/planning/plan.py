@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated
 
-from headshotkit.config import DatasetConfig, RenderConfig
-from headshotkit.config.base import Range, check_setting, check_value
+from headshotkit.config import PlanConfig, RenderConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BadConfig, NotEnoughMemory, TooFewMinutes, UnknownGpu
 from headshotkit.families.costs import GPUS
@@ -19,8 +17,6 @@ from headshotkit.planning.ladder import ATTEMPTS, METHOD_LADDERS, Choice, Stage,
 
 RESERVE = 0.05
 """Share of the minutes left unplanned."""
-RunMinutes = Annotated[float, Range(0, 100_000, "A run takes some minutes.", open="low")]
-Pictures = Annotated[int, Range(0, 10_000)]
 UNMEASURED = "minutes and GiB: counted and estimated, nothing was measured with this base"
 
 
@@ -61,7 +57,7 @@ class Plan:
     @property
     def rendering(self) -> dict:
         """Return the RenderConfig settings that the plan decides."""
-        return {"steps": self.choice.sampler_steps, "guidance_share": self.choice.guidance_share}
+        return {"sampler_steps": self.choice.sampler_steps, "guidance_share": self.choice.guidance_share}
 
     def doing(self, stage: str) -> bool:
         """Return whether that stage is still to do."""
@@ -140,10 +136,7 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         known = ", ".join(GPUS)
         raise UnknownGpu(f"no rates of {gpu!r} are known.", f"Known are: {known}.", "Name the nearest slower of them.")
     base = find_base(base or ("mini" if gpu == "cpu" else "sdxl")).name
-    check_setting(RenderConfig, "count", count)
-    check_value("minutes", minutes, RunMinutes, "Set minutes, for example 60.")
-    check_setting(DatasetConfig, "class_images", known.get("class_images", 0))
-    check_value("pick", known.get("pick", 0), Pictures, "Set pick to how many pictures are drawn, for example 42.")
+    PlanConfig(count=count, minutes=minutes, class_images=known.get("class_images", 0), pick=known.get("pick", 0))
     if (gpu == "cpu") != (base == "mini"):
         why = "The embedded base was timed on cpu alone, and a larger one would take hours there."
         raise BadConfig(

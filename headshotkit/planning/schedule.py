@@ -6,7 +6,6 @@ changed after it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 from headshotkit.config import TrainConfig
@@ -71,7 +70,7 @@ class Pacing:
 
     def __init__(self, config: TrainConfig, size_px: int, changes: list[dict]) -> None:
         self.changes, self.size_px = changes, size_px
-        self.begun = replace(config, schedule=config.schedule or ((size_px, config.steps),))
+        self.begun = config.replace(schedule=config.schedule or ((size_px, config.steps),))
         self._demand_sizes(self.begun.schedule)
 
     def at(self, step: int) -> TrainConfig:
@@ -79,7 +78,7 @@ class Pacing:
         settings = self.begun
         for change in self.changes:
             if change["step"] <= step:
-                settings = replace(self.begun, **_settings(change))
+                settings = self.begun.replace(**_settings(change))
         return settings
 
     def px_at(self, step: int) -> int:

@@ -112,7 +112,7 @@ def _demand_asked(config: RestoreConfig, manifest: dict) -> dict:
         CannotRestore: the user's weights could not be used.
     """
     missing = manifest.get("missing")
-    if config.weights and missing:
+    if config.codeformer_weights and missing:
         untouched = len(manifest["restored"])
         raise CannotRestore(
             f"no face was restored with the weights that were given: {missing[0]}.",
@@ -128,7 +128,7 @@ def find_codeformer(config: RestoreConfig) -> tuple[Path | None, str, tuple[str,
     A file in the cache must be the published one; one that the user gives may be another.
     """
     usual = runtime.cache_path("codeformer", "codeformer.pth")
-    place = runtime.typed_path(config.weights) if config.weights else usual
+    place = runtime.typed_path(config.codeformer_weights) if config.codeformer_weights else usual
     missing, shown, digest = [], runtime.shown_path(place), ""
     if not runtime.has_module(PACKAGE):
         missing += ["CodeFormer's package is not installed", f"Install it (S-Lab licence, non-commercial): {PIP}"]
@@ -138,7 +138,7 @@ def find_codeformer(config: RestoreConfig) -> tuple[Path | None, str, tuple[str,
             missing += [f"CodeFormer's weights are not at {shown}", f"Download {WEIGHTS_URL} (376 MB) to {shown}"]
     except OSError as error:
         missing += [f"{shown} can't be read: {error.strerror}", "Change its permissions, or give another file"]
-    if digest and not config.weights and digest != WEIGHTS_SHA256:
+    if digest and not config.codeformer_weights and digest != WEIGHTS_SHA256:
         missing += [f"{shown} is not the known file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
     return (None, "", tuple(missing)) if missing else (place, digest, ())
 

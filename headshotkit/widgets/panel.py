@@ -9,17 +9,16 @@ import html
 import random
 from pathlib import Path
 
-from headshotkit.config import SAMPLERS
+from headshotkit.config.base import meaning, schema_of
 from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError
 from headshotkit.core.pages import data_uri
-from headshotkit.core.records import help_of
 from headshotkit.core.run import Run
 from headshotkit.generation.pictures import FOLDER, Picture, PictureRequest, Studio
 
 SIDES = {"width": 0, "height": 1}
 """Knobs of `size_px`; every other knob is named like its setting of PictureRequest."""
-ALWAYS = ("prompt", "negative", "steps", "guidance", "seed", "width", "height", "lora_scale")
+ALWAYS = ("prompt", "negative", "sampler_steps", "guidance", "seed", "width", "height", "lora_scale")
 FOLDED = {
     "Begin with a photo": ("photo", "strength"),
     "Obey a photo's edges": ("control", "control_scale"),
@@ -97,36 +96,40 @@ def request_of(knobs: dict, base: str) -> PictureRequest:
 
 
 def _knobs(run: Run, request: PictureRequest) -> dict:
-    """Return a widget a setting, by its name, with the setting's docstring as its tooltip."""
-    import ipywidgets as w
-
-    made = {
-        "prompt": w.Textarea(layout=w.Layout(height="80px")),
-        "negative": w.Text(),
-        "steps": w.IntSlider(min=1, max=60),
-        "guidance": w.FloatSlider(min=1.0, max=15.0, step=0.5),
-        "guidance_share": w.FloatSlider(min=0.0, max=1.0, step=0.05),
-        "sampler": w.Dropdown(options=list(SAMPLERS)),
-        "seed": w.BoundedIntText(min=0, max=MOST_SEEDS - 1),
-        "width": w.BoundedIntText(min=16, max=2048, step=8),
-        "height": w.BoundedIntText(min=16, max=2048, step=8),
-        "batch": w.BoundedIntText(min=1, max=16),
-        "lora_scale": w.FloatSlider(min=0.0, max=2.0, step=0.05),
-        "photo": w.Dropdown(options=_photos(run, request.photo)),
-        "strength": w.FloatSlider(min=0.05, max=1.0, step=0.05),
-        "control": w.Dropdown(options=_photos(run, request.control)),
-        "control_scale": w.FloatSlider(min=0.0, max=2.0, step=0.05),
-        "refiner": w.FloatSlider(min=0.0, max=0.95, step=0.05),
+    """Return a widget for each setting but the base, with the setting's docstring as its tooltip."""
+    names = [name for name in PictureRequest.model_fields if name not in ("base", "size_px")]
+    made = {name: _knob(run, request, name) for name in names} | {
+        side: _knob(run, request, "size_px") for side in SIDES
     }
-    words = help_of(PictureRequest)
     for name, knob in made.items():
+        setting = "size_px" if name in SIDES else name
         knob.description = name.replace("_", " ")
         knob.value = request.size_px[SIDES[name]] if name in SIDES else getattr(request, name)
         knob.style = {"description_width": "110px"}
         knob.layout.width = "auto"
         tooltip = "tooltip" if knob.has_trait("tooltip") else "description_tooltip"  # ipywidgets 8 and 7
-        setattr(knob, tooltip, words["size_px" if name in SIDES else name])
+        setattr(knob, tooltip, meaning(PictureRequest, setting))
     return made
+
+
+def _knob(run: Run, request: PictureRequest, name: str):
+    """Return the widget that suits a setting's type, with its range."""
+    import ipywidgets as w
+
+    schema = schema_of(PictureRequest, name)
+    if name in ("photo", "control"):
+        return w.Dropdown(options=_photos(run, getattr(request, name)))
+    if "enum" in schema:
+        return w.Dropdown(options=list(schema["enum"]))
+    if "usual" in schema:
+        low, high, step = schema["usual"]
+        return (w.IntSlider if schema["type"] == "integer" else w.FloatSlider)(min=low, max=high, step=step)
+    if name == "size_px":
+        side = schema["prefixItems"][0]
+        return w.BoundedIntText(min=side["minimum"], max=side["maximum"], step=8)
+    if schema["type"] == "integer":
+        return w.BoundedIntText(min=schema["minimum"], max=min(schema["maximum"], MOST_SEEDS - 1))
+    return w.Textarea(layout=w.Layout(height="80px")) if name == "prompt" else w.Text()
 
 
 def _photos(run: Run, also: str) -> list[tuple[str, str]]:

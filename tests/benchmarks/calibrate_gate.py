@@ -26,7 +26,7 @@ from headshotkit.photos import assess
 from headshotkit.photos.files import Opened, open_photo
 
 SUFFERS = 0.5
-SAME_AT = {"arcface": GateConfig.min_same_person, "dlib": 0.4}
+SAME_AT = {"arcface": GateConfig().min_same_person, "dlib": 0.4}
 """From this similarity on two portraits are of one person; dlib's authors say 0.6 apart, which is 1 - 0.4."""
 
 

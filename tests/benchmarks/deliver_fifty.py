@@ -104,8 +104,8 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
         Mark("accepted of first attempts", f"{sum(s.accepted for s in first)} of {len(first)}", None),
         Mark("likeness by both recognisers, median", f"ArcFace {share['arcface']:.3f}, dlib {share['dlib']:.3f}",
              bool(abs(share["dlib"] / share["arcface"] - 1) <= 0.1)),
-        Mark("near-duplicates", f"none; the nearest correlate by {alike:.3f}" if alike <= config.max_twin else
-             f"{which} correlate by {alike:.3f}", alike <= config.max_twin),
+        Mark("near-duplicates", f"none; the nearest correlate by {alike:.3f}" if alike <= config.max_near_duplicate else
+             f"{which} correlate by {alike:.3f}", alike <= config.max_near_duplicate),
     ]  # fmt: skip
     if net:
         bare = _render_base(run, delivered, made, run.folder / "deliver_fifty" / "base")

@@ -332,12 +332,12 @@ class Bench:
         from headshotkit.families import Sampling, load_family
 
         side = 1024 // self.scale
-        config = RenderConfig.for_base("sdxl", steps=2)
+        config = RenderConfig.for_base("sdxl", sampler_steps=2)
         family = load_family("sdxl")
         family.use_lora(self.lora or Path(), 1.0 if self.lora else 0)
         family.encode_prompts([PROMPT, ""])
         family.render([PROMPT], [""], [SEED], Sampling.of(config, (side, side)))
-        config = RenderConfig.for_base("sdxl", steps=4 if self.given.small else 25)
+        config = RenderConfig.for_base("sdxl", sampler_steps=4 if self.given.small else 25)
         with Clock(self) as clock:
             clock.reset_peaks()
             begun_s = time.monotonic()
@@ -495,7 +495,7 @@ def planned(row: Row) -> tuple[float | None, float, float | None]:
 
     rates = rates_of(runtime.choose_device()[1]) or GPUS["t4"]
     share = BASES["sdxl"].presets["RenderConfig"]["guidance_share"]
-    choice = Choice(tuple((px, 1) for px in row.px or (1024,)), 1, RenderConfig.steps, share)
+    choice = Choice(tuple((px, 1) for px in row.px or (1024,)), 1, RenderConfig().sampler_steps, share)
     task = Task(rates, "sdxl", 1, 60.0, CAP_GIB)
     stages = {stage.name: stage for stage in stages_of(task, choice, row.checkpointing)}
     peaks = ([stages["train"].peak_gib] if row.px else []) + ([stages["generate"].peak_gib] if row.picture else [])
@@ -503,7 +503,7 @@ def planned(row: Row) -> tuple[float | None, float, float | None]:
         tflop = task.step_cost(choice, row.px[-1], row.checkpointing).tflop
         seconds = step_seconds(task, choice, row.px[-1], row.checkpointing)[0]
     else:
-        tflop = RenderConfig.steps * (1 + share) * cost("forward").tflop + cost("decode").tflop
+        tflop = RenderConfig().sampler_steps * (1 + share) * cost("forward").tflop + cost("decode").tflop
         seconds = 60 * stages["generate"].minutes / ATTEMPTS["sdxl"]
     return (None, tflop, None) if row.script else (seconds, tflop, max(peaks))
 

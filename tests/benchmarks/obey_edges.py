@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +51,12 @@ def compared(name: str, off: list, on: list) -> str:
 
 
 def obey(studio: Studio, ask: PictureRequest, photos: list[Path]) -> None:
-    bare = replace(ask, lora_scale=0.0)
+    bare = ask.replace(lora_scale=0.0)
     found: dict[float, list[float]] = {scale: [] for scale in SCALES}
     for seed, photo in enumerate(photos):
         word = "man" if photo.name.startswith("p1") else "woman"
         for scale in SCALES:
-            wanted = replace(bare, prompt=f"photo of a {word}", control=str(photo), control_scale=scale, seed=seed)
+            wanted = bare.replace(prompt=f"photo of a {word}", control=str(photo), control_scale=scale, seed=seed)
             found[scale].append(studio.render(wanted)[0].agreement)
         line = ", ".join(f"{scale:g}: {found[scale][-1]:.3f}" for scale in SCALES)
         print(f"{photo.name} edge agreement by scale {line}", flush=True)
@@ -69,7 +68,7 @@ def refine(run: Run, studio: Studio, ask: PictureRequest, count: int) -> None:
     made = {share: [] for share in (0.0, 0.2)}
     for seed in range(count):
         for share, pictures in made.items():
-            pictures += studio.render(replace(ask, refiner=share, seed=seed))
+            pictures += studio.render(ask.replace(refiner=share, seed=seed))
     identity, sharp = (
         [[of(picture) for picture in made[share]] for share in (0.0, 0.2)]
         for of in (lambda p: p.identity, lambda p: sharpness(run, p))

@@ -1,19 +1,28 @@
+import contextlib
 import math
 import typing
-from dataclasses import fields
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from headshotkit import pipeline
 from headshotkit.cli import main
-from headshotkit.config import DatasetConfig, GateConfig, PickConfig, RenderConfig, RestoreConfig, TrainConfig
-from headshotkit.config.base import MOST_PARTS, OneOf, Range, ranges_of
+from headshotkit.config import (
+    CropConfig,
+    DatasetConfig,
+    GateConfig,
+    PickConfig,
+    RenderConfig,
+    RestoreConfig,
+    RunSettings,
+    TrainConfig,
+    resolve,
+)
+from headshotkit.config.base import MOST_PARTS, meaning, schema_of
 from headshotkit.config.bases import BASES, find_base
-from headshotkit.config.pick import scales_of
+from headshotkit.config.run_settings import NAMES, flag
 from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run
 from headshotkit.dataset import tokens
-from headshotkit.dataset.crops import CropConfig
 from headshotkit.evaluation import evaluate
 from headshotkit.generation.pictures import PictureRequest
 from headshotkit.generation.prompts import load_prompts
@@ -47,9 +56,9 @@ def test_an_unknown_base_lists_the_known_ones():
         (lambda: RenderConfig(pass_floor=0.6, pass_ceiling=0.5), "pass_floor 0.6 is above pass_ceiling 0.5"),
         (lambda: RenderConfig(count=0), "count is 0"),
         (lambda: RenderConfig(guidance_share=1.2), "guidance_share is 1.2"),
-        (lambda: RenderConfig(word_guidance=0.5), "word_guidance is 0.5"),
-        (lambda: RenderConfig(word_every=0), "word_every is 0"),
-        (lambda: RenderConfig(max_twin=1.2), "max_twin is 1.2"),
+        (lambda: RenderConfig(base_guidance=0.5), "base_guidance is 0.5"),
+        (lambda: RenderConfig(base_guidance_every=0), "base_guidance_every is 0"),
+        (lambda: RenderConfig(max_near_duplicate=1.2), "max_near_duplicate is 1.2"),
         (lambda: RenderConfig(minutes=-1), "minutes is -1"),
         (lambda: RenderConfig(other_scales=(0.8,)), "other_scales are (0.8,), minutes is 0"),
         (lambda: RenderConfig(sampler="ddim"), "sampler is 'ddim'"),
@@ -75,16 +84,22 @@ def test_relations_are_checked_and_named(make, named):
 
 
 def settings():
-    """Every setting of every stage: (config, name, type with notes)."""
-    return [(kind, name, hint) for kind in CONFIGS for name, (hint, _) in ranges_of(kind).items()]
+    """Every setting of every stage: (config, name, JSON schema)."""
+    return [(kind, name, schema_of(kind, name)) for kind in CONFIGS for name in kind.model_fields]
 
 
-def numbers_in(hint):
-    """The notes of each number in a type: [(int or float, note or None)]."""
-    if typing.get_origin(hint) is typing.Annotated:
-        note = next((one for one in hint.__metadata__ if isinstance(one, (Range, OneOf))), None)
-        return [(hint.__origin__, note)] if hint.__origin__ in (int, float) else numbers_in(hint.__origin__)
-    return [(hint, None)] if hint in (int, float) else [n for part in typing.get_args(hint) for n in numbers_in(part)]
+def numbers_in(schema):
+    """The schemas of the numbers in a setting."""
+    if schema.get("type") in ("integer", "number"):
+        return [schema]
+    return [n for part in (*schema.get("prefixItems", ()), *[schema[k] for k in ("items",) if k in schema])
+            for n in numbers_in(part)]  # fmt: skip
+
+
+def ends_of(schema):
+    """The ends of a number's range: (end, whether it is included, direction out of the range)."""
+    low, high = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+    return [(schema[key], key == keys[0], out) for keys, out in ((low, -1), (high, 1)) for key in keys if key in schema]
 
 
 def changed(kind, name, value):
@@ -92,10 +107,15 @@ def changed(kind, name, value):
 
 
 def test_every_number_has_a_range():
-    found = [(kind.__name__, name, note) for kind, name, hint in settings() for _, note in numbers_in(hint)]
+    found = [
+        (kind.__name__, name, ends_of(number)) for kind, name, schema in settings() for number in numbers_in(schema)
+    ]
     assert len(found) > 90
-    assert not [(kind, name) for kind, name, note in found if not isinstance(note, Range)]
-    assert all(math.isfinite(note.low) and math.isfinite(note.high) and note.low < note.high for *_, note in found)
+    assert not [(kind, name) for kind, name, ends in found if len(ends) != 2 or not ends[0][0] < ends[1][0]]
+
+
+def test_every_setting_has_a_sentence():
+    assert not [(kind, name) for kind, name, _ in settings() if not meaning(kind, name)]
 
 
 @pytest.mark.parametrize(
@@ -103,9 +123,9 @@ def test_every_number_has_a_range():
 )
 def test_no_setting_takes_what_is_no_number_of_its_range(value):
     """In a list too; the error names the setting."""
-    for kind, name, hint in settings():
-        if numbers_in(hint):
-            listed = typing.get_origin(hint) is tuple
+    for kind, name, schema in settings():
+        if numbers_in(schema):
+            listed = schema.get("type") == "array"
             wrong = ((value, 1),) if name == "schedule" else (value, value) if listed else value
             with pytest.raises(BadConfig) as caught:
                 changed(kind, name, wrong)
@@ -113,22 +133,47 @@ def test_no_setting_takes_what_is_no_number_of_its_range(value):
 
 
 def test_a_range_ends_where_its_field_says():
-    for kind, name, hint in settings():
-        numbers = numbers_in(hint)
-        if len(numbers) == 1 and typing.get_origin(hint) is not tuple:
-            (number, note), step = numbers[0], 1 if numbers[0][0] is int else 1e-6
-            step = note.multiple or step
-            for end, out in ((note.low, -1), (note.high, 1)):
-                closed = note.open not in (("low", "both") if out < 0 else ("high", "both"))
-                assert note.holds(number(end)) == closed
+    for kind, name, schema in settings():
+        if schema.get("type") in ("integer", "number"):
+            step = schema.get("multipleOf", 1 if schema["type"] == "integer" else 1e-6)
+            hint = typing.Annotated[kind.model_fields[name].annotation, *kind.model_fields[name].metadata]
+            for end, included, out in ends_of(schema):
+                with contextlib.nullcontext() if included else pytest.raises(ValidationError):
+                    TypeAdapter(hint).validate_python(end)
                 with pytest.raises(BadConfig, match=f"^BadConfig: {name} is "):
-                    changed(kind, name, number(end) + out * step)
+                    changed(kind, name, end + out * step)
+
+
+def test_a_setting_knows_where_its_value_comes_from():
+    chosen = RunSettings(rank=8, seed=3)
+    made = resolve(TrainConfig, "mini", chosen, planned={"batch": 2}, begun={"warmup": 0.1, "steps": 1000})
+    origins = made.origins
+    assert {"rank", "alpha", "seed", "base"} == {name for name, origin in origins.items() if origin == "you"}
+    assert (origins["batch"], origins["warmup"]) == ("plan", "the run")
+    assert origins["steps"] == origins["learning_rate"] == "preset mini" and origins["ema"] == "default"
+    said = " ".join(made.lines())
+    assert "batch 2" in said and "warmup 0.1" in said and "rank" not in said and "ema" not in said
+
+
+def test_settings_of_one_name_in_two_stages_carry_the_command():
+    shared = [name for name, homes in NAMES.items() if len(homes) > 1]
+    assert sorted(shared) == ["base", "minutes", "seed"]
+    assert {"train_batch", "generate_batch"} <= set(NAMES) and "batch" not in NAMES
+    assert RunSettings(train_batch=2).of(TrainConfig) == {"batch": 2}
+
+
+def test_files_keep_their_names_for_renamed_settings():
+    """A run of an earlier version goes on, and programs read the same fields."""
+    drawing = RenderConfig.for_base("mini", sampler_steps=7, base_guidance=2.0)
+    stored = drawing.to_dict()
+    assert (stored["steps"], stored["word_guidance"], stored["max_twin"]) == (7, 2.0, 0.95)
+    assert RenderConfig.from_dict(stored) == drawing and "sampler_steps" not in stored
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2J", "a\x00", "a" * 5000, 7, None])
 def test_no_text_acts_on_a_terminal_or_is_endless(text):
-    for kind, name, hint in settings():
-        if hint is str or (typing.get_origin(hint) is typing.Annotated and hint.__origin__ is str):
+    for kind, name, schema in settings():
+        if schema.get("type") == "string":
             with pytest.raises(BadConfig) as caught:
                 changed(kind, name, text)
             assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 500
@@ -144,19 +189,19 @@ def test_letters_that_are_none_are_refused_in_words_and_taken_in_paths():
 
 def test_every_option_has_the_range_of_its_setting():
     """Before anything is done, so that a run does not stop at its third stage."""
-    numbered = [name for name, (kind, setting) in pipeline.SETTINGS.items() if numbers_in(ranges_of(kind)[setting][0])]
-    assert {*pipeline.SETTINGS} == {f.name for f in fields(pipeline.Options)} - {"photos", "base"}
-    for name in numbered:
-        with pytest.raises(BadConfig, match=f"{name} is") as caught:
-            pipeline.Options(**{name: math.nan})
-        assert f"--{name.replace('_', '-')}" in caught.value.next_step
+    assert set(NAMES) == set(RunSettings.model_fields) - {"photos"}
+    for name, ((kind, own), *_) in NAMES.items():
+        if schema_of(kind, own).get("type") in ("integer", "number"):
+            with pytest.raises(BadConfig, match=f"{name} is") as caught:
+                RunSettings(**{name: math.nan})
+            assert flag(name) in caught.value.next_step
 
 
 @pytest.mark.parametrize(
     "given",
     ["run {p} --rank 100000", "run {p} --guidance nan", "train --steps -5", "generate --count 100000000",
-     "generate --word-guidance 1e30", "generate --lora-scale inf", "run {p} --minutes nan", "restore --fidelity nan",
-     "pick --scales 0.5,nan", "run {p} --seed -1", "evaluate --minutes inf", "train --schedule 999999:10"],
+     "generate --base-guidance 1e30", "generate --lora-scale inf", "run {p} --minutes nan", "restore --fidelity nan",
+     "pick --scales 0.5 nan", "run {p} --seed -1", "evaluate --minutes inf", "train --schedule 999999 10"],
 )  # fmt: skip
 def test_the_command_line_refuses_absurd_settings_before_it_begins(given, tmp_path, capsys):
     words = given.format(p=tmp_path).split()
@@ -172,8 +217,8 @@ LONG, HOSTILE = "a" * 300, "\x1b[2J\u202e"
     [["check", HOSTILE, "--out", "run"], ["check", LONG, "--out", "run"], ["check", "photos", "--out", LONG],
      ["train", "--base", "mini", "--out", LONG], ["export", "x.safetensors", "--out", LONG],
      ["gallery", "--out", HOSTILE],
-     ["prepare", "--token", HOSTILE, "--out", "run"], ["prompts", "--prompts", LONG], ["prompts", "--pack", HOSTILE],
-     ["plan", "--gpu", "a" * 100_000], ["crop", HOSTILE, "out"], ["crop", "photos", "out", "--what", HOSTILE],
+     ["prepare", "--token", HOSTILE, "--out", "run"], ["prompts", "--prompts", LONG], ["prompts", "--packs", HOSTILE],
+     ["plan", "--gpu", "a" * 100_000], ["crop", HOSTILE, "out"], ["crop", "photos", "out", "--framing", HOSTILE],
      ["train", "--base", HOSTILE, "--out", "run"], ["restore", "--out", "/dev/null"], ["prompts", "--prompts", ".."]],
     ids=lambda given: " ".join(given)[:30].encode("ascii", "backslashreplace").decode(),
 )  # fmt: skip
@@ -215,9 +260,7 @@ def test_a_path_from_the_home_folder_is_found_without_a_shell(tmp_path, monkeypa
     assert Run("~/runs/me").folder == tmp_path / "runs" / "me" and Run("~nobody-at-all/x").folder.name == "x"
 
 
-def test_strengths_that_are_no_numbers_are_named(capsys):
-    with pytest.raises(BadConfig, match="scales is 'strong'"):
-        scales_of("strong")
+def test_scales_that_are_no_numbers_are_named(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["pick", "--scales", "0.5,strong"])
-    assert stopped.value.code == 2 and "0.5,strong" in capsys.readouterr().err
+        main(["pick", "--scales", "0.5", "strong"])
+    assert stopped.value.code == 2 and "strong" in capsys.readouterr().err

@@ -10,11 +10,12 @@ import pytest
 from conftest import P1
 
 from headshotkit.cli import main
+from headshotkit.config import RunSettings
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.delivery import gallery
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.override import overrule_verdict
-from headshotkit.pipeline import Options, do_stage
+from headshotkit.pipeline import do_stage
 from headshotkit.widgets.review import photo_folder
 
 
@@ -31,7 +32,7 @@ def whole_run(brief_run, open_to_all, tmp_path, monkeypatch):
     """A run whose every stage is finished, with a page."""
     monkeypatch.setattr(gallery, "embedded", lambda _: "data:,")  # pictures as text would hold any short word
     for stage in ("restored", "report", "gallery"):
-        do_stage(stage, brief_run, Options())
+        do_stage(stage, brief_run, RunSettings())
     return brief_run
 
 

@@ -7,11 +7,11 @@ import pytest
 from conftest import P1
 
 from headshotkit.cli import main
-from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, TrainConfig
+from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RunSettings, TrainConfig
 from headshotkit.core.errors import BadConfig, DamagedRun
 from headshotkit.core.run import Run, bytes_of, settings_of, write_json
 from headshotkit.generation.prompts import BANK
-from headshotkit.pipeline import Options, begun_settings, config_for, do_stage
+from headshotkit.pipeline import begun_settings, config_for, do_stage
 
 
 def begun(config, stage="lora", **facts):
@@ -22,7 +22,7 @@ def test_a_finished_run_is_used_whatever_is_left_out_later(brief_run, capsys):
     """The run was made with a class word, steps, snapshots and batches that no later command names."""
     made = {stage: brief_run.peek(stage)["finished"] for stage in ("photos", "dataset", "lora")}
     shots = brief_run.manifest("headshots")["headshots"]
-    options = Options(photos=P1, count=5)
+    options = RunSettings(photos=P1, count=5)
     for stage in ("photos", "dataset", "lora", "headshots"):
         do_stage(stage, brief_run, options)
     after = brief_run.manifest("headshots")
@@ -64,19 +64,19 @@ def test_what_is_done_anew_is_said_and_can_be_cleaned(prepared_run, capsys):
 )
 def test_settings_of_a_training_stay_as_far_as_they_go_together(first, then, expected):
     manifest = begun(TrainConfig.for_base("mini", **first))
-    config = config_for(TrainConfig, "mini", Options(**then), begun=manifest)
+    config = config_for(TrainConfig, "mini", RunSettings(**then), begun=manifest)
     assert {name: getattr(config, name) for name in expected} == expected
 
 
 def test_another_base_has_presets_of_its_own_and_the_same_person():
     manifest = begun(DatasetConfig.for_base("mini", class_word="woman", token="zxq", face_fractions=(0.5,)), "dataset")
-    config = config_for(DatasetConfig, "sdxl", Options(base="sdxl"), begun=manifest)
+    config = config_for(DatasetConfig, "sdxl", RunSettings(base="sdxl"), begun=manifest)
     assert config == DatasetConfig.for_base("sdxl", class_word="woman", token="zxq")
 
 
 def test_what_the_person_says_now_counts_and_the_plan_before_the_run():
     manifest = begun(RenderConfig.for_base("mini", count=24, minutes=20.0, guidance=2.0), "headshots")
-    config = config_for(RenderConfig, "mini", Options(count=26), {"minutes": 9.0}, manifest)
+    config = config_for(RenderConfig, "mini", RunSettings(count=26), {"minutes": 9.0}, manifest)
     assert (config.count, config.minutes, config.guidance) == (26, 9.0, 2.0)
     kept = begun_settings(GateConfig, begun(GateConfig(min_photos=3), "photos"))
     assert kept["min_photos"] == 3
@@ -88,21 +88,21 @@ def test_a_prompt_bank_of_ones_own_stays_without_its_place(brief_run, tmp_path):
     bank = tmp_path / "somewhere" / "mine.toml"
     bank.parent.mkdir()
     bank.write_text(Path(BANK).read_text())
-    made = do_stage("headshots", brief_run, Options(prompts=str(bank), count=1))
+    made = do_stage("headshots", brief_run, RunSettings(prompts=str(bank), count=1))
     assert made["config"]["prompts"] == "mine.toml" and str(tmp_path / "somewhere") not in json.dumps(made)
     bank.unlink()
-    again = do_stage("headshots", brief_run, Options())
+    again = do_stage("headshots", brief_run, RunSettings())
     assert again["finished"] == made["finished"]
 
 
 def test_weights_that_were_given_by_hand_are_asked_for_again(brief_run):
-    do_stage("restored", brief_run, Options())
+    do_stage("restored", brief_run, RunSettings())
     manifest = brief_run.peek("restored")
     manifest["config"]["weights"] = "codeformer.pth"
     write_json(brief_run.path("restored") / "manifest.json", manifest)
     with pytest.raises(BadConfig, match="codeformer-weights"):
-        do_stage("restored", brief_run, Options())
-    assert do_stage("restored", brief_run, Options(codeformer_weights=""))["status"] == "done"
+        do_stage("restored", brief_run, RunSettings())
+    assert do_stage("restored", brief_run, RunSettings(codeformer_weights=""))["status"] == "done"
 
 
 def test_fewer_headshots_than_before_are_a_stage_of_their_own(tmp_path):

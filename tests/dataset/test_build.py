@@ -8,7 +8,7 @@ import pytest
 from conftest import P1, SHARED, open_picture
 from PIL import Image
 
-from headshotkit.config import DatasetConfig, GateConfig, TrainConfig
+from headshotkit.config import DatasetConfig, GateConfig, RunSettings, TrainConfig
 from headshotkit.core.errors import BadConfig, StageMissing, TooFewPhotos
 from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.core.run import Run, write_json
@@ -25,7 +25,7 @@ from headshotkit.dataset.crops import face_window
 from headshotkit.faces import recognition
 from headshotkit.families import load_family
 from headshotkit.photos.check import judge_photos
-from headshotkit.pipeline import Options, do_stage
+from headshotkit.pipeline import do_stage
 from headshotkit.training import train
 
 
@@ -382,7 +382,7 @@ def assert_facts(text):
 
 
 def test_class_images_are_announced(small_run, own_cache, capsys):
-    do_stage("dataset", small_run, Options(base="mini", class_word="man", class_images=1))
+    do_stage("dataset", small_run, RunSettings(base="mini", class_word="man", class_images=1))
     assert "class images: 1 to draw" in capsys.readouterr().err
 
 

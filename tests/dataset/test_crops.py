@@ -37,11 +37,11 @@ def crop_one(folder, out, **options):
 
 
 @pytest.mark.parametrize(
-    ("what", "aspect"), [*(("face", aspect) for aspect in ASPECTS), ("head-and-shoulders", "2:3"), ("whole", "3:4")]
+    ("framing", "aspect"), [*(("face", aspect) for aspect in ASPECTS), ("head-and-shoulders", "2:3"), ("whole", "3:4")]
 )
 def test_the_face_stays_whole_in_every_shape(folder, tmp_path, good_photo, aspect, what):
     Image.fromarray(np.pad(good_photo, ((0, 300), (500, 0), (0, 0)), mode="edge")).save(folder / "a.png")
-    crop = crop_one(folder, tmp_path / "out", aspect=aspect, what=what, size_px=512, format="png")
+    crop = crop_one(folder, tmp_path / "out", aspect=aspect, framing=what, size_px=512, format="png")
     picture = open_picture(tmp_path / "out" / "a.png")
     assert picture.size == crop.size_px == bucket_size(aspect, 512) and picture.mode == "RGB" and crop.face
     x0, y0, x1, y1 = recognition.detect_faces(np.asarray(picture))[0].box
@@ -65,7 +65,7 @@ def test_auto_takes_the_shape_that_cuts_least(folder, tmp_path, good_photo, size
     canvas = Image.new("RGB", size, "grey")
     canvas.paste(open_picture(folder / "face.png"), ((size[0] - 500) // 2, 50))
     canvas.save(folder / "face.png")
-    crop = crop_one(folder, tmp_path / "out", aspect="auto", what="whole", size_px=256)
+    crop = crop_one(folder, tmp_path / "out", aspect="auto", framing="whole", size_px=256)
     assert crop.aspect == aspect
     shares = {a: kept_share(*size, BUCKETS[a]) for a in ASPECTS}
     assert shares[aspect] == max(shares.values())
@@ -84,20 +84,20 @@ def test_a_shape_that_would_cut_the_face_is_refused_with_its_numbers(folder, tmp
 
 def test_enlarging_is_said_or_refused(folder, tmp_path, good_photo, capsys):
     Image.fromarray(good_photo).resize((200, 200)).save(folder / "small.png")
-    crop = crop_one(folder, tmp_path / "out", size_px=512, what="whole")
+    crop = crop_one(folder, tmp_path / "out", size_px=512, framing="whole")
     assert crop.factor == pytest.approx(512 / 200)
-    refused = crop_one(folder, tmp_path / "no", size_px=512, what="whole", enlarge=False)
+    refused = crop_one(folder, tmp_path / "no", size_px=512, framing="whole", enlarge=False)
     assert "200 x 200 px of it would become 512 x 512 px, 2.56 times as large" in refused.reason
     assert not (tmp_path / "no").exists()
-    assert main(["crop", str(folder), str(tmp_path / "cli"), "--size", "512"]) == 0
+    assert main(["crop", str(folder), str(tmp_path / "cli"), "--size-px", "512"]) == 0
     assert "small.png: small.jpg, 512 x 512 px (1:1); enlarged " in capsys.readouterr().out
-    assert crop_one(folder, tmp_path / "out", size_px=64, what="whole", enlarge=False).factor < 1
+    assert crop_one(folder, tmp_path / "out", size_px=64, framing="whole", enlarge=False).factor < 1
 
 
 def test_without_a_face_the_middle_is_kept_and_said(folder, tmp_path, capsys):
     ramp = np.tile(np.arange(300, dtype=np.uint8)[None, :, None], (100, 1, 3))
     Image.fromarray(ramp).save(folder / "ramp.png")
-    assert main(["crop", str(folder), str(tmp_path / "out"), "--size", "100", "--format", "png"]) == 0
+    assert main(["crop", str(folder), str(tmp_path / "out"), "--size-px", "100", "--format", "png"]) == 0
     assert "no face was found, so its middle was kept" in capsys.readouterr().out
     assert (np.asarray(open_picture(tmp_path / "out" / "ramp.png")) == ramp[:, 100:200]).all()
 
@@ -150,7 +150,7 @@ def test_a_bad_file_is_listed_and_the_others_are_done(folder, tmp_path, good_pho
     whole = (folder / "good.jpg").read_bytes()
     (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "soup.jpg").write_bytes(b"no picture at all")
-    assert main(["crop", str(folder), str(tmp_path / "out"), "--size", "128", "--json"]) == 0
+    assert main(["crop", str(folder), str(tmp_path / "out"), "--size-px", "128", "--json"]) == 0
     printed = capsys.readouterr()
     crops = {crop["photo"]: crop for crop in json.loads(printed.out)}
     assert [bool(crops[n]["reason"]) for n in ("good.jpg", "good.png", "half.jpg", "soup.jpg")] == [0, 0, 1, 1]
@@ -175,7 +175,7 @@ def test_the_photos_are_never_replaced(folder, good_photo):
 
 def test_any_size_and_quality_can_be_had(folder, tmp_path, good_photo):
     Image.fromarray(np.pad(good_photo, ((0, 0), (0, 432), (0, 0)), mode="edge")).save(folder / "a.jpg")
-    wide = crop_one(folder, tmp_path / "wide", exact_px=(300, 200), what="whole")
+    wide = crop_one(folder, tmp_path / "wide", exact_px=(300, 200), framing="whole")
     assert wide.size_px == (300, 200) == open_picture(tmp_path / "wide" / "a.jpg").size and wide.aspect == "300x200"
     sizes = []
     for quality in (30, 95):
@@ -186,7 +186,7 @@ def test_any_size_and_quality_can_be_had(folder, tmp_path, good_photo):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"aspect": "5:4"}, "aspect is '5:4'"), ({"what": "feet"}, "what is 'feet'"), ({"quality": 0}, "quality is 0"),
+    [({"aspect": "5:4"}, "aspect is '5:4'"), ({"framing": "feet"}, "framing is 'feet'"), ({"quality": 0}, "quality is 0"),
      ({"size_px": 10}, "size_px is 10"), ({"exact_px": (64, 64, 64)}, "exact_px is"), ({"format": "bmp"}, "format is")],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(options, words):
@@ -196,9 +196,9 @@ def test_settings_out_of_range_are_named(options, words):
 
 def test_bad_input_on_the_command_line_is_explained(tmp_path, capsys):
     assert main(["crop", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
-    assert main(["crop", str(tmp_path), str(tmp_path / "out"), "--size", "big"]) == 2
+    assert main(["crop", str(tmp_path), str(tmp_path / "out"), "--size-px", "7"]) == 2
     err = capsys.readouterr().err
-    assert "does not exist" in err and "the size is 'big'" in err
+    assert "does not exist" in err and "size_px is 7" in err
     with pytest.raises(NoPhotos):
         crop_folder(tmp_path, tmp_path / "out")
 
@@ -223,7 +223,7 @@ def test_real_faces_stay_whole(tmp_path):
     (tmp_path / "some").mkdir()
     for path in sorted((SHARED / "london").glob("*.jpg"))[::8]:
         (tmp_path / "some" / path.name).symlink_to(path)
-    made = crop_folder(tmp_path / "some", tmp_path / "out", CropConfig(aspect="auto", what="face", size_px=256))
+    made = crop_folder(tmp_path / "some", tmp_path / "out", CropConfig(aspect="auto", framing="face", size_px=256))
     assert len(made) >= 10 and not any(crop.reason for crop in made)
     for crop in made:
         picture = np.asarray(open_picture(tmp_path / "out" / crop.file))

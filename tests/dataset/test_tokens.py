@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from headshotkit import cli
-from headshotkit.config import DatasetConfig
+from headshotkit.config import TOKEN
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.dataset.tokens import (
     KNOWN,
@@ -86,7 +86,7 @@ def test_what_has_another_shape_is_refused(tokenizers, word):
 
 
 def test_the_default_token_is_accepted(tokenizers):
-    assert check_token(DatasetConfig.token, tokenizers) == 47993
+    assert check_token(TOKEN, tokenizers) == 47993
 
 
 def test_every_ranked_token_is_accepted_and_rarest_first(tokenizers, ranked):
@@ -142,7 +142,7 @@ def test_the_command_prints_scores_with_the_default_beside_them(capsys):
     assert cli.main(["token", "--base", "mini", "--candidates", "1", "--json"]) == 0
     out = capsys.readouterr()
     scores = json.loads(out.out)
-    assert [s["token"] for s in scores] == ["pknot", DatasetConfig.token] and scores[0]["moved"] > 0
+    assert [s["token"] for s in scores] == ["pknot", TOKEN] and scores[0]["moved"] > 0
     assert "left over from building 'slipknot'" in out.err
 
 

@@ -256,7 +256,7 @@ def test_a_lora_file_names_no_setting_that_an_older_peft_may_not_know(tmp_path):
 
 # --- word guidance ------------------------------------------------------------------------------------------------
 
-WORDED = replace(SIX_STEPS, guidance=1.0, word_guidance=3.0, word_every=2, names=Names("ohwx man", "a man"))
+WORDED = replace(SIX_STEPS, guidance=1.0, base_guidance=3.0, base_guidance_every=2, names=Names("ohwx man", "a man"))
 ASKED = "photo of ohwx man, looking left, dark background"
 
 
@@ -293,7 +293,7 @@ def test_word_guidance_adds_what_the_bare_base_makes_of_the_words(tmp_path, fami
         assert family.forwards - before == 6 + 3 * 2
         by_hand = drawn_by_hand(family, family.pipeline.unet, load_family("mini").pipeline.unet, 5)
         assert np.abs(np.asarray(made, np.float32) - by_hand).max() <= 1
-        (off,) = family.render([ASKED], [""], [5], replace(WORDED, word_guidance=1.0))
+        (off,) = family.render([ASKED], [""], [5], replace(WORDED, base_guidance=1.0))
         assert np.abs(np.asarray(made, np.int16) - np.asarray(off)).mean() > 2, "the words' part changed nothing"
         assert not family.pipeline.unet._forward_hooks
     finally:
@@ -327,5 +327,5 @@ def test_word_guidance_goes_with_guidance_and_batches(family):
 def test_word_guidance_needs_to_know_how_the_person_is_named(family):
     unknown = replace(WORDED, names=NOBODY)
     assert not unknown.worded
-    (plain,) = family.render([PROMPT], [""], [5], replace(WORDED, word_guidance=1.0))
+    (plain,) = family.render([PROMPT], [""], [5], replace(WORDED, base_guidance=1.0))
     assert (np.asarray(family.render([PROMPT], [""], [5], unknown)[0]) == np.asarray(plain)).all()

@@ -317,8 +317,8 @@ def test_shapes_steps_and_samplers_are_told(family):
     assert picture.size == (48, 32) and len(calls) == 3
     with pytest.raises(BadConfig, match="draws by flow matching"):
         family.render([PROMPT], [""], [0], Sampling((32, 32), 2, 2.0, sampler="dpmpp-2m-karras"))
-    with pytest.raises(BadConfig, match=r"word_guidance is 3\.0"):
-        family.render([PROMPT], [""], [0], Sampling((32, 32), 2, 2.0, word_guidance=3.0))
+    with pytest.raises(BadConfig, match=r"base_guidance is 3\.0"):
+        family.render([PROMPT], [""], [0], Sampling((32, 32), 2, 2.0, base_guidance=3.0))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

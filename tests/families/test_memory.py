@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
+from headshotkit.config import METHODS, DatasetConfig, RenderConfig, RunSettings, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora, DiskFull, NotFinite, OutOfMemory
 from headshotkit.core.records import Dataset, Lora, Names
@@ -27,7 +27,7 @@ from headshotkit.families.controls import Guide, load_controls
 from headshotkit.families.methods import use_trained
 from headshotkit.generation import headshots, previews
 from headshotkit.generation.pictures import PictureRequest, fitted_photo
-from headshotkit.pipeline import Options, begin_deadline
+from headshotkit.pipeline import begin_deadline
 from headshotkit.planning.plan import plan_run
 from headshotkit.restoration import restore
 from headshotkit.training import train
@@ -238,7 +238,7 @@ def test_word_guidance_keeps_no_second_unet_beside_a_lora(family, shaken_lora):
     try:
         fused = {name: weight.clone() for name, weight in unet.state_dict().items()}
         names = Names("ohwx man", "a man")
-        worded = replace(TINY, word_guidance=3.0, names=names)
+        worded = replace(TINY, base_guidance=3.0, names=names)
         family.render(["photo of ohwx man, smiling"], [""], [1], worded)
         assert family.bare is None and all(torch.equal(unet.state_dict()[name], fused[name]) for name in fused)
         with family._bare_unet() as bare:
@@ -249,14 +249,14 @@ def test_word_guidance_keeps_no_second_unet_beside_a_lora(family, shaken_lora):
 
 
 def test_a_second_unet_that_has_no_room_is_refused_before_it_is_loaded(family, monkeypatch):
-    worded = replace(TINY, word_guidance=3.0, names=Names("ohwx man", "a man"))
+    worded = replace(TINY, base_guidance=3.0, names=Names("ohwx man", "a man"))
     monkeypatch.setattr(family, "_own_unet", lambda: pytest.fail("it was loaded"))
     monkeypatch.setattr(runtime, "free_gpu_gib", lambda: 0.1)
     family.pipeline.unet.moved = True
     try:
         with pytest.raises(OutOfMemory) as caught:
             family.render(["photo of ohwx man"], [""], [1], worded)
-        assert "--word-guidance 1" in caught.value.next_step
+        assert "--base-guidance 1" in caught.value.next_step
     finally:
         family.pipeline.unet.moved = False
 
@@ -267,7 +267,7 @@ def test_a_plan_counts_what_word_guidance_keeps(tmp_path):
 
     assert round(peak(worded=True) - peak(), 3) == round(1.779 * 1.1, 3)
     assert peak(worded=True, method="textual-inversion") == peak(), "the U-Net is the bare base's own there"
-    assert begin_deadline(Run(tmp_path), Options(base="mini", minutes=20), lambda line: None).plan.task.worded
+    assert begin_deadline(Run(tmp_path), RunSettings(base="mini", minutes=20), lambda line: None).plan.task.worded
 
 
 def test_the_unet_that_is_restored_is_dropped_first(family, monkeypatch):
@@ -284,7 +284,7 @@ def test_headshots_go_on_with_fewer_at_once_and_lose_nothing_where_nothing_helps
     monkeypatch.setattr(headshots, "load_family", lambda name: family)
     fault = Fault(SAID[2], lambda rows: rows > 1)
     put(family.pipeline.unet, fault)
-    brief = {"count": 2, "steps": 2, "max_attempts": 1, "batch": 2, "guidance": 1.0, "word_guidance": 1.0}
+    brief = {"count": 2, "steps": 2, "max_attempts": 1, "batch": 2, "guidance": 1.0, "base_guidance": 1.0}
     shots = headshots.render_headshots(brief_run, RenderConfig.for_base("mini", **brief))
     assert brief_run.manifest("headshots")[CHANGES][0]["pictures_at_once"] == 1 and len(shots) == 2
     fault.is_too_much = lambda rows: len(fault.seen) > 10
@@ -316,7 +316,7 @@ def test_previews_and_class_images_note_what_was_given_up(brief_run, tiling, mon
     assert [change["autoencoder"] for change in changes] == ["tiles"]
     family.changes = []
     monkeypatch.setattr(previews, "load_family", lambda name: family)
-    sketch = replace(RenderConfig.for_base("mini"), steps=1, guidance=1.0, word_guidance=1.0)
+    sketch = replace(RenderConfig.for_base("mini"), steps=1, guidance=1.0, base_guidance=1.0)
     monkeypatch.setattr(previews.RenderConfig, "for_base", lambda name: sketch)
     previews.render_previews(brief_run, pictures=1)
     facts = json.loads((brief_run.path("lora") / "previews" / "previews.json").read_text())

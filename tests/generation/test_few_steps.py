@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import open_picture
+from headshotkit.config.distilled_lora import FEW_STEPS, FewSteps
 
 from headshotkit.config import RenderConfig
-from headshotkit.config.few_steps import FEW_STEPS, FewSteps
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.core.records import Names
 from headshotkit.core.run import write_json
@@ -52,10 +52,10 @@ def test_the_samplers_are_those_of_the_model_cards():
 
 def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
     with pytest.raises(BadConfig, match="few_steps is 'lightning', base is 'mini'"):
-        RenderConfig.for_base("mini", few_steps="lightning")
+        RenderConfig.for_base("mini", distilled_lora="lightning")
     with pytest.raises(BadConfig, match="few_steps is 'turbo'"):
-        RenderConfig.for_base("sdxl", few_steps="turbo")
-    fast = drawn_in_few(RenderConfig.for_base("sdxl", few_steps="lightning"))
+        RenderConfig.for_base("sdxl", distilled_lora="turbo")
+    fast = drawn_in_few(RenderConfig.for_base("sdxl", distilled_lora="lightning"))
     assert (fast.steps, fast.sampler, fast.guidance) == (8, "euler-trailing", 1.0)
 
 
@@ -63,7 +63,7 @@ def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
     "after, held", [([0.5, 0.6, 0.55], True), ([0.35, 0.45, 0.4], False), ([0.5, None, 0.6], False)]
 )
 def test_it_holds_where_identity_and_faces_do(tiny, after, held):
-    config = RenderConfig.for_base("mini", few_steps="tiny")
+    config = RenderConfig.for_base("mini", distilled_lora="tiny")
     drawn = {config.steps: [0.5, 0.6, 0.56], 2: after}
     known = compare_few(lambda settings: drawn[settings.steps], lambda: None, config)
     assert known["held"] is held and ("so not used" in known["words"]) is not held
@@ -109,5 +109,5 @@ def test_where_it_does_not_hold_the_pictures_are_those_without(tiny, brief_run, 
 
 
 def test_one_that_can_not_be_had_says_so(tiny, made):
-    with pytest.raises(BaseUnavailable, match=r"none.safetensors(.|\n)*leave out --few-steps"):
+    with pytest.raises(BaseUnavailable, match=r"none.safetensors(.|\n)*leave out --distilled-lora"):
         load_family("mini").use_few_steps(FewSteps(str(made), "none.safetensors", 2, "lcm"))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import open_picture
 
-from headshotkit.cli import _options, parser
-from headshotkit.config import PickConfig, RenderConfig
+from headshotkit.cli import chosen_by, parse
+from headshotkit.config import PickConfig, RenderConfig, RunSettings
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Names, Pick
 from headshotkit.core.run import Run, write_json
@@ -17,7 +17,7 @@ from headshotkit.families import Sampling, load_family
 from headshotkit.generation.headshots import _picked, render_headshots
 from headshotkit.generation.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
 from headshotkit.generation.prompts import Prompt, load_prompts
-from headshotkit.pipeline import Options, config_for, do_stage
+from headshotkit.pipeline import config_for, do_stage
 from headshotkit.scoring.adherence import asked_of
 
 SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))
@@ -118,7 +118,7 @@ def test_a_pick_stays_whatever_the_headshots_are_drawn_with(picked_run):
     other = RenderConfig.for_base("mini", count=1, max_attempts=1, batch=1, steps=2)
     render_headshots(picked_run, other)
     before = picked_run.manifest("picked")
-    assert do_stage("picked", picked_run, Options()) == before
+    assert do_stage("picked", picked_run, RunSettings()) == before
     assert picked_run.has("headshots") and not list((picked_run.folder / "earlier").glob("picked*"))
 
 
@@ -135,8 +135,8 @@ def test_headshots_are_drawn_as_picked_unless_a_strength_is_given(picked_run):
     family.use_lora(picked_run.path("lora") / chosen["file"], 0.5)
     (image,) = family.render([shot.prompt], [""], [shot.seed], Sampling.of(config, (config.size_px,) * 2, NAMES))
     assert (np.asarray(image) == np.asarray(open_picture(picked_run.path("headshots") / shot.file))).all()
-    arguments = parser().parse_args(["generate", "--out", str(picked_run.folder), "--lora-scale", "0.9"])
-    by_hand = config_for(RenderConfig, "mini", _options(arguments, Options))
+    given = ["generate", "--out", str(picked_run.folder), "--lora-scale", "0.9"]
+    by_hand = config_for(RenderConfig, "mini", chosen_by(*parse(given)))
     assert (by_hand.lora_scale, by_hand.use_pick, config.use_pick) == (0.9, False, True)
     assert _picked(picked_run, by_hand) == (None, "") and _picked(picked_run, config)[0].scale == 0.5
 

@@ -3,7 +3,6 @@ import itertools
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +31,15 @@ def pixels(run, pictures):
 
 def test_a_preset_suits_the_base():
     config = RenderConfig.for_base("mini")
-    assert BRIEF.size_px == (config.size_px,) * 2 and BRIEF.guidance == config.wordless().guidance == 3.0
+    assert BRIEF.size_px == (config.size_px,) * 2 and BRIEF.guidance == config.without_base_guidance().guidance == 3.0
     assert PictureRequest.from_dict(json.loads(json.dumps(BRIEF.to_dict()))) == BRIEF
 
 
 def test_the_shown_call_draws_the_same_picture_after_others(brief_run, studio):
     """What was loaded for other requests leaves no trace, and a process that has none of it draws the same."""
-    wanted = replace(BRIEF, photo=PHOTO, refiner=0.25)
+    wanted = BRIEF.replace(photo=PHOTO, refiner=0.25)
     first = pixels(brief_run, studio.render(wanted))
-    for other in (replace(BRIEF, lora_scale=0.0), replace(BRIEF, lora_scale=0.5), replace(BRIEF, control=PHOTO)):
+    for other in (BRIEF.replace(lora_scale=0.0), BRIEF.replace(lora_scale=0.5), BRIEF.replace(control=PHOTO)):
         studio.render(other)
     assert all(np.array_equal(*pair) for pair in zip(first, pixels(brief_run, studio.render(wanted)), strict=True))
     place = {}
@@ -51,14 +50,14 @@ def test_the_shown_call_draws_the_same_picture_after_others(brief_run, studio):
 
 
 def test_each_picture_of_a_batch_has_its_seed(brief_run, studio):
-    made = studio.render(replace(BRIEF, batch=2))
+    made = studio.render(BRIEF.replace(batch=2))
     assert [p.seed for p in made] == [3, 4] and len({p.file for p in made}) == 2
-    alone = pixels(brief_run, studio.render(replace(BRIEF, seed=4)))[0]
+    alone = pixels(brief_run, studio.render(BRIEF.replace(seed=4)))[0]
     assert np.abs(pixels(brief_run, made)[1].astype(int) - alone).mean() < 0.1
 
 
 def test_a_png_says_how_it_was_made_and_keeps_folders_to_itself(brief_run, studio):
-    (made,) = studio.render(replace(BRIEF, control=PHOTO, control_scale=0.5))
+    (made,) = studio.render(BRIEF.replace(control=PHOTO, control_scale=0.5))
     texts = open_picture(brief_run.path("pictures") / made.file).text
     facts = json.loads(texts["headshotkit"])
     assert "not a photograph" in texts["Software"] and str(P1) not in texts["headshotkit"]
@@ -68,12 +67,12 @@ def test_a_png_says_how_it_was_made_and_keeps_folders_to_itself(brief_run, studi
 
 def test_the_person_is_named_with_the_lora_alone(brief_run, studio):
     assert studio._worded(BRIEF) == "photo of ohwx man"
-    assert studio._worded(replace(BRIEF, lora_scale=0.0)) == "photo of a man"
+    assert studio._worded(BRIEF.replace(lora_scale=0.0)) == "photo of a man"
 
 
 def test_the_bare_base_needs_no_run(tmp_path):
     run = Run(tmp_path / "empty")
-    (made,) = render_pictures(run, replace(BRIEF, lora_scale=0.0, steps=2))
+    (made,) = render_pictures(run, BRIEF.replace(lora_scale=0.0, sampler_steps=2))
     assert made.identity is None and (run.path("pictures") / made.file).is_file()
     with pytest.raises(StageMissing, match="holds no finished lora"):
         render_pictures(run, BRIEF)
@@ -95,7 +94,7 @@ def test_a_lora_of_another_base_is_refused(brief_run, studio):
 ])  # fmt: skip
 def test_knobs_out_of_range_are_refused(change, words):
     with pytest.raises(BadConfig, match=words):
-        replace(BRIEF, **change)
+        BRIEF.replace(**change)
 
 
 def test_a_photo_is_cut_around_its_face_as_training_pictures_are(brief_run):
@@ -135,7 +134,7 @@ def test_the_panel_draws_and_shows_the_call(brief_run, studio):
     drawn = [f'download="{file.name}"' for file in brief_run.path("pictures").glob("*.png")]
     assert len(drawn) == 2 and all(link in shown.value for link in drawn), "each can be saved"
     assert shown.value.count('<img src="data:image/png') == 2
-    wanted = replace(BRIEF, prompt="photo of {person}, 'smiling' & <b>", steps=3, batch=2, lora_scale=0.5)
+    wanted = BRIEF.replace(prompt="photo of {person}, 'smiling' & <b>", steps=3, batch=2, lora_scale=0.5)
     place = {}
     exec(html.unescape(re.search("<pre.*?>(.*)</pre>", call.value, re.DOTALL)[1]), place)
     assert place["PictureRequest"] is PictureRequest and repr(wanted) in html.unescape(call.value)
@@ -143,7 +142,7 @@ def test_the_panel_draws_and_shows_the_call(brief_run, studio):
 
 def test_every_knob_is_explained_and_photos_are_chosen_from_a_list(brief_run, studio):
     kept = sorted((brief_run.path("photos") / "kept").iterdir())
-    panel = control_panel(brief_run, replace(BRIEF, photo=str(kept[1])), studio)
+    panel = control_panel(brief_run, BRIEF.replace(photo=str(kept[1])), studio)
     said = {k.description: getattr(k, "tooltip", None) or getattr(k, "description_tooltip", None)
             for k in inside(panel) if getattr(k, "description", "")}  # fmt: skip
     said.pop("Draw"), said.pop("Random seed")
@@ -151,7 +150,7 @@ def test_every_knob_is_explained_and_photos_are_chosen_from_a_list(brief_run, st
     for name in ("photo", "control"):
         assert knob(panel, name).options == (("none", ""), *((file.name, str(file)) for file in kept))
     assert knob(panel, "photo").value == str(kept[1])
-    own = control_panel(brief_run, replace(BRIEF, photo=PHOTO), studio)
+    own = control_panel(brief_run, BRIEF.replace(photo=PHOTO), studio)
     assert knob(own, "photo").value == PHOTO and knob(own, "photo").options[-1] == ("p1_03.jpg", PHOTO)
     assert knob(control_panel(Run(brief_run.folder / "no"), BRIEF), "photo").options == (("none", ""),)
 
@@ -166,7 +165,7 @@ def test_the_dice_chooses_a_seed(brief_run, studio):
 
 def apart(run, studio, prompts):
     """How far pictures of one noise are from each other: mean levels of 255, the median over all pairs."""
-    asked = [replace(BRIEF, prompt=prompt, lora_scale=0.0, size_px=(128, 128)) for prompt in prompts]
+    asked = [BRIEF.replace(prompt=prompt, lora_scale=0.0, size_px=(128, 128)) for prompt in prompts]
     drawn = [pixels(run, studio.render(request))[0].astype(int) for request in asked]
     return np.median([np.abs(one - other).mean() for one, other in itertools.combinations(drawn, 2)])
 

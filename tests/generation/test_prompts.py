@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from headshotkit.cli import main, parser
-from headshotkit.config import RenderConfig
+from headshotkit.cli import chosen_by, main, parse
+from headshotkit.config import RenderConfig, RunSettings
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Lora
 from headshotkit.dataset.crops import BUCKETS
 from headshotkit.generation.headshots import _tasks
 from headshotkit.generation.prompts import OPENING, PACKS, SIZES_PX, Prompt, choose_prompts, in_packs, load_prompts
-from headshotkit.pipeline import Options, config_for
+from headshotkit.pipeline import config_for
 
 AXES = ("setting", "background", "clothes", "light", "expression", "framing")
 PRESUMES = """
@@ -307,21 +307,21 @@ def test_numbered_ids_are_files_of_their_own_on_every_disk():
 
 
 def test_the_command_line_lists_the_bank_and_names_a_wrong_pack(capsys, bank):
-    assert main(["prompts", "--pack", "medical,black-and-white"]) == 0
+    assert main(["prompts", "--packs", "medical,black-and-white"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == [p.id for p in in_packs(bank, ("medical", "black-and-white"))]
     assert lines[-1] == f"{len(lines) - 2} prompts"
     assert main(["prompts", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [p["id"] for p in listed] == [p.id for p in bank] and listed[-1]["text"] == bank[-1].text
-    assert main(["prompts", "--pack", "wedding"]) == 2
+    assert main(["prompts", "--packs", "wedding"]) == 2
     assert "no prompt belongs to pack 'wedding'" in capsys.readouterr().err
 
 
 def test_the_packs_of_the_command_line_reach_the_renderer():
-    given = parser().parse_args(["generate", "--pack", "linkedin, studio"])
-    config = config_for(RenderConfig, "mini", Options(packs=given.packs))
-    assert config.packs == ("linkedin", "studio") and config_for(RenderConfig, "mini", Options()).packs == ()
+    given = chosen_by(*parse(["generate", "--packs", "linkedin", "studio"]))
+    config = config_for(RenderConfig, "mini", RunSettings(packs=given.packs))
+    assert config.packs == ("linkedin", "studio") and config_for(RenderConfig, "mini", RunSettings()).packs == ()
     with pytest.raises(BadConfig, match="packs is 'linkedin'"):
         RenderConfig(packs="linkedin")
 

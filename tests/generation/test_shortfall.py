@@ -56,13 +56,13 @@ def test_enough_headshots_have_no_cause():
         (attempts(1, ("other_person", 0.35), times=8), {}, ["nearly"]),
         (attempts(1, ("copy_of_photo", 0.7), times=8), {}, ["overfitted"]),
         (attempts(1, ("near_twin", 0.6), times=8), {}, ["same_picture"]),
-        (attempts(1, ("soft_face", 0.5), times=8), {"config": replace(CONFIG, steps=6)}, ["few_sampler_steps"]),
+        (attempts(1, ("soft_face", 0.5), times=8), {"config": CONFIG.replace(sampler_steps=6)}, ["few_sampler_steps"]),
         (attempts(1, ("soft_face", 0.5), times=8), {}, ["bad_faces"]),
         (attempts(0, ("no_face", None), times=9), {"config": RenderConfig.for_base("mini", count=8)},
          ["embedded_base"]),
         (attempts(0, ("copy_of_photo", 0.7), ("copy_of_photo", 0.7), ("other_person", 0.1), times=4), {},
          ["overfitted", "strength"]),
-        (attempts(1, ("other_person", 0.1), times=2), {"config": replace(CONFIG, minutes=5)},
+        (attempts(1, ("other_person", 0.1), times=2), {"config": CONFIG.replace(minutes=5)},
          ["out_of_time", "strength"]),
     ],
 )  # fmt: skip
@@ -76,7 +76,7 @@ def test_the_cause_is_named_with_what_to_mend_first_in_front(shots, change, expe
 
 
 def test_no_attempt_at_all_has_one_cause():
-    assert codes([], config=replace(CONFIG, minutes=1)) == ["out_of_time"]
+    assert codes([], config=CONFIG.replace(minutes=1)) == ["out_of_time"]
 
 
 def test_what_is_like_somebody_else_is_not_offered():

@@ -12,7 +12,7 @@ import pytest
 from conftest import P1, P2, SHARED, open_picture
 from PIL import Image, ImageFilter, ImageOps
 
-from headshotkit.config import DatasetConfig, GateConfig
+from headshotkit.config import DatasetConfig, GateConfig, RunSettings
 from headshotkit.core.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing, TooFewPhotos
 from headshotkit.core.records import REASON_CODES
 from headshotkit.core.run import Run
@@ -22,7 +22,7 @@ from headshotkit.photos.check import judge_photos, main_person, people, write_ke
 from headshotkit.photos.files import Opened, digest_of, left_out, open_photo, png_bytes
 from headshotkit.photos.metadata import ORIGIN
 from headshotkit.photos.override import overrule_verdict
-from headshotkit.pipeline import Options, do_stage
+from headshotkit.pipeline import do_stage
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +420,7 @@ def test_what_is_not_looked_at_is_said(tmp_path):
     assert said in run.manifest("photos")["outcome"]
     for stage in ("photos", "dataset"):
         with pytest.raises(TooFewPhotos) as error:
-            do_stage(stage, run, Options(photos=folder, base="mini"))
+            do_stage(stage, run, RunSettings(photos=folder, base="mini"))
         assert said in error.value.why
     (folder / "y.jxl").unlink()
     judge_photos(folder, run)  # nothing is judged again

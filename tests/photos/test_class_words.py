@@ -8,13 +8,13 @@ from conftest import P1
 from onnx import TensorProto, helper
 
 from headshotkit.cli import main
-from headshotkit.config import CLASS_WORDS, DatasetConfig, GateConfig
+from headshotkit.config import CLASS_WORDS, DatasetConfig, GateConfig, RunSettings
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.run import Run, sha256_of
 from headshotkit.faces import recognition
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.class_words import propose_class_word
-from headshotkit.pipeline import Options, do_missing, do_stage
+from headshotkit.pipeline import do_missing, do_stage
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_sample_persons_word_is_known(prepared_run):
 
 
 def test_without_a_model_it_is_the_word_for_everybody(somebody):
-    assert propose_class_word(somebody)[0] == "person" == DatasetConfig.class_word == CLASS_WORDS[0]
+    assert propose_class_word(somebody)[0] == "person" == DatasetConfig().class_word == CLASS_WORDS[0]
 
 
 @pytest.mark.parametrize(("numbers", "word"), [((2.0, -1.0), "woman"), ((-1.0, 2.0), "man")])
@@ -95,7 +95,7 @@ def test_photos_that_disagree_propose_nothing(votes, word, somebody, sex_model, 
 
 def test_it_is_said_and_the_run_keeps_it(somebody, sex_model, capsys):
     sex_model(2.0, -1.0)
-    options = Options(base="mini")
+    options = RunSettings(base="mini")
     captions = [photo["caption"] for photo in do_stage("dataset", somebody, options)["dataset"]["photos"]]
     assert captions and all("ohwx woman" in caption for caption in captions)
     assert "class word woman" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_an_unknown_word_is_answered_with_those_that_are_known(somebody, capsys)
 
 
 def test_another_word_than_the_run_has_is_no_silent_matter(prepared_run):
-    do_missing(("photos", "dataset"), prepared_run, Options(class_word="man"))
+    do_missing(("photos", "dataset"), prepared_run, RunSettings(class_word="man"))
     with pytest.raises(BadConfig) as caught:
-        do_missing(("photos", "dataset"), prepared_run, Options(class_word="woman"))
+        do_missing(("photos", "dataset"), prepared_run, RunSettings(class_word="woman"))
     assert "woman" in caught.value.happened and "'man'" in caught.value.happened

@@ -13,12 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from headshotkit import pipeline
 from headshotkit.cli import main
-from headshotkit.config import METHODS, TrainConfig
+from headshotkit.config import METHODS, RunSettings, TrainConfig
 from headshotkit.core.errors import BadConfig, UnknownBase
 from headshotkit.core.run import Run
 from headshotkit.families import costs
 from headshotkit.families.costs import GPUS, cost, public_seconds
-from headshotkit.pipeline import Options, _beside_class_images, begin_deadline, config_for, make_headshots
+from headshotkit.pipeline import _beside_class_images, begin_deadline, config_for, make_headshots
 from headshotkit.planning import counting
 from headshotkit.planning.ladder import (
     FIXED,
@@ -195,7 +195,7 @@ def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
     plan, told = plan_run("t4", 50, 60), []
     for here, names in ((False, {"download"}), (True, set())):
         monkeypatch.setattr(pipeline, "weights_here", lambda base, here=here: here)
-        run = begin_deadline(Run(tmp_path), Options(base="sdxl", minutes=60), told.append).plan
+        run = begin_deadline(Run(tmp_path), RunSettings(base="sdxl", minutes=60), told.append).plan
         assert run.minutes <= 45 and run.pessimistic <= 58 and run.choice.schedule == plan.choice.schedule
         assert run.choice.pairs == plan.choice.pairs and run.choice.sampler_steps >= plan.choice.sampler_steps
         assert {stage.name for stage in plan.stages} - {stage.name for stage in run.stages} == {
@@ -225,7 +225,7 @@ def test_an_hour_is_what_a_run_on_cuda_is_planned_for(tmp_path, monkeypatch, gpu
         return {"stage": stage, "outcome": "", "seconds": 1.0, "verdicts": [], "advice": ""}
 
     monkeypatch.setattr(pipeline, "do_stage", done)
-    make_headshots(P1, tmp_path, Options(**{"base": "sdxl"} | asked), tell=told.append)
+    make_headshots(P1, tmp_path, RunSettings(**{"base": "sdxl"} | asked), tell=told.append)
     given = seen[0] and seen[0].first.task.minutes
     assert given == minutes
     assert (tmp_path / "plan.json").exists() == (minutes is not None)
@@ -237,7 +237,7 @@ def test_what_was_given_up_is_said_with_its_numbers():
     assert len(plan.given_up) == 4 and all("minutes at worst, of 60" in line for line in plan.given_up)
     said = plan.explain()
     assert "gave up batch 2" in said and "guidance in the first 60%" in said
-    assert plan.rendering == {"steps": 20, "guidance_share": 0.6}
+    assert plan.rendering == {"sampler_steps": 20, "guidance_share": 0.6}
 
 
 def test_steps_that_a_person_set_are_kept_and_shared_among_the_sizes():
@@ -355,12 +355,12 @@ def test_class_images_count_as_so_many_more_pictures_a_step():
 
 def test_without_a_plan_class_images_on_a_large_base_bring_checkpointing(tmp_path):
     """Two losses at once do not fit a T4 without it; nor would an out-of-memory error help in a notebook."""
-    asked, task = Options(class_images=4), Task(GPUS["t4"], "sdxl", 50, 60, 14.7, prior=True)
+    asked, task = RunSettings(class_images=4), Task(GPUS["t4"], "sdxl", 50, 60, 14.7, prior=True)
     large = next(choice for choice in task.ladder if choice.schedule[0][0] == 1024 and choice.batch == 1)
     fits = {way: stages_of(replace(task, done=STAGES[:4]), large, way)[0].peak_gib <= 14.7 for way in (False, True)}
     assert fits == {False: False, True: True}
     assert _beside_class_images(Run(tmp_path), "sdxl", asked) == {"checkpointing": True}
-    assert _beside_class_images(Run(tmp_path), "sdxl", Options()) == {}
+    assert _beside_class_images(Run(tmp_path), "sdxl", RunSettings()) == {}
     assert _beside_class_images(Run(tmp_path), "mini", asked) == {}
     begun = config_for(TrainConfig, "sdxl", asked)
     Run(tmp_path).begin("lora", begun, {})

@@ -11,11 +11,10 @@ from PIL import Image
 
 from headshotkit import pipeline
 from headshotkit.cli import main
-from headshotkit.config import RestoreConfig
+from headshotkit.config import RestoreConfig, RunSettings
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadWeights, CannotRestore
 from headshotkit.faces import recognition
-from headshotkit.pipeline import Options
 from headshotkit.restoration import restore
 from headshotkit.restoration.restore import restore_headshots
 
@@ -135,7 +134,7 @@ def test_a_run_does_the_stages_after_it_and_then_says_what_could_not_be_done(bri
     monkeypatch.setattr(pipeline, "STAGES", ("restored", "photos"))
     told = []
     with pytest.raises(CannotRestore):
-        options = Options(base="mini", codeformer_weights="none.pth")
+        options = RunSettings(base="mini", codeformer_weights="none.pth")
         pipeline.make_headshots(P1, brief_run.folder, options, tell=told.append)
     assert [line.split()[0] for line in told] == ["note", "base", "restore", "check"] and handed_on(brief_run)
 

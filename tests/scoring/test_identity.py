@@ -37,7 +37,7 @@ def own(prepared):
 
 
 def reasons(image, person, **limits):
-    return judge_headshot(image, person, replace(CONFIG, **limits)).reasons
+    return judge_headshot(image, person, CONFIG.replace(**limits)).reasons
 
 
 def test_a_photo_of_the_person_passes_and_a_stranger_does_not(own):

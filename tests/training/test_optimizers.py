@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from headshotkit.config import TrainConfig
+from headshotkit.config import RunSettings, TrainConfig
 from headshotkit.core.errors import BadConfig, MissingPackage
-from headshotkit.pipeline import Options, config_for
+from headshotkit.pipeline import config_for
 from headshotkit.training import optimizers
 from headshotkit.training.checkpoints import read_checked, to_bytes
 from headshotkit.training.optimizers import make_optimizer
@@ -88,5 +88,5 @@ def test_prodigy_has_a_learning_rate_of_its_own():
         TrainConfig(optimizer="prodigy")
     with pytest.raises(BadConfig, match="learning_rate is 1.0"):
         TrainConfig(optimizer="adamw", learning_rate=1.0)
-    assert config_for(TrainConfig, "sdxl", Options(optimizer="prodigy")).learning_rate == 1.0
-    assert config_for(TrainConfig, "sdxl", Options(optimizer="adamw")).learning_rate == 1e-4
+    assert config_for(TrainConfig, "sdxl", RunSettings(optimizer="prodigy")).learning_rate == 1.0
+    assert config_for(TrainConfig, "sdxl", RunSettings(optimizer="adamw")).learning_rate == 1e-4

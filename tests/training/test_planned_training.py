@@ -2,7 +2,6 @@
 
 import json
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +11,11 @@ from test_deadline import clock  # noqa: F401
 
 from headshotkit import pipeline
 from headshotkit.cli import main
-from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit.config import RenderConfig, RunSettings, TrainConfig
 from headshotkit.core.errors import OutOfMemory
 from headshotkit.core.run import COMMANDS, STAGES, Run, write_json
 from headshotkit.families import load_family
-from headshotkit.pipeline import Options, begin_deadline, make_headshots, planned_settings, progress_of
+from headshotkit.pipeline import begin_deadline, make_headshots, planned_settings, progress_of
 from headshotkit.planning import deadline
 from headshotkit.planning.deadline import DeadlineController
 from headshotkit.planning.ladder import STAGES as STEPS
@@ -144,7 +143,7 @@ def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(prepare
 
         monkeypatch.setattr(train, "make_optimizer", made)
         controller = controller_of(5)
-        config = replace(config_of(controller), checkpoint_every_steps=2)
+        config = config_of(controller).replace(checkpoint_every_steps=2)
         train_lora(run, config, controller)
         loras.append(load_file(run.path("lora") / "person.safetensors"))
         assert len(done) == (7 if fails else 5)
@@ -235,7 +234,7 @@ def test_another_method_keeps_its_minutes_too(prepared_run, capsys):
     assert manifest["planned"] == ["schedule", "steps", "batch", "checkpointing"]
     assert (manifest["lora"]["method"], manifest["lora"]["step"]) == ("textual-inversion", 2)
     told = []
-    options = Options(base="mini", minutes=5, method="dreambooth", class_images=8)
+    options = RunSettings(base="mini", minutes=5, method="dreambooth", class_images=8)
     controller = pipeline.begin_deadline(Run(prepared_run.folder.parent / "new"), options, told.append)
     task = controller.plan.task
     assert (task.method, task.prior) == ("dreambooth", True) and "as many class images" in told[0]
@@ -250,9 +249,10 @@ def test_a_training_that_was_begun_goes_on_as_it_was_planned(prepared_run):
     late = DeadlineController(plan_run("cpu", 24, 2.9), tell=lambda line: None)
     assert late.plan.training != plan_run("cpu", 24, 60).training
     for controller in (late, None):
-        assert planned_settings("lora", prepared_run, "mini", Options(), controller) == plan_run("cpu", 24, 60).training
-    assert planned_settings("lora", prepared_run, "mini", Options(rank=4), late) == late.plan.training
-    assert planned_settings("lora", prepared_run, "mini", Options(rank=4), None) == {}
+        kept = planned_settings("lora", prepared_run, "mini", RunSettings(), controller)
+        assert kept == plan_run("cpu", 24, 60).training
+    assert planned_settings("lora", prepared_run, "mini", RunSettings(rank=4), late) == late.plan.training
+    assert planned_settings("lora", prepared_run, "mini", RunSettings(rank=4), None) == {}
 
 
 def test_headshots_that_were_begun_go_on_as_they_were_planned(prepared_run):
@@ -263,8 +263,8 @@ def test_headshots_that_were_begun_go_on_as_they_were_planned(prepared_run):
     begun.note_seconds()
     late = DeadlineController(plan_run("cpu", 24, 2.9), tell=lambda line: None)
     for controller in (late, None):
-        assert planned_settings("headshots", prepared_run, "mini", Options(), controller) == planned
-    assert planned_settings("headshots", prepared_run, "mini", Options(count=3), None) == {}
+        assert planned_settings("headshots", prepared_run, "mini", RunSettings(), controller) == planned
+    assert planned_settings("headshots", prepared_run, "mini", RunSettings(count=3), None) == {}
 
 
 def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
@@ -275,28 +275,28 @@ def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
         stage = prepared_run.begin("headshots", RenderConfig.for_base("mini", **planned, count=2), {}, seed=0)
         stage.manifest["planned"] = list(planned)
         stage.finish("", headshots=[], delivered=["a.png", "b.png"][:delivered], pass_mark={})
-        settings = planned_settings("headshots", prepared_run, "mini", Options(count=2), fresh)
+        settings = planned_settings("headshots", prepared_run, "mini", RunSettings(count=2), fresh)
         assert (settings["minutes"] > 15) == again, (minutes, delivered)
-        assert planned_settings("headshots", prepared_run, "mini", Options(count=2), None)["minutes"] == minutes
+        assert planned_settings("headshots", prepared_run, "mini", RunSettings(count=2), None)["minutes"] == minutes
 
 
 def test_a_run_that_is_gone_on_with_is_planned_for_what_is_left(brief_run, tmp_path):
     """Finished stages and steps need no minutes, as long as they are what is asked for."""
-    asked, told = Options(photos=P1, base="mini", class_word="man", steps=6, snapshots=2, count=4), []
+    asked, told = RunSettings(photos=P1, base="mini", class_word="man", steps=6, snapshots=2, count=4), []
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare", "train"), 0)
     assert progress_of(brief_run, "mini", asked, ("download", "train")) == (("train",), 0)
-    assert progress_of(brief_run, "mini", replace(asked, steps=7), STEPS) == (("check", "prepare"), 0)
-    assert progress_of(brief_run, "mini", replace(asked, photos=P2), STEPS) == ((), 0)
+    assert progress_of(brief_run, "mini", asked.replace(steps=7), STEPS) == (("check", "prepare"), 0)
+    assert progress_of(brief_run, "mini", asked.replace(photos=P2), STEPS) == ((), 0)
     assert progress_of(Run(tmp_path / "new"), "mini", asked, STEPS) == ((), 0)
     with pytest.raises(TooFewMinutes):
-        begin_deadline(Run(tmp_path / "new"), replace(asked, minutes=1.5, steps=None), told.append)
-    assert not begin_deadline(brief_run, replace(asked, minutes=1.5), told.append).plan.doing("train")
+        begin_deadline(Run(tmp_path / "new"), asked.replace(minutes=1.5, steps=None), told.append)
+    assert not begin_deadline(brief_run, asked.replace(minutes=1.5), told.append).plan.doing("train")
     trained = brief_run.manifest("lora")
     write_json(brief_run.path("lora") / "manifest.json", trained | {"status": "started"})
     (brief_run.path("lora") / "checkpoints").mkdir()
     (brief_run.path("lora") / "checkpoints" / "000004.pt").touch()
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare"), 4)
-    assert begin_deadline(brief_run, replace(asked, minutes=9), told.append).plan.task.steps_done == 4
+    assert begin_deadline(brief_run, asked.replace(minutes=9), told.append).plan.task.steps_done == 4
     next(brief_run.path("dataset").glob("*.txt")).write_text("photo of ohwx man, on a ship")
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare"), 0), "it will begin anew"
 
@@ -313,8 +313,8 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     monkeypatch.setattr(pipeline, "do_stage", done)
     monkeypatch.setattr(pipeline, "DeadlineController", lambda plan, tell: DeadlineController(plan, clock, tell))
     told = []
-    options = Options(base="mini", minutes=25, steps=300)
-    make_headshots(P1, tmp_path, replace(options), tell=told.append)
+    options = RunSettings(base="mini", minutes=25, steps=300)
+    make_headshots(P1, tmp_path, options, tell=told.append)
     assert list(seen) == list(STAGES) and told[2].startswith("plan       ")
     assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"steps": 20, "guidance_share": 0.2}
     assert seen["headshots"].rendering["steps"] == 12 and [s.name for s in seen["gallery"].stages] == ["gallery"]

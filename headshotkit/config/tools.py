@@ -1,0 +1,82 @@
+"""Settings of the commands that are no stage of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from headshotkit.config.base import Config, Seed, Text
+from headshotkit.config.dataset import ClassImages
+from headshotkit.config.render import Count
+from headshotkit.config.train import Method
+from headshotkit.core.errors import BadConfig
+
+Side = Annotated[int, Field(ge=64, le=8192)]
+
+
+class CropConfig(Config):
+    """Settings for cropping a folder."""
+
+    size_px: Side = 1024
+    """Size, px: the picture has about size_px x size_px pixels, in the shape of `aspect`."""
+    aspect: Literal["1:1", "4:5", "3:4", "2:3", "auto"] = "1:1"
+    """Shape, width to height; auto: for each photo the one that cuts least."""
+    exact_px: tuple[Side, ...] = ()
+    """Width and height, px, in place of size_px and aspect; empty: use those."""
+    framing: Literal["head-and-shoulders", "face", "whole"] = "head-and-shoulders"
+    """What the crop shows; whole: as much of the photo as the shape allows."""
+    format: Literal["jpg", "png"] = "jpg"
+    """File format."""
+    quality: Annotated[int, Field(ge=1, le=100)] = 92
+    """JPEG quality; higher is better. PNG loses nothing."""
+    enlarge: bool = True
+    """Enlarge a photo with too few pixels, and report it; off: refuse such a photo with its numbers."""
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        """Refuse an exact size that is no width and height."""
+        if len(self.exact_px) not in (0, 2):
+            raise BadConfig(
+                f"exact_px is {self.exact_px}.",
+                "It is a width and a height.",
+                "Set CropConfig.exact_px, for example (600, 800), or none.",
+            )
+        return self
+
+
+class PlanConfig(Config):
+    """Settings of a plan."""
+
+    gpu: Text = "t4"
+    """The GPU to plan for, or cpu."""
+    count: Count = 50
+    """Number of headshots."""
+    minutes: Annotated[float, Field(gt=0, le=100_000)] = 60.0
+    """Time limit in the pessimistic case, minutes."""
+    base: Text = ""
+    """The base to plan for; empty: mini on cpu, else sdxl."""
+    method: Method = "lora"
+    """How the base is trained."""
+    class_images: ClassImages = 0
+    """Number of class images to draw, and to train with."""
+    pick: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Number of pictures that pick draws: 42 with 4 snapshots, 4 scales and 6 prompts; 0: nothing is picked."""
+
+
+class TokenConfig(Config):
+    """Settings of the search for a rare token."""
+
+    candidates: Annotated[int, Field(ge=1, le=10_000)] = 12
+    """How many of the rarest tokens to try."""
+    seed: Seed = 0
+    """Seed of the pictures."""
+
+
+class EvaluateConfig(Config):
+    """Settings of the evaluation."""
+
+    pairs: Annotated[int, Field(ge=0, le=1000)] = 12
+    """Most first attempts that are drawn without the LoRA as well."""
+    minutes: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    """Time limit in minutes; if it is short, fewer pairs are drawn; 0 is none."""
