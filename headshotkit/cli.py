@@ -22,7 +22,7 @@ from typing import Annotated, NotRequired, Required, TypedDict
 import tyro
 
 from headshotkit.config import CropConfig, PlanConfig, RunSettings, TokenConfig
-from headshotkit.config.base import MOST_LETTERS, Settings, allowed, meaning
+from headshotkit.config.base import MOST_LETTERS, Settings, allowed, meaning, schema_of
 from headshotkit.config.bases import BASES, choose_base, find_base
 from headshotkit.config.run_settings import CONFIGS, NAMES, SHARED, flag
 from headshotkit.core import __version__, runtime
@@ -53,9 +53,23 @@ RUN_FOLDER = option(Path, "The run folder.", "default: runs/me")
 def options_of(kind: type[Settings], names: list[str] | None = None) -> dict[str, object]:
     """Return the options that set the fields of a config: name -> annotation."""
     return {
-        name: option(kind.model_fields[name].annotation, meaning(kind, name), _note(kind, name))
-        for name in names or kind.model_fields
+        name: option(_hint(kind, name), meaning(kind, name), _note(kind, name)) for name in names or kind.model_fields
     }
+
+
+def _hint(kind: type[Settings], name: str) -> object:
+    """Return the type that tyro reads; a word is read as text in small letters, for the config knows the words."""
+    words = schema_of(kind, name).get("enum", ())
+    if not words:
+        return kind.model_fields[name].annotation
+    word = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{{','.join(filter(None, words))}}}",
+        instance_from_str=lambda given: given[0].lower(),
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    )
+    return Annotated[str, word]
 
 
 def _note(kind: type[Settings], name: str) -> str:

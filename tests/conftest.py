@@ -79,7 +79,7 @@ def briefly_trained(prepared, tmp_path_factory) -> Path:
     """A run with a LoRA of 6 steps, two snapshots and 4 headshots: plumbing only, it proves nothing about identity."""
     run = Run(shutil.copytree(prepared, tmp_path_factory.mktemp("brief") / "run"))
     train_lora(run, TrainConfig.for_base("mini", steps=6, batch=2, snapshots=2))
-    render_headshots(run, RenderConfig.for_base("mini", count=4, steps=6, max_attempts=2, batch=2))
+    render_headshots(run, RenderConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=2, batch=2))
     return run.folder
 
 

@@ -63,7 +63,7 @@ STAGES = {
     "train": ["train", "--steps", "4", "--snapshots", "2", "--out", "{run}"],
     "pick": ["pick", "--scales", "1.0", "--pick-prompts", "2", "--out", "{run}"],
     "export": ["export", "{run}/../me.safetensors", "--out", "{run}"],
-    "generate": ["generate", "--count", "3", "--max-attempts", "1", "--steps", "3", "--out", "{run}"],
+    "generate": ["generate", "--count", "3", "--max-attempts", "1", "--sampler-steps", "3", "--out", "{run}"],
     "restore": ["restore", "--out", "{run}"],
     "evaluate": ["evaluate", "--out", "{run}"],
     "gallery": ["gallery", "--out", "{run}"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from headshotkit.config.base import Batch, Config, FilePath, Minutes, Scale, Seed, Size, Text, stored_as
 from headshotkit.config.bases import BASES
@@ -22,6 +22,23 @@ SamplerSteps = Annotated[int, Field(ge=1, le=1000)]
 Guidance = Annotated[float, Field(ge=0, le=50)]
 GuidanceShare = Annotated[float, Field(ge=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+
+def _known(name: str) -> str:
+    """Refuse the name of a distilled LoRA that FEW_STEPS does not hold."""
+    if name and name not in FEW_STEPS:
+        raise ValueError("unknown")
+    return name
+
+
+DistilledLora = Annotated[Text, AfterValidator(_known), Field(json_schema_extra={"enum": ["", *FEW_STEPS]})]
+
+
+def _split(names: object) -> object:
+    """Return a list of names as it is, but split those that a person joined by commas."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return names
+    return tuple(part for name in names for part in name.replace(",", " ").split())
 
 
 class RenderConfig(Config):
@@ -46,7 +63,7 @@ class RenderConfig(Config):
     """Sampler steps between two updates of base_guidance; an updating step takes three times as long."""
     sampler: Sampler = "base"
     """The sampler; a base that it does not fit refuses it."""
-    distilled_lora: Literal["", "lightning", "hyper", "lcm"] = stored_as("few_steps", "")
+    distilled_lora: DistilledLora = stored_as("few_steps", "")
     """A distilled LoRA that draws in 8 steps; empty: none. It replaces sampler_steps, sampler and
     guidance if identity holds on first attempts drawn both ways; if it doesn't, the manifest records that."""
     lora_scale: Scale = 1.0
@@ -88,7 +105,7 @@ class RenderConfig(Config):
     near-duplicate, and its prompt is tried again; 1 is off. Pairs of different prompts of one person: at most 0.948."""
     prompts: FilePath = ""
     """Path of a person's own prompt bank (TOML); empty: the bank that comes with headshotkit."""
-    packs: tuple[Annotated[Text, Field(max_length=80)], ...] = ()
+    packs: Annotated[tuple[Annotated[Text, Field(max_length=80)], ...], BeforeValidator(_split)] = ()
     """Packs of the bank to take prompts from, such as ("linkedin",); empty: the whole bank."""
     seed: Seed = 0
     """Seed that all headshots' seeds are derived from."""

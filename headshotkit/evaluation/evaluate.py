@@ -161,7 +161,7 @@ def _render_base(
     differently. When the time is up, the rest are left out.
     """
     deadline = deadline or Deadline(0.0)
-    config = RenderConfig(**generated["config"])
+    config = RenderConfig.from_dict(generated["config"])
     files = [folder / h.file for h in first]
     pairs = zip(first, files, strict=True)
     batches = runtime.batches_of(pairs, config.batch, kind=lambda pair: pair[0].size_px)

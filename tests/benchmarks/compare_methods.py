@@ -91,7 +91,7 @@ def row_of(root: Path, method: str) -> str:
     headshots = run.manifest("headshots")
     shots = [Headshot.from_dict(shot) for shot in headshots["headshots"]]
     files = (
-        bare_files(root, shots, RenderConfig(**headshots["config"])),
+        bare_files(root, shots, RenderConfig.from_dict(headshots["config"])),
         [run.path("headshots") / s.file for s in shots],
     )
     known = {name: known_faces(run, name) for name in RECOGNISERS}

@@ -86,7 +86,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
     made = run.manifest("headshots")
     shots = {s["file"]: Headshot.from_dict(s) for s in made["headshots"]}
     delivered, first = [shots[f] for f in made["delivered"]], [s for s in shots.values() if s.attempt == 1]
-    files, config = [run.path("headshots") / s.file for s in delivered], RenderConfig(**made["config"])
+    files, config = [run.path("headshots") / s.file for s in delivered], RenderConfig.from_dict(made["config"])
     known = {name: known_faces(run, name) for name in RECOGNISERS}
     own = {name: recognition.leave_one_out(known[name], recognition.load_recogniser(name)) for name in RECOGNISERS}
     mark, quarter = made["pass_mark"]["mark"], float(np.quantile(own["arcface"], 0.25))

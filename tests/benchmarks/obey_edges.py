@@ -85,7 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     run = Run(args.run)
-    studio, ask = Studio(run), PictureRequest.for_base("mini", "photo of {person}", steps=args.steps)
+    studio, ask = Studio(run), PictureRequest.for_base("mini", "photo of {person}", sampler_steps=args.steps)
     obey(studio, ask, good_photos(args.photos))
     refine(run, studio, ask, args.photos)
 

@@ -305,7 +305,7 @@ class Trip:
 
     def train(self) -> None:
         """Stopped, which leaves a checkpoint; killed amid a step; then to its end."""
-        words = ("train", "--schedule", f"{self.given.px}:{self.given.steps}")
+        words = ("train", "--schedule", str(self.given.px), str(self.given.steps))
         stopped = self.start(*words)
         stopped.wait_for_steps(self.run)
         time.sleep(0.5)  # so that the step is under way

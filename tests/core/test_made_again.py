@@ -56,7 +56,7 @@ def test_a_lora_that_is_another_one_now_is_named_and_not_trained_again(brief_run
         file.write_bytes(data)
         for verb in (
             lambda: export_lora(brief_run, tmp_path / "x.safetensors"),
-            lambda: render_headshots(brief_run, RenderConfig.for_base("mini", count=1, steps=2)),
+            lambda: render_headshots(brief_run, RenderConfig.for_base("mini", count=1, sampler_steps=2)),
         ):
             with pytest.raises(DamagedRun, match="person.safetensors"):
                 verb()
@@ -68,7 +68,7 @@ def test_a_lora_that_is_another_one_now_is_named_and_not_trained_again(brief_run
 
 
 def test_a_headshot_that_is_missing_is_drawn_again_from_its_seed(brief_run):
-    config = RenderConfig.for_base("mini", count=4, steps=6, max_attempts=2, batch=2)
+    config = RenderConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=2, batch=2)
     before = brief_run.manifest("headshots")
     lost, cut = (brief_run.path("headshots") / file for file in before["delivered"][:2])
     pixels = open_picture(lost)

@@ -39,14 +39,14 @@ def crop_one(folder, out, **options):
 @pytest.mark.parametrize(
     ("framing", "aspect"), [*(("face", aspect) for aspect in ASPECTS), ("head-and-shoulders", "2:3"), ("whole", "3:4")]
 )
-def test_the_face_stays_whole_in_every_shape(folder, tmp_path, good_photo, aspect, what):
+def test_the_face_stays_whole_in_every_shape(folder, tmp_path, good_photo, aspect, framing):
     Image.fromarray(np.pad(good_photo, ((0, 300), (500, 0), (0, 0)), mode="edge")).save(folder / "a.png")
-    crop = crop_one(folder, tmp_path / "out", aspect=aspect, framing=what, size_px=512, format="png")
+    crop = crop_one(folder, tmp_path / "out", aspect=aspect, framing=framing, size_px=512, format="png")
     picture = open_picture(tmp_path / "out" / "a.png")
     assert picture.size == crop.size_px == bucket_size(aspect, 512) and picture.mode == "RGB" and crop.face
     x0, y0, x1, y1 = recognition.detect_faces(np.asarray(picture))[0].box
     assert x0 >= -2 and y0 >= -2 and x1 <= picture.width + 2 and y1 <= picture.height + 2
-    if what == "face":
+    if framing == "face":
         assert (y1 - y0) / picture.height == pytest.approx(0.7, abs=0.12)
 
 
@@ -186,8 +186,9 @@ def test_any_size_and_quality_can_be_had(folder, tmp_path, good_photo):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"aspect": "5:4"}, "aspect is '5:4'"), ({"framing": "feet"}, "framing is 'feet'"), ({"quality": 0}, "quality is 0"),
-     ({"size_px": 10}, "size_px is 10"), ({"exact_px": (64, 64, 64)}, "exact_px is"), ({"format": "bmp"}, "format is")],
+    [({"aspect": "5:4"}, "aspect is '5:4'"), ({"framing": "feet"}, "framing is 'feet'"),
+     ({"quality": 0}, "quality is 0"), ({"size_px": 10}, "size_px is 10"),
+     ({"exact_px": (64, 64, 64)}, "exact_px is"), ({"format": "bmp"}, "format is")],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(options, words):
     with pytest.raises(BadConfig, match=words):

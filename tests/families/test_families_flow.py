@@ -180,7 +180,7 @@ def test_the_loop_and_the_renderer_name_no_family(prepared_run):
     lora = train_lora(prepared_run, TrainConfig.for_base("flux2", steps=2, rank=2, alpha=2))
     assert lora.base == "flux2"
     assert "not NF4" in prepared_run.manifest("lora")["dtype"]
-    config = RenderConfig.for_base("flux2", count=1, size_px=SIZE_PX, steps=2, max_attempts=1)
+    config = RenderConfig.for_base("flux2", count=1, size_px=SIZE_PX, sampler_steps=2, max_attempts=1)
     assert [shot.accepted for shot in render_headshots(prepared_run, config)] == [False]
 
 

@@ -284,11 +284,11 @@ def test_headshots_go_on_with_fewer_at_once_and_lose_nothing_where_nothing_helps
     monkeypatch.setattr(headshots, "load_family", lambda name: family)
     fault = Fault(SAID[2], lambda rows: rows > 1)
     put(family.pipeline.unet, fault)
-    brief = {"count": 2, "steps": 2, "max_attempts": 1, "batch": 2, "guidance": 1.0, "base_guidance": 1.0}
+    brief = {"count": 2, "sampler_steps": 2, "max_attempts": 1, "batch": 2, "guidance": 1.0, "base_guidance": 1.0}
     shots = headshots.render_headshots(brief_run, RenderConfig.for_base("mini", **brief))
     assert brief_run.manifest("headshots")[CHANGES][0]["pictures_at_once"] == 1 and len(shots) == 2
     fault.is_too_much = lambda rows: len(fault.seen) > 10
-    again = RenderConfig.for_base("mini", **brief | {"steps": 3, "batch": 1})
+    again = RenderConfig.for_base("mini", **brief | {"sampler_steps": 3, "batch": 1})
     with pytest.raises(OutOfMemory):
         headshots.render_headshots(brief_run, again)
     kept = brief_run.peek("headshots")["headshots"]

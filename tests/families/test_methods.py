@@ -252,7 +252,7 @@ def test_headshots_are_rendered_with_it(trained, prepared, tmp_path):
         pytest.skip("one is enough: use_trained is tested with each")
     (run_beside(tmp_path / "run", prepared).folder / "lora").symlink_to(run.path("lora"))
     other = type(run)(tmp_path / "run")
-    shots = render_headshots(other, RenderConfig.for_base("mini", count=1, steps=2, max_attempts=1))
+    shots = render_headshots(other, RenderConfig.for_base("mini", count=1, sampler_steps=2, max_attempts=1))
     assert "ohwx man" in shots[0].prompt
     assert open_picture(other.path("headshots") / shots[0].file).size == (256, 256)
 

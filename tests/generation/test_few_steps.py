@@ -21,7 +21,7 @@ from headshotkit.generation.few_steps import compare_few, drawn_in_few
 from headshotkit.generation.headshots import render_headshots
 from headshotkit.restoration.restore import restore_headshots
 
-BRIEF = {"count": 2, "steps": 6, "max_attempts": 1, "batch": 2, "few_steps": "tiny"}
+BRIEF = {"count": 2, "sampler_steps": 6, "max_attempts": 1, "batch": 2, "distilled_lora": "tiny"}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
     with pytest.raises(BadConfig, match="few_steps is 'turbo'"):
         RenderConfig.for_base("sdxl", distilled_lora="turbo")
     fast = drawn_in_few(RenderConfig.for_base("sdxl", distilled_lora="lightning"))
-    assert (fast.steps, fast.sampler, fast.guidance) == (8, "euler-trailing", 1.0)
+    assert (fast.sampler_steps, fast.sampler, fast.guidance) == (8, "euler-trailing", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
 )
 def test_it_holds_where_identity_and_faces_do(tiny, after, held):
     config = RenderConfig.for_base("mini", distilled_lora="tiny")
-    drawn = {config.steps: [0.5, 0.6, 0.56], 2: after}
-    known = compare_few(lambda settings: drawn[settings.steps], lambda: None, config)
+    drawn = {config.sampler_steps: [0.5, 0.6, 0.56], 2: after}
+    known = compare_few(lambda settings: drawn[settings.sampler_steps], lambda: None, config)
     assert known["held"] is held and ("so not used" in known["words"]) is not held
     assert known["pairs"] == sum(value is not None for value in after)
 

@@ -24,7 +24,7 @@ from headshotkit.generation.headshots import _shapes, _tasks, render_headshots
 from headshotkit.generation.prompts import SIZES_PX, load_prompts
 from headshotkit.generation.session import Session
 
-BRIEF = {"count": 4, "steps": 6, "max_attempts": 2, "batch": 2}
+BRIEF = {"count": 4, "sampler_steps": 6, "max_attempts": 2, "batch": 2}
 COMMAND = """
 import sys
 from headshotkit.config import RenderConfig

@@ -20,8 +20,8 @@ from headshotkit.generation.prompts import Prompt, load_prompts
 from headshotkit.pipeline import config_for, do_stage
 from headshotkit.scoring.adherence import asked_of
 
-SETTINGS = PickConfig(prompts=2, scales=(0.5, 1.0))
-RENDERING = {"steps": 3, "batch": 2}
+SETTINGS = PickConfig(pick_prompts=2, scales=(0.5, 1.0))
+RENDERING = {"sampler_steps": 3, "batch": 2}
 NAMES = Names("ohwx man", "a man")
 
 
@@ -57,7 +57,7 @@ def test_the_prompts_ask_for_everything_that_can_be_told():
 
 def test_settings_that_make_no_choice_are_refused():
     with pytest.raises(BadConfig, match="prompts is 1"):
-        PickConfig(prompts=1)
+        PickConfig(pick_prompts=1)
     for scales in ((), (0.0, 1.0), (3.0,)):
         with pytest.raises(BadConfig, match="scales (is|are) "):
             PickConfig(scales=scales)
@@ -115,7 +115,7 @@ def test_an_interrupted_choice_goes_on_to_the_same(picked_run, picked, capsys):
 
 
 def test_a_pick_stays_whatever_the_headshots_are_drawn_with(picked_run):
-    other = RenderConfig.for_base("mini", count=1, max_attempts=1, batch=1, steps=2)
+    other = RenderConfig.for_base("mini", count=1, max_attempts=1, batch=1, sampler_steps=2)
     render_headshots(picked_run, other)
     before = picked_run.manifest("picked")
     assert do_stage("picked", picked_run, RunSettings()) == before

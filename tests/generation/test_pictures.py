@@ -17,7 +17,7 @@ from headshotkit.generation.pictures import Picture, PictureRequest, Studio, fit
 from headshotkit.widgets.panel import control_panel
 
 PHOTO = str(P1 / "p1_03.jpg")
-BRIEF = PictureRequest.for_base("mini", "photo of {person}", steps=4, seed=3)
+BRIEF = PictureRequest.for_base("mini", "photo of {person}", sampler_steps=4, seed=3)
 
 
 @pytest.fixture

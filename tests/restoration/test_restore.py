@@ -114,7 +114,7 @@ def test_good_weights_given_by_hand_without_the_package_are_not_ignored(brief_ru
     monkeypatch.setattr(runtime, "has_module", lambda name: name != restore.PACKAGE)
     (tmp_path / "own.pth").write_bytes(saved({}))
     with pytest.raises(CannotRestore) as caught:
-        restore_headshots(brief_run, RestoreConfig(weights=str(tmp_path / "own.pth")))
+        restore_headshots(brief_run, RestoreConfig(codeformer_weights=str(tmp_path / "own.pth")))
     assert restore.PIP in caught.value.next_step and handed_on(brief_run)
 
 
@@ -173,7 +173,7 @@ def test_the_real_network_class_runs_and_loses_no_identity(brief_run, random_cod
         Image.new("RGB", (128, 128)).save(brief_run.path("headshots") / file)
     Image.fromarray(good_photo).resize((256, 256)).save(brief_run.path("headshots") / delivered[0])
     note_again(brief_run, "headshots")
-    manifest = restore_headshots(brief_run, RestoreConfig(weights=str(random_codeformer), fidelity=0.5))
+    manifest = restore_headshots(brief_run, RestoreConfig(codeformer_weights=str(random_codeformer), fidelity=0.5))
     rows = {row["file"]: row for row in manifest["restored"]}
     first = rows[delivered[0]]
     assert first["identity_before"] > 0.5 and first["kept"] == "unrestored"
