@@ -26,7 +26,7 @@ from pathlib import Path
 
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.controls import Guide, load_controls
-from headshotkit.config.distilled_lora import FewSteps
+from headshotkit.config.few_steps import FewSteps
 
 file = Path(sys.argv[1], "person.safetensors")
 family, counts = load_family("mini"), {}
