@@ -220,7 +220,7 @@ def gpu_named(name: str) -> tuple[str, str]:
 def rates_of(name: str) -> Rates | None:
     """Return the rates of a GPU whose CUDA name a text holds; None if no rates are known.
 
-    >>> rates_of("CUDA is there: Tesla T4").name, rates_of("no GPU was found")
+    >>> rates_of("found CUDA GPU Tesla T4").name, rates_of("found no GPU")
     ('t4', None)
     """
     words = name.lower().replace("-", " ").split()

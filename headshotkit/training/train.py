@@ -149,7 +149,7 @@ class _Loop:
     def _tell_cost(self, groups: list[dict]) -> None:
         """Show the training's expected time and memory, and note them in the manifest."""
         count = len(next(iter(self.class_pictures.values())).sizes)
-        cost = expect_cost(self.method, groups, self.optimizer_name, runtime.choose_device()[1], count)
+        cost = expect_cost(self.method, groups, self.optimizer_name, runtime.choose_device(), count)
         self.stage.manifest["cost"] = cost.to_dict()
         self.stage.note_seconds()
         runtime.tell(cost.line())
