@@ -123,7 +123,7 @@ def typed(hint, value):
         and type(value) is (origin or hint)
     ):
         return value
-    raise ValueError(f"{str(value)[:40]!r} is no {getattr(hint, '__name__', hint)}")
+    raise ValueError(f"{str(value)[:40]!r} is not a {getattr(hint, '__name__', hint)}")
 
 
 @dataclass(frozen=True)
@@ -296,8 +296,8 @@ class Pick(Record):
 
     def __str__(self) -> str:
         return (
-            f"step {self.step} at {self.scale:g} ({self.likeness:.0%} as much like you as a photo, {self.obeyed:.0%} "
-            f"of what was asked, {round(self.passed * self.pictures)} of {self.pictures} pass)"
+            f"step {self.step} at {self.scale:g} (likeness {self.likeness:.0%} of your photos', prompt adherence "
+            f"{self.obeyed:.0%}, {round(self.passed * self.pictures)} of {self.pictures} accepted)"
         )
 
 
@@ -342,10 +342,10 @@ def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "", left_o
         "\n  ".join(
             [
                 f"Refused: {counts}; photos/index.html shows each with its reasons."
-                + (f" Not looked at: {left_out}." if left_out else ""),
+                + (f" Not read: {left_out}." if left_out else ""),
                 *refusals(verdicts),
             ]
         ),
-        ("Put the photos that were not looked at into the folder itself, as JPEG. " if left_out else "")
+        ("Put the unread photos into the folder itself, as JPEG. " if left_out else "")
         + f"{advice} Or lower --min-photos (now {at_least}).",
     )

@@ -141,7 +141,7 @@ def _outcome(dataset: Dataset, photos: int, upscaled: int) -> str:
     words = f"{len(dataset.photos)} pictures of {size} from {photos} photos"
     words += f", {len(dataset.class_images)} class images" if dataset.class_images else ""
     words += f"; {edited} edited captions were kept" if edited else ""
-    return words + (f"; {upscaled} were enlarged, for their photos are small" if upscaled else "")
+    return words + (f"; {upscaled} were enlarged because their photos are small" if upscaled else "")
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------

@@ -249,8 +249,9 @@ def edit_caption(run: Run, file: str, text: str) -> TrainingPhoto:
     text = " ".join(text.split())
     if file not in photos or not text:
         raise NoSuchCaption(
-            f"{file!r} can't get the caption {text!r}.",
-            f"The dataset holds {len(photos)} pictures, such as {next(iter(photos))}; a caption is at least a word.",
+            f"can't set the caption of {file!r} to {text!r}.",
+            f"The dataset holds {len(photos)} pictures, such as {next(iter(photos))}. A caption needs at least one "
+            "word.",
             f"Choose one of the names in {run.path('dataset') / 'manifest.json'}.",
         )
     write_atomic((run.path("dataset") / file).with_suffix(".txt"), text + "\n")

@@ -132,8 +132,8 @@ def _crop_file(path: Path, target: Path, config: CropConfig) -> Cropped:
     window = face_window(width, height, box, fraction, size)
     factor = size[1] / window[3]
     if factor > 1 and not config.enlarge:
-        cut_px = f"{window[2]} x {window[3]} px of it would become {size[0]} x {size[1]} px"
-        raise CropRefused(f"{cut_px}, {factor:.2f} times as large, and enlarging is off")
+        cut_px = f"a crop of {window[2]} x {window[3]} px would become {size[0]} x {size[1]} px"
+        raise CropRefused(f"{cut_px}, {factor:.2f} times as large, but enlarging is off")
     picture = cut(image, window, size)
     jpeg = config.format == "jpg"
     write_atomic(target, _jpeg_bytes(picture, config.quality) if jpeg else png_bytes(picture))
@@ -160,7 +160,11 @@ def size_options(text: str | None) -> dict:
         return {}
     sides = text.lower().split("x")
     if not all(side.isdecimal() and len(side) < 6 for side in sides) or len(sides) > 2:
-        raise BadConfig(f"the size is {text!r}.", "It is px, or WIDTHxHEIGHT in px.", "Give for example --size 1024")
+        raise BadConfig(
+            f"the size is {text!r}.",
+            "It must be a number of px, or WIDTHxHEIGHT in px.",
+            "Give for example --size 1024",
+        )
     if len(sides) == 1:
         return {"size_px": int(text)}
     return {"size_px": None, "exact_px": (int(sides[0]), int(sides[1]))}
@@ -270,8 +274,8 @@ def line_of_crop(crop: Cropped) -> str:
     if crop.reason:
         return f"{name}: not cropped, {crop.reason.removeprefix(f'{name} ').rstrip('.')}"
     words = f"{name}: {file}, {crop.size_px[0]} x {crop.size_px[1]} px ({crop.aspect})"
-    words += "" if crop.face else "; no face was found, so its middle was kept"
+    words += "" if crop.face else "; no face was found, so the middle was kept"
     if crop.factor > 1:
         there = f"{crop.window_px[2]} x {crop.window_px[3]} px"
-        words += f"; enlarged {crop.factor:.2f} times, for the photo has only {there} there"
+        words += f"; enlarged {crop.factor:.2f} times, because the crop has only {there} in the photo"
     return words

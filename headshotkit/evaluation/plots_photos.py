@@ -23,10 +23,8 @@ def plot_coverage(run: Run) -> Plot:
     _draw_grid(figure.add_subplot(places[:, 0]), np.array(covered.grid))
     for number, axis in enumerate(covered.axes):
         _draw_bars(figure.add_subplot(places[number // 3, 1 + number % 3]), axis)
-    figure.suptitle(f"{covered.photos} kept photos show {covered.moments} moments (a burst is one)", fontsize=11)
-    figure.supxlabel(
-        "bars count moments (the best photo of each); the table of chosen photos counts photos", fontsize=8
-    )
+    figure.suptitle(f"{covered.photos} kept photos show {covered.moments} scenes (a burst is one)", fontsize=11)
+    figure.supxlabel("bars count scenes (the best photo of each); the table of chosen photos counts photos", fontsize=8)
     return figure
 
 
@@ -47,7 +45,7 @@ def _draw_grid(axes, counts: np.ndarray) -> None:
     axes.set_yticks(np.arange(0.5, len(POSES) - 1), minor=True)
     axes.grid(which="minor", color=colours.paper, lw=2)
     axes.tick_params(which="both", length=0)
-    axes.set_title("pose by expression, moments\n(left, right: of the picture)", fontsize=9)
+    axes.set_title("pose by expression, scenes\n(left, right: of the picture)", fontsize=9)
 
 
 def _draw_bars(axes, axis: Axis) -> None:

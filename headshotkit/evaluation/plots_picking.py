@@ -30,19 +30,19 @@ def plot_pick(run: Run) -> Plot:
     colours = figure.colours
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     _curve(left, checkpoints, [f"step {one.step}" for one in checkpoints], colours.grey)
-    left.set_title(f"checkpoints (steps) at strength {usual:g}", fontsize=9)
-    _curve(right, strengths, [f"strength {one.scale:g}" for one in strengths], colours.blue)
-    right.set_title(f"strengths of step {chosen.step}", fontsize=9)
+    left.set_title(f"checkpoints (steps) at lora_scale {usual:g}", fontsize=9)
+    _curve(right, strengths, [f"lora_scale {one.scale:g}" for one in strengths], colours.blue)
+    right.set_title(f"lora_scales of step {chosen.step}", fontsize=9)
     knees = (choose_pick(checkpoints), chosen)
     mark = manifest["pass_mark"]["mark"] / manifest["pass_mark"]["own_median"]
     for axes, knee in zip((left, right), knees, strict=True):
         axes.scatter(
             knee.obeyed, knee.likeness, s=220, facecolors="none", edgecolors=colours.red, linewidths=2, label="chosen"
         )
-        axes.axhline(mark, color=colours.green, ls=":", label=f"pass mark, {mark:.0%}")
-        axes.set(xlabel="share of what was asked that is shown")
+        axes.axhline(mark, color=colours.green, ls=":", label=f"acceptable likeness, {mark:.0%}")
+        axes.set(xlabel="prompt adherence")
         legend_below(axes, 3)
-    left.set_ylabel("likeness (1: as alike as own photos)")
+    left.set_ylabel("likeness (1: as similar as own photos)")
     left.margins(0.15)  # both panels share their axes
     return figure
 
@@ -66,4 +66,4 @@ def table_pick(run: Run) -> Table:
         mark = "chosen" if one.to_dict() == manifest["chosen"] else ""
         passed = f"{round(one.passed * one.pictures)} of {one.pictures}"
         rows.append((str(one.step), f"{one.scale:g}", f"{one.likeness:.0%}", f"{one.obeyed:.0%}", passed, mark))
-    return Table(("step", "strength", "as alike as a photo", "obeyed", "passed", ""), rows)
+    return Table(("step", "strength", "as similar as a photo", "obeyed", "passed", ""), rows)

@@ -99,8 +99,8 @@ def plot_progress(run: Run) -> Plot:
     below.axhline(
         facts["own_median"], color=colours.green, ls="--", label=f"own photos, median {facts['own_median']:.2f}"
     )
-    below.axhline(facts["pass_mark"], color=colours.red, ls=":", label=f"pass mark {facts['pass_mark']:.2f}")
-    below.set(xlabel="step", ylabel="identity\n(higher is more alike)")
+    below.axhline(facts["pass_mark"], color=colours.red, ls=":", label=f"identity threshold {facts['pass_mark']:.2f}")
+    below.set(xlabel="step", ylabel="identity\n(higher is more similar)")
     below.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=4, frameon=False)
     return figure
 

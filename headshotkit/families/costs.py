@@ -161,7 +161,7 @@ def public_seconds(rates: Rates, steps: int, guided: bool, px: int = 1024) -> fl
     return rates.seconds("generate", tflop)[0] + rates.fixed_fp32_s
 
 
-BLOG = "huggingface.co/blog/lcm_lora (2023-11-09), SDXL 25 steps and LCM 4 steps, batch 1"
+BLOG = "huggingface.co/blog/lcm_lora, SDXL 25 steps and LCM 4 steps, batch 1"
 OVERHEAD_S = 0.5
 """Seconds a picture for the loop and the PNG; estimate."""
 PESSIMISTIC = 0.8
@@ -198,7 +198,7 @@ GPUS = {
         calibrate("rtx3090", 22.0, 7.0, 1.4),
         calibrate("rtx4090", 22.0, 3.4, 0.7),
         Rates("cpu", 0.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0,
-              "README, `make demo` on two cores of an AMD EPYC, 2026-11-20", setup=False),
+              "README, `make demo` on two cores of an AMD EPYC", setup=False),
     )
 }  # fmt: skip
 
@@ -213,7 +213,7 @@ def gpu_named(name: str) -> tuple[str, str]:
     """
     rates = rates_of(name)
     if rates is None:
-        return "t4", f"no rates of {name} are known, so a T4's until steps have been timed"
+        return "t4", f"no speeds are known for {name}; a T4's are used until steps have been timed"
     return rates.name, f"the GPU is a {name}"
 
 

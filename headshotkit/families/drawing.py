@@ -180,8 +180,9 @@ def karras_dpm(usual: SchedulerMixin, base: str) -> DPMSolverMultistepScheduler:
     kind, endless = usual.config.prediction_type, usual.config.get("rescale_betas_zero_snr", False)
     if kind not in ("epsilon", "v_prediction") or endless:
         raise BadConfig(
-            f"sampler is 'dpmpp-2m-karras', base {base!r} predicts {kind}{', from pure noise on' if endless else ''}.",
-            "Karras' noise levels end at a finite one, and DPM++ here reads noise or velocity.",
+            f"sampler is 'dpmpp-2m-karras', base {base!r} predicts "
+            f"{kind}{' and starts from pure noise' if endless else ''}.",
+            "Karras' highest noise level is finite, and DPM++ here needs a prediction of noise or velocity.",
             "Set RenderConfig.sampler to base.",
         )
     return DPMSolverMultistepScheduler.from_config(usual.config, use_karras_sigmas=True)

@@ -129,8 +129,8 @@ class FlowFamily(FlowParts):
         """
         if config.min_snr_gamma:
             raise BadConfig(
-                f"min_snr_gamma is {config.min_snr_gamma:g}, base {self.base.name!r} learns by flow matching.",
-                "Min-SNR weights predictions of noise; here the sampling of noise levels does its work.",
+                f"min_snr_gamma is {config.min_snr_gamma:g}, base {self.base.name!r} is trained by flow matching.",
+                "Min-SNR is for noise prediction; flow matching samples the noise levels instead.",
                 "Set TrainConfig.min_snr_gamma to 0.",
             )
         levels = self.noise_levels(latents, generator)
@@ -245,13 +245,13 @@ class FlowFamily(FlowParts):
         if sampling.word_guidance > 1:
             raise BadConfig(
                 f"word_guidance is {sampling.word_guidance}, base {self.base.name!r} draws by flow matching.",
-                "Word guidance has been built and measured for U-Nets alone.",
+                "Base-model guidance is implemented for U-Nets only.",
                 "Set RenderConfig.word_guidance to 1.",
             )
         if sampling.sampler != "base":
             raise BadConfig(
                 f"sampler is {sampling.sampler!r}, base {self.base.name!r} draws by flow matching.",
-                "Its scheduler's Euler steps follow the velocity that it was trained to tell.",
+                "It was trained to predict velocity, which its scheduler's Euler steps follow.",
                 "Set RenderConfig.sampler to base.",
             )
 

@@ -133,7 +133,7 @@ def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) ->
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
         strange = [name for name, shape in shapes.items() if not _fits(name, shape, prefix, layers)]
-        problem = f"{len(strange)} of {len(shapes)} tensors have no place: {', '.join(strange[:2])}"
+        problem = f"{len(strange)} of {len(shapes)} tensors fit no layer: {', '.join(strange[:2])}"
     except (OSError, SafetensorError) as error:
         shapes, strange, problem = {}, [], str(error).splitlines()[0][:200]
     if strange or not shapes:

@@ -292,8 +292,8 @@ class SdxlFamily:
             needed = sum(weight.nbytes for weight in unet.parameters()) / 2**30 + WORKING_GIB
             if free is not None and free < needed:
                 raise OutOfMemory(
-                    f"word guidance needs {needed:.1f} GiB more of the GPU, {free:.1f} are free.",
-                    "All weights of the U-Net were trained, so the bare base's are a second U-Net beside it.",
+                    f"base-model guidance needs {needed:.1f} GiB more GPU memory, {free:.1f} are free.",
+                    "All weights of the U-Net were trained, so the bare base is a second U-Net in memory.",
                     "Set RenderConfig.word_guidance to 1 (--word-guidance 1), or use a larger GPU.",
                 )
             self.bare = self._own_unet()

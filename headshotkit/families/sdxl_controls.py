@@ -91,8 +91,8 @@ class SdxlControls:
         """
         if guide.photo and guide.edges:
             raise BadConfig(
-                "a photo and edges are given at once.",
-                "Image-to-image begins with the photo, a ControlNet with noise.",
+                "both a photo and edges are given.",
+                "Image-to-image starts from the photo, a ControlNet from noise.",
                 "Leave out one of them.",
             )
         width, height = sampling.size_px
@@ -167,7 +167,7 @@ class SdxlControls:
         base, place = self.family.base, getattr(self.family.base, part)
         if not place:
             raise BadConfig(
-                f"base {base.name!r} has no {part}.", "None was named for it.", "Choose another base: --base sdxl"
+                f"base {base.name!r} has no {part}.", "None is defined for it.", "Choose another base: --base sdxl"
             )
         if not place.startswith("data:"):
             title, otherwise = f"the {part} of base {base.name!r}", f"leave out the {part}."

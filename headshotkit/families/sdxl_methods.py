@@ -225,7 +225,7 @@ class TextualInversion(Method):
         if scale not in (0, 1):
             raise BadConfig(
                 f"lora_scale is {scale}, the method {lora.method}.",
-                "New tokens are in a prompt or not; between the two there is nothing.",
+                "New tokens are either in a prompt or not; there is no scale in between.",
                 "Set RenderConfig.lora_scale to 1, or 0 for the bare base.",
             )
         _use_embeddings(family, folder / EMBEDDINGS_FILE, lora, scale)

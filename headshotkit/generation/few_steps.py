@@ -45,6 +45,6 @@ def compare_few(
     held = change.pairs > 0 and change.low >= -MOST_LOST and lost_faces <= 0
     words = (
         f"{config.few_steps}: identity {change.median:+.3f} [{change.low:+.3f}, {change.high:+.3f}] over {change.pairs}"
-        f" first attempts, {'used' if held else 'so not used'} (at most {MOST_LOST} may be lost)"
+        f" first attempts, {'used' if held else 'not used'} (at most {MOST_LOST} may be lost)"
     )
     return asdict(change) | {"held": bool(held), "words": words}

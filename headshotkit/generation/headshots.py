@@ -55,14 +55,14 @@ def render_headshots(
     pick, picked = _picked(run, config)
     if lora.base != config.base:
         raise BadLora(
-            f"the LoRA was trained on base {lora.base!r}, the headshots are asked of {config.base!r}.",
+            f"the LoRA was trained on base {lora.base!r}, but the request uses base {config.base!r}.",
             "A LoRA only fits the base it was trained on.",
             f"Generate with --base {lora.base}, or train again with --base {config.base}.",
         )
     if config.few_steps and lora.method == "dreambooth":
         raise BadConfig(
             f"few_steps is {config.few_steps!r}, the run was trained with method 'dreambooth'.",
-            "Its U-Net takes the place of the base's, and a few-step LoRA in that one with it.",
+            "It replaces the base's U-Net, and with it the few-step LoRA.",
             "Leave out --few-steps, or train with --method lora.",
         )
     bank = runtime.typed_path(config.prompts) if config.prompts else BANK
@@ -104,9 +104,9 @@ def _picked(run: Run, config: RenderConfig) -> tuple[Pick | None, str]:
     if not config.use_pick or not run.peek("picked"):
         return None, ""
     if not run.has("picked"):
-        return None, "; the LoRA as trained: picked/ was not finished, or made from another LoRA or other photos"
+        return None, "; ignored picked/: unfinished, or made from another LoRA or other photos"
     pick = Pick.from_dict(run.manifest("picked")["chosen"])
-    return pick, f"; LoRA of step {pick.step} at strength {pick.scale:g}, as picked"
+    return pick, f"; LoRA of step {pick.step} at lora_scale {pick.scale:g}, as picked"
 
 
 def _hastened(manifest: dict) -> str:
@@ -133,15 +133,13 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
     prompts = len({h.prompt_id for h in passed})
     words = (
         f"accepted {accepted} of {len(headshots)} attempted; {prompts} of {config.count} prompts have a headshot at or "
-        f"above the pass mark {person.mark.mark:.2f}"
+        f"above the identity threshold {person.mark.mark:.2f}"
     )
     if passed:
         likeness = statistics.median(h.likeness for h in passed)
-        words += f"; {likeness:.0%} as much like you as your own photos are (median)"
+        words += f"; median likeness {likeness:.0%} of your own photos'"
     if config.minutes and len(passed) < config.count:
-        words += (
-            f"; {config.count - len(passed)} of {config.count} are missing: the {config.minutes:g} minutes were over"
-        )
+        words += f"; {config.count - len(passed)} of {config.count} are missing: the {config.minutes:g} minutes ran out"
     return words
 
 
@@ -156,5 +154,5 @@ def _shapes(tasks: list[Task], config: RenderConfig) -> str:
     meant = Counter(task.aspect for task in tasks)
     words = ", ".join(f"{count} of {aspect}" for aspect, count in meant.most_common())
     if find_base(config.base).square_only and set(meant) != {"1:1"}:
-        return f"all square, for base {config.base!r} was trained on squares alone; the prompts are meant for {words}"
+        return f"all square, because base {config.base!r} was trained on squares only; the prompts ask for {words}"
     return words

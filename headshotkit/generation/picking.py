@@ -52,8 +52,8 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
     if lora.method != "lora":
         raise BadConfig(
             f"the run was trained with method {lora.method!r}.",
-            "Only a LoRA has snapshots and strengths to choose from.",
-            f"Generate without: headshotkit generate --out {run.folder}",
+            "Only a LoRA has snapshots and scales to choose from.",
+            f"Generate without picking: headshotkit generate --out {run.folder}",
         )
     rendering = rendering or RenderConfig.for_base(lora.base)
     bank = Path(rendering.prompts) if rendering.prompts else BANK
@@ -86,7 +86,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
 def _outcome(chosen: Pick, tried: list[Pick], lora: Lora, config: PickConfig) -> str:
     """Describe the chosen candidate, and what the LoRA as trained would have scored."""
     usual = next(one for one in tried if (one.step, one.scale) == (lora.step, config.usual_scale))
-    words = f"of {len({p.step for p in tried})} checkpoints and {len({p.scale for p in tried})} strengths: {chosen}"
+    words = f"of {len({p.step for p in tried})} checkpoints and {len({p.scale for p in tried})} scales: {chosen}"
     return words if chosen == usual else f"{words}; as trained: {usual}"
 
 
@@ -134,9 +134,9 @@ def prompts_that_differ(bank: Sequence[Prompt], count: int) -> list[Prompt]:
     left = [prompt for prompt in bank if asked_of(prompt.brief)]
     if len(left) < count:
         raise BadPromptBank(
-            f"{len(left)} prompts of the bank ask for something that can be told in a picture, {count} are wanted.",
-            "Told are: looking left, right or at the camera, a smile or none, a white, grey or dark background.",
-            "Say such things in the prompts' brief form, or ask for fewer: --pick-prompts 2",
+            f"{len(left)} prompts of the bank request something measurable, {count} are needed.",
+            "Measurable are: looking left, right or at the camera, a smile or none, a white, grey or dark background.",
+            "Use such words in the prompts' brief form, or use fewer prompts: --pick-prompts 2",
         )
     chosen: list[Prompt] = []
     used: Counter[tuple[str, str]] = Counter()

@@ -120,14 +120,14 @@ class PictureRequest(Record):
         demand(
             not (self.photo and self.control),
             f"photo is {self.photo!r}, control is {self.control!r}.",
-            "Image-to-image begins with a photo, a ControlNet with noise.",
+            "Image-to-image starts from a photo, a ControlNet from noise.",
             "Set one of them.",
         )
         kept = int(self.steps * self.strength) if self.photo else self.steps
         demand(
             kept >= 1 and (not self.photo or self.strength > self.refiner),
             f"strength {self.strength} of {self.steps} steps is {kept}; the refiner has {self.refiner} of the noise.",
-            "Image-to-image makes that share of the steps, and the base needs one before the refiner.",
+            "Image-to-image runs that share of the steps, and the base needs at least one before the refiner.",
             "Raise strength or steps, or lower refiner.",
         )
 
@@ -250,7 +250,7 @@ class Studio:
             lora = Lora.from_dict(made["lora"])
             if lora.base != request.base:
                 raise BadLora(
-                    f"the LoRA was trained on base {lora.base!r}, the picture is asked of {request.base!r}.",
+                    f"the LoRA was trained on base {lora.base!r}, but the request uses base {request.base!r}.",
                     "A LoRA only fits the base it was trained on.",
                     f"Set base to {lora.base!r}, or lora_scale to 0.",
                 )

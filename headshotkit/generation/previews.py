@@ -83,7 +83,9 @@ def read_previews(run: Run) -> dict:
     shape = {"prompt": str, "pictures": int, "pass_mark": float, "own_median": float, "previews": tuple[Preview, ...]}
     found = read_json(path, shape)
     if found is None:
-        raise StageMissing(f"{path.parent} holds no previews.", "They were never drawn.", "First: render_previews(run)")
+        raise StageMissing(
+            f"{path.parent} holds no previews.", "They were never drawn.", "Draw them first: render_previews(run)"
+        )
     return found
 
 

@@ -214,7 +214,7 @@ def in_few_steps(session: Session) -> RenderConfig:
     try:
         known = before or compare_few(draw, lambda: family.use_few_steps(few), config)
     except policy.OutOfTime:
-        known = {"held": False, "words": f"{config.few_steps}: no time to compare, so not used"}
+        known = {"held": False, "words": f"{config.few_steps}: not used, because there is no time to compare"}
     if before and known["held"]:
         family.use_few_steps(few)
     if not before and not known["held"]:

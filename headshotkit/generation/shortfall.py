@@ -82,9 +82,7 @@ def causes_of(
         if kind == "unlike":
             found += _unlike(refused, threshold, lora, photos, config, picked, share)
         elif kind == "copies":
-            step = (
-                "Pick an earlier checkpoint or a lower strength: headshotkit pick --out RUN. Or add more varied photos."
-            )
+            step = "Pick an earlier checkpoint or a lower scale: headshotkit pick --out RUN. Or add more varied photos."
             found.append(Cause("overfitted", f"{share} are almost copies of a photo", step))
         elif kind == "twins":
             step = "Choose more prompt packs (--packs), or ask for fewer headshots (--count)."
@@ -118,8 +116,8 @@ def _unlike(
     if config.base == "mini":
         found.append(Cause("embedded_base", f"{seen}; the embedded base is made for trying the workflow", ON_A_GPU))
     if not found and not picked:
-        step = "Try other checkpoints and strengths: headshotkit pick --out RUN, then generate again."
-        found.append(Cause("strength", f"{seen} at strength {config.lora_scale:g}", step))
+        step = "Try other checkpoints and scales: headshotkit pick --out RUN, then generate again."
+        found.append(Cause("strength", f"{seen} at lora_scale {config.lora_scale:g}", step))
     if not found:
         step = "Add photos: " + (photos["advice"] or "other days, clothes and light.")
         found.append(Cause("weak_likeness", seen, step))
@@ -136,4 +134,4 @@ def _bad_faces(counts: Counter, config: RenderConfig, share: str) -> Cause:
     if config.base == "mini":
         return Cause("embedded_base", f"{why}; the embedded base draws small, rough pictures",
                      ON_A_GPU)  # fmt: skip
-    return Cause("bad_faces", why, "Try other prompts (--packs) or a lower strength (--lora-scale).")
+    return Cause("bad_faces", why, "Try other prompts (--packs) or a lower scale (--lora-scale).")

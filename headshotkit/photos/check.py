@@ -129,9 +129,9 @@ def _demand_apart(photos: Path, run: Run) -> None:
         own = run.path(stage)
         if any(way == own.absolute() or (own.exists() and way.exists() and way.samefile(own)) for way in ways):
             raise RunFolderError(
-                f"the photos are in {photos}, which the run in {run.folder} keeps its own {stage} in.",
-                "A stage's folder is moved away when it is done anew, and the photos would go with it.",
-                f"Move the photos to another folder, or give another run folder: --out {run.folder / 'run'}",
+                f"the photos are in {photos}, where the run in {run.folder} keeps its own {stage} stage.",
+                "A stage's folder is moved away when the stage starts over, and the photos would move with it.",
+                f"Move the photos to another folder, or choose another run folder: --out {run.folder / 'run'}",
             )
 
 
@@ -152,8 +152,8 @@ def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
     overruled = sum(v.overruled for v in verdicts)
     words = f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos"
     words += f"; refused: {counts}" if counts else ""
-    words += f"; {overruled} by your own word" if overruled else ""
-    return words + (f"; not looked at: {left_out}" if left_out else "")
+    words += f"; {overruled} overridden by you" if overruled else ""
+    return words + (f"; not read: {left_out}" if left_out else "")
 
 
 def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
@@ -187,7 +187,7 @@ class _Look:
         self.sight, self.bytes = assess.look_at(opened), opened.file_bytes
         reasons = tuple(assess.reasons_against(self.sight.measures, config))
         if opened.made_by:
-            text = f"{opened.made_by} says that a model generated it; a LoRA would learn the model's mistakes"
+            text = f"a model generated it, according to {opened.made_by}; a LoRA would learn the model's mistakes"
             reasons = (Reason("generated", opened.made_by, None, text),)
         self.verdict = Verdict(self.name, not reasons, reasons, self.sight.measures)
         return thumbnail(opened.pixels)
@@ -247,8 +247,8 @@ def _judge_set(looks: list[_Look], config: GateConfig) -> None:
     for look in kept:
         if look.name not in names:
             seen = look.sight.measures["moment"] in chosen_moments
-            why = "a better photo of the same moment is among them" if seen else "they are better or more varied"
-            text = f"good, but {len(names)} of {len(kept)} photos were chosen: {why}"
+            why = "they include a better photo of the same scene" if seen else "they are better or more varied"
+            text = f"not needed: {len(names)} of {len(kept)} good photos were selected, {why}"
             look.refuse("surplus", len(kept), config.max_photos, text)
 
 
@@ -304,7 +304,10 @@ def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
         identity = round(float(recogniser.similarity(look.sight.embedding, others)[0]), 3)
         look.sight.measures["identity"] = identity
         if person >= OTHERS:
-            text = f"somebody else: identity to the other photos is {identity:.2f}, at least {limit:.2f} is needed"
+            text = (
+                f"somebody else: the face's similarity to the other photos is {identity:.2f}, at least {limit:.2f} "
+                "is needed"
+            )
             look.refuse("other_person", identity, limit, text)
 
 
@@ -317,7 +320,7 @@ def _refuse_darker(looks: list[_Look], config: GateConfig) -> None:
     for look, below in zip(looks, (-stops).round(2).tolist(), strict=True):
         if below > config.max_stops_below:
             limit = config.max_stops_below
-            text = f"the face is {below:.1f} stops darker than on most of the photos, at most {limit:.1f} are allowed"
+            text = f"the face is {below:.1f} stops darker than in most photos, at most {limit:.1f} are allowed"
             look.refuse("dark", below, limit, text)
 
 
@@ -347,8 +350,10 @@ def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
             unique.append(number)
             continue
         limit = config.min_duplicate_structure
-        text = f"the same picture as {looks[near[int(np.argmax(shared))]].name}, cut, mirrored, framed or changed:"
-        text += f" {max(shared):.3f} of the face's structure is shared, from {limit:.2f} on it is a duplicate"
+        text = (
+            f"the same picture as {looks[near[int(np.argmax(shared))]].name}, but cropped, mirrored, framed or edited:"
+        )
+        text += f" {max(shared):.3f} is the correlation of the faces, from {limit:.2f} on it is a duplicate"
         look.refuse("duplicate", max(shared), limit, text)
 
 

@@ -33,12 +33,12 @@ FIXABLE = {
     "bright": "photos without glare: turn the flash off, step out of the sun",
     "noisy": "photos in more light",
     "pale": "photos with more contrast: wipe the lens, no haze filter",
-    "compressed": "the original files, not those that a messenger sent",
+    "compressed": "the original files, not copies that a messenger app sent",
     "greyscale": "photos in colour, without a filter",
-    "small_face": "photos from nearer: the face should fill a third of the height",
+    "small_face": "photos from closer: the face should fill a third of the height",
     "cropped_face": "photos with the whole face in the frame",
-    "occluded": "photos without sunglasses, mask or hand before the face",
-    "profile": "photos in which both eyes are seen",
+    "occluded": "photos without sunglasses, mask or hand in front of the face",
+    "profile": "photos with both eyes visible",
     "tilted": "photos the right way up, with the head upright",
     "framed": "the photos themselves, without a frame, bars or an app around them",
     "generated": "photos from a camera, not pictures that a model generated",
@@ -89,11 +89,13 @@ def requests(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> 
 def summary(asked: tuple[Request, ...], covered: Coverage) -> str:
     """Return the requests as one sentence, or that there are none."""
     if asked:
-        return "To take next: " + "; ".join(request.text for request in asked) + "."
-    counts = f"{covered.photos} photos of {covered.moments} moments"
+        return "Please add: " + "; ".join(request.text for request in asked) + "."
+    counts = f"{covered.photos} photos of {covered.moments} scenes"
     told = [a for a in covered.axes if sum(a.moments) >= LEAST_MOMENTS and sum(n > 0 for n in a.moments) > 1]
     shown = ", ".join(f"{sum(n > 0 for n in axis.moments)} {PLURALS[axis.name]}" for axis in told)
-    return f"Nothing to ask for: {counts}" + (f" show {shown}." if shown else ", too few to tell what varies.")
+    return f"No more photos are needed: {counts}" + (
+        f" show {shown}." if shown else ", too few to judge their variety."
+    )
 
 
 def _photos(count: int) -> str:
@@ -124,7 +126,7 @@ def _two_people(verdicts: list[Verdict]) -> tuple[float, Request] | None:
     lists += f"; {len(once)} of others ({_named(once)})" if once else ""
     people = len(sets) + len(once)
     text = f"keep one person's photos; this set shows {NUMBERS[people] if people < 11 else people} people: {lists}"
-    why = f"{strangers} of {strangers + len(main)} faces are not the person that most photos show"
+    why = f"{strangers} of {strangers + len(main)} faces belong to somebody else"
     return 10.0, Request("two_people", strangers, text, why)
 
 
@@ -135,8 +137,8 @@ def _too_few(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> 
     useful = 5.0 if kept < config.min_photos else 3.0
     missing = config.min_photos - covered.moments
     if missing > 0 and same >= max(4, 2 * covered.moments):
-        what = "moment" if covered.moments == 1 else "moments"
-        why = f"{same} photos show {covered.moments} {what}, {config.min_photos} are wanted"
+        what = "scene" if covered.moments == 1 else "scenes"
+        why = f"{same} photos show {covered.moments} {what}, {config.min_photos} are needed"
         return useful, Request(
             "moments", missing, f"{_photos(missing)} from other days, in other clothes and places", why
         )
@@ -162,8 +164,8 @@ def _spoilt(verdicts: list[Verdict], config: GateConfig) -> tuple[float, Request
 def _turned(covered: Coverage) -> tuple[float, Request] | None:
     axis = covered.axis("pose")
     words = {
-        "left": "turned half to the left of the picture",
-        "right": "turned half to the right of the picture",
+        "left": "half-turned to the left of the picture",
+        "right": "half-turned to the right of the picture",
         "front": "looking straight into the camera",
     }
     enough = WANTED if sum(axis.moments) >= LEAST_MOMENTS else 1
@@ -174,7 +176,7 @@ def _turned(covered: Coverage) -> tuple[float, Request] | None:
     text = f"{_photos(count)} with the face {words[pose]}"
     text += "".join(f" and {NUMBERS[n]} {words[other]}" for other, n in others)
     counts = ", ".join(f"{axis.count(p)} {p}" for p in ("left", "front", "right"))
-    why = f"of {sum(axis.moments)} moments: {counts}; {WANTED} of each are wanted"
+    why = f"of {sum(axis.moments)} scenes: {counts}; {WANTED} of each are needed"
     return 1.0 * min(1, sum(lacks.values()) / (2 * WANTED)), Request("pose", sum(lacks.values()), text, why)
 
 
@@ -183,7 +185,7 @@ def _one_sided(axis: Axis, what: str) -> tuple[int, str] | None:
     total, top = sum(axis.moments), max(axis.moments, default=0)
     if total < (LEAST_ALIKE if top == total else LEAST_MOMENTS) or axis.share <= ONE_SIDED:
         return None
-    why = f"{top} of {total} moments show {what}, at most {ONE_SIDED:.0%} should"
+    why = f"{top} of {total} scenes show {what}, at most {ONE_SIDED:.0%} should"
     return min(3, max(1, math.ceil(top / ONE_SIDED - total))), why
 
 
@@ -212,13 +214,13 @@ def _expression(covered: Coverage) -> tuple[float, Request] | None:
     if not total or count <= 0 or (axis.count(rare) and total < LEAST_MOMENTS):
         return None
     text = f"{_photos(count)} with " + ("a smile" if rare == "smiling" else "a calm face and the mouth closed")
-    why = f"{axis.count(rare)} of {total} moments show a {rare} face, {WANTED} are wanted"
+    why = f"{axis.count(rare)} of {total} scenes show a {rare} face, {WANTED} are needed"
     return 0.6 * count / WANTED, Request("expression", count, text, why)
 
 
 def _light(covered: Coverage) -> tuple[float, Request] | None:
     axis = covered.axis("light")
-    if axis.most == "soft" or not (found := _one_sided(axis, f"light that is {axis.most}")):
+    if axis.most == "soft" or not (found := _one_sided(axis, f"{axis.most} light")):
         return None
     count, why = found
     text = f"{_photos(count)} in soft light from the front, for example facing a window"

@@ -34,12 +34,16 @@ def overrule_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
     manifest = run.manifest("photos")
     names = [v["photo"] for v in manifest["verdicts"]]
     if photo not in names:
-        raise StageMissing(f"no photo {photo!r} was judged.", f"There are: {', '.join(names[:20])}.", "Name one.")
+        raise StageMissing(
+            f"no photo {photo!r} was judged.", f"The judged photos are: {', '.join(names[:20])}.", "Choose one of them."
+        )
     place = names.index(photo)
     verdict, digest = Verdict.from_dict(manifest["verdicts"][place]), manifest["photos"][place]["sha256"]
     if kept and "face_box_px" not in verdict.measures:
         why = "; ".join(reason.text for reason in verdict.reasons)
-        raise CannotKeep(f"{photo} can't be kept: {why}.", "A training picture is cropped around a face.", "Leave it.")
+        raise CannotKeep(
+            f"{photo} can't be kept: {why}.", "A training picture is cropped around a face.", "Leave it out."
+        )
     source = _file_of(run, manifest, photo, digest, folder) if kept else None
     note = {"sha256": digest, "kept": kept, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     said = read_overruled(run) | {photo: note}
@@ -66,8 +70,8 @@ def _file_of(run: Run, manifest: dict, photo: str, digest: str, folder: Path | N
             if plain_name(file) == photo and digest_of(file) == digest:
                 return file
     why = "The run copies it from there when it is kept."
-    place = folder or "a folder that the run can name"
-    raise CannotKeep(f"{photo} is no longer in {place}.", why, "Put it back, or judge the photos again.")
+    place = folder or "the photo folder"
+    raise CannotKeep(f"{photo} is no longer in {place}.", why, "Restore it, or judge the photos again.")
 
 
 def _write_overruled(run: Run, said: dict, manifest: dict) -> None:

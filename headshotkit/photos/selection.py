@@ -69,7 +69,7 @@ def choose_photos(verdicts: list[Verdict], most: int = 20, least: int = 10) -> C
     steps = _take_best(sorted(first), most, sums, (weights, cells, worth))
     steps += _take_best(sorted(rest), min(least, most) - len(steps), sums, (weights, cells, worth))
     text = f"{len(steps)} of {len(kept)} kept photos are chosen; they show {min(len(steps), len(first))} of"
-    text += f" {len(first)} moments"
+    text += f" {len(first)} scenes"
     return Choice(tuple(_chosen(kept, steps, set(rest))), text)
 
 
@@ -79,7 +79,13 @@ def _chosen(kept: list[Verdict], steps: list[tuple[int, float]], again: set[int]
     for i, gain in steps:
         new = [f"{axis} {shown[i][axis]}" for axis in AXES if shown[i][axis] and (axis, shown[i][axis]) not in seen]
         seen |= set(shown[i].items())
-        why = f"first with {', '.join(new)}" if new else "the same moment again" if i in again else "another moment"
+        why = (
+            f"first photo with {', '.join(new)}"
+            if new
+            else "another photo of the same scene"
+            if i in again
+            else "another scene"
+        )
         yield Chosen(kept[i].photo, round(gain, 4), f"{why}; quality {quality(kept[i].measures):.2f}")
 
 

@@ -54,7 +54,7 @@ class MethodCost(Record):
     def line(self) -> str:
         """Return the training's time in a sentence; the other figures are in the manifest."""
         if self.minutes is None:
-            return f"Training by {self.method}: how long it takes is told after the first steps. {self.advice}".rstrip()
+            return f"Training by {self.method}: the time is printed after the first steps. {self.advice}".rstrip()
         end = runtime.clock_in(self.minutes)
         return f"Training by {self.method} takes about {self.minutes:.1f} minutes, until {end}. {self.advice}".rstrip()
 
@@ -100,13 +100,13 @@ def expect_minutes(config: TrainConfig, device: tuple[str, str], class_images: b
     times = 2 if class_images else 1
     if config.base == "mini":
         if device[0] != "cpu":
-            return None, "the embedded base was timed on a CPU alone"
+            return None, "the embedded base was timed on a CPU only"
         seconds = MINI_METHOD_STEP_S[config.method]
-        source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core, 2026-11-20"
+        source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core"
         return round(config.steps * seconds * config.batch / MINI_STEP_PICTURES * times / 60, 1), source
     rates = _rates_on(device)
     if rates is None:
-        return None, "no rate is known for it here"
+        return None, "its speed is not known"
     seconds = rates.seconds("train", _cost(config).tflop)[0]
     return round(config.steps * seconds * times / 60, 1), f"planned for {rates.name} at {COUNTED_PX} px"
 
@@ -153,10 +153,10 @@ def expect_drawing(pictures: int, config: RenderConfig, device: tuple[str, str])
     """
     mini = config.base == "mini"
     if mini and device[0] != "cpu":
-        return None, "the embedded base was timed on a CPU alone"
+        return None, "the embedded base was timed on a CPU only"
     rates = GPUS["cpu"] if mini else _rates_on(device)
     if rates is None:
-        return None, "no rate is known for it here"
+        return None, "its speed is not known"
     task = Task(rates, config.base, pictures, math.inf, 0.0)
     share = config.guidance_share if config.guidance > 1 else 0.0
     seconds = picture_seconds(task, config.steps, share, words=mini and config.word_guidance > 1)

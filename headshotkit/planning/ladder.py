@@ -66,11 +66,11 @@ class Choice:
 
 
 _BEST = Choice(((1024, 1000),), 2, 25, 1.0)
-_ONE = replace(_BEST, batch=1, gave_up="batch 2, so a steadier gradient")
+_ONE = replace(_BEST, batch=1, gave_up="batch 2 (steadier gradient)")
 _SHARE = replace(_ONE, guidance_share=0.6, stage="generate",
-                 gave_up="guidance in the last 40 % of the sampler steps, where the picture stands")  # fmt: skip
+                 gave_up="guidance in the last 40 % of the sampler steps (the picture is settled by then)")  # fmt: skip
 _SPLIT = replace(_SHARE, schedule=((768, 700), (1024, 300)), stage="train",
-                 gave_up="1024 px in the first 70 % of the training; the rest has it")  # fmt: skip
+                 gave_up="1024 px in the first 70 % of the training; the rest uses it")  # fmt: skip
 _20 = replace(_SPLIT, sampler_steps=20, stage="generate", gave_up="5 of 25 sampler steps")
 _PAIRS = replace(_20, pairs=6, stage="evaluate", gave_up="6 of 12 pairs with and without the LoRA in the evaluation")
 _800 = replace(_PAIRS, schedule=((768, 560), (1024, 240)), stage="train",
@@ -83,11 +83,11 @@ _400 = replace(_768, schedule=((768, 400),), gave_up="{lost} more training steps
 _512 = replace(_400, schedule=((512, 400),), gave_up="768 px in training")
 _MINI = Choice(((256, 1000),), 4, 20, 0.2)
 _MINI_SPLIT = replace(_MINI, schedule=((192, 700), (256, 300)),
-                      gave_up="256 px in the first 70 % of the training; the rest has it")  # fmt: skip
+                      gave_up="256 px in the first 70 % of the training; the rest uses it")  # fmt: skip
 _MINI_400 = replace(_MINI_SPLIT, schedule=((192, 280), (256, 120)), gave_up="{lost} of {first} training steps")
 _MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
 _MINI_PAIRS = replace(_MINI_12, pairs=6, gave_up=_PAIRS.gave_up, stage="evaluate")
-_MINI_2 = replace(_MINI_PAIRS, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
+_MINI_2 = replace(_MINI_PAIRS, batch=2, gave_up="batch 4 (steadier gradient)", stage="train")
 _MINI_192 = replace(_MINI_2, schedule=((192, 400),), batch=1, gave_up="batch 2, and 256 px in training")
 _F = Choice(((1024, 1000),), 1, 28, 1.0)
 _F_768 = replace(_F, schedule=((768, 1000),), gave_up="1024 px in training")

@@ -19,7 +19,7 @@ from headshotkit.planning.ladder import ATTEMPTS, METHOD_LADDERS, Choice, Stage,
 
 RESERVE = 0.05
 """Share of the minutes left unplanned."""
-RunMinutes = Annotated[float, Range(0, 100_000, "A run takes some minutes.", open="low")]
+RunMinutes = Annotated[float, Range(0, 100_000, "A run takes at least some time.", open="low")]
 Pictures = Annotated[int, Range(0, 10_000)]
 UNMEASURED = "minutes and GiB: counted and estimated, nothing was measured with this base"
 
@@ -75,24 +75,24 @@ class Plan:
             sizes = ", then ".join(f"{steps} at {px} px" for px, steps in self.choice.schedule)
             memory = f"checkpointing {'on' if self.checkpointing else 'off'}"
             how = "" if self.task.method == "lora" else f"by {self.task.method}: "
-            beside = ", and as many class images" if self.task.prior else ""
-            lines.append(f"train {how}{sizes}; batch {self.choice.batch}{beside}; {memory}")
+            class_images = ", and as many class images" if self.task.prior else ""
+            lines.append(f"train {how}{sizes}; batch {self.choice.batch}{class_images}; {memory}")
         if self.doing("pick"):
             lines.append(f"pick by {self.task.pick} pictures")
         if self.doing("generate"):
             guided = RenderConfig.for_base(self.task.base).guidance > 1
             lines.append(
-                f"generate {self.task.count} headshots, {ATTEMPTS[self.task.kind]:g} tries each; "
+                f"generate {self.task.count} headshots, {ATTEMPTS[self.task.kind]:g} attempts each; "
                 f"{self.choice.sampler_steps} sampler steps"
                 + (f", guidance in the first {self.choice.guidance_share:.0%}" if guided else "")
             )
         if self.doing("evaluate"):
             pairs = min(self.choice.pairs, self.task.count)
-            lines.append(f"evaluate: {pairs} first attempts drawn without the LoRA as well")
-        lines.append(f"rates of {self.task.rates.name}: {self.task.rates.source}")
+            lines.append(f"evaluate: {pairs} first attempts also drawn without the LoRA")
+        lines.append(f"speed of {self.task.rates.name}: {self.task.rates.source}")
         if self.peak_gib and self.task.memory_gib:
-            lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, slack included")
-        lines += [f"gave up {line}" for line in self.given_up]
+            lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, margin included")
+        lines += [f"sacrificed {line}" for line in self.given_up]
         return "\n".join(lines)
 
     def to_dict(self) -> dict:
@@ -138,14 +138,16 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
     """
     if gpu not in GPUS:
         known = ", ".join(GPUS)
-        raise UnknownGpu(f"no rates of {gpu!r} are known.", f"Known are: {known}.", "Name the nearest slower of them.")
+        raise UnknownGpu(
+            f"no speeds are known for GPU {gpu!r}.", f"The known GPUs are: {known}.", "Use the closest slower GPU."
+        )
     base = find_base(base or ("mini" if gpu == "cpu" else "sdxl")).name
     check_setting(RenderConfig, "count", count)
     check_value("minutes", minutes, RunMinutes, "Set minutes, for example 60.")
     check_setting(DatasetConfig, "class_images", known.get("class_images", 0))
-    check_value("pick", known.get("pick", 0), Pictures, "Set pick to how many pictures are drawn, for example 42.")
+    check_value("pick", known.get("pick", 0), Pictures, "Set pick to the number of pictures, for example 42.")
     if (gpu == "cpu") != (base == "mini"):
-        why = "The embedded base was timed on cpu alone, and a larger one would take hours there."
+        why = "The embedded base was timed on a CPU only, and a larger base would take hours there."
         raise BadConfig(
             f"base is {base!r}, gpu is {gpu!r}.", why, "Plan --gpu cpu --base mini or --gpu t4 --base sdxl."
         )
@@ -166,7 +168,7 @@ def _demand_a_known_method(task: Task) -> None:
     if task.method == "textual-inversion" and task.prior:
         raise BadConfig(
             "method is 'textual-inversion', and there are class images.",
-            "They hold the denoiser steady, and this method changes nothing of it.",
+            "They stabilise the denoiser, which this method does not train.",
             "Plan without them (--class-images 0), or with --method pivotal.",
         )
 
@@ -230,9 +232,9 @@ def _not_enough_memory(task: Task, least_gib: float) -> NotEnoughMemory:
     room = min(task.room_gib("train"), task.memory_gib or math.inf)
     other = "Train with --method lora, or use" if by else "Use"
     return NotEnoughMemory(
-        f"the cheapest plan{by} needs {least_gib:.1f} GiB of the GPU, which is more than there is: {room:.1f}.",
-        f"{held} of {task.base} and one step's activations have to be there together.",
-        f"{other} a larger GPU; known are: "
+        f"the cheapest plan{by} needs {least_gib:.1f} GiB of the GPU, which is more than is available: {room:.1f}.",
+        f"{held} of {task.base} and one step's activations must fit in memory together.",
+        f"{other} a larger GPU; the known ones are: "
         + ", ".join(f"{name} ({gpu.memory_gib:.0f} GiB)" for name, gpu in GPUS.items() if gpu.memory_gib) + ".",
     )  # fmt: skip
 

@@ -95,11 +95,11 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
     own = recognition.leave_one_out(known, recognition.load_recogniser("arcface"))
     quantile = float(np.quantile(own, config.pass_quantile))
     mark = min(max(quantile, config.pass_floor), config.pass_ceiling)
-    source = f"the {config.pass_quantile:.0%} quantile of your own photos' identity is {quantile:.2f}"
+    source = f"the {config.pass_quantile:.0%} quantile of the similarities among your own photos is {quantile:.2f}"
     if mark > quantile:
-        source += f", raised to the floor {mark:.2f}, where strangers begin to pass"
+        source += f", raised to {mark:.2f}, because strangers pass below it"
     elif mark < quantile:
-        source += f", lowered to the ceiling {mark:.2f}, beyond which near-equal photos ask too much"
+        source += f", lowered to {mark:.2f}, because near-identical photos would demand too much"
     return PassMark(round(mark, 4), round(float(np.median(own)), 4), round(quantile, 4), source)
 
 

@@ -50,7 +50,7 @@ def open_run(folder: Path | str, begins: bool = False) -> Run:
     if not (begun or begins):
         others = sorted(place.parent.parent.name for place in whole.parent.glob("*/*/manifest.json"))
         there = (
-            f"Beside it there are: {', '.join(dict.fromkeys(others))}." if others else "Beside it there is none either."
+            f"Runs next to it: {', '.join(dict.fromkeys(others))}." if others else "There is no run next to it either."
         )
         raise NoRun(
             f"{whole} holds no run.",
@@ -137,18 +137,18 @@ def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
         NoPhotos: the run began with a folder that it doesn't name.
     """
     if photos:
-        return Path(photos), "the folder that was asked for"
+        return Path(photos), "the folder that you chose"
     uploads = run.folder / UPLOADS
     demand_all(uploads)
     if _files_in(uploads):
         return uploads, f"the {len(find_photos(uploads))} uploaded photos"
     begun = run.peek("photos")
     if begun.get("folder"):
-        return run.placed(begun["folder"]), "the folder that the run was begun with"
+        return run.placed(begun["folder"]), "the folder that the run began with"
     if begun:
-        why = "Its place can't be told without a person's name, so it was not noted."
+        why = "Their path holds a person's name, so it was not stored."
         raise NoPhotos(f"{run.folder} doesn't say where its photos are.", why, "Name the folder.")
-    return runtime.sample_person(), "the sample person, for no photos were given"
+    return runtime.sample_person(), "the sample person, because no photos were given"
 
 
 def upload_photos(run: Run):
@@ -181,7 +181,7 @@ def upload_photos(run: Run):
 
         def __repr__(self) -> str:
             """Return the text shown if the page can't show the button."""
-            without = "Is there no button? Install anywidget where Jupyter runs, or use the file browser."
+            without = "If you see no button, install anywidget where Jupyter runs, or use the file browser."
             return f"{self.said} {without}"
 
     inbox, button = Inbox(folder), PhotoUpload(said=_uploads_line(folder))
@@ -201,8 +201,8 @@ def _plain_upload(folder: Path):
 
     button = ipywidgets.FileUpload(accept="image/*,.heic,.heif,.avif", multiple=True, description="Add photos")
     limit = (
-        "This button takes no more than about 10 MB together, and says nothing of what is lost: drag more into that "
-        "folder in the file browser, or install anywidget (pip install anywidget) and start the notebook again."
+        "This button takes about 10 MB in total and drops larger files silently: drag more into that folder in "
+        "the file browser, or install anywidget (pip install anywidget) and start the notebook again."
     )
     line = ipywidgets.HTML(f"{html.escape(_uploads_line(folder))} {limit}")
 
@@ -327,7 +327,7 @@ def _count_line(verdicts: dict[str, dict]) -> str:
     kept = sum(v["kept"] for v in verdicts.values())
     words = f"{kept} of {len(verdicts)} photos are kept"
     overruled = sum(v.get("overruled", False) for v in verdicts.values())
-    return words + (f"; overruled by you: {overruled}." if overruled else ".")
+    return words + (f"; overridden by you: {overruled}." if overruled else ".")
 
 
 def _numbers(verdicts: dict[str, dict]) -> list[str]:
@@ -412,7 +412,7 @@ def _caption_card(run: Run, file: str, caption: str, line):
         except HeadshotError as error:
             line.value = html.escape(str(error))
         else:
-            line.value = f"The caption of {html.escape(file)} is written."
+            line.value = f"The caption of {html.escape(file)} is saved."
 
     field.observe(write, names="value")
     thumb = io.BytesIO()

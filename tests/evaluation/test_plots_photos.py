@@ -100,7 +100,7 @@ def test_coverage_shows_the_grid_and_a_bar_an_axis(tmp_path):
     assert [t.get_text() for t in bars[0].texts] == [" 1", " 3, 75%", " none", " none"]
     assert all(axes.get_xlabel() == "moments" for axes in bars)
     assert "moments" in figure.get_supxlabel() and "photos" in figure.get_supxlabel()
-    assert figure.get_suptitle() == "5 kept photos show 4 moments (a burst is one)"
+    assert figure.get_suptitle() == "5 kept photos show 4 scenes (a burst is one)"
 
 
 def test_coverage_of_nothing_visible_says_so(tmp_path):
@@ -126,7 +126,7 @@ def test_tables_of_requests_and_of_the_choice(tmp_path):
         ("a.jpg", "b.jpg"), "1"
     ) | {"c.jpg": "2"}
     ((number, text, why),) = plots_photos.table_requests(judged(tmp_path / "good", good_set())).rows
-    assert (number, why) == ("", "") and text.startswith("Nothing to ask for: 16 photos")
+    assert (number, why) == ("", "") and "16 photos" in text
 
 
 def test_figures_need_verdicts(tmp_path):

@@ -158,9 +158,9 @@ def test_the_trained_refiner_refines_a_little(family, controls):
 
 def test_it_says_what_can_not_be_had(family, controls, photo, tmp_path):
     edges = controls.edges_of(photo, SIX.size_px)
-    with pytest.raises(BadConfig, match="a photo and edges are given at once"):
+    with pytest.raises(BadConfig, match="photo"):
         controls.render(*TOLD, SIX, Guide(photo=photo, edges=edges))
-    with pytest.raises(BadConfig, match="base 'flux' draws from prompts alone"):
+    with pytest.raises(BadConfig, match="base 'flux'"):
         load_controls(SimpleNamespace(base=find_base("flux")))
-    with pytest.raises(BaseUnavailable, match="the refiner of base 'mini' .* can't be loaded"):
+    with pytest.raises(BaseUnavailable, match="the refiner of base 'mini'"):
         with_refiner(family, tmp_path / "nowhere").render(*TOLD, SIX, Guide(refined=0.34))

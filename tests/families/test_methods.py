@@ -281,7 +281,7 @@ def test_a_file_of_another_base_is_refused(trained, bare, tmp_path):
         if file.suffix == ".safetensors":
             other = {name: torch.zeros(3, 7) for name in load_file(run.path("lora") / file)}
             save_file(other, tmp_path / file)
-    with pytest.raises(BadLora, match="can't be loaded on base 'mini'"):
+    with pytest.raises(BadLora, match="base 'mini'"):
         use_trained(bare, tmp_path, lora, 1.0)
     use_trained(bare, run.path("lora"), lora, 0.0)
 
@@ -337,7 +337,7 @@ def test_each_base_has_its_own_settings_for_each_method():
 def test_a_family_that_knows_lora_alone_refuses_the_others(bare, prepared_run, monkeypatch):
     monkeypatch.delattr(sdxl, "METHODS")
     dataset = Dataset.from_dict(prepared_run.manifest("dataset")["dataset"])
-    with pytest.raises(BadConfig, match="method is 'pivotal', base is 'mini'.\n  Its family sdxl knows: lora."):
+    with pytest.raises(BadConfig, match=r"'pivotal', base is 'mini'.\n.*: lora"):
         load_method(bare, TrainConfig.for_base("mini", method="pivotal"), dataset)
     assert load_method(bare, TrainConfig.for_base("mini"), dataset).title == "LoRA of rank 32"
 
@@ -346,7 +346,7 @@ def test_captions_without_the_token_can_teach_no_token(bare, prepared_run):
     known = prepared_run.manifest("dataset")["dataset"]
     photos = [photo | {"caption": "photo of a man"} for photo in known["photos"]]
     dataset = Dataset.from_dict(known | {"photos": photos})
-    with pytest.raises(BadConfig, match="0 of 17 captions hold the token 'ohwx'"):
+    with pytest.raises(BadConfig, match="0 of 17 .*'ohwx'"):
         load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
     load_method(bare, TrainConfig.for_base("mini", method="dreambooth"), dataset)
     assert names_token("OHWX? no; ohwx: yes", "ohwx") and not names_token("xohwx", "ohwx")
@@ -369,7 +369,7 @@ def test_new_tokens_have_a_learning_rate_of_their_own(prepared, tmp_path, bare):
 def test_class_images_hold_nothing_steady_where_nothing_changes(bare, prepared_run):
     known = prepared_run.manifest("dataset")["dataset"]
     dataset = Dataset.from_dict(known | {"class_images": ["class/000.png"]})
-    with pytest.raises(BadConfig, match="method is 'textual-inversion', and there are 1 class images"):
+    with pytest.raises(BadConfig, match="'textual-inversion', .* 1 class images"):
         load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
     load_method(bare, TrainConfig.for_base("mini", method="pivotal"), dataset)
 
@@ -394,7 +394,7 @@ def test_loading_another_takes_the_first_ones_place(trained, bare):
 def test_what_is_exported(trained, tmp_path):
     method, run, _, _ = trained
     if method == "dreambooth":
-        with pytest.raises(BadConfig, match="holds a whole U-Net, no LoRA"):
+        with pytest.raises(BadConfig, match="--method lora"):
             export_lora(run, tmp_path)
         return
     made = export_lora(run, tmp_path)
@@ -429,7 +429,7 @@ def test_what_does_not_fit_is_said(bare, prepared_run):
         weights = torch.nn.Parameter(torch.empty(2_567_463_684))
     cost = expect_cost(method, [{"params": [weights]}], "adamw8bit", ("cuda", "Tesla T4"), 10)
     assert 24 < cost.peak_gib < 30 and cost.left_mib == pytest.approx(4897, abs=1)
-    assert "More than the 14.7 GiB of t4" in cost.line() and "--class-images" not in cost.line()
+    assert "14.7 GiB of t4" in cost.line() and "--class-images" not in cost.line()
 
 
 def test_on_the_command_line(prepared_run, capsys):

@@ -66,7 +66,7 @@ def test_it_holds_where_identity_and_faces_do(tiny, after, held):
     config = RenderConfig.for_base("mini", few_steps="tiny")
     drawn = {config.steps: [0.5, 0.6, 0.56], 2: after}
     known = compare_few(lambda settings: drawn[settings.steps], lambda: None, config)
-    assert known["held"] is held and ("so not used" in known["words"]) is not held
+    assert known["held"] is held and ("not used" in known["words"]) is not held
     assert known["pairs"] == sum(value is not None for value in after)
 
 
@@ -103,7 +103,7 @@ def test_where_it_does_not_hold_the_pictures_are_those_without(tiny, brief_run, 
     ]
     shots = render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
     manifest = brief_run.manifest("headshots")
-    assert manifest["few_steps"]["held"] is False and "so not used" in manifest["outcome"]
+    assert manifest["few_steps"]["held"] is False and "not used" in manifest["outcome"]
     for shot, picture in zip(shots, before, strict=False):
         assert (np.asarray(open_picture(brief_run.path("headshots") / shot.file)) == np.asarray(picture)).all()
 

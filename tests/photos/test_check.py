@@ -86,7 +86,7 @@ def test_a_folder_without_photos_is_an_error(tmp_path, make):
 def test_photos_in_a_stages_own_folder_stay_where_they_are(tmp_path, good_photo, place):
     (tmp_path / place).mkdir(parents=True)
     Image.fromarray(good_photo).save(tmp_path / place / "me.png")
-    with pytest.raises(RunFolderError, match="Move the photos to another folder"):
+    with pytest.raises(RunFolderError, match="--out"):
         judge_photos(tmp_path / place, Run(tmp_path))
     assert [p.name for p in (tmp_path / place).iterdir()] == ["me.png"]
 
@@ -94,7 +94,7 @@ def test_photos_in_a_stages_own_folder_stay_where_they_are(tmp_path, good_photo,
 def test_so_does_a_link_to_photos_in_a_stages_folder(tmp_path):
     (tmp_path / "run" / "photos").mkdir(parents=True)
     (tmp_path / "run" / "photos" / "mine").symlink_to(P1)
-    with pytest.raises(RunFolderError, match="Move the photos to another folder"):
+    with pytest.raises(RunFolderError, match="--out"):
         judge_photos(tmp_path / "run" / "photos" / "mine", Run(tmp_path / "run"))
     assert (tmp_path / "run" / "photos" / "mine").is_dir()
 
@@ -234,7 +234,7 @@ def test_a_second_photo_of_a_moment_is_kept_only_where_there_are_too_few(tmp_pat
         judge_photos(folder, Run(tmp_path / f"run{least}"), replace(AS_BURST, min_photos=least)) for least in (4, 2)
     )
     assert sum(v.kept for v in few) == 4 and sum(v.kept for v in enough) == 2
-    assert all("better photo of the same moment" in v.reasons[0].text for v in enough if not v.kept)
+    assert all("better photo" in v.reasons[0].text for v in enough if not v.kept)
 
 
 def test_of_more_photos_than_needed_the_best_are_chosen(tmp_path):
@@ -242,9 +242,7 @@ def test_of_more_photos_than_needed_the_best_are_chosen(tmp_path):
     verdicts = judge_photos(folder_of(tmp_path, **good), Run(tmp_path / "run"), GateConfig(max_photos=4, min_photos=3))
     assert sum(v.kept for v in verdicts) == 4
     surplus = [r for v in verdicts for r in v.reasons if r.code == "surplus"]
-    assert len(surplus) == 5 and all(
-        "4 of 9 photos were chosen: they are better or more varied" in r.text for r in surplus
-    )
+    assert len(surplus) == 5 and all("4 of 9" in r.text for r in surplus)
 
 
 def test_names_that_are_no_utf8_end_in_a_verdict_that_can_be_written(tmp_path):
@@ -279,7 +277,7 @@ def test_a_refused_photo_can_be_kept_and_it_is_noted(small_run):
     assert verdict.kept and verdict.overruled and verdict.reasons[0].code == "greyscale"
     assert (run.path("photos") / "kept" / "grey.jpg").read_bytes() == (folder / "grey.jpg").read_bytes()
     manifest = run.manifest("photos")
-    assert manifest["fingerprint"] != before and "1 by your own word" in manifest["outcome"]
+    assert manifest["fingerprint"] != before and "1 overridden" in manifest["outcome"]
     notes = json.loads((run.folder / "overruled.json").read_text())
     assert "grey.jpg" in notes and notes["grey.jpg"]["kept"]
 
@@ -311,7 +309,7 @@ def test_saying_the_opposite_takes_it_back(small_run):
 def test_a_moved_photo_folder_is_found_again(small_run, tmp_path):
     run, folder = small_run
     folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(CannotKeep, match="no longer in"):
+    with pytest.raises(CannotKeep, match="again"):
         overrule_verdict(run, "grey.jpg", kept=True)
     judge_photos(tmp_path / "elsewhere", run, GateConfig(min_photos=2))
     assert overrule_verdict(run, "grey.jpg", kept=True).kept
@@ -327,12 +325,12 @@ def test_a_later_stage_notices_the_overruling(small_run):
 
 def test_a_photo_without_a_face_cannot_be_kept(small_run):
     run, folder = small_run
-    with pytest.raises(CannotKeep, match="no face was found"):
+    with pytest.raises(CannotKeep, match="no face"):
         overrule_verdict(run, "nobody.jpg", kept=True)
-    with pytest.raises(StageMissing, match="no photo 'x.jpg'"):
+    with pytest.raises(StageMissing, match="'x.jpg'"):
         overrule_verdict(run, "x.jpg", kept=True)
     (folder / "grey.jpg").unlink()
-    with pytest.raises(CannotKeep, match="no longer in"):
+    with pytest.raises(CannotKeep, match="again"):
         overrule_verdict(run, "grey.jpg", kept=True)
     assert not run.manifest("photos")["verdicts"][-2]["kept"]
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 import shutil
 
 import numpy as np
@@ -48,6 +49,11 @@ def good_set(count=16):
 
 def asked(verdicts):
     return coach.requests(verdicts, coach.coverage(verdicts), CONFIG)
+
+
+def figures(text: str) -> list[int]:
+    """Return the numbers in a sentence, in its order."""
+    return [int(number) for number in re.findall(r"\d+", text)]
 
 
 def texts(verdicts):
@@ -227,14 +233,14 @@ def test_a_burst_is_chosen_from_once():
     others = [photo(f"other{i:02d}", moment=i + 1, quality=0.3) for i in range(12)]
     chosen = coach.choose_photos([*burst, *others])
     assert len(chosen.names) == 13 and sum("burst" in n for n in chosen.names) == 1
-    assert chosen.text == "13 of 42 kept photos are chosen; they show 13 of 13 moments"
+    assert chosen.text.startswith("13 of 42 ") and "13 of 13" in chosen.text
 
 
 def test_few_moments_are_filled_up_from_bursts():
     verdicts = [photo(f"{m}{i}", moment=m, yaw_deg=-30 * m) for m in range(2) for i in range(9)]
     chosen = coach.choose_photos(verdicts, most=20, least=10)
     assert len(chosen.names) == len(set(chosen.names)) == 10
-    assert [c.why.startswith("the same moment again") for c in chosen.photos] == [False] * 2 + [True] * 8
+    assert ["same scene" in c.why for c in chosen.photos] == [False] * 2 + [True] * 8
 
 
 def test_five_hundred_photos_give_twenty_that_show_everything():
@@ -261,63 +267,65 @@ def test_refused_photos_are_never_chosen():
 def test_a_good_set_is_told_so():
     verdicts = good_set()
     assert asked(verdicts) == ()
-    assert coach.summary((), coach.coverage(verdicts)) == (
-        "Nothing to ask for: 16 photos of 16 moments show 4 poses, 2 expressions, 2 backgrounds, 3 kinds of clothes."
-    )
+    words = coach.summary((), coach.coverage(verdicts))
+    assert figures(words) == [16, 16, 4, 2, 2, 3], words
 
 
 def test_all_frontal():
     verdicts = [photo(v.photo[:3], **v.measures | {"yaw_deg": 3, "pitch_deg": 2}) for v in good_set()]
     (request,) = asked(verdicts)
     assert (request.code, request.count) == ("pose", 4)
-    assert request.text == (
-        "two photos with the face turned half to the left of the picture "
-        "and two turned half to the right of the picture"
-    )
-    assert request.why == "of 16 moments: 0 left, 16 front, 0 right; 2 of each are wanted"
+    assert request.text.count("two ") == 2 and request.text.index("left") < request.text.index("right")
+    assert "0 left, 16 front, 0 right" in request.why
 
 
 def test_one_side_only():
     verdicts = [v for v in good_set() if v.measures["yaw_deg"] != 30] + [photo("r", yaw_deg=30)]
-    assert texts(verdicts) == ["one photo with the face turned half to the right of the picture"]
+    (request,) = asked(verdicts)
+    assert (request.code, request.count) == ("pose", 1) and "right" in request.text and "left" not in request.text
 
 
 def test_all_one_shirt():
     verdicts = [photo(v.photo[:3], **v.measures | {"clothes_lab": BLUE}) for v in good_set()]
     (request,) = asked(verdicts)
-    assert (request.code, request.text) == ("clothes", "three photos without the blue top")
-    assert request.why == "16 of 16 moments show the blue top, at most 75% should"
+    assert (request.code, request.count) == ("clothes", 3) and "blue" in request.text
+    assert figures(request.why) == [16, 16, 75]
 
 
 def test_one_background():
     verdicts = [photo(v.photo[:3], **v.measures | {"backdrop_lab": WHITE}) for v in good_set()]
-    assert texts(verdicts) == ["three photos outdoors or in front of another background than the plain white one"]
+    (request,) = asked(verdicts)
+    assert (request.code, request.count) == ("background", 3) and "plain white" in request.text
 
 
 def test_nobody_smiles_and_everybody_smiles():
     calm = [photo(v.photo[:3], **v.measures | {"smile": 0.1}) for v in good_set()]
     merry = [photo(v.photo[:3], **v.measures | {"smile": 0.9}) for v in good_set()]
-    assert texts(calm) == ["two photos with a smile"]
-    assert texts(merry) == ["two photos with a calm face and the mouth closed"]
+    for verdicts, word in ((calm, "smile"), (merry, "calm")):
+        (request,) = asked(verdicts)
+        assert (request.code, request.count) == ("expression", 2) and word in request.text
 
 
 @pytest.mark.parametrize(
-    "change, text",
+    "change, code",
     [
-        ({"light_side": 0.4}, "three photos in soft light from the front, for example facing a window"),
-        ({"brightness": 45}, "three photos in soft light from the front, for example facing a window"),
-        ({"face_fraction": 0.7}, "three photos with head and shoulders in the frame"),
-        ({"face_fraction": 0.2}, "three photos with head and shoulders in the frame"),
+        ({"light_side": 0.4}, "light"),
+        ({"brightness": 45}, "light"),
+        ({"face_fraction": 0.7}, "framing"),
+        ({"face_fraction": 0.2}, "framing"),
     ],
 )
-def test_light_and_framing(change, text):
-    assert texts([photo(v.photo[:3], **v.measures | change) for v in good_set()]) == [text]
+def test_light_and_framing(change, code):
+    (request,) = asked([photo(v.photo[:3], **v.measures | change) for v in good_set()])
+    assert (request.code, request.count) == (code, 3)
 
 
 def test_at_most_three_in_order_of_use():
     verdicts = [photo(f"a{i:02d}", light_side=0.4, face_fraction=0.7) for i in range(16)]
     assert [r.code for r in asked(verdicts)] == ["pose", "clothes", "background"]
-    assert coach.summary(asked(verdicts), coach.coverage(verdicts)).startswith("To take next: two photos with the face")
+    words = coach.summary(asked(verdicts), coach.coverage(verdicts))
+    places = [words.index(request.text) for request in asked(verdicts)]
+    assert places == sorted(places)
 
 
 def test_half_of_them_another_person():
@@ -325,12 +333,8 @@ def test_half_of_them_another_person():
     verdicts += [refused(f"b{i}", "other_person", identity=0.05) for i in range(9)]
     first = asked(verdicts)[0]
     assert (first.code, first.count) == ("two_people", 9)
-    assert first.text == (
-        "keep one person's photos; this set shows two people: "
-        "9 of one (a0.jpg, a1.jpg, a2.jpg, a3.jpg, a4.jpg, a5.jpg, a6.jpg, a7.jpg, a8.jpg); "
-        "9 of another (b0.jpg, b1.jpg, b2.jpg, b3.jpg, b4.jpg, b5.jpg, b6.jpg, b7.jpg, b8.jpg)"
-    )
-    assert first.why == "9 of 18 faces are not the person that most photos show"
+    assert all(", ".join(f"{letter}{i}.jpg" for i in range(9)) in first.text for letter in "ab")
+    assert figures(first.why) == [9, 18]
 
 
 def test_a_few_strangers_are_strays():
@@ -342,7 +346,7 @@ def test_a_few_strangers_are_strays():
 def test_three_people_are_three():
     strangers = [refused(f"{'bc'[i % 2]}{i}", "other_person", identity=0.05, person=1 + i % 2) for i in range(10)]
     text = texts([*good_set(), *strangers])[0]
-    assert "shows three people: 16 of one" in text and "5 of another (b0.jpg, b2.jpg" in text
+    assert "three people" in text and "16 of " in text and "b0.jpg, b2.jpg" in text and "c1.jpg, c3.jpg" in text
 
 
 def test_eighteen_photos_of_two_moments():
@@ -350,23 +354,22 @@ def test_eighteen_photos_of_two_moments():
     request, *others = asked(verdicts)
     assert (request.code, request.count) == ("moments", 8)
     assert {other.code for other in others} == {"pose", "expression"}
-    assert request.text == "eight photos from other days, in other clothes and places"
-    assert request.why == "18 photos show 2 moments, 10 are wanted"
+    assert figures(request.why) == [18, 2, 10]
 
 
 def test_a_burst_whose_photos_were_refused_as_duplicates():
     verdicts = [photo(f"{m}", moment=m) for m in range(2)] + [refused(f"d{i}", "duplicate") for i in range(16)]
     request = asked(verdicts)[0]
     assert (request.code, request.count) == ("moments", 8)
-    assert request.why == "18 photos show 2 moments, 10 are wanted"
+    assert figures(request.why) == [18, 2, 10]
 
 
 def test_too_few():
     request, smile = asked(good_set(4))
-    assert (request.code, request.count, request.text) == ("few_photos", 6, "six more good photos")
+    assert (request.code, request.count) == ("few_photos", 6) and "six" in request.text
     assert (smile.code, smile.count) == ("expression", 2)
-    assert request.why == "4 of 4 photos were kept, training needs 10"
-    assert texts(good_set(9))[0] == "one more good photo"
+    assert figures(request.why) == [4, 4, 10]
+    assert (asked(good_set(9))[0].count, "photos" in texts(good_set(9))[0]) == (1, False)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
@@ -403,15 +406,15 @@ def test_a_dark_skin_in_good_light_is_not_in_dim_light():
 def test_too_few_for_they_are_blurred():
     verdicts = [*good_set(4), *(refused(f"b{i}", "blurred") for i in range(5)), refused("c", "no_face")]
     assert [(r.code, r.count) for r in asked(verdicts)][:2] == [("few_photos", 6), ("refused_blurred", 5)]
-    assert asked(verdicts)[1].text == "sharp photos: hold still, touch the face on the screen to focus"
-    assert asked(verdicts)[1].why == "5 of 10 photos were refused as blurred"
+    assert asked(verdicts)[1].code == "refused_blurred"
+    assert figures(asked(verdicts)[1].why) == [5, 10]
 
 
 def test_spoilt_photos_of_a_set_that_is_large_enough_come_last():
     verdicts = [photo(f"a{i:02d}") for i in range(12)] + [refused(f"b{i}", "dark") for i in range(3)]
     assert [r.code for r in asked(verdicts)] == ["pose", "clothes", "background"]
     few = [*good_set(), *(refused(f"b{i}", "dark") for i in range(3))]
-    assert texts(few) == ["brighter photos: face a window or a lamp"]
+    assert [request.code for request in asked(few)] == ["refused_dark"]
     assert asked(few[:-1]) == ()
 
 
@@ -450,7 +453,7 @@ def judged(photos, folder):
 def test_the_sample_person_looks_to_one_side_only(prepared):
     requests = Run(prepared).manifest("photos")["requests"]
     assert [r["code"] for r in requests] == ["pose", "framing"]
-    assert requests[0]["text"] == "two photos with the face turned half to the left of the picture"
+    assert (requests[0]["code"], requests[0]["count"]) == ("pose", 2) and "left" in requests[0]["text"]
 
 
 def test_real_photos_of_two_people_are_named(tmp_path):
@@ -478,4 +481,4 @@ def test_a_real_burst_is_one_moment(tmp_path):
     manifest = judged(tmp_path / "photos", tmp_path / "run")
     assert manifest["coverage"]["moments"] == 2
     assert manifest["requests"][0]["code"] == "moments"
-    assert manifest["requests"][0]["why"] == "10 photos show 2 moments, 10 are wanted"
+    assert figures(manifest["requests"][0]["why"]) == [10, 2, 10]

@@ -38,7 +38,7 @@ def test_a_slow_gpu_is_noticed_after_20_steps_and_said(clock):
         clock.now += 2 * planned
         after = controller.time_step()
     assert after.choice != plan.choice and after.task.slower == pytest.approx(2) and after.task.steps_done == 21
-    assert "planned again, a step takes 1.53 s, planned 0.77" in told[0] and "gave up" in told[0]
+    assert "1.53 s" in told[0] and "0.77" in told[0] and "sacrificed" in told[0]
     assert [stage.name for stage in after.stages] == ["train", "generate", "restore", "evaluate", "gallery"]
     assert after.pessimistic <= controller.minutes_left
 
@@ -66,7 +66,7 @@ def test_time_won_in_training_buys_sampler_steps(clock):
     for stage in ("generate", "restore", "evaluate", "gallery"):
         controller.finish(stage)
     assert controller.plan.stages == () and not told
-    with pytest.raises(BadConfig, match="no stage is called 'bake'"):
+    with pytest.raises(BadConfig, match="'bake'"):
         controller.finish("bake")
 
 

@@ -53,7 +53,7 @@ def test_an_upload_without_a_name_is_left_out(name):
 
 def test_photos_are_the_named_ones_then_the_uploads_then_the_sample(tmp_path):
     run = Run(tmp_path / "run")
-    assert widgets.photo_folder("", run)[1] == "the sample person, for no photos were given"
+    assert widgets.photo_folder("", run)[1].startswith("the sample person")
     keep_files(run.folder / "uploads", [("me.jpg", picture())])
     assert widgets.photo_folder("", run) == (run.folder / "uploads", "the 1 uploaded photos")
     assert str(widgets.photo_folder("/photos", run)[0]) == "/photos"
@@ -63,9 +63,9 @@ def test_a_run_begun_with_a_folder_goes_on_with_it(tmp_path):
     run = Run(tmp_path / "run")
     run.begin("photos", {}, {}).finish("kept", folder="../my", photos=[], verdicts=[], advice="")
     folder, why = widgets.photo_folder("", run)
-    assert folder.resolve() == (tmp_path / "my").resolve() and why == "the folder that the run was begun with"
+    assert folder.resolve() == (tmp_path / "my").resolve() and "began" in why
     run.begin("photos", {"limit": 1}, {}).finish("kept", folder="", photos=[], verdicts=[], advice="")
-    with pytest.raises(NoPhotos, match="doesn't say where its photos are"):  # no word of the sample person
+    with pytest.raises(NoPhotos, match=str(tmp_path)):  # no word of the sample person
         widgets.photo_folder("", run)
 
 
@@ -287,7 +287,7 @@ def test_the_button_overrules_and_the_run_remembers(prepared_run):
     assert "kept by you, though: " in page.value and button.description == "leave it out"
     assert next(v for v in run.manifest("photos")["verdicts"] if v["photo"] == "bad_01_blur.jpg")["kept"]
     assert (run.path("photos") / "kept" / "bad_01_blur.jpg").is_file()
-    assert review.children[1].value == f"{before + 1} of 30 photos are kept; overruled by you: 1."
+    assert review.children[1].value == f"{before + 1} of 30 photos are kept; overridden by you: 1."
     assert not run.has("dataset")
     button.click()
     assert review.children[1].value == f"{before} of 30 photos are kept." and button.description == "keep it anyway"
@@ -300,7 +300,7 @@ def test_a_kept_photo_can_be_left_out(prepared_run):
     page, button = shown(review)[0]
     button.click()
     assert "left out by you" in page.value and "dashed" in page.value
-    assert review.children[1].value == f"{before - 1} of 30 photos are kept; overruled by you: 1."
+    assert review.children[1].value == f"{before - 1} of 30 photos are kept; overridden by you: 1."
     assert "left out by you" in control(widgets.review_verdicts(prepared_run), "Show").options
 
 
@@ -330,14 +330,14 @@ def test_captions_are_edited_in_place(prepared_run):
     field.value = "photo of ohwx man, in a garden"
     file = prepared_run.path("dataset") / first["file"]
     assert file.with_suffix(".txt").read_text() == "photo of ohwx man, in a garden\n"
-    assert editor.children[0].value == f"The caption of {first['file']} is written."
+    assert editor.children[0].value == f"The caption of {first['file']} is saved."
     assert shown(widgets.edit_captions(prepared_run))[0][1].value == "photo of ohwx man, in a garden"
 
 
 def test_an_empty_caption_is_refused_in_words(prepared_run):
     editor = widgets.edit_captions(prepared_run)
     shown(editor)[0][1].value = " "
-    assert "a caption is at least a word" in editor.children[0].value
+    assert "at least one word" in editor.children[0].value
 
 
 def test_the_editor_needs_a_dataset(tmp_path):
