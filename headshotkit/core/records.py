@@ -41,10 +41,13 @@ def is_inside(name: str) -> bool:
 
 
 class Record:
-    """Base of all records: converts to a dict of JSON types and back."""
+    """Base of all records: converts to a dict of JSON types and back.
+
+    A field's JSON key is its name, or the `key` of `stored_as`.
+    """
 
     def to_dict(self) -> dict:
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {_key_of(f): _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict):
@@ -54,6 +57,19 @@ class Record:
             ValueError: a field is missing, has another type, or names a file outside of its folder.
         """
         return typed(cls, values)
+
+
+def stored_as(key: str, **options):
+    """Return a record's field whose JSON key differs from its name, because files with that key exist.
+
+    Args:
+        options: of `dataclasses.field`, such as default.
+    """
+    return field(metadata={"key": key}, **options)
+
+
+def _key_of(one: dataclasses.Field) -> str:
+    return one.metadata.get("key", one.name)
 
 
 def _plain(value):
@@ -82,11 +98,12 @@ def help_of(kind: type) -> dict[str, str]:
 
 
 @functools.cache
-def _fields_of(kind: type) -> tuple[tuple[str, object, bool], ...]:
-    """Return a record's fields: name, type, and whether it is required."""
+def _fields_of(kind: type) -> tuple[tuple[str, str, object, bool], ...]:
+    """Return a record's fields: name, JSON key, type, and whether it is required."""
     hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
     return tuple(
-        (f.name, hints[f.name], f.default is missing and f.default_factory is missing) for f in dataclasses.fields(kind)
+        (f.name, _key_of(f), hints[f.name], f.default is missing and f.default_factory is missing)
+        for f in dataclasses.fields(kind)
     )
 
 
@@ -100,10 +117,10 @@ def typed(hint, value):
     if isinstance(hint, type) and issubclass(hint, Record):
         if not isinstance(value, dict):
             raise ValueError(f"{hint.__name__} is {str(value)[:40]!r}")
-        absent = [name for name, _, needed in _fields_of(hint) if needed and name not in value]
+        absent = [key for _, key, _, needed in _fields_of(hint) if needed and key not in value]
         if absent:
             raise ValueError(f"{hint.__name__} lacks {', '.join(absent)}")
-        return hint(**{name: typed(kind, value[name]) for name, kind, _ in _fields_of(hint) if name in value})
+        return hint(**{name: typed(kind, value[key]) for name, key, kind, _ in _fields_of(hint) if key in value})
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(typed(args[0], v) for v in value)
     if origin in (typing.Union, UnionType):

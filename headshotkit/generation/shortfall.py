@@ -14,7 +14,7 @@ FEW_PASSED = 0.5
 """Share of the wanted prompts with an accepted headshot below which the causes are named."""
 SHORT = 0.75
 """Share of the base's usual steps below which a training or a sampler counts as short."""
-LEAST_MOMENTS = 5
+LEAST_SCENES = 5
 """Fewest scenes in the kept photos from which a face is learned rather than one scene."""
 NEARLY = 0.8
 """Share of the identity threshold from which further attempts are likely to pass."""
@@ -100,15 +100,13 @@ def _unlike(
     seen = f"{share} are not similar enough (median {median:.2f}, threshold {threshold:.2f})"
     usual = TrainConfig.for_base(lora.base, method=lora.method).steps
     kept = sum(v["kept"] for v in photos["verdicts"])
-    moments, needed = photos["coverage"]["moments"], GateConfig.min_photos
+    scenes, needed = photos["coverage"]["moments"], GateConfig.min_photos
     found = []
     if lora.step < SHORT * usual:
         why = f"{seen}; {lora.step} training steps were used, {usual} are usual"
         found.append(Cause("short_training", why, f"Train for {usual} steps (--steps {usual})."))
-    if kept < needed or moments < LEAST_MOMENTS:
-        why = (
-            f"{seen}; {kept} photos of {moments} scenes were trained on, {needed} of {LEAST_MOMENTS} or more are needed"
-        )
+    if kept < needed or scenes < LEAST_SCENES:
+        why = f"{seen}; {kept} photos of {scenes} scenes were trained on, {needed} of {LEAST_SCENES} or more are needed"
         found.append(Cause("few_photos", why, photos["advice"]))
     if median >= NEARLY * threshold:
         step = "Allow more attempts: raise the minutes (--minutes) or --max-attempts."

@@ -25,7 +25,7 @@ from headshotkit.core.run import COMMANDS, Run, fingerprint, read_json, write_at
 from headshotkit.faces import copies, recognition
 from headshotkit.photos import assess, coach
 from headshotkit.photos.colour import srgb_curve
-from headshotkit.photos.coverage import coverage, moments
+from headshotkit.photos.coverage import coverage, scenes
 from headshotkit.photos.decoding import Refused, Source
 from headshotkit.photos.files import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
 from headshotkit.photos.page import THUMBS, write_photo_page
@@ -240,13 +240,13 @@ def _judge_set(looks: list[_Look], config: GateConfig) -> None:
     if not kept:
         return
     embeddings = np.stack([look.sight.embedding for look in kept])
-    for look, moment in zip(kept, moments([k.sight.measures for k in kept], embeddings), strict=True):
-        look.sight.measures["moment"] = moment
+    for look, scene in zip(kept, scenes([k.sight.measures for k in kept], embeddings), strict=True):
+        look.sight.measures["moment"] = scene
     names = choose_photos([k.verdict for k in kept], config.max_photos, config.min_photos).names
-    chosen_moments = {look.sight.measures["moment"] for look in kept if look.name in names}
+    chosen_scenes = {look.sight.measures["moment"] for look in kept if look.name in names}
     for look in kept:
         if look.name not in names:
-            seen = look.sight.measures["moment"] in chosen_moments
+            seen = look.sight.measures["moment"] in chosen_scenes
             why = "they include a better photo of the same scene" if seen else "they are better or more varied"
             text = f"not needed: {len(names)} of {len(kept)} good photos were selected, {why}"
             look.refuse("surplus", len(kept), config.max_photos, text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headshotkit.core.records import Record, Verdict
-from headshotkit.photos.coverage import AXES, by_moment, quality, traits
+from headshotkit.photos.coverage import AXES, by_scene, quality, traits
 
 WEIGHTS = {
     "photo": 1.0,
@@ -62,7 +62,7 @@ def choose_photos(verdicts: list[Verdict], most: int = 20, least: int = 10) -> C
     Nemhauser, Wolsey and Fisher 1978 (the greedy bound).
     """
     kept = sorted((v for v in verdicts if v.kept), key=lambda v: v.photo)
-    groups = by_moment(kept)
+    groups = by_scene(kept)
     first, rest = [g[0] for g in groups], [i for g in groups for i in g[1:]]
     weights, cells, worth = _choice_arrays(kept)
     sums = np.zeros(cells.max(initial=-1) + 2)

@@ -36,3 +36,12 @@ def test_too_few_photos_says_how_many_and_why():
     with pytest.raises(TooFewPhotos, match="3 of 3 .* 10"):
         kept_photos(by_hand, 10)
     assert len(kept_photos(verdicts, 6)) == 6
+
+
+def test_a_field_may_have_another_key_in_files():
+    shown = Coverage(3, 2, (Axis("pose", ("left", "front"), (1, 1), "left", 0.5),), ())
+    values = shown.to_dict()
+    assert values["moments"] == 2 and values["axes"][0]["moments"] == [1, 1] and "scenes" not in values
+    assert Coverage.from_dict(values) == shown
+    with pytest.raises(ValueError, match="moments"):
+        Coverage.from_dict({name: value for name, value in values.items() if name != "moments"})

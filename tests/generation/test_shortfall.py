@@ -12,10 +12,10 @@ WELL = Lora(Path("person.safetensors"), "sdxl", 32, 32, "ohwx", "man", 1000)
 CONFIG = RenderConfig(count=8)
 
 
-def photos(kept: int = 16, moments: int = 12) -> dict:
+def photos(kept: int = 16, scenes: int = 12) -> dict:
     return {
         "verdicts": [{"kept": True}] * kept,
-        "coverage": {"moments": moments},
+        "coverage": {"moments": scenes},
         "advice": "To take next: two photos.",
     }
 

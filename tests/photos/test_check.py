@@ -216,17 +216,17 @@ def test_three_people_get_three_numbers():
     assert people(faces, 0.35).tolist() == [1] * 4 + [0] * 6 + [2] * 2
 
 
-def test_a_burst_is_one_moment(tmp_path):
+def test_a_burst_is_one_scene(tmp_path):
     with Image.open(P1 / "p1_04.jpg") as image:
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
     verdicts = judge_photos(folder, Run(tmp_path / "run"), AS_BURST)
-    moments = {v.photo: v.measures["moment"] for v in verdicts}
-    assert len({moments[name] for name in moments if name.startswith("burst")}) == 1
-    assert moments["other.jpg"] not in {moments[name] for name in moments if name.startswith("burst")}
+    scenes = {v.photo: v.measures["moment"] for v in verdicts}
+    assert len({scenes[name] for name in scenes if name.startswith("burst")}) == 1
+    assert scenes["other.jpg"] not in {scenes[name] for name in scenes if name.startswith("burst")}
 
 
-def test_a_second_photo_of_a_moment_is_kept_only_where_there_are_too_few(tmp_path):
+def test_a_second_photo_of_a_scene_is_kept_only_where_there_are_too_few(tmp_path):
     with Image.open(P1 / "p1_04.jpg") as image:
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)

@@ -22,14 +22,14 @@ BLUE, RED, WHITE, GREY = [40, 5, -35], [45, 55, 35], [95, 0, 0], [60, 0, 0]
 POSES = [(0, 0), (-30, 0), (30, 0), (0, 25)]
 
 
-def photo(name, moment=None, **measures):
+def photo(name, scene=None, **measures):
     """A kept photo: frontal, neutral, soft light, head and shoulders, blue top, plain white background."""
     usual = {
         "yaw_deg": 0, "pitch_deg": 0, "roll_deg": 0, "smile": 0.1, "light_side": 0, "brightness": 130, "clipped": 0,
         "face_fraction": 0.4, "backdrop_lab": WHITE, "backdrop_busy": 3, "clothes_lab": BLUE, "quality": 0.6,
         "identity": 0.7,
     }  # fmt: skip
-    return Verdict(f"{name}.jpg", True, (), usual | measures | ({} if moment is None else {"moment": moment}))
+    return Verdict(f"{name}.jpg", True, (), usual | measures | ({} if scene is None else {"moment": scene}))
 
 
 def refused(name, code, **measures):
@@ -92,21 +92,21 @@ def test_each_axis_at_its_limits(axis, measures, value):
 def test_what_was_not_measured_counts_nowhere():
     bare = Verdict("a.jpg", True, (), {"yaw_deg": None, "backdrop_lab": None})
     covered = coach.coverage([bare])
-    assert (covered.photos, covered.moments) == (1, 1)
-    assert all(sum(axis.moments) == 0 and axis.share == 0 and axis.most == "" for axis in covered.axes)
+    assert (covered.photos, covered.scenes) == (1, 1)
+    assert all(sum(axis.scenes) == 0 and axis.share == 0 and axis.most == "" for axis in covered.axes)
     assert not np.array(covered.grid).any()
 
 
-def test_a_moment_counts_once_by_its_best_photo():
-    burst = [photo(f"b{i}", moment=7, smile=0.9 if i == 3 else 0.1, quality=0.5 + i / 100) for i in range(4)]
-    covered = coach.coverage([*burst, photo("left", moment=8, yaw_deg=-30)])
-    assert (covered.photos, covered.moments) == (5, 2)
+def test_a_scene_counts_once_by_its_best_photo():
+    burst = [photo(f"b{i}", scene=7, smile=0.9 if i == 3 else 0.1, quality=0.5 + i / 100) for i in range(4)]
+    covered = coach.coverage([*burst, photo("left", scene=8, yaw_deg=-30)])
+    assert (covered.photos, covered.scenes) == (5, 2)
     assert covered.grid == ((1, 0), (0, 1), (0, 0), (0, 0))
-    assert covered.axis("expression").moments == (1, 1) and covered.axis("clothes").share == 1.0
+    assert covered.axis("expression").scenes == (1, 1) and covered.axis("clothes").share == 1.0
 
 
 def test_refused_photos_do_not_count():
-    assert coach.coverage([photo("a"), refused("b", "blurred", yaw_deg=30)]).axis("pose").moments == (0, 1, 0, 0)
+    assert coach.coverage([photo("a"), refused("b", "blurred", yaw_deg=30)]).axis("pose").scenes == (0, 1, 0, 0)
 
 
 def test_coverage_goes_to_json_and_back():
@@ -117,7 +117,7 @@ def test_coverage_goes_to_json_and_back():
 
 def test_shades_of_a_colour_are_one_and_colours_are_not():
     shades = [photo(f"a{i}", clothes_lab=[40 + i, 5 + i / 2, -35 + i]) for i in range(8)]
-    assert coach.coverage([*shades, photo("b", clothes_lab=RED)]).axis("clothes").moments == (8, 1)
+    assert coach.coverage([*shades, photo("b", clothes_lab=RED)]).axis("clothes").scenes == (8, 1)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_colour_names(lab, name):
     assert coverage.colour_name(lab) == name
 
 
-# --- moments ------------------------------------------------------------------------------------------------------
+# --- scenes -------------------------------------------------------------------------------------------------------
 
 
 def faces(count, cosine):
@@ -163,19 +163,19 @@ SAME = {"yaw_deg": 0, "pitch_deg": 0, "roll_deg": 0, "backdrop_lab": WHITE, "clo
         ({"taken_at": "no time"}, True),
     ],
 )
-def test_two_photos_of_one_moment(change, together):
+def test_two_photos_of_one_scene(change, together):
     first = SAME | {"taken_at": "2026-11-20T10:00:00"}
-    assert coach.moments([first, SAME | change], faces(2, 0.9)) == ([0, 0] if together else [0, 1])
+    assert coach.scenes([first, SAME | change], faces(2, 0.9)) == ([0, 0] if together else [0, 1])
 
 
-def test_other_faces_are_other_moments():
-    assert coach.moments([SAME, SAME], faces(2, 0.8)) == [0, 1]
-    assert coach.moments([], np.zeros((0, 512))) == []
+def test_other_faces_are_other_scenes():
+    assert coach.scenes([SAME, SAME], faces(2, 0.8)) == [0, 1]
+    assert coach.scenes([], np.zeros((0, 512))) == []
 
 
-def test_a_slow_turn_of_the_head_is_not_one_moment():
+def test_a_slow_turn_of_the_head_is_not_one_scene():
     turning = [SAME | {"yaw_deg": yaw} for yaw in range(-40, 41, 4)]
-    found = coach.moments(turning, faces(len(turning), 0.9))
+    found = coach.scenes(turning, faces(len(turning), 0.9))
     assert 4 <= len(set(found)) <= 6 and found == sorted(found)
 
 
@@ -229,15 +229,15 @@ def test_quality_comes_from_sharpness_and_size_where_the_gate_has_none():
 
 
 def test_a_burst_is_chosen_from_once():
-    burst = [photo(f"burst{i}", moment=0, quality=0.9) for i in range(30)]
-    others = [photo(f"other{i:02d}", moment=i + 1, quality=0.3) for i in range(12)]
+    burst = [photo(f"burst{i}", scene=0, quality=0.9) for i in range(30)]
+    others = [photo(f"other{i:02d}", scene=i + 1, quality=0.3) for i in range(12)]
     chosen = coach.choose_photos([*burst, *others])
     assert len(chosen.names) == 13 and sum("burst" in n for n in chosen.names) == 1
     assert chosen.text.startswith("13 of 42 ") and "13 of 13" in chosen.text
 
 
-def test_few_moments_are_filled_up_from_bursts():
-    verdicts = [photo(f"{m}{i}", moment=m, yaw_deg=-30 * m) for m in range(2) for i in range(9)]
+def test_few_scenes_are_filled_up_from_bursts():
+    verdicts = [photo(f"{m}{i}", scene=m, yaw_deg=-30 * m) for m in range(2) for i in range(9)]
     chosen = coach.choose_photos(verdicts, most=20, least=10)
     assert len(chosen.names) == len(set(chosen.names)) == 10
     assert ["same scene" in c.why for c in chosen.photos] == [False] * 2 + [True] * 8
@@ -250,8 +250,8 @@ def test_five_hundred_photos_give_twenty_that_show_everything():
     everything, shown = coach.coverage([*verdicts, *rare]), coach.coverage([*verdicts, *rare])
     shown = coach.coverage([v for v in [*verdicts, *rare] if v.photo in chosen.names])
     assert len(chosen.names) == 20
-    assert [axis.values for axis in everything.axes if min(axis.moments)] == [
-        axis.values for axis in shown.axes if min(axis.moments)
+    assert [axis.values for axis in everything.axes if min(axis.scenes)] == [
+        axis.values for axis in shown.axes if min(axis.scenes)
     ]
     assert {v.photo for v in rare[1:4]} <= set(chosen.names)
 
@@ -349,8 +349,8 @@ def test_three_people_are_three():
     assert "three people" in text and "16 of " in text and "b0.jpg, b2.jpg" in text and "c1.jpg, c3.jpg" in text
 
 
-def test_eighteen_photos_of_two_moments():
-    verdicts = [photo(f"{m}{i}", moment=m, yaw_deg=-30 * m) for m in range(2) for i in range(9)]
+def test_eighteen_photos_of_two_scenes():
+    verdicts = [photo(f"{m}{i}", scene=m, yaw_deg=-30 * m) for m in range(2) for i in range(9)]
     request, *others = asked(verdicts)
     assert (request.code, request.count) == ("moments", 8)
     assert {other.code for other in others} == {"pose", "expression"}
@@ -358,7 +358,7 @@ def test_eighteen_photos_of_two_moments():
 
 
 def test_a_burst_whose_photos_were_refused_as_duplicates():
-    verdicts = [photo(f"{m}", moment=m) for m in range(2)] + [refused(f"d{i}", "duplicate") for i in range(16)]
+    verdicts = [photo(f"{m}", scene=m) for m in range(2)] + [refused(f"d{i}", "duplicate") for i in range(16)]
     request = asked(verdicts)[0]
     assert (request.code, request.count) == ("moments", 8)
     assert figures(request.why) == [18, 2, 10]
@@ -373,13 +373,13 @@ def test_too_few():
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
-@pytest.mark.parametrize("moments", [1, 4])
-def test_a_small_uniform_set_is_asked_to_turn_and_to_smile(count, moments):
+@pytest.mark.parametrize("scenes", [1, 4])
+def test_a_small_uniform_set_is_asked_to_turn_and_to_smile(count, scenes):
     """Frontal, neutral selfies of one day; with min_photos as low as their number nothing else is in the way."""
-    verdicts = [photo(f"a{i}", moment=i % moments) for i in range(count)]
+    verdicts = [photo(f"a{i}", scene=i % scenes) for i in range(count)]
     config = GateConfig(min_photos=min(count, 3))
     codes = [r.code for r in coach.requests(verdicts, coach.coverage(verdicts), config)]
-    assert {"pose", "clothes" if min(count, moments) >= 3 else "expression"} <= set(codes)
+    assert {"pose", "clothes" if min(count, scenes) >= 3 else "expression"} <= set(codes)
     lacking = coach.requests(
         [photo(f"a{i}", smile=0.9, yaw_deg=-30) for i in range(count)],
         coach.coverage([photo(f"a{i}", smile=0.9, yaw_deg=-30) for i in range(count)]),
@@ -469,7 +469,7 @@ def test_real_photos_of_two_people_are_named(tmp_path):
         assert f"({names})" in first["text"]
 
 
-def test_a_real_burst_is_one_moment(tmp_path):
+def test_a_real_burst_is_one_scene(tmp_path):
     """Five frames each of two photos, moved and lit a little differently, as a hand-held burst is."""
     (tmp_path / "photos").mkdir()
     for name in ("p1_03", "p1_09"):
