@@ -272,7 +272,7 @@ class Headshot(Record):
 
     likeness: identity relative to the own photos' median, so 0.87 is 87 % of the similarity of your own photos ·
     quality: of the face, in [0, 1], higher is better · copy: largest similarity of the face's structure to a photo's ·
-    obeyed: prompt adherence, share of the measurable requests that are shown, in [0, 1]; None without any ·
+    adherence: prompt adherence, share of the measurable requests that are shown, in [0, 1]; None without any ·
     sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each.
     """
 
@@ -290,7 +290,7 @@ class Headshot(Record):
     likeness: float | None = None
     quality: float | None = None
     copy: float | None = None
-    obeyed: float | None = None
+    adherence: float | None = stored_as("obeyed", default=None)
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
 
@@ -299,8 +299,8 @@ class Headshot(Record):
 class Pick(Record):
     """A checkpoint of the LoRA at a lora_scale, and the scores of its `pictures` of a few prompts, each in [0, 1].
 
-    `file` is relative to the LoRA's stage. likeness: mean, relative to the own photos' median and at most 1 · obeyed:
-    mean prompt adherence · passed: share of the pictures that the gate accepts.
+    `file` is relative to the LoRA's stage. likeness: mean, relative to the own photos' median and at most 1 ·
+    adherence: mean prompt adherence · passed: share of the pictures that the gate accepts.
     """
 
     step: int
@@ -308,13 +308,13 @@ class Pick(Record):
     file: Name
     pictures: int
     likeness: float
-    obeyed: float
+    adherence: float = stored_as("obeyed")
     passed: float
 
     def __str__(self) -> str:
         return (
             f"step {self.step} at {self.scale:g} (likeness {self.likeness:.0%} of your photos', prompt adherence "
-            f"{self.obeyed:.0%}, {round(self.passed * self.pictures)} of {self.pictures} accepted)"
+            f"{self.adherence:.0%}, {round(self.passed * self.pictures)} of {self.pictures} accepted)"
         )
 
 

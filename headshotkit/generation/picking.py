@@ -97,26 +97,26 @@ def choose_pick(tried: Sequence[Pick]) -> Pick:
     """Return the best trade-off among the candidates that pass the gate about as often as the best.
 
     A candidate is dropped if its pass rate is more than one standard error below the best one's: adherence is worth
-    nothing in a picture of somebody else. Of the rest `knee_of` chooses; if no picture passes, likeness does.
+    nothing in a picture of somebody else. Of the rest `best_trade_off` chooses; if no picture passes, likeness does.
     """
     best = max(one.passed for one in tried)
     if not best:
-        return max(tried, key=lambda one: (one.likeness, one.obeyed))
+        return max(tried, key=lambda one: (one.likeness, one.adherence))
     pictures = tried[0].pictures
     smooth = (best * pictures + 1) / (pictures + 2)
     enough = best - (smooth * (1 - smooth) / pictures) ** 0.5
     able = [one for one in tried if one.passed >= enough]
-    return able[knee_of([(one.obeyed, one.likeness) for one in able])]
+    return able[best_trade_off([(one.adherence, one.likeness) for one in able])]
 
 
-def knee_of(points: Sequence[tuple[float, float]]) -> int:
+def best_trade_off(points: Sequence[tuple[float, float]]) -> int:
     """Return the index of the point (adherence, likeness) with the largest sum; ties go to likeness.
 
     It is the curve's point of slope -1: beyond it a step gains less of one than it loses of the other. Both are
     absolute shares, so they are not scaled to each other's range, which would magnify small differences between
     similar candidates.
 
-    >>> knee_of([(1.0, 0.3), (0.95, 0.7), (0.6, 0.75), (0.5, 0.2)])
+    >>> best_trade_off([(1.0, 0.3), (0.95, 0.7), (0.6, 0.75), (0.5, 0.2)])
     1
     """
     return max(range(len(points)), key=lambda n: (round(sum(points[n]), 9), points[n][1]))
@@ -210,6 +210,6 @@ def _candidate(shots: list[Headshot], step: int, scale: float, file: str) -> Pic
     likeness = [min(shot.likeness or 0.0, 1.0) for shot in shots]
     return Pick(
         step, scale, file, len(shots), round(statistics.fmean(likeness), 4),
-        round(statistics.fmean(shot.obeyed or 0.0 for shot in shots), 4),
+        round(statistics.fmean(shot.adherence or 0.0 for shot in shots), 4),
         round(statistics.fmean(shot.accepted for shot in shots), 4),
     )  # fmt: skip

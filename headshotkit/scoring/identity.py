@@ -15,7 +15,7 @@ from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos import assess
 from headshotkit.photos.kept import kept_faces
-from headshotkit.scoring import adherence
+from headshotkit.scoring.adherence import prompt_adherence, shown_by
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Judgement:
     likeness: float | None = None
     quality: float | None = None
     copy: float | None = None
-    obeyed: float | None = None
+    adherence: float | None = None
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
 
@@ -132,10 +132,10 @@ def judge_headshot(
     }
     reasons = tuple(code for code, is_broken in broken.items() if is_broken)
     likeness = round(max(identity, 0.0) / max(person.mark.own_median, 0.01), 4)
-    obeyed = adherence.share_obeyed(asked or {}, adherence.shown_by(image, marks))
+    adherence = prompt_adherence(asked or {}, shown_by(image, marks))
     points = tuple(tuple(map(float, point)) for point in face.points)
     return Judgement(
-        identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, obeyed,
+        identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, adherence,
         round(known["sharpness"], 2), points,
     )  # fmt: skip
 

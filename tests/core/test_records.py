@@ -5,6 +5,7 @@ import pytest
 
 from headshotkit.core.errors import TooFewPhotos
 from headshotkit.core.records import Dataset, Lora, Reason, TrainingPhoto, Verdict, kept_photos
+from headshotkit.photos.coverage import Axis, Coverage
 
 
 def test_records_survive_json():

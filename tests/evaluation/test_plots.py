@@ -101,7 +101,7 @@ def test_own_photos_are_shown_with_their_spread_and_sorted_values_form_no_line(t
 def test_no_name_lies_over_a_candidate(tmp_path):
     run = Run(tmp_path)
     numbers = [(250, 1, 0.6, 0.83), (500, 1, 0.8, 0.82), (750, 1, 0.8, 0.82), (750, 0.6, 0.5, 0.9)]
-    some = [Pick(step, scale, f"{step}", 6, alike, obeyed, 0.5) for step, scale, alike, obeyed in numbers]
+    some = [Pick(step, scale, f"{step}", 6, alike, adherence, 0.5) for step, scale, alike, adherence in numbers]
     facts = {"candidates": [one.to_dict() for one in some], "chosen": some[2].to_dict()}
     run.begin("picked", {}, {}).finish("picked", **facts, pass_mark={"mark": 0.55, "own_median": 0.75})
     figure = plots_picking.plot_pick(run)

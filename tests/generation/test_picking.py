@@ -15,7 +15,7 @@ from headshotkit.core.run import Run, write_json
 from headshotkit.evaluation.plots_picking import plot_pick, table_pick
 from headshotkit.families import Sampling, load_family
 from headshotkit.generation.headshots import _picked, render_headshots
-from headshotkit.generation.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
+from headshotkit.generation.picking import best_trade_off, choose_pick, pick_lora, prompts_that_differ
 from headshotkit.generation.prompts import Prompt, load_prompts
 from headshotkit.pipeline import Options, config_for, do_stage
 from headshotkit.scoring.adherence import asked_of
@@ -25,24 +25,24 @@ RENDERING = {"steps": 3, "batch": 2}
 NAMES = Names("ohwx man", "a man")
 
 
-def pick(likeness, obeyed, passed, scale=1.0, pictures=8):
-    return Pick(100, scale, "person.safetensors", pictures, likeness, obeyed, passed)
+def pick(likeness, adherence, passed, scale=1.0, pictures=8):
+    return Pick(100, scale, "person.safetensors", pictures, likeness, adherence, passed)
 
 
 # --- the choice ---------------------------------------------------------------------------------------------------
 
 
-def test_the_knee_gives_up_little_of_either():
+def test_the_best_trade_off_gives_up_little_of_either():
     strengths = [(1.0, 0.2), (0.98, 0.5), (0.93, 0.75), (0.7, 0.8), (0.4, 0.82)]
-    assert knee_of(strengths) == 2
-    assert knee_of([(1.0, 0.2), (0.4, 0.8)]) == 1, "of equal ones the more alike is taken"
-    assert knee_of([(0.95, 0.76), (0.6, 0.8)]) == 0, "a little likeness is not worth a third of the prompts"
-    assert knee_of([(0.5, 0.5)]) == 0
+    assert best_trade_off(strengths) == 2
+    assert best_trade_off([(1.0, 0.2), (0.4, 0.8)]) == 1, "of equal ones the more alike is taken"
+    assert best_trade_off([(0.95, 0.76), (0.6, 0.8)]) == 0, "a little likeness is not worth a third of the prompts"
+    assert best_trade_off([(0.5, 0.5)]) == 0
 
 
 def test_a_candidate_that_clearly_passes_less_is_no_choice_however_well_it_obeys():
-    weak, knee, strong = pick(0.5, 1.0, 0.25, 0.6), pick(0.74, 0.9, 0.75, 0.8), pick(0.8, 0.6, 0.75, 1.2)
-    assert choose_pick([weak, pick(0.76, 0.65, 0.75), knee, strong]) == knee
+    weak, best, strong = pick(0.5, 1.0, 0.25, 0.6), pick(0.74, 0.9, 0.75, 0.8), pick(0.8, 0.6, 0.75, 1.2)
+    assert choose_pick([weak, pick(0.76, 0.65, 0.75), best, strong]) == best
     assert choose_pick([weak, strong]) == strong
     assert choose_pick([pick(0.1, 1.0, 0.0), pick(0.15, 0.5, 0.0)]).likeness == 0.15, "where none passes all are left"
 
@@ -88,7 +88,7 @@ def test_every_candidate_draws_the_same_prompts_from_the_same_noise(picked):
     for one in tried:
         shots = [p for p in manifest["pictures"] if p["file"].startswith(f"{one.step:06d}_{one.scale:g}_")]
         assert one.likeness == pytest.approx(np.mean([min(p["likeness"] or 0, 1) for p in shots]), abs=1e-3)
-        assert one.obeyed == pytest.approx(np.mean([p["obeyed"] or 0 for p in shots]), abs=1e-3)
+        assert one.adherence == pytest.approx(np.mean([p["obeyed"] or 0 for p in shots]), abs=1e-3)
 
 
 def test_a_picture_is_what_its_snapshot_draws_at_that_strength(picked):

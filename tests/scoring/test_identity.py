@@ -10,8 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 from headshotkit.config import RenderConfig
 from headshotkit.core.errors import NoKnownFaces
 from headshotkit.core.run import Run
-from headshotkit.faces import copies
-from headshotkit.faces import recognition as faces
+from headshotkit.faces import copies, recognition
 from headshotkit.generation.session import Session
 from headshotkit.scoring.identity import calibrate, judge_headshot, known_person
 from headshotkit.scoring.reasons import WORDS
@@ -30,7 +29,7 @@ def own(prepared):
     run = Run(prepared)
     whole, first = known_person(run, CONFIG), sorted(run.path("photos").glob("kept/*.jpg"))[0]
     photo = np.asarray(open_picture(first))
-    mine = copies.look_of(photo, faces.detect_faces(photo)[0])
+    mine = copies.look_of(photo, recognition.detect_faces(photo)[0])
     others = [look for look in whole.looks if np.nanmean(np.abs(look - mine)) > 3]
     assert len(others) == len(whole.looks) - 1
     return photo, replace(whole, looks=tuple(others))
@@ -56,7 +55,7 @@ def test_nobody_and_two_people_are_refused(person, good_photo):
 def test_a_copy_of_a_photo_is_refused_however_it_was_changed(person, good_photo):
     """Cut to the face, shrunk, mirrored, recoloured, turned: `copy_of_photo` each time."""
     photo = Image.fromarray(good_photo)
-    x0, y0, x1, y1 = faces.detect_faces(good_photo)[0].box
+    x0, y0, x1, y1 = recognition.detect_faces(good_photo)[0].box
     reach = 0.95 * (x1 - x0)
     middle = ((x0 + x1) / 2, (y0 + y1) / 2)
     cut = photo.crop([int(m + side * reach) for side in (-1, 1) for m in middle]).resize((128, 128), Image.LANCZOS)
@@ -110,9 +109,9 @@ def test_nobody_can_not_be_calibrated():
 
 def test_what_lies_outside_of_the_picture_is_not_compared(good_photo):
     """Two strangers' faces at a picture's edge have the edge in common, and a copy turned in its frame has another."""
-    face = faces.detect_faces(good_photo)[0]
+    face = recognition.detect_faces(good_photo)[0]
     x0 = int(face.box[0] + 0.2 * face.width_px)
     cut = good_photo[:, x0:]
-    look, whole = copies.look_of(cut, faces.detect_faces(cut)[0]), copies.look_of(good_photo, face)
+    look, whole = copies.look_of(cut, recognition.detect_faces(cut)[0]), copies.look_of(good_photo, face)
     assert np.isnan(look).any() and copies.copy_likeness(look, [whole]) > 0.97
     assert copies.copy_likeness(np.full_like(look, np.nan), [whole]) == -1 == copies.copy_likeness(look, [])
