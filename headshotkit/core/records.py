@@ -167,14 +167,14 @@ class Reason(Record):
 class Verdict(Record):
     """The gate's verdict on one photo. `photo` is its path relative to the photo folder.
 
-    `overruled`: a person decided against the reasons.
+    `overridden`: a person decided against the reasons.
     """
 
     photo: Name
     kept: bool
     reasons: tuple[Reason, ...] = ()
     measures: dict = field(default_factory=dict)
-    overruled: bool = False
+    overridden: bool = stored_as("overruled", default=False)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from headshotkit.photos.selection import choose_photos
 from headshotkit.photos.stripping import write_stripped
 
 THUMB_PX = 240
-OVERRULED = "overruled.json"
+OVERRIDES = "overruled.json"
 """A person's own decisions, in the run folder: a photo's name -> its sha256, kept, and the time of the decision."""
 RULES_VERSION = "4"
 """Raised when measures or comparisons change, so that photos are judged anew."""
@@ -81,7 +81,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         if thumb:
             write_atomic(stage.folder / THUMBS / f"{number:03d}.jpg", thumb)
     _judge_set(looks, config)
-    _apply_overruling(looks, read_overruled(run))
+    _apply_overrides(looks, read_overrides(run))
     for look in looks:
         if look.verdict.kept:
             look.copy_to(stage.folder / "kept" / look.name)
@@ -119,7 +119,7 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
 
 def _inputs(digests: dict[str, str], run: Run) -> dict[str, str]:
     """Return the inputs of verdicts besides the limits: photos by name, models and rules, and a person's decisions."""
-    return digests | _judges() | overruled_input(run)
+    return digests | _judges() | overrides_input(run)
 
 
 def _demand_apart(photos: Path, run: Run) -> None:
@@ -149,10 +149,10 @@ def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
     """Describe how many photos were kept, how many refused for which reason, and which files were not read."""
     refused = Counter(v.reasons[0].code for v in verdicts if not v.kept and v.reasons)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
-    overruled = sum(v.overruled for v in verdicts)
+    overridden = sum(v.overridden for v in verdicts)
     words = f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos"
     words += f"; refused: {counts}" if counts else ""
-    words += f"; {overruled} overridden by you" if overruled else ""
+    words += f"; {overridden} overridden by you" if overridden else ""
     return words + (f"; not read: {left_out}" if left_out else "")
 
 
@@ -369,25 +369,25 @@ class Note(Record):
     at: str = ""
 
 
-def read_overruled(run: Run) -> dict[str, dict]:
+def read_overrides(run: Run) -> dict[str, dict]:
     """Return a person's decisions: photo -> its sha256, kept, at.
 
     Raises:
         DamagedRun: the file exists but can't be used.
     """
-    return read_json(run.folder / OVERRULED, Note) or {}
+    return read_json(run.folder / OVERRIDES, Note) or {}
 
 
-def overruled_input(run: Run) -> dict[str, str]:
+def overrides_input(run: Run) -> dict[str, str]:
     """Return a person's decisions, without their times, as an input of the stage."""
-    said = {photo: [note["sha256"], note["kept"]] for photo, note in read_overruled(run).items()}
-    return {OVERRULED: fingerprint(said, {})} if said else {}
+    said = {photo: [note["sha256"], note["kept"]] for photo, note in read_overrides(run).items()}
+    return {OVERRIDES: fingerprint(said, {})} if said else {}
 
 
-def _apply_overruling(looks: list[_Look], overruled: dict[str, dict]) -> None:
+def _apply_overrides(looks: list[_Look], overridden: dict[str, dict]) -> None:
     for look in looks:
-        note = overruled.get(look.name, {"sha256": None})
+        note = overridden.get(look.name, {"sha256": None})
         if note["sha256"] != look.photo.sha256 or note["kept"] == look.verdict.kept:
             continue
         if "face_box_px" in look.sight.measures or not note["kept"]:
-            look.verdict = replace(look.verdict, kept=note["kept"], overruled=True)
+            look.verdict = replace(look.verdict, kept=note["kept"], overridden=True)

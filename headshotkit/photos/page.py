@@ -48,7 +48,7 @@ def _card(verdict: Verdict, thumb: Path) -> str:
     """Return one photo with its name, its verdict and every reason."""
     name = html.escape(verdict.photo)
     lines = [reason.text for reason in verdict.reasons]
-    if verdict.overruled:
+    if verdict.overridden:
         lines.insert(0, f"{'kept' if verdict.kept else 'left out'} by you")
     words = "<br>".join(map(html.escape, lines)) or "kept"
     picture = f'<img src="{data_uri(thumb.read_bytes(), "jpeg")}" alt="{name}">' if thumb.is_file() else ""

@@ -264,7 +264,7 @@ class _Pages:
 def review_verdicts(run: Run):
     """Show all photos with frame, verdict and reasons, to filter, sort and override, a page at a time.
 
-    The button below a photo overrides its verdict: `override.overrule_verdict` records it, and later stages notice.
+    The button below a photo overrides its verdict: `override.override_verdict` records it, and later stages notice.
 
     Raises:
         StageMissing: the photos have not been judged.
@@ -302,18 +302,18 @@ def _verdict_card(run: Run, name: str, line):
         button.description = LEAVE_OUT if verdict["kept"] else KEEP
         button.disabled = "face_box_px" not in verdict["measures"]  # there is no face to crop around
 
-    def overrule(_) -> None:
-        from headshotkit.photos.override import overrule_verdict
+    def override(_) -> None:
+        from headshotkit.photos.override import override_verdict
 
         try:
-            overrule_verdict(run, name, not _verdicts(run)[name]["kept"])
+            override_verdict(run, name, not _verdicts(run)[name]["kept"])
         except HeadshotError as error:
             line.value = html.escape(str(error))
             return
         draw()
         line.value = _count_line(_verdicts(run))
 
-    button.on_click(overrule)
+    button.on_click(override)
     draw()
     return ipywidgets.VBox([page, button], layout=ipywidgets.Layout(width="176px"))
 
@@ -326,8 +326,8 @@ def _verdicts(run: Run) -> dict[str, dict]:
 def _count_line(verdicts: dict[str, dict]) -> str:
     kept = sum(v["kept"] for v in verdicts.values())
     words = f"{kept} of {len(verdicts)} photos are kept"
-    overruled = sum(v.get("overruled", False) for v in verdicts.values())
-    return words + (f"; overridden by you: {overruled}." if overruled else ".")
+    overridden = sum(v.get("overruled", False) for v in verdicts.values())
+    return words + (f"; overridden by you: {overridden}." if overridden else ".")
 
 
 def _numbers(verdicts: dict[str, dict]) -> list[str]:

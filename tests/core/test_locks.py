@@ -20,7 +20,7 @@ from headshotkit.core.run import COMMANDS, Run, write_atomic
 from headshotkit.dataset.captions import edit_caption
 from headshotkit.generation.pictures import PictureRequest, render_pictures
 from headshotkit.generation.previews import render_previews
-from headshotkit.photos.override import overrule_verdict
+from headshotkit.photos.override import override_verdict
 
 HOLDING = """
 import sys, time
@@ -193,7 +193,7 @@ def test_every_command_that_writes_is_refused_while_another_process_works(brief_
             code = main([command, *photos, "--out", str(brief_run.folder), "--base", "mini"])
             assert code == 2 and capsys.readouterr().err.startswith("RunBusy"), command
         for verb in (
-            lambda: overrule_verdict(brief_run, "p1_01.jpg", False),
+            lambda: override_verdict(brief_run, "p1_01.jpg", False),
             lambda: edit_caption(brief_run, "p1_01_0.png", "words"),
             lambda: render_previews(brief_run),
             lambda: render_pictures(brief_run, PictureRequest.for_base("mini", "photo")),

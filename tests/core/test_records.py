@@ -33,7 +33,7 @@ def test_too_few_photos_says_how_many_and_why():
     with pytest.raises(TooFewPhotos) as error:
         kept_photos(verdicts, 10, "", "2 photos in 1 subfolder")
     assert "2 photos in 1 subfolder" in error.value.why and "JPEG" in error.value.next_step
-    by_hand = [Verdict("c", True, (Reason("dark", 1, 2, ""),), {}, overruled=True)] * 3
+    by_hand = [Verdict("c", True, (Reason("dark", 1, 2, ""),), {}, overridden=True)] * 3
     with pytest.raises(TooFewPhotos, match="3 of 3 .* 10"):
         kept_photos(by_hand, 10)
     assert len(kept_photos(verdicts, 6)) == 6

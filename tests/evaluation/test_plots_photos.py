@@ -62,9 +62,9 @@ def test_the_sheet_has_frame_sign_and_reason_kept_and_best_first(tmp_path):
     assert sheet.texts[0].get_text() == "2 of 3 photos are kept"
 
 
-def test_the_sheet_says_what_a_person_overruled(tmp_path):
-    kept = Verdict("k.jpg", True, (Reason("dark", 11, 30, "too dark"),), {}, overruled=True)
-    out = Verdict("o.jpg", False, (), {}, overruled=True)
+def test_the_sheet_says_what_a_person_overrode(tmp_path):
+    kept = Verdict("k.jpg", True, (Reason("dark", 11, 30, "too dark"),), {}, overridden=True)
+    out = Verdict("o.jpg", False, (), {}, overridden=True)
     assert plots.verdict_words(kept) == "kept by you, though too dark"
     assert plots.verdict_words(out) == "left out by you"
     plots.plot_verdicts(judged(tmp_path, [kept, out])).png()

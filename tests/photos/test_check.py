@@ -21,7 +21,7 @@ from headshotkit.photos import assess
 from headshotkit.photos.check import judge_photos, main_person, people, write_kept
 from headshotkit.photos.files import Opened, digest_of, left_out, open_photo, png_bytes
 from headshotkit.photos.metadata import ORIGIN
-from headshotkit.photos.override import overrule_verdict
+from headshotkit.photos.override import override_verdict
 from headshotkit.pipeline import Options, do_stage
 
 
@@ -257,7 +257,7 @@ def test_names_that_are_no_utf8_end_in_a_verdict_that_can_be_written(tmp_path):
     assert (run.path("photos") / "kept" / verdict.photo).exists()
 
 
-# --- overruling ---------------------------------------------------------------------------------------------------
+# --- overriding ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -273,8 +273,8 @@ def small_run(tmp_path):
 def test_a_refused_photo_can_be_kept_and_it_is_noted(small_run):
     run, folder = small_run
     before = run.manifest("photos")["fingerprint"]
-    verdict = overrule_verdict(run, "grey.jpg", kept=True)
-    assert verdict.kept and verdict.overruled and verdict.reasons[0].code == "greyscale"
+    verdict = override_verdict(run, "grey.jpg", kept=True)
+    assert verdict.kept and verdict.overridden and verdict.reasons[0].code == "greyscale"
     assert (run.path("photos") / "kept" / "grey.jpg").read_bytes() == (folder / "grey.jpg").read_bytes()
     manifest = run.manifest("photos")
     assert manifest["fingerprint"] != before and "1 overridden" in manifest["outcome"]
@@ -282,25 +282,25 @@ def test_a_refused_photo_can_be_kept_and_it_is_noted(small_run):
     assert "grey.jpg" in notes and notes["grey.jpg"]["kept"]
 
 
-def test_overruling_holds_when_the_photos_are_judged_again(small_run):
+def test_an_override_holds_when_the_photos_are_judged_again(small_run):
     run, folder = small_run
-    overrule_verdict(run, "grey.jpg", kept=True)
-    overrule_verdict(run, "b.jpg", kept=False)
+    override_verdict(run, "grey.jpg", kept=True)
+    override_verdict(run, "b.jpg", kept=False)
     written = (run.path("photos") / "manifest.json").stat().st_mtime_ns
     judge_photos(folder, run, GateConfig(min_photos=2))
     assert (run.path("photos") / "manifest.json").stat().st_mtime_ns == written  # nothing is done again
     shutil.copy(P1 / "p1_15.jpg", folder / "d.jpg")
     again = {v.photo: v for v in judge_photos(folder, run, GateConfig(min_photos=2))}
     assert {name for name, v in again.items() if v.kept} == {"a.jpg", "c.jpg", "d.jpg", "grey.jpg"}
-    assert again["b.jpg"].overruled and not again["b.jpg"].reasons
+    assert again["b.jpg"].overridden and not again["b.jpg"].reasons
 
 
 def test_saying_the_opposite_takes_it_back(small_run):
     run, _ = small_run
     before = run.manifest("photos")
-    overrule_verdict(run, "b.jpg", kept=False)
+    override_verdict(run, "b.jpg", kept=False)
     assert not (run.path("photos") / "kept" / "b.jpg").exists()
-    overrule_verdict(run, "b.jpg", kept=True)
+    override_verdict(run, "b.jpg", kept=True)
     after = run.manifest("photos")
     assert after["verdicts"] == before["verdicts"] and (run.path("photos") / "kept" / "b.jpg").exists()
     assert after["fingerprint"] == before["fingerprint"]  # so nothing that was made from it is out of date
@@ -310,28 +310,28 @@ def test_a_moved_photo_folder_is_found_again(small_run, tmp_path):
     run, folder = small_run
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(CannotKeep, match="again"):
-        overrule_verdict(run, "grey.jpg", kept=True)
+        override_verdict(run, "grey.jpg", kept=True)
     judge_photos(tmp_path / "elsewhere", run, GateConfig(min_photos=2))
-    assert overrule_verdict(run, "grey.jpg", kept=True).kept
+    assert override_verdict(run, "grey.jpg", kept=True).kept
 
 
-def test_a_later_stage_notices_the_overruling(small_run):
+def test_a_later_stage_notices_the_override(small_run):
     run, _ = small_run
     build_dataset(run, DatasetConfig.for_base("mini"))
     assert run.has("dataset")
-    overrule_verdict(run, "b.jpg", kept=False)
+    override_verdict(run, "b.jpg", kept=False)
     assert not run.has("dataset")
 
 
 def test_a_photo_without_a_face_cannot_be_kept(small_run):
     run, folder = small_run
     with pytest.raises(CannotKeep, match="no face"):
-        overrule_verdict(run, "nobody.jpg", kept=True)
+        override_verdict(run, "nobody.jpg", kept=True)
     with pytest.raises(StageMissing, match="'x.jpg'"):
-        overrule_verdict(run, "x.jpg", kept=True)
+        override_verdict(run, "x.jpg", kept=True)
     (folder / "grey.jpg").unlink()
     with pytest.raises(CannotKeep, match="again"):
-        overrule_verdict(run, "grey.jpg", kept=True)
+        override_verdict(run, "grey.jpg", kept=True)
     assert not run.manifest("photos")["verdicts"][-2]["kept"]
 
 
@@ -347,7 +347,7 @@ def test_pictures_that_were_generated_are_refused_and_can_be_kept_all_the_same(t
     drawn = png_bytes(open_picture(P1 / "p1_08.jpg"), Software=ORIGIN)
     folder = folder_of(tmp_path, a=P1 / "p1_04.jpg", drawn=drawn)
     assert codes_of(folder, tmp_path) == {"a": [], "drawn": ["generated"]}
-    assert overrule_verdict(Run(tmp_path / "run"), "drawn.jpg", kept=True).kept
+    assert override_verdict(Run(tmp_path / "run"), "drawn.jpg", kept=True).kept
 
 
 def test_upside_down_lying_tinted_and_framed_photos_are_named_as_such(tmp_path):

@@ -426,7 +426,7 @@ def test_refusals_do_not_matter_where_enough_was_kept():
     assert asked([*good_set(20), *(refused(f"b{i}", "dark") for i in range(9))]) == ()
 
 
-def test_an_overruled_stranger_is_no_stranger():
+def test_an_overridden_stranger_is_no_stranger():
     kept = [
         Verdict(f"b{i}.jpg", True, (Reason("other_person", 0.1, 0.3, ""),), good_set()[i].measures) for i in range(9)
     ]

@@ -278,7 +278,7 @@ def test_a_photo_without_a_face_can_not_be_kept(tmp_path):
     assert [b.disabled for b in buttons] == [False, False, True]
 
 
-def test_the_button_overrules_and_the_run_remembers(prepared_run):
+def test_the_button_overrides_and_the_run_remembers(prepared_run):
     run, box = prepared_run, review.review_verdicts(prepared_run)
     before = sum(v["kept"] for v in run.manifest("photos")["verdicts"])
     control(box, "Show").value = "blurred"
@@ -304,7 +304,7 @@ def test_a_kept_photo_can_be_left_out(prepared_run):
     assert "left out by you" in control(review.review_verdicts(prepared_run), "Show").options
 
 
-def test_what_goes_wrong_in_overruling_is_said(prepared_run):
+def test_what_goes_wrong_in_overriding_is_said(prepared_run):
     box = review.review_verdicts(prepared_run)
     _, button = shown(box)[0]
     for file in (prepared_run.path("photos") / "kept").iterdir():
