@@ -64,12 +64,13 @@ def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict
     passed = [c for c, shot in zip(cards, delivered, strict=True) if shot["accepted"]]
     near = [c for c, shot in zip(cards, delivered, strict=True) if not shot["accepted"]]
     wanted = len(generated["delivered"])
-    mark = generated["pass_mark"]
+    threshold = generated["pass_mark"]
     kept = sum(v["kept"] for v in judged["verdicts"])
     parts = [
         "<h1>Your headshots</h1>",
-        f"<p>{len(passed)} of {wanted} are accepted: their identity is at least {mark['mark']:.2f}. That threshold "
-        f"comes from your own photos: {html.escape(str(mark['reason']))}.</p>",
+        f"<p>{len(passed)} of {wanted} are accepted: their identity is at least {threshold['mark']:.2f}. That "
+        "threshold "
+        f"comes from your own photos: {html.escape(str(threshold['reason']))}.</p>",
     ]
     if passed:
         parts.append(f'<h2>Accepted</h2><div class="grid">{"".join(passed)}</div>')

@@ -98,8 +98,8 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
         own = metrics["identity"][name]["own_photos_median"]
         axes.axhline(own, color=colours.green, ls="--", label=f"own photos, median {own:.2f}")
         if name == "arcface":
-            mark = metrics["pass_mark"]["mark"]
-            axes.axhline(mark, color=colours.red, ls=":", label=f"identity threshold {mark:.2f}")
+            threshold = metrics["pass_mark"]["mark"]
+            axes.axhline(threshold, color=colours.red, ls=":", label=f"identity threshold {threshold:.2f}")
         labels = [f"{kind}\n{len(scores[kind])}".replace("_", " ") for kind in kinds]
         axes.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="identity (higher is more similar)", title=name)
         legend_below(axes)
@@ -293,7 +293,7 @@ def _identity_words(row: dict, key: str) -> str:
     return "" if row.get(key) is None else f"\nidentity {row[key]:.2f}"
 
 
-def plot_pass_mark(run: Run) -> Plot:
+def plot_identity_threshold(run: Run) -> Plot:
     """Draw the basis of the identity threshold: identity of the own photos, and of every attempt at a headshot."""
     generated = run.manifest("headshots")
     own = [v["measures"].get("identity") for v in run.manifest("photos")["verdicts"] if v["kept"]]
@@ -310,8 +310,8 @@ def plot_pass_mark(run: Run) -> Plot:
     for name, style, points in kinds:
         there = np.array([point for point in points if point[0] is not None], float).reshape(-1, 2)
         axes.scatter(*there.T, s=22, alpha=0.7, label=f"{name}: {len(there)}", **style)
-    mark = generated["pass_mark"]["mark"]
-    axes.axvline(mark, color=colours.red, ls=":", label=f"identity threshold {mark:.2f}")
+    threshold = generated["pass_mark"]["mark"]
+    axes.axvline(threshold, color=colours.red, ls=":", label=f"identity threshold {threshold:.2f}")
     axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     axes.set(xlabel="identity to the own photos (higher is more similar)")
     axes.set_title(textwrap.fill(generated["pass_mark"]["reason"], 90), fontsize=8)

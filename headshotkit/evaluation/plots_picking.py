@@ -34,7 +34,7 @@ def plot_pick(run: Run) -> Plot:
     _curve(right, scales, [f"lora_scale {one.scale:g}" for one in scales], colours.blue)
     right.set_title(f"lora_scales of step {chosen.step}", fontsize=9)
     chosen_ones = (choose_pick(checkpoints), chosen)
-    mark = manifest["pass_mark"]["mark"] / manifest["pass_mark"]["own_median"]
+    least = manifest["pass_mark"]["mark"] / manifest["pass_mark"]["own_median"]
     for axes, best in zip((left, right), chosen_ones, strict=True):
         axes.scatter(
             best.adherence,
@@ -45,7 +45,7 @@ def plot_pick(run: Run) -> Plot:
             linewidths=2,
             label="chosen",
         )
-        axes.axhline(mark, color=colours.green, ls=":", label=f"acceptable likeness, {mark:.0%}")
+        axes.axhline(least, color=colours.green, ls=":", label=f"acceptable likeness, {least:.0%}")
         axes.set(xlabel="prompt adherence")
         legend_below(axes, 3)
     left.set_ylabel("likeness (1: as similar as own photos)")

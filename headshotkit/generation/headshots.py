@@ -84,11 +84,11 @@ def render_headshots(
     headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
     best = choose_headshots(headshots, config.count)
     few = [FEW_STEPS[config.few_steps].source] if config.few_steps else []
-    causes = causes_of(headshots, person.mark.mark, used, run.manifest("photos"), drawing, bool(pick))
+    causes = causes_of(headshots, person.threshold.value, used, run.manifest("photos"), drawing, bool(pick))
     stage.finish(
         _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest) + _first_of(causes),
         **_facts(headshots, best, tasks),
-        pass_mark=person.mark.to_dict(),
+        pass_mark=person.threshold.to_dict(),
         causes=[cause.to_dict() for cause in causes],
         lora={"step": used.step, "scale": drawing.lora_scale, "picked": bool(pick)},
         shapes=_shapes(tasks, config),
@@ -133,7 +133,7 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
     prompts = len({h.prompt_id for h in passed})
     words = (
         f"accepted {accepted} of {len(headshots)} attempted; {prompts} of {config.count} prompts have a headshot at or "
-        f"above the identity threshold {person.mark.mark:.2f}"
+        f"above the identity threshold {person.threshold.value:.2f}"
     )
     if passed:
         likeness = statistics.median(h.likeness for h in passed)

@@ -77,7 +77,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
         _outcome(chosen, tried, lora, config),
         chosen=chosen.to_dict(),
         candidates=[one.to_dict() for one in tried],
-        pass_mark=person.mark.to_dict(),
+        pass_mark=person.threshold.to_dict(),
         weights=hub.commits_of(*session.family.base.sources),
     )
     return chosen

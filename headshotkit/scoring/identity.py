@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headshotkit.config import RenderConfig
-from headshotkit.core.records import Record
+from headshotkit.core.records import Record, stored_as
 from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos import assess
@@ -19,10 +19,10 @@ from headshotkit.scoring.adherence import prompt_adherence, shown_by
 
 
 @dataclass(frozen=True)
-class PassMark(Record):
+class IdentityThreshold(Record):
     """The least identity of an accepted headshot, and how it was derived."""
 
-    mark: float
+    value: float = stored_as("mark")
     own_median: float
     own_quantile: float
     reason: str
@@ -37,7 +37,7 @@ class Person:
     """
 
     centre: np.ndarray
-    mark: PassMark
+    threshold: IdentityThreshold
     looks: tuple[np.ndarray, ...]
 
 
@@ -81,7 +81,7 @@ def known_person(run: Run, config: RenderConfig) -> Person:
     return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(looks))
 
 
-def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
+def calibrate(known: np.ndarray, config: RenderConfig) -> IdentityThreshold:
     """Return the identity threshold: a low quantile of leave-one-out identity, within floor and ceiling.
 
     Args:
@@ -89,18 +89,18 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
     Raises:
         NoKnownFaces: N is 0.
 
-    >>> calibrate(np.eye(512, dtype=np.float32)[[0, 0, 0]], RenderConfig()).mark
+    >>> calibrate(np.eye(512, dtype=np.float32)[[0, 0, 0]], RenderConfig()).value
     0.55
     """
     own = recognition.leave_one_out(known, recognition.load_recogniser("arcface"))
     quantile = float(np.quantile(own, config.pass_quantile))
-    mark = min(max(quantile, config.pass_floor), config.pass_ceiling)
+    threshold = min(max(quantile, config.pass_floor), config.pass_ceiling)
     source = f"the {config.pass_quantile:.0%} quantile of the similarities among your own photos is {quantile:.2f}"
-    if mark > quantile:
-        source += f", raised to {mark:.2f}, because strangers pass below it"
-    elif mark < quantile:
-        source += f", lowered to {mark:.2f}, because near-identical photos would demand too much"
-    return PassMark(round(mark, 4), round(float(np.median(own)), 4), round(quantile, 4), source)
+    if threshold > quantile:
+        source += f", raised to {threshold:.2f}, because strangers pass below it"
+    elif threshold < quantile:
+        source += f", lowered to {threshold:.2f}, because near-identical photos would demand too much"
+    return IdentityThreshold(round(threshold, 4), round(float(np.median(own)), 4), round(quantile, 4), source)
 
 
 def judge_headshot(
@@ -127,11 +127,11 @@ def judge_headshot(
         "unclear_face": known["disagreement"] > config.max_disagreement,
         "soft_face": known["sharpness"] < config.min_sharpness,
         "eyes_closed": known["eye_openness"] < config.min_eye_openness,
-        "other_person": identity < person.mark.mark,
+        "other_person": identity < person.threshold.value,
         "copy_of_photo": copy > config.max_copy,
     }
     reasons = tuple(code for code, is_broken in broken.items() if is_broken)
-    likeness = round(max(identity, 0.0) / max(person.mark.own_median, 0.01), 4)
+    likeness = round(max(identity, 0.0) / max(person.threshold.own_median, 0.01), 4)
     adherence = prompt_adherence(asked or {}, shown_by(image, marks))
     points = tuple(tuple(map(float, point)) for point in face.points)
     return Judgement(

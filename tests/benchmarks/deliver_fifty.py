@@ -6,7 +6,7 @@ RUN: a run folder with a LoRA of the embedded base. Its headshots are rendered b
 prompt has one that passes or the attempts are used up; what a call has drawn already is kept. With --minutes, tries are
 spent where they pass, until 50 are accepted or the time is up, and a prompt may come twice. Marks:
 
-- all delivered ones are at or above the person's own pass mark;
+- all delivered ones are at or above the person's own identity threshold;
 - share of the delivered at or above the 25th percentile of the own photos' leave-one-out identity (at least 90 %);
 - accepted of the first attempts, before any is tried again;
 - dlib's median relative to its own photos' within 10 % of ArcFace's relative to its own photos';
@@ -98,7 +98,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
     accepted, above = sum(s.accepted for s in delivered), float((identity >= quarter).mean())
     alike, which = nearest_twins(files)
     rows = [
-        Mark("delivered above the pass mark", f"{accepted} of {len(delivered)} (mark {mark:.2f}); lowest identity "
+        Mark("delivered above the identity threshold", f"{accepted} of {len(delivered)} (threshold {mark:.2f}); lowest identity "
              f"{identity.min():.3f}; {len(shots)} attempts", accepted == len(delivered)),
         Mark("at or above own photos' 25th percentile", f"{above:.0%} of them ({quarter:.3f})", above >= 0.9),
         Mark("accepted of first attempts", f"{sum(s.accepted for s in first)} of {len(first)}", None),

@@ -1,4 +1,4 @@
-"""The figures of headshots, identity, the pass mark and the choice, on staged runs: a cross is told from a tick."""
+"""The figures of headshots, identity, the identity threshold and the choice, on staged runs."""
 
 import io
 import itertools
@@ -62,7 +62,7 @@ def test_an_accepted_headshot_is_told_by_sign_frame_and_reason(generated):
 
 
 def test_accepted_and_refused_attempts_have_marks_of_their_own(generated):
-    figure = plots.plot_pass_mark(generated)
+    figure = plots.plot_identity_threshold(generated)
     (axes,) = figure.axes
     counts = [len(points.get_offsets()) for points in axes.collections]
     shapes = {tuple(map(tuple, points.get_paths()[0].vertices)) for points in axes.collections}
@@ -140,7 +140,7 @@ def test_missing_previews_are_named_with_what_to_do(tmp_path, draw, left):
     assert "previews" in caught.value.happened and caught.value.next_step
 
 
-@pytest.mark.parametrize("draw", [plots.plot_losses, plots.plot_evaluation, plots.plot_pass_mark])
+@pytest.mark.parametrize("draw", [plots.plot_losses, plots.plot_evaluation, plots.plot_identity_threshold])
 def test_a_figure_of_a_missing_stage_says_which(tmp_path, draw):
     with pytest.raises(StageMissing):
         draw(Run(tmp_path))

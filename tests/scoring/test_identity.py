@@ -98,8 +98,8 @@ def test_floor_and_ceiling_are_explained(cosine, said):
 
 
 def test_the_mark_between_them_is_the_persons_own():
-    mark = calibrate(spread(0.6), RenderConfig(pass_ceiling=0.9))
-    assert mark.mark == mark.own_quantile and 0.4 < mark.mark < mark.own_median
+    threshold = calibrate(spread(0.6), RenderConfig(pass_ceiling=0.9))
+    assert threshold.value == threshold.own_quantile and 0.4 < threshold.value < threshold.own_median
 
 
 def test_nobody_can_not_be_calibrated():
