@@ -1,6 +1,6 @@
 """Measure a single photo, and find the reasons against it.
 
-`look_at` measures, `reasons_against` compares with the limits. Both are pure; the gate does the rest.
+`measure_photo` measures, `reasons_against` compares with the limits. Both are pure; the gate does the rest.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ LIT, BURNT_FROM = 12.0, 190.0
 
 
 @dataclass(frozen=True)
-class Sight:
-    """The measurements of a photo; embedding, hash and look are None without a face.
+class Measured:
+    """The measurements of a photo; embedding, hash and face_crop are None without a face.
 
     measures: plain numbers by name, coordinates in px of the full photo · embedding: ArcFace, shape (512,), L2 norm 1
-    · hash: bool, shape (64,) · look: the face's luma crop from `copies.look_of`.
+    · hash: bool, shape (64,) · face_crop: the face's luma, from `copies.face_crop`.
     """
 
     measures: dict = field(default_factory=dict)
     embedding: np.ndarray | None = None
     hash: np.ndarray | None = None
-    look: np.ndarray | None = None
+    face_crop: np.ndarray | None = None
 
 
-def look_at(photo: Opened) -> Sight:
+def measure_photo(photo: Opened) -> Measured:
     """Measure a photo's largest face, its light, its colours and its surroundings."""
     image, scale = photo.pixels, photo.scale
     found = recognition.detect_faces(image)
     known: dict = {"faces": len(found), "bars": measures.bars(image)}
     known |= {"taken_at": photo.taken_at} if photo.taken_at else {}
     if not found:
-        return Sight(_rounded(known | _of_turned(image, 1.0)))
+        return Measured(_rounded(known | _of_turned(image, 1.0)))
     face = found[0]
     aligned = recognition.align_face(image, face.points, measures.FACE_PX)
     embedding, norm = recognition.load_recogniser("arcface").embed_with_norm(image, face)
@@ -65,7 +65,7 @@ def look_at(photo: Opened) -> Sight:
     if known["disagreement"] > CLEAR_DISAGREEMENT or known["face_inside"] < 1:
         known |= _of_turned(image, known["disagreement"])
     known["quality"] = quality(known)
-    return Sight(_rounded(known), embedding, measures.difference_hash(image), copies.look_of(image, face))
+    return Measured(_rounded(known), embedding, measures.difference_hash(image), copies.face_crop(image, face))
 
 
 def _place_in(aligned: np.ndarray, points: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -75,20 +75,20 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         _name_strange(stage.folder / "kept", verdicts)
         return verdicts
     write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run finds its photos too
-    looks = [_Look(name, file, digests[name]) for name, file in files.items()]
-    for number, look in enumerate(runtime.progress(looks, "judging photos")):
-        thumb = look.judge(config)
+    candidates = [_Candidate(name, file, digests[name]) for name, file in files.items()]
+    for number, candidate in enumerate(runtime.progress(candidates, "judging photos")):
+        thumb = candidate.judge(config)
         if thumb:
             write_atomic(stage.folder / THUMBS / f"{number:03d}.jpg", thumb)
-    _judge_set(looks, config)
-    _apply_overrides(looks, read_overrides(run))
-    for look in looks:
-        if look.verdict.kept:
-            look.copy_to(stage.folder / "kept" / look.name)
-    verdicts = [look.verdict for look in looks]
+    _judge_set(candidates, config)
+    _apply_overrides(candidates, read_overrides(run))
+    for candidate in candidates:
+        if candidate.verdict.kept:
+            candidate.copy_to(stage.folder / "kept" / candidate.name)
+    verdicts = [candidate.verdict for candidate in candidates]
     outcome, advice = outcome_of(verdicts, folder["left_out"]), advice_on(verdicts, config)
     write_photo_page(stage.folder, {"outcome": outcome} | advice)
-    photos = [look.photo.to_dict() for look in looks]
+    photos = [candidate.photo.to_dict() for candidate in candidates]
     stage.finish(outcome, photos=photos, face_models=recognition.model_folder()[1], **folder, **advice)
     _name_strange(stage.folder / "kept", verdicts)
     return verdicts
@@ -169,12 +169,16 @@ def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
     }
 
 
-class _Look:
+class _Candidate:
     """One photo during the check: its verdict so far, and the measurements for comparing the set."""
 
     def __init__(self, name: str, path: Path, digest: str) -> None:
         self.name, self.path, self.bytes = name, path, 0
-        self.photo, self.sight, self.verdict = Photo(Path(name), 0, 0, digest), assess.Sight(), Verdict(name, False)
+        self.photo, self.measured, self.verdict = (
+            Photo(Path(name), 0, 0, digest),
+            assess.Measured(),
+            Verdict(name, False),
+        )
 
     def judge(self, config: GateConfig) -> bytes | None:
         """Judge the photo on its own; return its thumbnail, or None if it can't be read."""
@@ -184,12 +188,12 @@ class _Look:
             self.refuse("unreadable", None, None, f"{error.happened} {error.next_step}")
             return None
         self.photo = replace(self.photo, width_px=opened.width_px, height_px=opened.height_px)
-        self.sight, self.bytes = assess.look_at(opened), opened.file_bytes
-        reasons = tuple(assess.reasons_against(self.sight.measures, config))
+        self.measured, self.bytes = assess.measure_photo(opened), opened.file_bytes
+        reasons = tuple(assess.reasons_against(self.measured.measures, config))
         if opened.made_by:
             text = f"a model generated it, according to {opened.made_by}; a LoRA would learn the model's mistakes"
             reasons = (Reason("generated", opened.made_by, None, text),)
-        self.verdict = Verdict(self.name, not reasons, reasons, self.sight.measures)
+        self.verdict = Verdict(self.name, not reasons, reasons, self.measured.measures)
         return thumbnail(opened.pixels)
 
     def copy_to(self, place: Path) -> None:
@@ -231,25 +235,25 @@ def thumbnail(image: np.ndarray) -> bytes:
 # --- the set ------------------------------------------------------------------------------------------------------
 
 
-def _judge_set(looks: list[_Look], config: GateConfig) -> None:
+def _judge_set(candidates: list[_Candidate], config: GateConfig) -> None:
     """Judge the photos as a set: other people, duplicates, bursts, and surplus photos."""
-    _refuse_other_people([look for look in looks if look.verdict.kept], config)
-    _refuse_darker([look for look in looks if look.verdict.kept], config)
-    _refuse_duplicates([look for look in looks if look.verdict.kept], config)
-    kept = [look for look in looks if look.verdict.kept]
+    _refuse_other_people([candidate for candidate in candidates if candidate.verdict.kept], config)
+    _refuse_darker([candidate for candidate in candidates if candidate.verdict.kept], config)
+    _refuse_duplicates([candidate for candidate in candidates if candidate.verdict.kept], config)
+    kept = [candidate for candidate in candidates if candidate.verdict.kept]
     if not kept:
         return
-    embeddings = np.stack([look.sight.embedding for look in kept])
-    for look, scene in zip(kept, scenes([k.sight.measures for k in kept], embeddings), strict=True):
-        look.sight.measures["moment"] = scene
+    embeddings = np.stack([candidate.measured.embedding for candidate in kept])
+    for candidate, scene in zip(kept, scenes([k.measured.measures for k in kept], embeddings), strict=True):
+        candidate.measured.measures["moment"] = scene
     names = choose_photos([k.verdict for k in kept], config.max_photos, config.min_photos).names
-    chosen_scenes = {look.sight.measures["moment"] for look in kept if look.name in names}
-    for look in kept:
-        if look.name not in names:
-            seen = look.sight.measures["moment"] in chosen_scenes
+    chosen_scenes = {candidate.measured.measures["moment"] for candidate in kept if candidate.name in names}
+    for candidate in kept:
+        if candidate.name not in names:
+            seen = candidate.measured.measures["moment"] in chosen_scenes
             why = "they include a better photo of the same scene" if seen else "they are better or more varied"
             text = f"not needed: {len(names)} of {len(kept)} good photos were selected, {why}"
-            look.refuse("surplus", len(kept), config.max_photos, text)
+            candidate.refuse("surplus", len(kept), config.max_photos, text)
 
 
 def main_person(embeddings: np.ndarray, limit: float) -> np.ndarray:
@@ -289,72 +293,73 @@ def people(embeddings: np.ndarray, limit: float) -> np.ndarray:
     return numbers
 
 
-def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
+def _refuse_other_people(candidates: list[_Candidate], config: GateConfig) -> None:
     """Refuse photos of anybody but the main person, and record each photo's identity."""
-    if not looks:
+    if not candidates:
         return
-    embeddings = np.stack([look.sight.embedding for look in looks])
+    embeddings = np.stack([candidate.measured.embedding for candidate in candidates])
     who, limit = people(embeddings, config.min_same_person), config.min_same_person
     recogniser, total = recognition.load_recogniser("arcface"), embeddings[who == 0].sum(0)
-    for look, person in zip(looks, who.tolist(), strict=True):
-        look.sight.measures["person"] = person
-        others = total - look.sight.embedding if person == 0 else total
+    for candidate, person in zip(candidates, who.tolist(), strict=True):
+        candidate.measured.measures["person"] = person
+        others = total - candidate.measured.embedding if person == 0 else total
         if person == 0 and (who == 0).sum() == 1:
             continue
-        identity = round(float(recogniser.similarity(look.sight.embedding, others)[0]), 3)
-        look.sight.measures["identity"] = identity
+        identity = round(float(recogniser.similarity(candidate.measured.embedding, others)[0]), 3)
+        candidate.measured.measures["identity"] = identity
         if person >= OTHERS:
             text = (
                 f"somebody else: the face's similarity to the other photos is {identity:.2f}, at least {limit:.2f} "
                 "is needed"
             )
-            look.refuse("other_person", identity, limit, text)
+            candidate.refuse("other_person", identity, limit, text)
 
 
-def _refuse_darker(looks: list[_Look], config: GateConfig) -> None:
+def _refuse_darker(candidates: list[_Candidate], config: GateConfig) -> None:
     """Refuse photos in which the face is far darker, in stops, than in most of the person's photos."""
-    if len(looks) < LEAST_TO_COMPARE:
+    if len(candidates) < LEAST_TO_COMPARE:
         return
-    light = srgb_curve(np.array([look.sight.measures["brightness"] for look in looks]) / 255)
+    light = srgb_curve(np.array([candidate.measured.measures["brightness"] for candidate in candidates]) / 255)
     stops = np.log2(np.maximum(light, 1e-4) / np.median(light))
-    for look, below in zip(looks, (-stops).round(2).tolist(), strict=True):
+    for candidate, below in zip(candidates, (-stops).round(2).tolist(), strict=True):
         if below > config.max_stops_below:
             limit = config.max_stops_below
             text = f"the face is {below:.1f} stops darker than in most photos, at most {limit:.1f} are allowed"
-            look.refuse("dark", below, limit, text)
+            candidate.refuse("dark", below, limit, text)
 
 
-def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
+def _refuse_duplicates(candidates: list[_Candidate], config: GateConfig) -> None:
     """Of equal pictures, keep the one with most pixels, then the one with the largest file.
 
     Pictures are equal if they are similar as a whole, or if their faces have the same fine structure.
     """
-    looks = sorted(looks, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.bytes, k.name))
-    if not looks:
+    candidates = sorted(candidates, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.bytes, k.name))
+    if not candidates:
         return
-    hashes = np.stack([look.sight.hash for look in looks])
-    embeddings = np.stack([look.sight.embedding for look in looks])
+    hashes = np.stack([candidate.measured.hash for candidate in candidates])
+    embeddings = np.stack([candidate.measured.embedding for candidate in candidates])
     unique: list[int] = []
-    for number, look in enumerate(looks):
+    for number, candidate in enumerate(candidates):
         apart = (hashes[unique] != hashes[number]).sum(1)
         alike = embeddings[unique] @ embeddings[number]
         same = np.flatnonzero((apart <= config.max_hash_distance) & (alike >= config.min_duplicate_identity))
         if len(same):
-            text = f"the same picture as {looks[unique[same[0]]].name}: {apart[same[0]]} of 64 hash bits differ"
+            text = f"the same picture as {candidates[unique[same[0]]].name}: {apart[same[0]]} of 64 hash bits differ"
             text += f", up to {config.max_hash_distance} are a duplicate"
-            look.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
+            candidate.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
             continue
         near = [unique[i] for i in np.argsort(-alike)[:MOST_COMPARED]]
-        shared = [copies.copy_likeness(look.sight.look, [looks[i].sight.look]) for i in near]
+        shared = [copies.copy_likeness(candidate.measured.face_crop, [candidates[i].measured.face_crop]) for i in near]
         if max(shared, default=-1.0) < config.min_duplicate_structure:
             unique.append(number)
             continue
         limit = config.min_duplicate_structure
         text = (
-            f"the same picture as {looks[near[int(np.argmax(shared))]].name}, but cropped, mirrored, framed or edited:"
+            f"the same picture as {candidates[near[int(np.argmax(shared))]].name}, but cropped, mirrored, framed or "
+            "edited:"
         )
         text += f" {max(shared):.3f} is the correlation of the faces, from {limit:.2f} on it is a duplicate"
-        look.refuse("duplicate", max(shared), limit, text)
+        candidate.refuse("duplicate", max(shared), limit, text)
 
 
 # --- a person's own decisions: photos/override.py writes them ---------------------------------------------------------
@@ -384,10 +389,10 @@ def overrides_input(run: Run) -> dict[str, str]:
     return {OVERRIDES: fingerprint(said, {})} if said else {}
 
 
-def _apply_overrides(looks: list[_Look], overridden: dict[str, dict]) -> None:
-    for look in looks:
-        note = overridden.get(look.name, {"sha256": None})
-        if note["sha256"] != look.photo.sha256 or note["kept"] == look.verdict.kept:
+def _apply_overrides(candidates: list[_Candidate], overridden: dict[str, dict]) -> None:
+    for candidate in candidates:
+        note = overridden.get(candidate.name, {"sha256": None})
+        if note["sha256"] != candidate.photo.sha256 or note["kept"] == candidate.verdict.kept:
             continue
-        if "face_box_px" in look.sight.measures or not note["kept"]:
-            look.verdict = replace(look.verdict, kept=note["kept"], overridden=True)
+        if "face_box_px" in candidate.measured.measures or not note["kept"]:
+            candidate.verdict = replace(candidate.verdict, kept=note["kept"], overridden=True)

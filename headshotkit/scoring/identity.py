@@ -32,13 +32,13 @@ class IdentityThreshold(Record):
 class Person:
     """The person whom the headshots must show.
 
-    centre: mean ArcFace embedding of the own photos, float32, shape (512,) · looks: the photos' face crops, by
-    `copies.look_of`.
+    centre: mean ArcFace embedding of the own photos, float32, shape (512,) · face_crops: those of the photos,
+    by `copies.face_crop`.
     """
 
     centre: np.ndarray
     threshold: IdentityThreshold
-    looks: tuple[np.ndarray, ...]
+    face_crops: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def known_person(run: Run, config: RenderConfig) -> Person:
         StageMissing: the photos have not been judged.
         NoKnownFaces: none was kept.
     """
-    model, known, looks = recognition.load_recogniser("arcface"), [], []
+    model, known, face_crops = recognition.load_recogniser("arcface"), [], []
     for image, face in kept_faces(run, model.name):
         known.append(model.embed(image, face))
-        looks.append(copies.look_of(image, face))
+        face_crops.append(copies.face_crop(image, face))
     embeddings = np.array(known, np.float32)
-    return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(looks))
+    return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(face_crops))
 
 
 def calibrate(known: np.ndarray, config: RenderConfig) -> IdentityThreshold:
@@ -121,7 +121,7 @@ def judge_headshot(
     face, marks = found[0], recognition.landmarks_106(image, found[0])
     known = _measures_of(image, face, marks)
     identity = identity_of(image, face, person.centre, "arcface")
-    copy = copies.copy_likeness(copies.look_of(image, face), person.looks)
+    copy = copies.copy_likeness(copies.face_crop(image, face), person.face_crops)
     broken = {
         "small_face": known["face_share"] < config.min_face,
         "unclear_face": known["disagreement"] > config.max_disagreement,

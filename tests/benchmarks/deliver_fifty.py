@@ -98,7 +98,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
     accepted, above = sum(s.accepted for s in delivered), float((identity >= quarter).mean())
     alike, which = nearest_twins(files)
     rows = [
-        Mark("delivered above the identity threshold", f"{accepted} of {len(delivered)} (threshold {mark:.2f}); lowest identity "
+        Mark("delivered above the threshold", f"{accepted} of {len(delivered)} ({mark:.2f}); lowest identity "
              f"{identity.min():.3f}; {len(shots)} attempts", accepted == len(delivered)),
         Mark("at or above own photos' 25th percentile", f"{above:.0%} of them ({quarter:.3f})", above >= 0.9),
         Mark("accepted of first attempts", f"{sum(s.accepted for s in first)} of {len(first)}", None),

@@ -462,6 +462,6 @@ def test_low_light_refuses_no_skin_more_than_another():
 
     for person in ("003", "038", "011", "018"):
         image = open_photo(SHARED / "london" / f"{person}_neutral.jpg", assess.LEAST_PX).pixels
-        seen, dim = (assess.look_at(Opened(x, *x.shape[1::-1], 1.0, None)) for x in (image, dimmed(image, 3)))
+        seen, dim = (assess.measure_photo(Opened(x, *x.shape[1::-1], 1.0, None)) for x in (image, dimmed(image, 3)))
         assert float(seen.embedding @ dim.embedding) > KNOWN
         assert assess.reasons_against(dim.measures, GateConfig()) == []

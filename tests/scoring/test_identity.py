@@ -29,10 +29,10 @@ def own(prepared):
     run = Run(prepared)
     whole, first = known_person(run, CONFIG), sorted(run.path("photos").glob("kept/*.jpg"))[0]
     photo = np.asarray(open_picture(first))
-    mine = copies.look_of(photo, recognition.detect_faces(photo)[0])
-    others = [look for look in whole.looks if np.nanmean(np.abs(look - mine)) > 3]
-    assert len(others) == len(whole.looks) - 1
-    return photo, replace(whole, looks=tuple(others))
+    mine = copies.face_crop(photo, recognition.detect_faces(photo)[0])
+    others = [crop for crop in whole.face_crops if np.nanmean(np.abs(crop - mine)) > 3]
+    assert len(others) == len(whole.face_crops) - 1
+    return photo, replace(whole, face_crops=tuple(others))
 
 
 def reasons(image, person, **limits):
@@ -112,6 +112,6 @@ def test_what_lies_outside_of_the_picture_is_not_compared(good_photo):
     face = recognition.detect_faces(good_photo)[0]
     x0 = int(face.box[0] + 0.2 * face.width_px)
     cut = good_photo[:, x0:]
-    look, whole = copies.look_of(cut, recognition.detect_faces(cut)[0]), copies.look_of(good_photo, face)
-    assert np.isnan(look).any() and copies.copy_likeness(look, [whole]) > 0.97
-    assert copies.copy_likeness(np.full_like(look, np.nan), [whole]) == -1 == copies.copy_likeness(look, [])
+    crop, whole = copies.face_crop(cut, recognition.detect_faces(cut)[0]), copies.face_crop(good_photo, face)
+    assert np.isnan(crop).any() and copies.copy_likeness(crop, [whole]) > 0.97
+    assert copies.copy_likeness(np.full_like(crop, np.nan), [whole]) == -1 == copies.copy_likeness(crop, [])
