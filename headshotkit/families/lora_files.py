@@ -103,8 +103,8 @@ def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) 
         NotFinite: it holds NaN or infinity.
     """
     config, usual = network.peft_config[ADAPTER].to_dict(), LoraConfig().to_dict()
-    told = {name: value for name, value in config.items() if name in CONFIG_KEPT or value != usual[name]}
-    known = {f"{prefix}{name}": sorted(value) if isinstance(value, set) else value for name, value in told.items()}
+    stored = {name: value for name, value in config.items() if name in CONFIG_KEPT or value != usual[name]}
+    known = {f"{prefix}{name}": sorted(value) if isinstance(value, set) else value for name, value in stored.items()}
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(known, default=str, sort_keys=True)}
     tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in lora_tensors(network).items()}
     demand_finite(tensors)

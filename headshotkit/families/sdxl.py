@@ -125,8 +125,8 @@ class SdxlFamily:
 
     def encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode text (1, 77, D) and pooled (1, P), differentiable. The empty prompt is zeros if the base sets that."""
-        told = self.respell(prompt)
-        parts = self.pipeline.encode_prompt(told, device=self.device, do_classifier_free_guidance=False)
+        text = self.respell(prompt)
+        parts = self.pipeline.encode_prompt(text, device=self.device, do_classifier_free_guidance=False)
         zero = not prompt and self.pipeline.config.force_zeros_for_empty_prompt
         return tuple(part.float().cpu() * (0.0 if zero else 1.0) for part in (parts[0], parts[2]))
 
@@ -184,7 +184,7 @@ class SdxlFamily:
         """Call the U-Net once, under autocast if the frozen weights are in half precision."""
         half = self.dtype != torch.float32
         autocast = torch.autocast(self.device, dtype=self.dtype) if half else nullcontext()
-        told = {
+        added = {
             "text_embeds": condition["pooled"].to(self.device, self.dtype),
             "time_ids": torch.tensor(sizes, dtype=self.dtype, device=self.device),
         }
@@ -193,7 +193,7 @@ class SdxlFamily:
                 noisy.to(self.device, self.dtype),
                 steps.to(self.device),
                 condition["text"].to(self.device, self.dtype),
-                added_cond_kwargs=told,
+                added_cond_kwargs=added,
             ).sample
 
     def lora_state(self) -> dict[str, torch.Tensor]:
@@ -263,9 +263,9 @@ class SdxlFamily:
         wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
 
         def draw(places: list[int]) -> torch.Tensor:
-            told, own_seeds = (wanted.pick(places), avoided.pick(places)), [seeds[n] for n in places]
+            conditioning, own_seeds = (wanted.pick(places), avoided.pick(places)), [seeds[n] for n in places]
             words = self._word_guidance([prompts[n] for n in places], sampling) if sampling.worded else None
-            return drawing.draw(self.pipeline, self.base.name, told, own_seeds, sampling, on_step, words)
+            return drawing.draw(self.pipeline, self.base.name, conditioning, own_seeds, sampling, on_step, words)
 
         with self.counting_rows():
             latents = frugal.in_parts(self, len(prompts), sampling.size_px, draw)
@@ -276,9 +276,9 @@ class SdxlFamily:
         self._make_bare_ready()
         person, anybody, usual = sampling.names
         words = [prompt.replace(person, anybody) for prompt in prompts]
-        others = {n: told for n, text in enumerate(words) if (told := with_expression(text, usual)) != text}
-        told = self.encode_prompts([*words, *[f"photo of {anybody}"] * len(words), *others.values()])
-        return drawing.WordGuidance(self.pipeline.unet, self._bare_unet, told, list(others), sampling)
+        others = {n: new for n, text in enumerate(words) if (new := with_expression(text, usual)) != text}
+        conditioning = self.encode_prompts([*words, *[f"photo of {anybody}"] * len(words), *others.values()])
+        return drawing.WordGuidance(self.pipeline.unet, self._bare_unet, conditioning, list(others), sampling)
 
     def _make_bare_ready(self) -> None:
         """Move the weights without the LoRA to the U-Net's device, if there is room. If all weights were trained, load

@@ -35,7 +35,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 SHARED = ("vae", "text_encoder_2", "tokenizer_2")
 """Parts of the base that the hub's refiner uses."""
 
-Told = dict[str, torch.Tensor]
+Conditioning = dict[str, torch.Tensor]
 
 
 class SdxlControls:
@@ -71,10 +71,10 @@ class SdxlControls:
 
         def draw(places: list[int]) -> torch.Tensor:
             pipeline, given = self._road([seeds[n] for n in places], sampling, guide)
-            told = self._told(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
+            conditioning = self._conditioning(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
             with drawing.sampling_by(pipeline, sampling.sampler, family.base.name):
                 return pipeline(
-                    num_inference_steps=sampling.steps, output_type="latent", **told, **given, **options
+                    num_inference_steps=sampling.steps, output_type="latent", **conditioning, **given, **options
                 ).images
 
         with family.counting_rows():
@@ -115,7 +115,7 @@ class SdxlControls:
             "latents": randn_tensor(shape, generators, torch.device(self.family.device), unet.dtype),
         }
 
-    def _told(self, pipeline: DiffusionPipeline, prompts: list[str], negatives: list[str]) -> Told:
+    def _conditioning(self, pipeline: DiffusionPipeline, prompts: list[str], negatives: list[str]) -> Conditioning:
         """Return the U-Net's conditioning; a refiner reads only the second encoder's columns, which are the last."""
         width, whole = pipeline.unet.config.cross_attention_dim, {}
         for prefix, texts in (("", prompts), ("negative_", negatives)):
@@ -201,14 +201,16 @@ class SdxlControls:
             counting = pipeline.unet.register_forward_pre_hook(self.family._count_rows)
 
             def draw(places: list[int]) -> torch.Tensor:
-                told = self._told(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
+                conditioning = self._conditioning(
+                    pipeline, [prompts[n] for n in places], [negatives[n] for n in places]
+                )
                 return pipeline(
                     image=Image.new("RGB", sampling.size_px),  # required, but only the latents are used
                     latents=latents[places],
                     denoising_start=1 - guide.refined,
                     num_inference_steps=sampling.steps,
                     output_type="latent",
-                    **told,
+                    **conditioning,
                     **options,
                 ).images
 
@@ -271,8 +273,8 @@ def _with_edges_cut(options: dict, edges: bool) -> dict:
     names = options["callback_on_step_end_tensor_inputs"]
 
     def after(pipeline, step: int, time: torch.Tensor, tensors: dict) -> dict:
-        told = after_step(pipeline, step, time, {name: tensors[name] for name in names})
-        cut = len(told["prompt_embeds"]) < len(tensors["prompt_embeds"])
-        return told | {"image": tensors["image"].chunk(2)[1] if cut else tensors["image"]}
+        conditioning = after_step(pipeline, step, time, {name: tensors[name] for name in names})
+        cut = len(conditioning["prompt_embeds"]) < len(tensors["prompt_embeds"])
+        return conditioning | {"image": tensors["image"].chunk(2)[1] if cut else tensors["image"]}
 
     return options | {"callback_on_step_end": after, "callback_on_step_end_tensor_inputs": [*names, "image"]}

@@ -215,13 +215,13 @@ class Studio:
         )  # fmt: skip
         family, edges = self._family(request), None
         seeds = [request.seed + number for number in range(request.batch)]
-        told = [self._worded(request)] * request.batch, [request.negative] * request.batch, seeds
+        inputs = [self._worded(request)] * request.batch, [request.negative] * request.batch, seeds
         sampling = Sampling.of(config, tuple(request.size_px))
         if request.guided:
             guide = self._guide(request)
-            edges, images = guide.edges, self._controls(family).render(*told, sampling, guide, on_step)
+            edges, images = guide.edges, self._controls(family).render(*inputs, sampling, guide, on_step)
         else:
-            images = family.render(*told, sampling, on_step)
+            images = family.render(*inputs, sampling, on_step)
         person = self._person(config)
         return [
             self._kept(image, request, seed, person, config, edges) for image, seed in zip(images, seeds, strict=True)

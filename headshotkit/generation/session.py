@@ -203,9 +203,9 @@ def in_few_steps(session: Session) -> RenderConfig:
         seen = []
         for batch in runtime.batches_of(tasks, settings.batch, kind=lambda task: task.size_px):
             seeds = [runtime.seed_for(settings.seed, task.number, 1) for task in batch]
-            told = [t.text for t in batch], [t.negative for t in batch]
+            texts = [t.text for t in batch], [t.negative for t in batch]
             made = family.render(
-                *told, seeds, Sampling.of(settings, batch[0].size_px, batch[0].names), session.deadline.check
+                *texts, seeds, Sampling.of(settings, batch[0].size_px, batch[0].names), session.deadline.check
             )
             seen += [judge_headshot(np.asarray(image), session.person, settings).identity for image in made]
         return seen

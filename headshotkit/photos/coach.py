@@ -91,8 +91,8 @@ def summary(asked: tuple[Request, ...], covered: Coverage) -> str:
     if asked:
         return "Please add: " + "; ".join(request.text for request in asked) + "."
     counts = f"{covered.photos} photos of {covered.scenes} scenes"
-    told = [a for a in covered.axes if sum(a.scenes) >= LEAST_SCENES and sum(n > 0 for n in a.scenes) > 1]
-    shown = ", ".join(f"{sum(n > 0 for n in axis.scenes)} {PLURALS[axis.name]}" for axis in told)
+    varied = [a for a in covered.axes if sum(a.scenes) >= LEAST_SCENES and sum(n > 0 for n in a.scenes) > 1]
+    shown = ", ".join(f"{sum(n > 0 for n in axis.scenes)} {PLURALS[axis.name]}" for axis in varied)
     return f"No more photos are needed: {counts}" + (
         f" show {shown}." if shown else ", too few to judge their variety."
     )

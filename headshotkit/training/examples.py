@@ -106,8 +106,8 @@ def cached_examples(
         latents, facts = kept["latents"][px], [_facts_at(photo, dataset.size_px, px) for photo in dataset.photos]
         ids = [captions.index(photo.caption) for photo in dataset.photos]
         person[px] = Examples(latents[:n], ids, [size for size, _ in facts], [box for _, box in facts])
-        told = [(dataset.size_px, dataset.size_px, 0, 0, px, px)] * len(dataset.class_images)
-        pictures[px] = Examples(latents[n:], [len(captions) - 2] * len(told), told, [])
+        sizes = [(dataset.size_px, dataset.size_px, 0, 0, px, px)] * len(dataset.class_images)
+        pictures[px] = Examples(latents[n:], [len(captions) - 2] * len(sizes), sizes, [])
     return person, pictures, Condition(kept["condition"])
 
 

@@ -250,8 +250,8 @@ def test_a_lora_file_names_no_setting_that_an_older_peft_may_not_know(tmp_path):
     new = tmp_path / "new.safetensors"
     new.write_bytes(shaken(load_family("mini")).lora_file({"headshotkit.base": "mini"}))
     for file in (new, runtime.data_path("mini", "refiner") / "pytorch_lora_weights.safetensors"):
-        told = json.loads(header_of(file)[PEFT_METADATA])
-        assert set(told) == {f"unet.{setting}" for setting in lora_files.CONFIG_KEPT}, file.name
+        settings = json.loads(header_of(file)[PEFT_METADATA])
+        assert set(settings) == {f"unet.{setting}" for setting in lora_files.CONFIG_KEPT}, file.name
 
 
 # --- word guidance ------------------------------------------------------------------------------------------------
@@ -264,11 +264,11 @@ def drawn_by_hand(family, unet, bare, seed, asked=ASKED, usual=None):
     """The same mathematics in a plain loop over the stock scheduler, with the difference of every second step."""
     pipeline, ids = family.pipeline, torch.tensor([[256.0, 256, 0, 0, 256, 256]])
     worded = asked.replace("ohwx man", "a man")
-    told = family.encode_prompts([asked, worded, "photo of a man", usual or worded])
+    conditioning = family.encode_prompts([asked, worded, "photo of a man", usual or worded])
 
     def predict(net, latents, time, row):
-        facts = {"text_embeds": told["pooled"][row : row + 1], "time_ids": ids}
-        return net(latents, time, told["text"][row : row + 1], added_cond_kwargs=facts).sample
+        facts = {"text_embeds": conditioning["pooled"][row : row + 1], "time_ids": ids}
+        return net(latents, time, conditioning["text"][row : row + 1], added_cond_kwargs=facts).sample
 
     scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(6)

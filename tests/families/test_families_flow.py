@@ -193,8 +193,9 @@ def test_training_asks_the_denoiser_as_the_pipeline_does(family):
     So packing, position ids, the sense of time and the sign are the pipeline's own.
     """
     family.use_lora(Path(), 0.0)
-    told = family.encode_prompts([PROMPT])
-    arguments = family._told(told, told, 1.0)  # guidance 1 is off, and what FLUX.1 is told in training
+    conditioning = family.encode_prompts([PROMPT])
+    # guidance 1 is off, and what FLUX.1 is trained with
+    arguments = family._conditioning(conditioning, conditioning, 1.0)
     pipeline, seen = family.pipeline, []
     handle = family.transformer.register_forward_hook(lambda *call: seen.append(call))
     generator = torch.Generator().manual_seed(1)
@@ -209,7 +210,7 @@ def test_training_asks_the_denoiser_as_the_pipeline_does(family):
     sigmas = pipeline.scheduler.sigmas
     with torch.no_grad():
         for now, then in zip(sigmas, sigmas[1:], strict=False):
-            latents = latents + (then - now) * family._velocity(latents, now[None], told)
+            latents = latents + (then - now) * family._velocity(latents, now[None], conditioning)
         expected = _as_decodable(family, latents)
         assert torch.allclose(family._decodable(made, (SIZE_PX, SIZE_PX)), expected, atol=1e-4)
 
@@ -237,7 +238,7 @@ def test_a_denoiser_that_answers_noise_minus_latents_has_no_loss(family, image, 
     latents = family.encode_images([image])
     seen = []
 
-    def answer(noisy, levels, told):
+    def answer(noisy, levels, conditioning):
         seen.append(levels)
         return (noisy - latents) / levels.view(-1, 1, 1, 1)
 
@@ -249,7 +250,7 @@ def test_a_denoiser_that_answers_noise_minus_latents_has_no_loss(family, image, 
 def test_weights_say_where_in_the_picture_the_loss_counts(family, image, monkeypatch):
     """Plumbing only: alike everywhere they change nothing, and where they are 0 nothing counts."""
     latents, condition = family.encode_images([image]), family.encode_prompts([PROMPT])
-    monkeypatch.setattr(family, "_velocity", lambda noisy, levels, told: torch.zeros_like(noisy))
+    monkeypatch.setattr(family, "_velocity", lambda noisy, levels, conditioning: torch.zeros_like(noisy))
     config, half = TrainConfig.for_base(family.base.name), torch.ones(1, 1, *latents.shape[2:])
     half[..., : latents.shape[3] // 2] = 0
 
@@ -361,8 +362,8 @@ def test_a_lora_that_fits_in_part_or_is_damaged_is_refused(tmp_path, family):
         save_file(tensors | changed, bad)
         with pytest.raises(BadLora, match=rf"1 of {len(tensors | changed)} "):
             family.use_lora(bad, 1.0)
-    told = json.loads(header_of(good)[PEFT_METADATA]) | {"transformer.of_a_newer_peft": True}
-    save_file(tensors, bad, {"format": "pt", PEFT_METADATA: json.dumps(told)})
+    settings = json.loads(header_of(good)[PEFT_METADATA]) | {"transformer.of_a_newer_peft": True}
+    save_file(tensors, bad, {"format": "pt", PEFT_METADATA: json.dumps(settings)})
     with pytest.raises(BadLora, match="of_a_newer_peft"):
         family.use_lora(bad, 1.0)
     bad.write_bytes(good.read_bytes()[:100])

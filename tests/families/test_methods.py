@@ -100,8 +100,8 @@ def test_new_tokens_begin_as_the_class_word(bare, prepared_run):
     method = load_method(bare, config, dataset)
     try:
         method.add()
-        told = bare.encode_prompts([PROMPT, "photo of a man"])
-        assert all(torch.equal(told[name], wanted[name]) for name in wanted)
+        conditioning = bare.encode_prompts([PROMPT, "photo of a man"])
+        assert all(torch.equal(conditioning[name], wanted[name]) for name in wanted)
         assert bare.respell("ohwx man and ohwxes") == "<person-1> man and ohwxes"
     finally:
         sdxl_methods.remove_tokens(bare)
@@ -129,11 +129,14 @@ def test_a_step_without_the_person_has_a_gradient_of_zero(bare, prepared_run):
     """Batch 1 and a dropped or edited caption: there is nothing to learn, and that is no error."""
     dataset = Dataset.from_dict(prepared_run.manifest("dataset")["dataset"])
     method = load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
-    captions, told = dataset.captions, method.conditions(dataset.captions, bare.encode_prompts(dataset.captions))
+    captions, conditioning = (
+        dataset.captions,
+        method.conditions(dataset.captions, bare.encode_prompts(dataset.captions)),
+    )
     try:
         new = [parameter for group in method.add() for parameter in group["params"]]
         for places, learns in (([len(captions) - 1], False), ([0, len(captions) - 1], True)):
-            picked = told.pick(places)
+            picked = conditioning.pick(places)
             assert picked["text"].shape[0] == len(places)
             (picked["text"].sum() + picked["pooled"].pow(2).sum()).backward()
             assert all((p.grad.abs().sum() > 0) == learns for p in new)

@@ -118,10 +118,10 @@ def test_the_rules_are_those_of_real_autocast(monkeypatch):
                 if p is not None:
                     fake = torch.empty(p.shape, dtype=p.dtype)
                     module._parameters[name] = torch.nn.Parameter(fake, requires_grad=p.requires_grad)
-        latents, time, text, *_, told = counting._unet_inputs(256, 1)
+        latents, time, text, *_, lines = counting._unet_inputs(256, 1)
         counter.flops, counter.peak = 0, 0
         with counting.Rules(counting.NORMS), torch.autocast("cpu", torch.float16):
-            made = unet(latents, time, text, added_cond_kwargs=told).sample
+            made = unet(latents, time, text, added_cond_kwargs=lines).sample
         made.float().pow(2).mean().backward()
     assert counter.flops / 1e12 == pytest.approx(expected.tflop, rel=1e-6)
     assert counter.peak / costs.GIB == pytest.approx(expected.peak_gib, rel=1e-3)
@@ -192,10 +192,10 @@ def test_everything_that_draws_is_planned_with_its_pictures_and_its_load():
 def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
     """`plan` counts the installation too; a run counts from its start, with the download where weights are missing."""
     monkeypatch.setattr(pipeline.runtime, "gpu_memory", lambda: ("Tesla T4", 14.7))
-    plan, told = plan_run("t4", 50, 60), []
+    plan, lines = plan_run("t4", 50, 60), []
     for here, names in ((False, {"download"}), (True, set())):
         monkeypatch.setattr(pipeline, "weights_here", lambda base, here=here: here)
-        run = begin_deadline(Run(tmp_path), Options(base="sdxl", minutes=60), told.append).plan
+        run = begin_deadline(Run(tmp_path), Options(base="sdxl", minutes=60), lines.append).plan
         assert run.minutes <= 45 and run.pessimistic <= 58 and run.choice.schedule == plan.choice.schedule
         assert run.choice.pairs == plan.choice.pairs and run.choice.sampler_steps >= plan.choice.sampler_steps
         assert {stage.name for stage in plan.stages} - {stage.name for stage in run.stages} == {
@@ -218,18 +218,18 @@ def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
 def test_an_hour_is_what_a_run_on_cuda_is_planned_for(tmp_path, monkeypatch, gpu, asked, minutes):
     """Where nothing was said; the stages only note the controller that they are given."""
     monkeypatch.setattr(pipeline.runtime, "gpu_memory", lambda: gpu)
-    seen, told = [], []
+    seen, lines = [], []
 
     def done(stage, run, options, controller):
         seen.append(controller)
         return {"stage": stage, "outcome": "", "seconds": 1.0, "verdicts": [], "advice": ""}
 
     monkeypatch.setattr(pipeline, "do_stage", done)
-    make_headshots(P1, tmp_path, Options(**{"base": "sdxl"} | asked), tell=told.append)
+    make_headshots(P1, tmp_path, Options(**{"base": "sdxl"} | asked), tell=lines.append)
     given = seen[0] and seen[0].first.task.minutes
     assert given == minutes
     assert (tmp_path / "plan.json").exists() == (minutes is not None)
-    assert any("plan       none: " in line for line in told) == ("count" in asked or asked.get("base") == "flux")
+    assert any("plan       none: " in line for line in lines) == ("count" in asked or asked.get("base") == "flux")
 
 
 def test_what_was_given_up_is_said_with_its_numbers():

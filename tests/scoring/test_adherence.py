@@ -55,8 +55,10 @@ def test_the_gate_reports_it_and_decides_nothing_by_it(seen):
     config = RenderConfig.for_base("mini", max_copy=1.0)
     person = Person(embedding, calibrate(np.stack([embedding] * 3), config), ())
     shown = shown_by(image, seen[1])
-    told = [judge_headshot(image, person, config, asked) for asked in (None, shown, {axis: "not it" for axis in shown})]
-    assert [one.adherence for one in told] == [None, 1.0, 0.0] and len({one.accepted for one in told}) == 1
+    lines = [
+        judge_headshot(image, person, config, asked) for asked in (None, shown, {axis: "not it" for axis in shown})
+    ]
+    assert [one.adherence for one in lines] == [None, 1.0, 0.0] and len({one.accepted for one in lines}) == 1
 
 
 def test_the_marks_lie_between_what_was_measured():
