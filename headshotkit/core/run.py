@@ -719,8 +719,8 @@ class Run:
     def _set_aside(self, stage: str, why: str) -> None:
         """Move a stage's earlier result to earlier/<stage>-<n>, and print that."""
         earlier = self.folder / "earlier"
-        places = (earlier / f"{stage}-{number}" for number in itertools.count(1))
-        place = next(place for place in places if not place.exists())
+        folders = (earlier / f"{stage}-{number}" for number in itertools.count(1))
+        place = next(place for place in folders if not place.exists())
         try:
             make_folder(earlier)
             os.replace(self.path(stage), place)

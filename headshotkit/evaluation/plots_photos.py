@@ -19,10 +19,10 @@ def plot_coverage(run: Run) -> Plot:
     """
     covered = Coverage.from_dict(run.manifest("photos")["coverage"])
     figure = Plot(figsize=(11, 5.2), layout="constrained")
-    places = figure.add_gridspec(2, 4, width_ratios=(1.25, 1, 1, 1))
-    _draw_grid(figure.add_subplot(places[:, 0]), np.array(covered.grid))
+    cells = figure.add_gridspec(2, 4, width_ratios=(1.25, 1, 1, 1))
+    _draw_grid(figure.add_subplot(cells[:, 0]), np.array(covered.grid))
     for number, axis in enumerate(covered.axes):
-        _draw_bars(figure.add_subplot(places[number // 3, 1 + number % 3]), axis)
+        _draw_bars(figure.add_subplot(cells[number // 3, 1 + number % 3]), axis)
     figure.suptitle(f"{covered.photos} kept photos show {covered.scenes} scenes (a burst is one)", fontsize=11)
     figure.supxlabel("bars count scenes (the best photo of each); the table of chosen photos counts photos", fontsize=8)
     return figure

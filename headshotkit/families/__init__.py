@@ -44,9 +44,9 @@ class Condition(dict):
         """Return N, the number of prompts."""
         return len(next(iter(self.values())))
 
-    def pick(self, places: list[int]) -> Condition:
+    def pick(self, indices: list[int]) -> Condition:
         """Return the rows of some prompts, in that order."""
-        return Condition({name: tensor[places] for name, tensor in self.items()})
+        return Condition({name: tensor[indices] for name, tensor in self.items()})
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class FlowFamily(FlowParts):
     """One loaded flow-matching base. `Family` describes its methods.
 
     A subclass defines the layers with a LoRA as a regular expression over their full names, the latents a side of one
-    token, whether negative prompts count, and five methods: `_encode_prompt`, `_normalise`, `_velocity`, `_conditioning`
-    and `_decodable`.
+    token, whether negative prompts count, and five methods: `_encode_prompt`, `_normalise`, `_velocity`,
+    `_conditioning` and `_decodable`.
     """
 
     layers: dict[str, str]
@@ -208,15 +208,15 @@ class FlowFamily(FlowParts):
         self.transformer.eval()
         guidance = sampling.guidance if sampling.guided_steps or not self.uses_negatives else 1.0
 
-        def draw(places: list[int]) -> torch.Tensor:
-            conditioning = wanted.pick(places), avoided.pick(places) if avoided else None
+        def draw(indices: list[int]) -> torch.Tensor:
+            conditioning = wanted.pick(indices), avoided.pick(indices) if avoided else None
             return self.pipeline(
                 **self._conditioning(*conditioning, guidance),
-                generator=[torch.Generator().manual_seed(seeds[n]) for n in places],
+                generator=[torch.Generator().manual_seed(seeds[n]) for n in indices],
                 width=sampling.size_px[0],
                 height=sampling.size_px[1],
                 num_inference_steps=sampling.steps,
-                callback_on_step_end=self._after_step(len(places), sampling, on_step),
+                callback_on_step_end=self._after_step(len(indices), sampling, on_step),
                 output_type="latent",  # the autoencoder's dtype may differ, which the pipelines don't expect
             ).images
 

@@ -41,14 +41,14 @@ def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[
     made, start = [], 0
     while start < count:
         most = _most(family, count)
-        places = list(range(start, min(count, start + most)))
+        indices = list(range(start, min(count, start + most)))
         with warnings.catch_warnings():  # diffusers 0.42's schedulers convert tensors to arrays in numpy 1's way
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-            part, said = runtime.within_memory(lambda places=places: draw(places))
+            part, said = runtime.within_memory(lambda indices=indices: draw(indices))
         if not said:
             made.append(part)
-            start += len(places)
-        elif len(places) == 1:
+            start += len(indices)
+        elif len(indices) == 1:
             raise OutOfMemory(
                 "a single picture needs more memory than is available.",
                 said,
@@ -56,7 +56,7 @@ def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[
                 "same command again: finished work is kept.",
             )
         else:
-            _note(family, {AT_ONCE: len(places) // 2}, f"{len(places) // 2} pictures at once from now on", said)
+            _note(family, {AT_ONCE: len(indices) // 2}, f"{len(indices) // 2} pictures at once from now on", said)
     return made
 
 

@@ -75,8 +75,8 @@ class Method:
 
     def loaded_bytes(self) -> int:
         """Return the bytes of all weights that are loaded now."""
-        places = [*vars(self.family).values(), *getattr(self.family.pipeline, "components", {}).values()]
-        modules = [place for place in places if isinstance(place, torch.nn.Module)]
+        parts = [*vars(self.family).values(), *getattr(self.family.pipeline, "components", {}).values()]
+        modules = [part for part in parts if isinstance(part, torch.nn.Module)]
         weights = {id(p): p.numel() * p.element_size() for module in modules for p in module.parameters()}
         return sum(weights.values())
 

@@ -262,9 +262,9 @@ class SdxlFamily:
             check_size(self.base, side, self._size_factor())
         wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
 
-        def draw(places: list[int]) -> torch.Tensor:
-            conditioning, own_seeds = (wanted.pick(places), avoided.pick(places)), [seeds[n] for n in places]
-            words = self._word_guidance([prompts[n] for n in places], sampling) if sampling.worded else None
+        def draw(indices: list[int]) -> torch.Tensor:
+            conditioning, own_seeds = (wanted.pick(indices), avoided.pick(indices)), [seeds[n] for n in indices]
+            words = self._word_guidance([prompts[n] for n in indices], sampling) if sampling.worded else None
             return drawing.draw(self.pipeline, self.base.name, conditioning, own_seeds, sampling, on_step, words)
 
         with self.counting_rows():

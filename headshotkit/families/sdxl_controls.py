@@ -69,9 +69,9 @@ class SdxlControls:
 
         drawing.fit_decoding(family.pipeline.vae, sampling.size_px, 1)  # a photo is encoded in the same mode
 
-        def draw(places: list[int]) -> torch.Tensor:
-            pipeline, given = self._road([seeds[n] for n in places], sampling, guide)
-            conditioning = self._conditioning(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
+        def draw(indices: list[int]) -> torch.Tensor:
+            pipeline, given = self._road([seeds[n] for n in indices], sampling, guide)
+            conditioning = self._conditioning(pipeline, [prompts[n] for n in indices], [negatives[n] for n in indices])
             with drawing.sampling_by(pipeline, sampling.sampler, family.base.name):
                 return pipeline(
                     num_inference_steps=sampling.steps, output_type="latent", **conditioning, **given, **options
@@ -200,13 +200,13 @@ class SdxlControls:
         with self._refiner() as pipeline:
             counting = pipeline.unet.register_forward_pre_hook(self.family._count_rows)
 
-            def draw(places: list[int]) -> torch.Tensor:
+            def draw(indices: list[int]) -> torch.Tensor:
                 conditioning = self._conditioning(
-                    pipeline, [prompts[n] for n in places], [negatives[n] for n in places]
+                    pipeline, [prompts[n] for n in indices], [negatives[n] for n in indices]
                 )
                 return pipeline(
                     image=Image.new("RGB", sampling.size_px),  # required, but only the latents are used
-                    latents=latents[places],
+                    latents=latents[indices],
                     denoising_start=1 - guide.refined,
                     num_inference_steps=sampling.steps,
                     output_type="latent",

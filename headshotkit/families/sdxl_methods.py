@@ -98,9 +98,9 @@ class NewTokens(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of ids (..., ) in the table's dtype, shape (..., D)."""
-        place = ids - self.first
-        is_new = (place >= 0).unsqueeze(-1)
-        fresh = self.new(place.clamp(0, self.new.num_embeddings - 1)).to(self.old.weight.dtype)
+        index = ids - self.first
+        is_new = (index >= 0).unsqueeze(-1)
+        fresh = self.new(index.clamp(0, self.new.num_embeddings - 1)).to(self.old.weight.dtype)
         return torch.where(is_new, fresh, self.old(ids.clamp(max=self.old.num_embeddings - 1)))
 
 
@@ -163,15 +163,15 @@ class LiveConditions(Condition):
         super().__init__(cached)
         self.family, self.captions, self.token = family, captions, token
 
-    def pick(self, places: list[int]) -> Condition:
-        rows = [self._row(place) for place in places]
+    def pick(self, indices: list[int]) -> Condition:
+        rows = [self._row(index) for index in indices]
         return Condition({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
 
-    def _row(self, place: int) -> Condition:
-        if not names_token(self.captions[place], self.token):
+    def _row(self, index: int) -> Condition:
+        if not names_token(self.captions[index], self.token):
             nothing = 0.0 * sum(new_weights(self.family, key).sum().cpu() for key in ENCODERS)
-            return Condition({name: row + nothing for name, row in super().pick([place]).items()})
-        text, pooled = self.family.encode_prompt(self.captions[place])
+            return Condition({name: row + nothing for name, row in super().pick([index]).items()})
+        text, pooled = self.family.encode_prompt(self.captions[index])
         return Condition(text=text, pooled=pooled)
 
 

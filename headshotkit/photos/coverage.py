@@ -106,9 +106,9 @@ def quality(measures: dict) -> float:
 def by_scene(verdicts: list[Verdict]) -> list[list[int]]:
     """Return the indices of each scene's photos, best photo first; a photo of unknown scene forms its own."""
     groups = defaultdict(list)
-    for place, verdict in enumerate(verdicts):
+    for index, verdict in enumerate(verdicts):
         scene = verdict.measures.get("moment")
-        groups[("own", place) if scene is None else scene].append(place)
+        groups[("own", index) if scene is None else scene].append(index)
     return [sorted(g, key=lambda i: (-quality(verdicts[i].measures), verdicts[i].photo)) for g in groups.values()]
 
 
@@ -172,17 +172,17 @@ def _backgrounds(measures: list[dict]) -> list[str | None]:
     busy = np.array([(m.get("backdrop_busy") or 0.0) > BUSY_STD for m in measures], bool)
     names: list[str | None] = [None] * len(measures)
     for kind in (False, True):
-        places = [i for i, m in enumerate(measures) if m.get("backdrop_lab") and busy[i] == kind]
-        found = _colours([measures[i]["backdrop_lab"] for i in places])
-        for i, name in zip(places, found, strict=True):
+        indices = [i for i, m in enumerate(measures) if m.get("backdrop_lab") and busy[i] == kind]
+        found = _colours([measures[i]["backdrop_lab"] for i in indices])
+        for i, name in zip(indices, found, strict=True):
             names[i] = f"{'busy' if kind else 'plain'} {name}"
     return names
 
 
 def _clothes(measures: list[dict]) -> list[str | None]:
     """Name the colour of the clothes in each photo."""
-    places = [i for i, m in enumerate(measures) if m.get("clothes_lab")]
-    found = dict(zip(places, _colours([measures[i]["clothes_lab"] for i in places]), strict=True))
+    indices = [i for i, m in enumerate(measures) if m.get("clothes_lab")]
+    found = dict(zip(indices, _colours([measures[i]["clothes_lab"] for i in indices]), strict=True))
     return [found.get(i) for i in range(len(measures))]
 
 

@@ -37,8 +37,8 @@ def override_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
         raise StageMissing(
             f"no photo {photo!r} was judged.", f"The judged photos are: {', '.join(names[:20])}.", "Choose one of them."
         )
-    place = names.index(photo)
-    verdict, digest = Verdict.from_dict(manifest["verdicts"][place]), manifest["photos"][place]["sha256"]
+    index = names.index(photo)
+    verdict, digest = Verdict.from_dict(manifest["verdicts"][index]), manifest["photos"][index]["sha256"]
     if kept and "face_box_px" not in verdict.measures:
         why = "; ".join(reason.text for reason in verdict.reasons)
         raise CannotKeep(
@@ -55,7 +55,7 @@ def override_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
         raise CannotKeep(f"{photo} can't be read any more.", "It was moved or changed.", "Judge the photos again.")
     files = {name: facts for name, facts in manifest.get("files", {}).items() if name != f"kept/{photo}"}
     manifest["files"] = files | ({f"kept/{photo}": facts_of(copy)} if kept else {})
-    manifest["verdicts"][place] = verdict.to_dict()
+    manifest["verdicts"][index] = verdict.to_dict()
     _write_overrides(run, said, manifest)
     if not kept:
         discard(copy)

@@ -117,8 +117,8 @@ def _take_best(candidates: list[int], count: int, sums: np.ndarray, arrays) -> l
     while left and len(taken) < count:
         own, q = cells[left], worth[left][:, None]
         gains = ((own >= 0) * weights * (np.sqrt(sums[own] + q) - np.sqrt(sums[own]))).sum(1).round(12)
-        place = int(gains.argmax())
-        best = left.pop(place)
+        index = int(gains.argmax())
+        best = left.pop(index)
         sums[cells[best][cells[best] >= 0]] += worth[best]
-        taken.append((best, float(gains[place])))
+        taken.append((best, float(gains[index])))
     return taken

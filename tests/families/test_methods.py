@@ -135,9 +135,9 @@ def test_a_step_without_the_person_has_a_gradient_of_zero(bare, prepared_run):
     )
     try:
         new = [parameter for group in method.add() for parameter in group["params"]]
-        for places, learns in (([len(captions) - 1], False), ([0, len(captions) - 1], True)):
-            picked = conditioning.pick(places)
-            assert picked["text"].shape[0] == len(places)
+        for indices, learns in (([len(captions) - 1], False), ([0, len(captions) - 1], True)):
+            picked = conditioning.pick(indices)
+            assert picked["text"].shape[0] == len(indices)
             (picked["text"].sum() + picked["pooled"].pow(2).sum()).backward()
             assert all((p.grad.abs().sum() > 0) == learns for p in new)
     finally:

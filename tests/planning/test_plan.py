@@ -249,8 +249,8 @@ def test_steps_that_a_person_set_are_kept_and_shared_among_the_sizes():
 
 def test_more_minutes_never_plan_worse_and_fewer_never_take_longer():
     plans = [plan_run("t4", 50, minutes) for minutes in range(35, 240, 5)]
-    places = [LADDERS["sdxl"].index(plan.choice) for plan in plans]
-    assert places == sorted(places, reverse=True) and places[0] > places[-1] == 0
+    indices = [LADDERS["sdxl"].index(plan.choice) for plan in plans]
+    assert indices == sorted(indices, reverse=True) and indices[0] > indices[-1] == 0
     assert all(plan.fits and plan.peak_gib <= 14.7 for plan in plans)
 
 

@@ -95,8 +95,8 @@ def test_a_gpu_too_small_for_the_weights_is_said():
 
 def test_fewer_minutes_never_plan_more():
     plans = [plan_run("rtx4090", 50, minutes, "flux") for minutes in range(120, 400, 20)]
-    places = [LADDERS["flux"].index(plan.choice) for plan in plans]
-    assert places == sorted(places, reverse=True)
+    indices = [LADDERS["flux"].index(plan.choice) for plan in plans]
+    assert indices == sorted(indices, reverse=True)
 
 
 def test_the_command_gives_the_verdict(capsys):
