@@ -230,11 +230,11 @@ class Names(typing.NamedTuple):
     """The person's name in prompts, the class that replaces it, and the expression that nearly all photos show."""
 
     person: str
-    anybody: str
+    class_prompt: str
     usual_expression: str = ""
 
 
-NOBODY = Names("", "")
+NO_SUBJECT = Names("", "")
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class Lora(Record):
         """Return how prompts name the person and the class.
 
         >>> Lora(Path("person.safetensors"), "mini", 32, 32, "ohwx", "woman", 1000).names
-        Names(person='ohwx woman', anybody='a woman', usual_expression='')
+        Names(person='ohwx woman', class_prompt='a woman', usual_expression='')
         """
         return Names(f"{self.token} {self.class_word}", f"a {self.class_word}", self.usual_expression)
 

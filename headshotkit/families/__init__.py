@@ -19,7 +19,7 @@ from headshotkit.config.bases import Base, find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.downloads import first_line
 from headshotkit.core.errors import BadConfig, BaseUnavailable
-from headshotkit.core.records import NOBODY, Names
+from headshotkit.core.records import NO_SUBJECT, Names
 from headshotkit.core.runtime import data_path
 from headshotkit.families import weighing
 
@@ -66,10 +66,10 @@ class Sampling:
     sampler: str = "base"
     word_guidance: float = 1.0
     word_every: int = 3
-    names: Names = NOBODY
+    names: Names = NO_SUBJECT
 
     @classmethod
-    def of(cls, config: RenderConfig, size_px: tuple[int, int], names: Names = NOBODY) -> Sampling:
+    def of(cls, config: RenderConfig, size_px: tuple[int, int], names: Names = NO_SUBJECT) -> Sampling:
         """Return the settings of a RenderConfig for the size (width, height) px; names as `Lora.names`."""
         drawn = (config.steps, config.guidance, config.guidance_share, config.sampler)
         return cls(size_px, *drawn, config.word_guidance, config.word_every, names)

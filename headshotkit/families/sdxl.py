@@ -68,7 +68,7 @@ class SdxlFamily:
         self.forwards, self.decoding, self.changes = 0, "whole", []
         self.without_lora: dict[str, torch.Tensor] = {}
         self.bare: torch.nn.Module | None = None  # the base's own U-Net, if another one draws
-        self.respell = str  # transforms a prompt for the encoders; new tokens set it
+        self.prompt_transform = str  # transforms a prompt for the encoders; new tokens set it
 
     def _load(self) -> StableDiffusionXLPipeline:
         """Load the stock pipeline: the embedded base from its folder, other bases from the hub or its cache."""
@@ -125,7 +125,7 @@ class SdxlFamily:
 
     def encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode text (1, 77, D) and pooled (1, P), differentiable. The empty prompt is zeros if the base sets that."""
-        text = self.respell(prompt)
+        text = self.prompt_transform(prompt)
         parts = self.pipeline.encode_prompt(text, device=self.device, do_classifier_free_guidance=False)
         zero = not prompt and self.pipeline.config.force_zeros_for_empty_prompt
         return tuple(part.float().cpu() * (0.0 if zero else 1.0) for part in (parts[0], parts[2]))
@@ -274,10 +274,10 @@ class SdxlFamily:
     def _word_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:
         """Return the base-model guidance, with a class word for the person's name in the prompts."""
         self._make_bare_ready()
-        person, anybody, usual = sampling.names
-        words = [prompt.replace(person, anybody) for prompt in prompts]
+        person, class_prompt, usual = sampling.names
+        words = [prompt.replace(person, class_prompt) for prompt in prompts]
         others = {n: new for n, text in enumerate(words) if (new := with_expression(text, usual)) != text}
-        conditioning = self.encode_prompts([*words, *[f"photo of {anybody}"] * len(words), *others.values()])
+        conditioning = self.encode_prompts([*words, *[f"photo of {class_prompt}"] * len(words), *others.values()])
         return drawing.WordGuidance(self.pipeline.unet, self._bare_unet, conditioning, list(others), sampling)
 
     def _make_bare_ready(self) -> None:

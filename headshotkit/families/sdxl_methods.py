@@ -122,8 +122,8 @@ def add_tokens(family, token: str, new: dict[str, torch.Tensor]) -> list[torch.n
         first = getattr(pipeline, tokenizer).convert_tokens_to_ids(name)
         network = getattr(pipeline, encoder)
         network.set_input_embeddings(NewTokens(network.get_input_embeddings(), new[key], first))
-        heed_the_end(network, getattr(pipeline, tokenizer).eos_token_id)
-    family.respell = lambda prompt: word_of(token).sub(name, prompt)
+        set_eos_token_id(network, getattr(pipeline, tokenizer).eos_token_id)
+    family.prompt_transform = lambda prompt: word_of(token).sub(name, prompt)
     family.encoded.clear()
     return [new_weights(family, key) for key in ENCODERS]
 
@@ -139,11 +139,11 @@ def remove_tokens(family) -> None:
         network = getattr(family.pipeline, encoder)
         if isinstance(network.get_input_embeddings(), NewTokens):
             network.set_input_embeddings(network.get_input_embeddings().old)
-    family.respell = str
+    family.prompt_transform = str
     family.encoded.clear()
 
 
-def heed_the_end(encoder: torch.nn.Module, end: int) -> None:
+def set_eos_token_id(encoder: torch.nn.Module, end: int) -> None:
     """Take the pooled text from the end of the prompt, where SDXL's own config (eos_token_id 2) is outdated.
 
     With it transformers takes the largest id for the end, which is a new token's. Without new tokens nothing changes.

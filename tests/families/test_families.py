@@ -12,7 +12,7 @@ from headshotkit.config import SAMPLERS, TrainConfig
 from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, BaseUnavailable
-from headshotkit.core.records import NOBODY, Names
+from headshotkit.core.records import NO_SUBJECT, Names
 from headshotkit.families import Condition, Sampling, drawing, load_family, lora_files, weights_place
 from headshotkit.training.export import PEFT_METADATA, header_of
 
@@ -325,7 +325,7 @@ def test_word_guidance_goes_with_guidance_and_batches(family):
 
 
 def test_word_guidance_needs_to_know_how_the_person_is_named(family):
-    unknown = replace(WORDED, names=NOBODY)
+    unknown = replace(WORDED, names=NO_SUBJECT)
     assert not unknown.worded
     (plain,) = family.render([PROMPT], [""], [5], replace(WORDED, word_guidance=1.0))
     assert (np.asarray(family.render([PROMPT], [""], [5], unknown)[0]) == np.asarray(plain)).all()

@@ -102,7 +102,7 @@ def test_new_tokens_begin_as_the_class_word(bare, prepared_run):
         method.add()
         conditioning = bare.encode_prompts([PROMPT, "photo of a man"])
         assert all(torch.equal(conditioning[name], wanted[name]) for name in wanted)
-        assert bare.respell("ohwx man and ohwxes") == "<person-1> man and ohwxes"
+        assert bare.prompt_transform("ohwx man and ohwxes") == "<person-1> man and ohwxes"
     finally:
         sdxl_methods.remove_tokens(bare)
     assert torch.equal(bare.encode_prompts(["ohwx"])["text"], load_family("mini").encode_prompts(["ohwx"])["text"])
