@@ -198,10 +198,10 @@ def _turned(
     if turn is None:
         return
     size = piece.view.pixels.shape[1::-1]
-    scale = size[1] / turn.tall
+    scale = size[1] / turn.height
     pixels = np.asarray(augment.cut_turned(image, turn, size))
     view = captions.View(pixels, turn.place(points) * scale, turn.place_box(box) * scale)
-    corner = np.array(turn.middle)[::-1] - [turn.tall / 2, turn.wide / 2]
+    corner = np.array(turn.middle)[::-1] - [turn.height / 2, turn.width / 2]
     top_left = tuple(round(float(c) * scale) for c in corner)
     yield dataclasses.replace(piece, name=name, view=view, corner_px=top_left, scale=scale, made_by="turned")
 
@@ -209,13 +209,13 @@ def _turned(
 def _mirrored(piece: _Piece) -> _Piece:
     """Return the same picture mirrored, as if the photo had been."""
     pixels, points, box = piece.view.pixels, piece.view.points, piece.view.box
-    wide = pixels.shape[1]
+    width = pixels.shape[1]
     view = captions.View(
         np.ascontiguousarray(pixels[:, ::-1]),
-        np.array([wide, 0]) + points[[1, 0, 2, 4, 3]] * [-1, 1],
-        np.array([wide, 0, wide, 0]) + box[[2, 1, 0, 3]] * [-1, 1, -1, 1],
+        np.array([width, 0]) + points[[1, 0, 2, 4, 3]] * [-1, 1],
+        np.array([width, 0, width, 0]) + box[[2, 1, 0, 3]] * [-1, 1, -1, 1],
     )
-    left = max(0, round(piece.original_px[0] * piece.scale) - wide - piece.corner_px[1])
+    left = max(0, round(piece.original_px[0] * piece.scale) - width - piece.corner_px[1])
     corner = (piece.corner_px[0], left)
     return dataclasses.replace(piece, name=f"{piece.name}_mirrored", view=view, corner_px=corner, made_by="mirrored")
 

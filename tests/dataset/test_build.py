@@ -231,7 +231,7 @@ def test_turns_stay_small_and_inside_the_photo():
         angle, zoom = augment.draw_turn(0, f"photo_{number}")
         assert abs(angle) <= augment.MAX_ANGLE and augment.MIN_ZOOM <= zoom <= augment.MAX_ZOOM
         turn = augment.turned_window((180, 130, 400, 400), box, photo, angle, zoom)
-        assert turn.angle == angle and turn.wide == pytest.approx(400 / zoom)
+        assert turn.angle == angle and turn.width == pytest.approx(400 / zoom)
     assert augment.turned_window((0, 0, 100, 100), np.array([0, 0, 100, 100.0]), (100, 100), 4.0, 1.1) is None
 
 

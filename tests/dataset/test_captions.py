@@ -85,9 +85,11 @@ def test_clothes_are_named_by_sure_colours_and_never_by_skins(colour, word):
     assert captions.clothes(View(pixels[:175], view.points, view.box)) == "", "the clothes are out of the picture"
 
 
-@pytest.mark.parametrize(("tall", "words"), [(70, "close-up"), (45, "head and shoulders"), (20, "upper body"), (9, "")])
-def test_framing_follows_the_height_of_the_face(tall, words):
-    assert captions.framing(View(np.zeros((100, 100, 3)), None, np.array([0, 0, 50, tall]))) == words
+@pytest.mark.parametrize(
+    ("height", "words"), [(70, "close-up"), (45, "head and shoulders"), (20, "upper body"), (9, "")]
+)
+def test_framing_follows_the_height_of_the_face(height, words):
+    assert captions.framing(View(np.zeros((100, 100, 3)), None, np.array([0, 0, 50, height]))) == words
 
 
 def test_light_is_named_by_the_light_and_not_by_the_skin():

@@ -53,8 +53,8 @@ def test_the_face_stays_whole_in_every_shape(folder, tmp_path, good_photo, aspec
 def test_each_bucket_is_a_size_of_sdxl_near_its_ratio():
     """Sizes of SDXL's appendix I: about 1024 x 1024 px, sides that 64 divides."""
     for aspect, (width, height) in BUCKETS.items():
-        wide, tall = (int(n) for n in aspect.split(":"))
-        assert abs(width / height - wide / tall) < 0.03 and width % 64 == height % 64 == 0
+        window_width, window_height = (int(n) for n in aspect.split(":"))
+        assert abs(width / height - window_width / window_height) < 0.03 and width % 64 == height % 64 == 0
         assert 0.9 <= width * height / 1024**2 <= 1.0
     assert len(set(BUCKETS.values())) == 4 == len(ASPECTS)
 
@@ -175,8 +175,11 @@ def test_the_photos_are_never_replaced(folder, good_photo):
 
 def test_any_size_and_quality_can_be_had(folder, tmp_path, good_photo):
     Image.fromarray(np.pad(good_photo, ((0, 0), (0, 432), (0, 0)), mode="edge")).save(folder / "a.jpg")
-    wide = crop_one(folder, tmp_path / "wide", exact_px=(300, 200), what="whole")
-    assert wide.size_px == (300, 200) == open_picture(tmp_path / "wide" / "a.jpg").size and wide.aspect == "300x200"
+    window_width = crop_one(folder, tmp_path / "wide", exact_px=(300, 200), what="whole")
+    assert (
+        window_width.size_px == (300, 200) == open_picture(tmp_path / "wide" / "a.jpg").size
+        and window_width.aspect == "300x200"
+    )
     sizes = []
     for quality in (30, 95):
         crop_one(folder, tmp_path / str(quality), size_px=256, quality=quality)
@@ -207,9 +210,16 @@ def test_bad_input_on_the_command_line_is_explained(tmp_path, capsys):
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.6, 1.0])
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_a_window_lies_inside_the_photo(box, fraction, aspect):
-    left, top, wide, tall = face_window(400, 300, np.array(box), fraction, BUCKETS[aspect])
-    assert left >= 0 and top >= 0 and left + wide <= 400 and top + tall <= 300 and wide > 0 and tall > 0
-    assert wide / tall == pytest.approx(BUCKETS[aspect][0] / BUCKETS[aspect][1], abs=1 / tall)
+    left, top, window_width, window_height = face_window(400, 300, np.array(box), fraction, BUCKETS[aspect])
+    assert (
+        left >= 0
+        and top >= 0
+        and left + window_width <= 400
+        and top + window_height <= 300
+        and window_width > 0
+        and window_height > 0
+    )
+    assert window_width / window_height == pytest.approx(BUCKETS[aspect][0] / BUCKETS[aspect][1], abs=1 / window_height)
 
 
 def test_a_window_that_cuts_a_face_is_told_from_one_that_holds_it():
