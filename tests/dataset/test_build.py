@@ -17,7 +17,7 @@ from headshotkit.dataset.build import build_dataset
 from headshotkit.dataset.class_images import (
     build_class_images,
     class_recipe,
-    class_shelf,
+    class_cache_dir,
     missing_class_images,
     weights_version,
 )
@@ -349,9 +349,9 @@ def test_class_images_are_made_once_for_all_runs(small_run, own_cache, tmp_path)
     What is missing or damaged is made again, to the same picture.
     """
     config = DatasetConfig.for_base("mini", class_word="man", class_images=2)
-    shelf = class_shelf(config)
+    cache_dir = class_cache_dir(config)
     other = subprocess.Popen([sys.executable, "-c", COMMAND, str(tmp_path / "other")], stderr=subprocess.PIPE)
-    while not list(shelf.glob("*.png")) and other.poll() is None:
+    while not list(cache_dir.glob("*.png")) and other.poll() is None:
         time.sleep(0.05)
     made = build_dataset(small_run, config)
     errors = other.communicate()[1].decode()
@@ -359,18 +359,18 @@ def test_class_images_are_made_once_for_all_runs(small_run, own_cache, tmp_path)
     first = [(small_run.path("dataset") / f).read_bytes() for f in made.class_images]
     assert len(first) == 2 and first[0] != first[1]
     assert [p.read_bytes() for p in sorted((tmp_path / "other" / "class").iterdir())] == first
-    written = {p: p.stat().st_mtime_ns for p in sorted(shelf.iterdir())}
+    written = {p: p.stat().st_mtime_ns for p in sorted(cache_dir.iterdir())}
     assert [p.name for p in written] == ["000.png", "001.png"]
     names = build_class_images(config, tmp_path / "later")
     assert [(tmp_path / "later" / n).read_bytes() for n in names] == first
-    assert {p: p.stat().st_mtime_ns for p in sorted(shelf.iterdir())} == written, "they were rendered again"
-    assert_facts(open_picture(shelf / "000.png").text)
+    assert {p: p.stat().st_mtime_ns for p in sorted(cache_dir.iterdir())} == written, "they were rendered again"
+    assert_facts(open_picture(cache_dir / "000.png").text)
     for damaged, data in zip(written, (first[0][: len(first[0]) // 2], b""), strict=True):
         damaged.unlink()
         damaged.write_bytes(data)
     build_class_images(config, tmp_path / "third")
     assert [p.read_bytes() for p in sorted((tmp_path / "third" / "class").iterdir())] == first
-    assert [p.read_bytes() for p in sorted(shelf.iterdir())] == first
+    assert [p.read_bytes() for p in sorted(cache_dir.iterdir())] == first
 
 
 def assert_facts(text):
@@ -402,10 +402,10 @@ def test_class_images_are_guided_in_a_share_of_the_steps(small_run, own_cache, m
 def test_another_recipe_is_another_shelf(own_cache, change):
     """Other settings never take these pictures; the number of pictures, and what is done to photos, does not count."""
     options = {"base": "mini", "class_word": "man", "size_px": 256}
-    shelf = class_shelf(DatasetConfig(**options, class_images=2))
-    assert own_cache in shelf.parents
-    assert class_shelf(DatasetConfig(**options | change, class_images=2)) != shelf
-    assert class_shelf(DatasetConfig(**options, class_images=9, augment="safe", token="sks")) == shelf
+    cache_dir = class_cache_dir(DatasetConfig(**options, class_images=2))
+    assert own_cache in cache_dir.parents
+    assert class_cache_dir(DatasetConfig(**options | change, class_images=2)) != cache_dir
+    assert class_cache_dir(DatasetConfig(**options, class_images=9, augment="safe", token="sks")) == cache_dir
 
 
 def test_class_images_of_a_style_are_asked_for_and_learnt_in_its_words(small_run, own_cache):
