@@ -94,19 +94,19 @@ def _prepare(
     run: Run, verdicts: list[Verdict], config: DatasetConfig, edited: dict
 ) -> tuple[list[TrainingPhoto], dict[str, float]]:
     """Write all pictures with their captions; return (pictures, enlarged pictures -> their scale factor)."""
-    seer = Captioner(config.captioner, config.captioner_weights) if config.captioner != "template" else None
+    captioner = Captioner(config.captioner, config.captioner_weights) if config.captioner != "template" else None
     photos, upscaled, words, names = [], {}, "", _picture_names([v.photo for v in verdicts])
     for verdict in runtime.progress(verdicts, "cropping photos"):
         image = read_photo(run.path("photos") / "kept" / verdict.photo)
         for piece in _pieces(image, names[verdict.photo], verdict, config):
             if not piece.made_by:  # an augmented picture has its crop's caption
-                words = _caption(piece, config, seer)
+                words = _caption(piece, config, captioner)
             caption = captions.mirrored(words) if piece.made_by == "mirrored" else words
             photos.append(_store(piece, run.path("dataset"), caption, edited.get(piece.name), config))
             if piece.scale > 1:
                 upscaled[photos[-1].file] = round(piece.scale, 2)
-    if seer:
-        del seer
+    if captioner:
+        del captioner
         runtime.free_memory()
     return photos, upscaled
 
@@ -238,10 +238,10 @@ def _store(piece: _Piece, folder: Path, caption: str, edited: str | None, config
     )
 
 
-def _caption(piece: _Piece, config: DatasetConfig, seer: Captioner | None) -> str:
+def _caption(piece: _Piece, config: DatasetConfig, captioner: Captioner | None) -> str:
     """Return the caption of a crop."""
     brief = config.base in BASES and BASES[config.base].brief_prompts
-    seen = seer.see(piece.view.pixels) if seer else ""
+    seen = captioner.caption(piece.view.pixels) if captioner else ""
     return captions.caption_of(piece.view, f"{config.token} {config.class_word}", brief, seen)
 
 

@@ -95,7 +95,7 @@ class Captioner:
             model = getattr(transformers, self.recipe.model).from_pretrained(place, use_safetensors=True)
         self.model = model.to(self.device).eval()
 
-    def see(self, picture: np.ndarray) -> str:
+    def caption(self, picture: np.ndarray) -> str:
         """Caption a picture without describing the face; may be empty.
 
         Args:
