@@ -293,8 +293,8 @@ class Studio:
             "agreement": agreement,
         }
         picture = Picture(f"{key}_{seed}.png", request, seed, **measured)
-        given_up = {CHANGES: self.family.changes} if self.family.changes else {}
-        how = json.dumps(facts | {"seed": seed} | measured | given_up)
+        changes = {CHANGES: self.family.changes} if self.family.changes else {}
+        how = json.dumps(facts | {"seed": seed} | measured | changes)
         write_atomic(self.run.path(FOLDER) / picture.file, png_bytes(image, Software=ORIGIN, headshotkit=how))
         return picture
 

@@ -32,7 +32,7 @@ class Plan:
     choice: Choice
     checkpointing: bool
     stages: tuple[Stage, ...]
-    given_up: tuple[str, ...]
+    sacrifices: tuple[str, ...]
 
     @property
     def minutes(self) -> float:
@@ -92,18 +92,18 @@ class Plan:
         lines.append(f"speed of {self.task.rates.name}: {self.task.rates.source}")
         if self.peak_gib and self.task.memory_gib:
             lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, margin included")
-        lines += [f"sacrificed {line}" for line in self.given_up]
+        lines += [f"sacrificed {line}" for line in self.sacrifices]
         return "\n".join(lines)
 
     def to_dict(self) -> dict:
         """Return the plan for JSON: settings, stages, sums, reasons."""
-        choice = {name: value for name, value in asdict(self.choice).items() if name not in ("gave_up", "stage")}
+        choice = {name: value for name, value in asdict(self.choice).items() if name not in ("sacrificed", "stage")}
         return {
             "gpu": self.task.rates.name, "base": self.task.base, "method": self.task.method, "count": self.task.count,
             "minutes_given": self.task.minutes, "fits": self.fits, **choice, "checkpointing": self.checkpointing,
             "stages": [asdict(stage) for stage in self.stages], "minutes": self.minutes,
             "pessimistic": self.pessimistic, "peak_gib": self.peak_gib, "memory_gib": self.task.memory_gib,
-            "given_up": list(self.given_up), "source": self.task.rates.source,
+            "given_up": list(self.sacrifices), "source": self.task.rates.source,
         }  # fmt: skip
 
 
@@ -180,12 +180,12 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
         TooFewMinutes: none fits into the minutes (with `must_fit`).
         NotEnoughMemory: none fits into the memory.
     """
-    given_up: list[str] = []
+    sacrifices: list[str] = []
     refused, cheapest, least_gib = "", None, 0.0
-    for choice in rungs_of(task):
-        if choice.gave_up and choice.stage not in task.done:
-            given_up.append(f"{choice.gave_up}: {refused}")
-        plan, too_large = _with_room(task, choice, tuple(given_up))
+    for choice in options_of(task):
+        if choice.sacrificed and choice.stage not in task.done:
+            sacrifices.append(f"{choice.sacrificed}: {refused}")
+        plan, too_large = _with_room(task, choice, tuple(sacrifices))
         if plan is None:
             refused, least_gib = too_large[0], min(least_gib or math.inf, too_large[1])
             continue
@@ -200,25 +200,25 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
     return cheapest
 
 
-def rungs_of(task: Task) -> list[Choice]:
+def options_of(task: Task) -> list[Choice]:
     """Return the ladder of a task with the user's number of training steps; equal options come once."""
-    rungs: list[Choice] = []
+    options: list[Choice] = []
     for choice in task.ladder:
         made = choice.with_steps(task.steps)
-        if not rungs or replace(made, gave_up="", stage="") != replace(rungs[-1], gave_up="", stage=""):
-            rungs.append(made)
-    return rungs
+        if not options or replace(made, sacrificed="", stage="") != replace(options[-1], sacrificed="", stage=""):
+            options.append(made)
+    return options
 
 
-def _with_room(task: Task, choice: Choice, given_up: tuple[str, ...]) -> tuple[Plan | None, tuple[str, float]]:
+def _with_room(task: Task, choice: Choice, sacrifices: tuple[str, ...]) -> tuple[Plan | None, tuple[str, float]]:
     """Return a choice's plan, checkpointed if necessary; None if that isn't enough: (plan, (reason, GiB))."""
     too_large = ("", 0.0)
     for checkpointing in (False, True):
-        plan = Plan(task, choice, checkpointing, stages_of(task, choice, checkpointing), given_up)
+        plan = Plan(task, choice, checkpointing, stages_of(task, choice, checkpointing), sacrifices)
         over = [stage for stage in plan.stages if stage.peak_gib > task.room_gib(stage.name)]
         if not over:
             lost = (f"training without checkpointing: {too_large[0]}",) if checkpointing else ()
-            return replace(plan, given_up=given_up + lost), too_large
+            return replace(plan, sacrifices=sacrifices + lost), too_large
         room = task.room_gib(over[0].name)
         too_large = (f"{over[0].name} needs {over[0].peak_gib:.1f} GiB of {room:.1f}", over[0].peak_gib)
     return None, too_large

@@ -61,7 +61,7 @@ def test_time_won_in_training_buys_sampler_steps(clock):
         clock.now += 60
         controller.finish(stage)
     assert controller.plan.choice.sampler_steps == 25 and controller.plan.choice.guidance_share == 1
-    assert not any("training steps" in line for line in controller.plan.given_up)
+    assert not any("training steps" in line for line in controller.plan.sacrifices)
     lines.clear()
     for stage in ("generate", "restore", "evaluate", "gallery"):
         controller.finish(stage)

@@ -30,7 +30,7 @@ from headshotkit.planning.ladder import (
     stages_of,
     step_seconds,
 )
-from headshotkit.planning.plan import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, rungs_of
+from headshotkit.planning.plan import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, options_of
 
 # px: (forward TFLOP, step, checkpointed step, GiB of a step), counted independently of this code (2026-11-20)
 EARLIER = {512: (1.59, 3.20, 4.40, 7.0), 768: (3.64, 7.52, 10.28, 8.9), 1024: (6.76, 14.31, 19.50, 11.5)}
@@ -234,7 +234,7 @@ def test_an_hour_is_what_a_run_on_cuda_is_planned_for(tmp_path, monkeypatch, gpu
 
 def test_what_was_given_up_is_said_with_its_numbers():
     plan = plan_run("t4", 50, 60)
-    assert len(plan.given_up) == 4 and all("minutes at worst, of 60" in line for line in plan.given_up)
+    assert len(plan.sacrifices) == 4 and all("minutes at worst, of 60" in line for line in plan.sacrifices)
     said = plan.explain()
     assert "sacrificed batch 2" in said and "guidance in the first 60%" in said
     assert plan.rendering == {"steps": 20, "guidance_share": 0.6}
@@ -242,9 +242,9 @@ def test_what_was_given_up_is_said_with_its_numbers():
 
 def test_steps_that_a_person_set_are_kept_and_shared_among_the_sizes():
     plan = plan_run("t4", 50, 60, steps=500)
-    assert all(choice.steps == 500 for choice in rungs_of(plan.task)) and plan.training["steps"] == 500
+    assert all(choice.steps == 500 for choice in options_of(plan.task)) and plan.training["steps"] == 500
     assert LADDERS["sdxl"][3].with_steps(501).schedule == ((768, 351), (1024, 150))
-    assert len(rungs_of(plan.task)) < len(LADDERS["sdxl"])
+    assert len(options_of(plan.task)) < len(LADDERS["sdxl"])
 
 
 def test_more_minutes_never_plan_worse_and_fewer_never_take_longer():
@@ -258,12 +258,12 @@ def test_a_small_gpu_gets_checkpointing_and_the_reason():
     t4 = GPUS["t4"]
     plan = plan_rest(Task(t4, "sdxl", 50, 75.0, 11.0))
     assert plan.checkpointing and plan.peak_gib <= 11.0
-    assert any(line.startswith("training without checkpointing: train needs") for line in plan.given_up)
+    assert any(line.startswith("training without checkpointing: train needs") for line in plan.sacrifices)
 
 
 def test_a_faster_gpu_gets_the_best():
     plan = plan_run("a100", 50, 60)
-    assert plan.choice == LADDERS["sdxl"][0] and plan.given_up == ()
+    assert plan.choice == LADDERS["sdxl"][0] and plan.sacrifices == ()
 
 
 def test_too_few_minutes_are_an_error_that_says_the_least(capsys):
@@ -310,7 +310,7 @@ def test_every_method_is_planned_with_its_own_steps_and_costs(gpu, base, minutes
     plans = {method: plan_run(gpu, 24, minutes, base, method=method) for method in METHODS}
     for method, plan in plans.items():
         wanted = TrainConfig.for_base(base, method=method)
-        assert plan.training["steps"] == wanted.steps and plan.fits and plan.given_up == ()
+        assert plan.training["steps"] == wanted.steps and plan.fits and plan.sacrifices == ()
         assert plan.to_dict()["method"] == method and (f"by {method}: " in plan.explain()) == (method != "lora")
         TrainConfig.for_base(base, method=method, **plan.training)  # what a plan decides suits the method
     step = {m: step_seconds(p.task, p.choice, p.choice.px_at(0), p.checkpointing)[0] for m, p in plans.items()}
@@ -368,10 +368,10 @@ def test_without_a_plan_class_images_on_a_large_base_bring_checkpointing(tmp_pat
 
 
 def test_steps_given_up_are_counted_by_the_methods_own():
-    said = [choice.gave_up for choice in METHOD_LADDERS["sdxl", "dreambooth"]]
+    said = [choice.sacrificed for choice in METHOD_LADDERS["sdxl", "dreambooth"]]
     assert "160 of 800 training steps" in said and "160 more training steps, so 320 are left" in said
-    assert [choice.gave_up for choice in LADDERS["sdxl"]][6] == "200 of 1000 training steps"
-    assert all("{" not in choice.gave_up for rungs in METHOD_LADDERS.values() for choice in rungs)
+    assert [choice.sacrificed for choice in LADDERS["sdxl"]][6] == "200 of 1000 training steps"
+    assert all("{" not in choice.sacrificed for options in METHOD_LADDERS.values() for choice in options)
 
 
 @pytest.mark.parametrize(
