@@ -70,7 +70,7 @@ class SdxlControls:
         drawing.fit_decoding(family.pipeline.vae, sampling.size_px, 1)  # a photo is encoded in the same mode
 
         def draw(indices: list[int]) -> torch.Tensor:
-            pipeline, given = self._road([seeds[n] for n in indices], sampling, guide)
+            pipeline, given = self._mode([seeds[n] for n in indices], sampling, guide)
             conditioning = self._conditioning(pipeline, [prompts[n] for n in indices], [negatives[n] for n in indices])
             with drawing.sampling_by(pipeline, sampling.sampler, family.base.name):
                 return pipeline(
@@ -83,7 +83,7 @@ class SdxlControls:
             latents = self._refine(torch.cat(latents), prompts, negatives, sampling, guide, on_step)
         return drawing.decode(family, latents, sampling.size_px)
 
-    def _road(self, seeds: list[int], sampling: Sampling, guide: Guide) -> tuple[DiffusionPipeline, dict]:
+    def _mode(self, seeds: list[int], sampling: Sampling, guide: Guide) -> tuple[DiffusionPipeline, dict]:
         """Return the pipeline that draws, and its arguments besides the prompts.
 
         Raises:
