@@ -68,7 +68,7 @@ class Choice:
 _BEST = Choice(((1024, 1000),), 2, 25, 1.0)
 _ONE = replace(_BEST, batch=1, sacrificed="batch 2 (steadier gradient)")
 _SHARE = replace(_ONE, guidance_share=0.6, stage="generate",
-                 sacrificed="guidance in the last 40 % of the sampler steps (the picture is settled by then)")  # fmt: skip
+                 sacrificed="guidance in the last 40 % of the sampler steps (little changes by then)")  # fmt: skip
 _SPLIT = replace(_SHARE, schedule=((768, 700), (1024, 300)), stage="train",
                  sacrificed="1024 px in the first 70 % of the training; the rest uses it")  # fmt: skip
 _20 = replace(_SPLIT, sampler_steps=20, stage="generate", sacrificed="5 of 25 sampler steps")

@@ -16,8 +16,8 @@ from headshotkit.dataset import augment, captions
 from headshotkit.dataset.build import build_dataset
 from headshotkit.dataset.class_images import (
     build_class_images,
-    class_recipe,
     class_cache_dir,
+    class_recipe,
     missing_class_images,
     weights_version,
 )

@@ -53,8 +53,8 @@ def test_the_face_stays_whole_in_every_shape(folder, tmp_path, good_photo, aspec
 def test_each_bucket_is_a_size_of_sdxl_near_its_ratio():
     """Sizes of SDXL's appendix I: about 1024 x 1024 px, sides that 64 divides."""
     for aspect, (width, height) in BUCKETS.items():
-        window_width, window_height = (int(n) for n in aspect.split(":"))
-        assert abs(width / height - window_width / window_height) < 0.03 and width % 64 == height % 64 == 0
+        shape = [int(n) for n in aspect.split(":")]
+        assert abs(width / height - shape[0] / shape[1]) < 0.03 and width % 64 == height % 64 == 0
         assert 0.9 <= width * height / 1024**2 <= 1.0
     assert len(set(BUCKETS.values())) == 4 == len(ASPECTS)
 
@@ -175,11 +175,8 @@ def test_the_photos_are_never_replaced(folder, good_photo):
 
 def test_any_size_and_quality_can_be_had(folder, tmp_path, good_photo):
     Image.fromarray(np.pad(good_photo, ((0, 0), (0, 432), (0, 0)), mode="edge")).save(folder / "a.jpg")
-    window_width = crop_one(folder, tmp_path / "wide", exact_px=(300, 200), what="whole")
-    assert (
-        window_width.size_px == (300, 200) == open_picture(tmp_path / "wide" / "a.jpg").size
-        and window_width.aspect == "300x200"
-    )
+    wide = crop_one(folder, tmp_path / "wide", exact_px=(300, 200), what="whole")
+    assert wide.size_px == (300, 200) == open_picture(tmp_path / "wide" / "a.jpg").size and wide.aspect == "300x200"
     sizes = []
     for quality in (30, 95):
         crop_one(folder, tmp_path / str(quality), size_px=256, quality=quality)

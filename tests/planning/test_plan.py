@@ -30,7 +30,7 @@ from headshotkit.planning.ladder import (
     stages_of,
     step_seconds,
 )
-from headshotkit.planning.plan import NotEnoughMemory, TooFewMinutes, UnknownGpu, plan_rest, plan_run, options_of
+from headshotkit.planning.plan import NotEnoughMemory, TooFewMinutes, UnknownGpu, options_of, plan_rest, plan_run
 
 # px: (forward TFLOP, step, checkpointed step, GiB of a step), counted independently of this code (2026-11-20)
 EARLIER = {512: (1.59, 3.20, 4.40, 7.0), 768: (3.64, 7.52, 10.28, 8.9), 1024: (6.76, 14.31, 19.50, 11.5)}
