@@ -166,7 +166,7 @@ class _Session:
         first = [self.draw(step, config.usual_scale) for step in runtime.progress(steps, "checkpoints")]
         best = choose_pick(first)
         others = [scale for scale in config.scales if scale != config.usual_scale]
-        second = [self.draw(best.step, scale) for scale in runtime.progress(others, "strengths")]
+        second = [self.draw(best.step, scale) for scale in runtime.progress(others, "LoRA scales")]
         return choose_pick([best, *second]), first + second
 
     def draw(self, step: int, scale: float) -> Pick:

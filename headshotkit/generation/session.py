@@ -169,7 +169,9 @@ class Session:
             self.stage.manifest["forwards"] = self.stage.manifest.get("forwards", 0) + self.family.forwards - before
         for one, task, seed, image in zip(batch, tasks, seeds, images, strict=True):
             file = f"{task.id}_{one.attempt}.png"
-            judged = self._unless_twin(judge_headshot(np.asarray(image), self.person, config, task.asked), image, file)
+            judged = self._unless_near_duplicate(
+                judge_headshot(np.asarray(image), self.person, config, task.asked), image, file
+            )
             shot = Headshot(file, task.id, task.text, task.negative, seed, one.attempt, one.scale, size_px=image.size,
                             **asdict(judged))  # fmt: skip
             write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, config))
@@ -180,7 +182,7 @@ class Session:
         self.stage.note_seconds()
         self.deadline.note(len(batch), seconds)
 
-    def _unless_twin(self, judged: Judgement, image: Image.Image, file: str) -> Judgement:
+    def _unless_near_duplicate(self, judged: Judgement, image: Image.Image, file: str) -> Judgement:
         """Return the gate's verdict, or a rejection if the picture is a near-duplicate of an accepted one."""
         if not judged.accepted:
             return judged

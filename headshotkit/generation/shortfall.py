@@ -72,7 +72,7 @@ def causes_of(
         )
         found.append(Cause("out_of_time", why, "Give more minutes (--minutes), or ask for fewer headshots (--count)."))
     by_kind = {
-        "unlike": counts["other_person"], "copies": counts["copy_of_photo"], "twins": counts["near_twin"],
+        "unlike": counts["other_person"], "copies": counts["copy_of_photo"], "near_duplicates": counts["near_twin"],
         "faces": sum(any(code in BAD_FACE for code in shot.reasons) for shot in refused),
     }  # fmt: skip
     for kind, count in sorted(by_kind.items(), key=lambda item: -item[1]):
@@ -84,7 +84,7 @@ def causes_of(
         elif kind == "copies":
             step = "Pick an earlier checkpoint or a lower scale: headshotkit pick --out RUN. Or add more varied photos."
             found.append(Cause("overfitted", f"{share} are almost copies of a photo", step))
-        elif kind == "twins":
+        elif kind == "near_duplicates":
             step = "Choose more prompt packs (--packs), or ask for fewer headshots (--count)."
             found.append(Cause("same_picture", f"{share} are almost the same picture as one that passed", step))
         else:

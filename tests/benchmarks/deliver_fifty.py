@@ -58,7 +58,7 @@ def diversity(files: Sequence[Path], net: Lpips) -> float:
     return float(np.mean([net.distance(seen[pairs[n][0]], seen[pairs[n][1]]) for n in order]))
 
 
-def nearest_twins(files: Sequence[Path]) -> tuple[float, str]:
+def nearest_duplicates(files: Sequence[Path]) -> tuple[float, str]:
     """The largest correlation of two pictures, and which they are."""
     album, found = Album(), []
     for file in files:
@@ -96,7 +96,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
         n: np.median([v for s in scores if (v := getattr(s, n)) is not None]) / np.median(own[n]) for n in RECOGNISERS
     }
     accepted, above = sum(s.accepted for s in delivered), float((identity >= quarter).mean())
-    alike, which = nearest_twins(files)
+    alike, which = nearest_duplicates(files)
     rows = [
         Mark("delivered above the threshold", f"{accepted} of {len(delivered)} ({mark:.2f}); lowest identity "
              f"{identity.min():.3f}; {len(shots)} attempts", accepted == len(delivered)),

@@ -215,9 +215,9 @@ def test_mirrored_pictures_swap_left_and_right(augmented):
 
 
 def test_safe_never_mirrors_and_the_same_seed_makes_the_same(small_run, tmp_path):
-    twin = Run(shutil.copytree(small_run.folder, tmp_path / "twin"))
+    copy = Run(shutil.copytree(small_run.folder, tmp_path / "copy"))
     files = []
-    for run, seed in ((small_run, 0), (twin, 0), (small_run, 1)):
+    for run, seed in ((small_run, 0), (copy, 0), (small_run, 1)):
         made = build_dataset(run, DatasetConfig.for_base("mini", augment="safe", seed=seed))
         assert not [p for p in made.photos if "mirrored" in p.file]
         files.append({p.file: (run.path("dataset") / p.file).read_bytes() for p in made.photos})

@@ -63,14 +63,14 @@ def test_accepted_headshots_are_not_tried_again(brief_run):
     assert not once & {s.prompt_id for s in shots if s.attempt == 2}
 
 
-def test_near_twins_are_tried_again_after_an_interruption_too(brief_run):
-    """With a correlation of 0 any two headshots are twins: one passes, the others have another try, and none does."""
+def test_near_duplicates_are_tried_again_after_an_interruption_too(brief_run):
+    """With a correlation of 0 any two headshots are near-duplicates: one passes, the others have another try, and none does."""
     settings = BRIEF | {"pass_floor": -1.0, "pass_ceiling": -0.9, "max_twin": 0.0, "min_sharpness": 0.0}
     config = RenderConfig.for_base("mini", **settings, max_disagreement=9.0)
     shots = render_headshots(brief_run, config)
     assert sum(s.accepted for s in shots) == 1
-    twins = {s.prompt_id for s in shots if s.reasons == ("near_twin",) and s.attempt == 1}
-    assert len(twins) >= 2 and twins <= {s.prompt_id for s in shots if s.attempt == 2}
+    duplicates = {s.prompt_id for s in shots if s.reasons == ("near_twin",) and s.attempt == 1}
+    assert len(duplicates) >= 2 and duplicates <= {s.prompt_id for s in shots if s.attempt == 2}
     manifest = brief_run.peek("headshots")
     write_json(
         brief_run.path("headshots") / "manifest.json",

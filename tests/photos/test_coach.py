@@ -211,10 +211,10 @@ def test_the_choice_is_near_the_best_possible(seed):
     assert coach.choose_photos(list(reversed(verdicts)), most=4).names == chosen
 
 
-def test_a_unique_pose_beats_a_slightly_sharper_twin():
-    twins = [photo(f"twin{i}", quality=0.80 + i / 100) for i in range(6)]
+def test_a_unique_pose_beats_a_slightly_sharper_duplicate():
+    same = [photo(f"same{i}", quality=0.80 + i / 100) for i in range(6)]
     left = photo("left", yaw_deg=-30, quality=0.7)
-    assert coach.choose_photos([*twins, left], most=2).names == ("twin5.jpg", "left.jpg")
+    assert coach.choose_photos([*same, left], most=2).names == ("same5.jpg", "left.jpg")
 
 
 def test_quality_decides_where_nothing_else_differs():
