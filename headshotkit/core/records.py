@@ -163,6 +163,10 @@ class Reason(Record):
     text: str
 
 
+LEFT_OUT = "left out by you"
+"""The verdict on a photo that a person left out."""
+
+
 @dataclass(frozen=True)
 class Verdict(Record):
     """The gate's verdict on one photo. `photo` is its path relative to the photo folder.
@@ -175,6 +179,18 @@ class Verdict(Record):
     reasons: tuple[Reason, ...] = ()
     measures: dict = field(default_factory=dict)
     overridden: bool = stored_as("overruled", default=False)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the verdict in words: kept, or every reason against the photo; and what a person decided.
+
+        >>> Verdict("a.jpg", True).lines, Verdict("a.jpg", False, overridden=True).lines
+        (('kept',), ('left out by you',))
+        """
+        reasons = tuple(reason.text for reason in self.reasons)
+        if self.overridden:
+            return ("kept by you, though", *reasons) if self.kept else (LEFT_OUT,)
+        return reasons or ("kept" if self.kept else LEFT_OUT,)
 
 
 @dataclass(frozen=True)
@@ -334,7 +350,7 @@ MOST_REFUSALS = 40
 
 def refusals(verdicts: list[Verdict]) -> list[str]:
     """Return a line for each refused photo, its name and first reason; after MOST_REFUSALS, the number of the rest."""
-    lines = [f"{v.photo}: {v.reasons[0].text if v.reasons else 'left out by you'}" for v in verdicts if not v.kept]
+    lines = [f"{v.photo}: {v.lines[0]}" for v in verdicts if not v.kept]
     more = len(lines) - MOST_REFUSALS
     return lines[:MOST_REFUSALS] + ([f"and {more} more, in photos/index.html"] if more > 0 else [])
 

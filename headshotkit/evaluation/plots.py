@@ -220,8 +220,8 @@ def drawable(text: str) -> str:
 def verdict_words(verdict: Verdict) -> str:
     """Return a verdict in a few words: kept and how good, or the first reason; and whether it was overridden."""
     if verdict.overridden:
-        return f"kept by you, though {verdict.reasons[0].text}" if verdict.kept else "left out by you"
-    return f"kept, quality {quality(verdict.measures):.2f}" if verdict.kept else verdict.reasons[0].text
+        return " ".join(verdict.lines[:2])
+    return f"kept, quality {quality(verdict.measures):.2f}" if verdict.kept else verdict.lines[0]
 
 
 def plot_dataset(run: Run, columns: int = 6) -> Plot:

@@ -20,12 +20,13 @@ from PIL import Image
 from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
 from headshotkit.core.pages import data_uri, embedded
+from headshotkit.core.records import LEFT_OUT, Verdict
 from headshotkit.core.run import COMMANDS, Run, make_folder
 from headshotkit.delivery.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos.files import find_photos
 from headshotkit.widgets.uploads import PIECE_BYTES, UPLOADS, Arrival, Inbox, demand_all, keep_files, upload_on_colab
 
-ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
+ALL, KEPT = "all photos", "kept"
 NAME, VERDICT = "name", "verdict"
 KEEP, LEAVE_OUT = "keep it anyway", "leave it out"
 PAGE = 24
@@ -367,12 +368,10 @@ def _card(verdict: dict, thumb: Path) -> str:
     """Return one photo with its verdict, as HTML that loads nothing from elsewhere."""
     picture = _picture(thumb.read_bytes()) if thumb.exists() else ""
     colour, style, sign = ("#2a7f3f", "solid", "\u2713") if verdict["kept"] else ("#b3382c", "dashed", "\u2717")
-    reasons = "<br>".join(html.escape(reason["text"]) for reason in verdict["reasons"])
-    if verdict.get("overruled"):
-        reasons = f"kept by you, though: {reasons}" if verdict["kept"] else "left out by you"
+    words = "<br>".join(map(html.escape, Verdict.from_dict(verdict).lines))
     return (
         f'<div style="width:160px;line-height:1.3;border:4px {style} {colour}">{picture}'
-        f"<b>{sign} {html.escape(verdict['photo'])}</b><br>{reasons or 'kept'}</div>"
+        f"<b>{sign} {html.escape(verdict['photo'])}</b><br>{words}</div>"
     )
 
 

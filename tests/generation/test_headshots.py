@@ -64,7 +64,7 @@ def test_accepted_headshots_are_not_tried_again(brief_run):
 
 
 def test_near_duplicates_are_tried_again_after_an_interruption_too(brief_run):
-    """With a correlation of 0 any two headshots are near-duplicates: one passes, the others have another try, and none does."""
+    """With a correlation of 0 any two headshots are near-duplicates: one passes, the rest is tried again in vain."""
     settings = BRIEF | {"pass_floor": -1.0, "pass_ceiling": -0.9, "max_twin": 0.0, "min_sharpness": 0.0}
     config = RenderConfig.for_base("mini", **settings, max_disagreement=9.0)
     shots = render_headshots(brief_run, config)
