@@ -236,11 +236,11 @@ def _note(held: Held, command: str) -> None:
     since = before["since"] if before.get("token") == held.token else now
     facts = {"token": held.token, "pid": os.getpid(), "command": command, "since": since, "beat": time.time(),
              "machine": machine()}  # fmt: skip
-    beside = held.folder / f"{HOLDER}.{held.token}.part"
-    handle = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    half = held.folder / f"{HOLDER}.{held.token}.part"
+    handle = os.open(half, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with open(handle, "w", encoding="utf-8") as file:
         json.dump(facts, file)
-    os.replace(beside, held.folder / HOLDER)
+    os.replace(half, held.folder / HOLDER)
 
 
 def _read(folder: Path) -> dict:

@@ -114,17 +114,17 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     locks.demand_there(path)
     data = data.encode(errors="backslashreplace") if isinstance(data, str) else data
-    beside = half_written(path)
+    half = half_written(path)
     try:
         make_folder(path.parent)
         clear_half_written(path)
-        with open(os.open(beside, WRITE_NEW, 0o600), "wb") as file:
+        with open(os.open(half, WRITE_NEW, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(half, path)
     except OSError as error:
-        raise _explained(error, path, beside, len(data)) from error
+        raise _explained(error, path, half, len(data)) from error
     with contextlib.suppress(OSError):  # the name too should survive a power cut, if a folder can be flushed
         handle = os.open(path.parent, os.O_RDONLY)
         try:
@@ -196,10 +196,10 @@ WRITE_ERRORS |= {
 }
 
 
-def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull | RunFolderError:
+def _explained(error: OSError, path: Path, half: Path, size: int) -> DiskFull | RunFolderError:
     """Return an OSError from writing as an error with a next step; delete the half-written file."""
     with contextlib.suppress(OSError):
-        discard(beside)
+        discard(half)
     needs, go_on = f"it needs {size / 2**20:.1f} MiB", "then give the same command again: it resumes."
     if error.errno == errno.EDQUOT:
         return DiskFull(
@@ -387,7 +387,7 @@ class Stage:
         `files` then holds size and sha256 of every file of the stage except captions, which may be edited.
 
         Raises:
-            RunFolderError: the stage was removed or begun anew since it was begun here.
+            RunFolderError: the stage was removed or restarted since it began here.
         """
         self._demand_own()
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s

@@ -23,7 +23,7 @@ from headshotkit.config.base import Range, Seed, check_value
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
-from headshotkit.core.records import Record
+from headshotkit.core.records import Record, stored_as
 from headshotkit.families import TOKENIZERS, Family, Sampling, load_family, load_tokenizers
 
 KNOWN = runtime.PACKAGE / "dataset" / "tokens.txt"
@@ -39,14 +39,14 @@ WHAT_NEXT = "Choose one with: headshotkit token, or keep the default {default!r}
 class TokenScore(Record):
     """A token's suitability to name a person. Every measure is better the nearer to 0; -1 is not measured.
 
-    `alone` and `leftover_of` come from the tokenizer, the rest from the base's pictures and encodings.
+    `unigram` and `leftover_of` come from the tokenizer, the rest from the base's pictures and encodings.
     """
 
     token: str
     id: int
     rank: int
     """Number of its merge; among tokens that no longer word contains, the larger the rarer."""
-    alone: float
+    unigram: float = stored_as("alone")
     """Upper bound of its unigram frequency in the tokenizer's texts; 1 is the last merge of all."""
     leftover_of: str = ""
     """The first word that contains it; empty if none does."""
@@ -62,7 +62,7 @@ class TokenScore(Record):
     def trouble(self) -> float:
         """Return the sum of the measures; the best token has the lowest."""
         measured = (self.moved, self.sameness, self.name_likeness)
-        return self.alone + sum(max(0.0, value) for value in measured)
+        return self.unigram + sum(max(0.0, value) for value in measured)
 
     def explain(self) -> str:
         """Return the reasons for this token, in plain words."""
@@ -71,7 +71,7 @@ class TokenScore(Record):
         words += f", but known as: {known}." if known else ", and is in no list of words or names."
         if self.leftover_of:
             words += f" It is a step in the merge to '{self.leftover_of}', which has its own token."
-        words += f" Its unigram frequency is at most {self.alone:.2g} times that of the tokenizers' last merge."
+        words += f" Its unigram frequency is at most {self.unigram:.2g} times that of the tokenizers' last merge."
         if self.moved >= 0:
             nearer = f"nearer to a name ({self.nearest_name})" if self.name_likeness else "no nearer to a name"
             words += f" It changes the base's pictures {self.moved:.2g} times as much as another seed does, makes them"
@@ -138,10 +138,10 @@ def rank_tokens(tokenizers: Sequence, also: Sequence[str] = ()) -> list[TokenSco
         if piece == word or not (fit or word in also):
             continue
         taker = taken_up.get(piece)
-        alone = len(merges) * (1 / (number + 1) - (1 / (taker + 1) if taker is not None else 0))
+        unigram = len(merges) * (1 / (number + 1) - (1 / (taker + 1) if taker is not None else 0))
         longer = "" if taker is None else "".join(merges[taker]).removesuffix(suffix)
-        scores.append(TokenScore(word, vocabularies[0][piece], number, round(alone, 4), longer))
-    return sorted(scores, key=lambda score: (score.alone, score.token))
+        scores.append(TokenScore(word, vocabularies[0][piece], number, round(unigram, 4), longer))
+    return sorted(scores, key=lambda score: (score.unigram, score.token))
 
 
 def measure_tokens(scores: list[TokenScore], family: Family, seed: int = 0) -> list[TokenScore]:
@@ -175,7 +175,7 @@ def token_table(scores: list[TokenScore]) -> str:
     """Return a line a token, in the given order; the lowest sum is best."""
     lines = [f"{'token':<8}{'unigram':>8}{'change':>8}{'similar':>8}{'name':>8}{'sum':>8}  merged into"]
     for score in scores:
-        values = (score.alone, score.moved, score.sameness, score.name_likeness, score.trouble)
+        values = (score.unigram, score.moved, score.sameness, score.name_likeness, score.trouble)
         lines.append(f"{score.token:<8}" + "".join(f"{value:>8.3f}" for value in values) + f"  {score.leftover_of}")
     return "\n".join(line.rstrip() for line in lines)
 

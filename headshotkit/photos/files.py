@@ -326,8 +326,8 @@ def _learn_heif() -> None:
     except ImportError as error:
         if runtime.out_of_memory(error):
             raise
-        anew = "" if isinstance(error, ModuleNotFoundError) else " --force-reinstall"
-        next_step = f"Install it: pip install{anew} pillow-heif. Or export the photo as JPEG."
+        force = "" if isinstance(error, ModuleNotFoundError) else " --force-reinstall"
+        next_step = f"Install it: pip install{force} pillow-heif. Or export the photo as JPEG."
         raise Refused(f"it is HEIC, which needs the package pillow-heif ({error})", next_step) from error
 
 

@@ -92,7 +92,7 @@ def test_the_default_token_is_accepted(tokenizers):
 def test_every_ranked_token_is_accepted_and_rarest_first(tokenizers, ranked):
     assert len(ranked) > 500
     assert all(check_token(score.token, tokenizers) == score.id for score in ranked)
-    assert [s.alone for s in ranked] == sorted(s.alone for s in ranked)
+    assert [s.unigram for s in ranked] == sorted(s.unigram for s in ranked)
 
 
 def test_the_ranking_is_the_same_each_time_and_in_any_order_of_the_tokenizers(tokenizers, ranked):
@@ -102,12 +102,12 @@ def test_the_ranking_is_the_same_each_time_and_in_any_order_of_the_tokenizers(to
 def test_the_rarest_are_left_over_from_words_that_have_a_token(tokenizers, ranked):
     for score in ranked[:40]:
         assert score.leftover_of.endswith(score.token) and len(tokenizers[0].tokenize(score.leftover_of)) == 1
-        assert score.alone < 0.3
+        assert score.unigram < 0.3
 
 
 def test_frequent_words_are_held_more_often_than_rare_ones(tokenizers):
-    alone = {s.token: s.alone for s in rank_tokens(tokenizers, also=("man", "ohwx", "fodils"))}
-    assert alone["man"] > 100 > 1.1 > alone["ohwx"] > 1 > 0.1 > alone["fodils"]
+    unigram = {s.token: s.unigram for s in rank_tokens(tokenizers, also=("man", "ohwx", "fodils"))}
+    assert unigram["man"] > 100 > 1.1 > unigram["ohwx"] > 1 > 0.1 > unigram["fodils"]
 
 
 def test_words_that_the_base_knows_move_its_pictures_more_than_the_winner(measured):
