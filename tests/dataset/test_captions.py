@@ -247,7 +247,7 @@ def tiny_florence(tmp_path_factory):
 
 def test_florence_says_words_of_its_vocabulary(tiny_florence):
     """Proves the plumbing only: load, pixels and task in, words out. Random weights see nothing."""
-    seen = Captioner("florence", str(tiny_florence)).see(np.asarray(open_picture(P1 / "p1_09.jpg")))
+    seen = Captioner("florence", str(tiny_florence)).caption(np.asarray(open_picture(P1 / "p1_09.jpg")))
     assert seen and set(seen.split()) <= {"coat", "boat", "lake", "wall", "desk"}
 
 
@@ -255,7 +255,7 @@ def test_blip_writes_captions_from_pixels_to_the_file(tiny_blip, own_run):
     """Proves the plumbing only: load, pixels, generate, filter, file. Random weights see nothing."""
     options = {"base": "sdxl", "size_px": 256, "captioner": "blip", "captioner_weights": str(tiny_blip)}
     made = build_dataset(own_run, DatasetConfig(**options))
-    seen = Captioner("blip", str(tiny_blip)).see(
+    seen = Captioner("blip", str(tiny_blip)).caption(
         np.asarray(open_picture(own_run.path("dataset") / made.photos[0].file))
     )
     assert seen, "the random model says nothing, so nothing is tested"
