@@ -60,8 +60,12 @@ def _code(expression: ast.expr) -> str:
 def snapshot() -> str:
     """Return all messages, one a line, below the name of their module."""
     blocks = []
-    for file in sorted((ROOT / "headshotkit").rglob("*.py")):
-        lines = list(messages_of(ast.parse(file.read_text(encoding="utf-8")), with_help=file.parent.name == "config"))
+    for file in sorted([*(ROOT / "headshotkit").rglob("*.py"), *(ROOT / "headshotkit").rglob("*.js")]):
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".js":
+            lines = [words for words in re.findall(r'"([^"\n]*)"', text) if WORDS.search(words)]
+        else:
+            lines = list(messages_of(ast.parse(text), with_help=file.parent.name == "config"))
         if lines:
             blocks.append("\n".join([f"# {file.relative_to(ROOT).as_posix()}", *lines]))
     return "\n\n".join(blocks) + "\n"
