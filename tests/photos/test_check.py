@@ -76,7 +76,7 @@ def test_a_folder_without_photos_is_an_error(tmp_path, make):
     if make == "texts":
         (folder / "notes.txt").write_text("hello")
         (folder / "more.md").write_text("hello")
-    said = {"missing": "does not exist", "file": "is a file", "empty": "its 0 files", "texts": "its 2 files"}[make]
+    said = {"missing": "photos", "file": "a file", "empty": " 0 files", "texts": " 2 files"}[make]
     with pytest.raises(NoPhotos, match=said):
         judge_photos(folder, Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
