@@ -118,13 +118,13 @@ def demand_there(path: Path) -> None:
             raise RunFolderError(
                 f"stopped, because the run folder {held.folder} was removed.",
                 "It existed when this command started.",
-                "Give the command again to begin a new run there.",
+                "Give the same command again to begin a new run there.",
             )
         if not held.system and _read(held.folder).get("token") != held.token:
             raise RunFolderError(
                 f"stopped, because another command took over the run folder {held.folder}.",
                 f"This command gave no sign of life for over {STALE_S:.0f} s, as when a machine sleeps.",
-                "Wait until the other command ends, then give this one again: it resumes.",
+                "Wait until the other command ends, then give the same command again: it resumes.",
             )
 
 

@@ -423,7 +423,7 @@ class Stage:
         raise RunFolderError(
             f"stopped, because another command {'restarted' if there else 'removed'} {self.folder} meanwhile.",
             "This command's results belong to the run folder's earlier state.",
-            "Give the command again when no other command uses the run folder.",
+            "Give the same command again when no other command uses the run folder.",
         )
 
 
