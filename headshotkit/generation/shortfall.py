@@ -117,7 +117,7 @@ def _unlike(
         step = "Try other checkpoints and scales: headshotkit pick --out RUN, then generate again."
         found.append(Cause("strength", f"{seen} at lora_scale {config.lora_scale:g}", step))
     if not found:
-        step = "Add photos: " + (photos["advice"] or "other days, clothes and light.")
+        step = photos["advice"] if photos.get("requests") else "Add photos of other days, in other clothes and light."
         found.append(Cause("weak_likeness", seen, step))
     return found
 

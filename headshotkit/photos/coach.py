@@ -89,7 +89,7 @@ def requests(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> 
 def summary(asked: tuple[Request, ...], covered: Coverage) -> str:
     """Return the requests as one sentence, or that there are none."""
     if asked:
-        return "Please add: " + "; ".join(request.text for request in asked) + "."
+        return "The set still needs: " + "; ".join(request.text for request in asked) + "."
     counts = f"{covered.photos} photos of {covered.scenes} scenes"
     varied = [a for a in covered.axes if sum(a.scenes) >= LEAST_SCENES and sum(n > 0 for n in a.scenes) > 1]
     shown = ", ".join(f"{sum(n > 0 for n in axis.scenes)} {PLURALS[axis.name]}" for axis in varied)
@@ -125,7 +125,7 @@ def _two_people(verdicts: list[Verdict]) -> tuple[float, Request] | None:
     once = [name for g in groups.values() if len(g) == 1 for name in g]
     lists += f"; {len(once)} of others ({_named(once)})" if once else ""
     people = len(sets) + len(once)
-    text = f"keep one person's photos; this set shows {NUMBERS[people] if people < 11 else people} people: {lists}"
+    text = f"photos of one person only; this set shows {NUMBERS[people] if people < 11 else people} people: {lists}"
     why = f"{strangers} of {strangers + len(main)} faces belong to somebody else"
     return 10.0, Request("two_people", strangers, text, why)
 
