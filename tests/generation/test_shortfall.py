@@ -75,6 +75,13 @@ def test_the_cause_is_named_with_what_to_mend_first_in_front(shots, change, expe
     assert all(any(c.isdigit() for c in cause.why) and cause.next_step for cause in found)
 
 
+@pytest.mark.parametrize("requests", [[], [{"code": "pose"}]])
+def test_the_coachs_advice_is_quoted_only_if_it_requests_something(requests):
+    shown = photos() | {"requests": requests}
+    (cause,) = causes_of(STRANGERS, MARK, WELL, shown, CONFIG, True)
+    assert cause.code == "weak_likeness" and (shown["advice"] in cause.next_step) == bool(requests)
+
+
 def test_no_attempt_at_all_has_one_cause():
     assert codes([], config=replace(CONFIG, minutes=1)) == ["out_of_time"]
 
