@@ -198,7 +198,7 @@ GPUS = {
         calibrate("rtx3090", 22.0, 7.0, 1.4),
         calibrate("rtx4090", 22.0, 3.4, 0.7),
         Rates("cpu", 0.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0,
-              "README, `make demo` on two cores of an AMD EPYC", setup=False),
+              "measured by `make demo` on two cores of an AMD EPYC", setup=False),
     )
 }  # fmt: skip
 
