@@ -7,7 +7,7 @@ from headshotkit.core import __version__, runtime
 
 _HOMES = {
     "judge_photos": "photos.check",
-    "overrule_verdict": "photos.override",
+    "override_verdict": "photos.override",
     "find_token": "dataset.tokens",
     "build_dataset": "dataset.build",
     "edit_caption": "dataset.captions",

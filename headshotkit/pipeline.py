@@ -107,7 +107,7 @@ def _usual_deadline(
     try:
         return begin_deadline(run, options.replace(minutes=USUAL_MINUTES), tell)
     except (BadConfig, TooFewMinutes) as error:
-        tell(f"plan       none: {error.happened} It takes as long as it takes; --minutes sets a limit.")
+        tell(f"plan       none: {error.happened} There is no time limit; --minutes sets one.")
         return None
 
 
@@ -129,7 +129,7 @@ def begin_deadline(
     if options.schedule:
         raise BadConfig(
             f"schedule is {options.schedule}, minutes is {options.minutes:g}.",
-            "With minutes given a plan decides at which sizes the training's steps are made.",
+            "With a time limit, the plan chooses the sizes of the training steps.",
             "Leave out --schedule, or --minutes.",
         )
     base, _ = run_base(run, options)
@@ -193,7 +193,7 @@ def run_base(run: Run, options: RunSettings) -> tuple[str, str]:
     """
     begun = run.peek("dataset").get("config", {}).get("base")
     if begun and not options.base:
-        return begun, "the run was begun with it"
+        return begun, "as the run began"
     return choose_base(options.base)
 
 
@@ -208,8 +208,8 @@ def do_missing(stages: tuple[str, ...], run: Run, options: RunSettings, tell: Ca
     begun = run.peek("dataset").get("config", {}).get("class_word")
     if options.class_word and begun and options.class_word != begun and run.has("dataset"):
         raise BadConfig(
-            f"class_word is {options.class_word!r}, and the run was begun with {begun!r}.",
-            "Its captions say that, and so does what was trained with them.",
+            f"class_word is {options.class_word!r}, but the run began with {begun!r}.",
+            "Its captions and its LoRA use that word.",
             f"Leave the class word empty. To change it: headshotkit prepare --out {run.folder} --class-word "
             f"{options.class_word}; then train again.",
         )
@@ -389,9 +389,9 @@ def _restore_config(run: Run, options: RunSettings) -> RestoreConfig:
     begun = run.peek("restored")
     if begun.get("config", {}).get("weights") and options.codeformer_weights is None:
         raise BadConfig(
-            "the faces were restored with CodeFormer weights that were given by hand.",
-            "A run holds no paths that lead out of it.",
-            "Give them again: --codeformer-weights PATH; or --codeformer-weights '' for the usual ones.",
+            "the faces were restored with CodeFormer weights from a path of yours.",
+            "A run does not store paths outside of it.",
+            "Give them again: --codeformer-weights PATH; or --codeformer-weights '' for the default ones.",
         )
     return config_for(RestoreConfig, "", options, begun=begun)
 

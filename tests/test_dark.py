@@ -53,7 +53,7 @@ def figures(generated, tmp_path):  # noqa: F811
     metrics = {"identity": {"arcface": {"own_photos_median": 0.7}}, "pass_mark": {"mark": 0.5}}
     return [
         lambda: plots.plot_headshots(generated),
-        lambda: plots.plot_pass_mark(generated),
+        lambda: plots.plot_identity_threshold(generated),
         lambda: plots.plot_verdicts(run),
         lambda: plots.plot_identity(metrics, rows),
         lambda: plots_photos.plot_coverage(run),

@@ -82,7 +82,7 @@ def test_what_is_missing_is_done_and_nothing_else(runs, monkeypatch):
 
 
 def test_a_run_goes_on_with_the_base_it_was_begun_with(runs, tmp_path):
-    assert run_base(runs[0], RunSettings()) == ("mini", "the run was begun with it")
+    assert run_base(runs[0], RunSettings()) == ("mini", "as the run began")
     name, reason = run_base(Run(tmp_path), RunSettings())
     assert name in ("mini", "sdxl") and reason
 

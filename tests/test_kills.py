@@ -25,7 +25,7 @@ from headshotkit.core.run import CHECK_SUM, Run
 from headshotkit.dataset.captions import edit_caption
 from headshotkit.generation.pictures import PictureRequest, render_pictures
 from headshotkit.generation.previews import render_previews
-from headshotkit.photos.override import overrule_verdict
+from headshotkit.photos.override import override_verdict
 
 FAULT = """
 import os, signal, stat, sys
@@ -198,7 +198,7 @@ def test_a_second_command_is_refused_in_the_middle_of_any_stage(undisturbed, fir
     run, aside = Run(place / "run"), place.parent / "aside"
     monkeypatch.setenv("HEADSHOTKIT_CACHE", str(place / "cache"))
     verbs = (
-        lambda: overrule_verdict(run, "p1_01.jpg", False),
+        lambda: override_verdict(run, "p1_01.jpg", False),
         lambda: edit_caption(run, "p1_01_0.png", "words"),
         lambda: render_previews(run),
         lambda: render_pictures(run, PictureRequest.for_base("mini", "photo")),

@@ -496,7 +496,7 @@ def test_05_evaluates(results_of):
 
 def test_06_goes_every_road(results_of):
     results = results_of("06_control")
-    counts = {road: len(identity) for road, identity in results["identity"].items()}
+    counts = {mode: len(identity) for mode, identity in results["identity"].items()}
     assert counts == {"cold": 2, "lora": 2, "photo": 4, "style": 2, "control": 3, "styles": 6, "refiner": 4}
     assert len(set(results["edges"])) == 3 and results["class_images"] == 4 and results["apart"] == 0
     assert results["identity"]["photo"][0] > 0.28, "a quarter of the noise leaves the photo's person"

@@ -45,12 +45,12 @@ OFFLINE = Trouble(
 )
 GATED = Trouble(
     "gated",
-    "Its owner gives it only to accounts that have accepted its licence.",
+    "Its owner gives access only to accounts that accepted its licence.",
     "Accept its licence on huggingface.co/{source}, log in (hf auth login) and try again",
 )
 RATE_LIMIT = Trouble(
     "rate limit",
-    "The server got too many requests from this address (429); on Colab it is shared with others.",
+    "Too many requests came from this IP address (429); Colab's users share addresses.",
     "Wait a few minutes and try again; with an account (hf auth login) the limit is higher",
     passing=True,
 )
@@ -62,20 +62,20 @@ NO_COMMIT = Trouble(
 NO_FILE = Trouble("no such file", "The repository does not hold that file.", "Update headshotkit")
 NO_REPOSITORY = Trouble(
     "no such repository",
-    "There is no such folder, and no public repository of that name: it was renamed, removed, or made private.",
+    "There is no such folder and no public repository of that name. It may have been renamed, removed or made private.",
     "Check the name or the folder, or log in (hf auth login) if it is private",
 )
-SERVER = Trouble("server", "The server answered with an error of its own.", "Try again in a few minutes", passing=True)
+SERVER = Trouble("server", "The server reported an internal error.", "Try again in a few minutes", passing=True)
 TRANSFER = Trouble(
     "transfer",
-    "The server was reached, and the transfer broke off.",
-    "Try again: it goes on with what has arrived; HF_HUB_DISABLE_XET=1 takes the plain way of transfer",
+    "The connection broke off during the transfer.",
+    "Try again: the download resumes; HF_HUB_DISABLE_XET=1 switches to plain HTTP",
     passing=True,
 )
 NETWORK = Trouble(
     "no network",
-    "The server did not answer: there is no network, it is very slow, or a firewall is in the way.",
-    "Connect and try again: it goes on with what has arrived",
+    "The server did not answer: there is no network, it is very slow, or a firewall blocks it.",
+    "Connect and try again: the download resumes",
     passing=True,
 )
 DISK_FULL = Trouble(
@@ -85,10 +85,10 @@ DISK_FULL = Trouble(
 )
 READ_ONLY = Trouble(
     "not writable",
-    "The folder for downloads can't be written: it is read-only or belongs to somebody else.",
+    "The folder for downloads can't be written to: it is read-only or belongs to somebody else.",
     "Set HF_HOME and HEADSHOTKIT_CACHE to folders of your own and try again",
 )
-UNKNOWN = Trouble("unknown", "The cause is not known to headshotkit.", "Try again")
+UNKNOWN = Trouble("unknown", "The cause is unknown.", "Try again")
 
 
 def trouble_of(error: BaseException) -> Trouble:
@@ -153,7 +153,7 @@ def again(attempt: Callable[[Trouble | None], Made], title: str) -> Made:
             trouble = trouble_of(error)
             if not trouble.passing:
                 raise
-            runtime.say(f"{title}: {first_line(error)}. Trying again in {wait_s:g} s; what has arrived is kept.")
+            runtime.say(f"{title}: {first_line(error)}. Trying again in {wait_s:g} s; the finished part is kept.")
         time.sleep(wait_s)
     return attempt(trouble)
 

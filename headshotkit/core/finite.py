@@ -33,6 +33,6 @@ def demand_finite(tensors: dict[str, torch.Tensor]) -> None:
     if names := spoilt(tensors):
         raise NotFinite(
             f"{len(names)} of {len(tensors)} trained tensors hold NaN or infinity: {', '.join(names[:2])}.",
-            "The training diverged, mostly because the learning rate is too high.",
+            "The training diverged; the usual cause is a learning rate that is too high.",
             "Train again with a lower TrainConfig.learning_rate, for example half of it; nothing was written.",
         )

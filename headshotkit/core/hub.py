@@ -40,7 +40,7 @@ SMALL = (".json", ".txt", ".model", ".jinja")
 INDEX = "model_index.json"
 ROOT = ("",)
 """The parts of a repository that holds a single model, not a pipeline."""
-GATE = ". Accept its licence on huggingface.co/{source} before and log in (hf auth login)"
+GATE = ". Accept its licence on huggingface.co/{source} first and log in (hf auth login)"
 loaded: dict[str, str] = {}
 """Hub id -> commit that this process has loaded."""
 
@@ -245,12 +245,14 @@ def _download(wanted: Wanted, before: Trouble | None) -> Path:
         for file in (folder / name for name in missing):
             if file.exists():  # at another size: the hub's client would accept it
                 file.resolve().unlink()
-        runtime.say(f"downloading {wanted.title} ({source}), {size_in_words(size)}, once; if it breaks off, it resumes")
+        runtime.say(
+            f"downloading {wanted.title} ({source}), {size_in_words(size)}, once; an interrupted download resumes"
+        )
         with _visible(plain=before is TRANSFER):
             snapshot_download(source, revision=commit, allow_patterns=missing)
     missing = _missing(folder, names, sizes)
     if missing:
-        raise NotWhole(f"{len(missing)} of {len(names)} files did not arrive whole: {', '.join(missing[:3])}")
+        raise NotWhole(f"{len(missing)} of {len(names)} files are incomplete: {', '.join(missing[:3])}")
     return folder
 
 

@@ -116,15 +116,15 @@ def demand_there(path: Path) -> None:
             continue
         if not held.mark.exists():
             raise RunFolderError(
-                f"the run folder {held.folder} was removed; stopped.",
-                "It was there when this command began.",
-                "Give the command again to begin a new run there.",
+                f"stopped, because the run folder {held.folder} was removed.",
+                "It existed when this command started.",
+                "Give the same command again to begin a new run there.",
             )
         if not held.system and _read(held.folder).get("token") != held.token:
             raise RunFolderError(
-                f"another command took over the run folder {held.folder}; stopped.",
-                f"This one didn't say for over {STALE_S:.0f} s that it is alive, as when a machine sleeps.",
-                "Wait for the other one's end, then give the command again: it goes on from here.",
+                f"stopped, because another command took over the run folder {held.folder}.",
+                f"This command gave no sign of life for over {STALE_S:.0f} s, as when a machine sleeps.",
+                "Wait until the other command ends, then give the same command again: it resumes.",
             )
 
 
@@ -236,11 +236,11 @@ def _note(held: Held, command: str) -> None:
     since = before["since"] if before.get("token") == held.token else now
     facts = {"token": held.token, "pid": os.getpid(), "command": command, "since": since, "beat": time.time(),
              "machine": machine()}  # fmt: skip
-    beside = held.folder / f"{HOLDER}.{held.token}.part"
-    handle = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    half = held.folder / f"{HOLDER}.{held.token}.part"
+    handle = os.open(half, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with open(handle, "w", encoding="utf-8") as file:
         json.dump(facts, file)
-    os.replace(beside, held.folder / HOLDER)
+    os.replace(half, held.folder / HOLDER)
 
 
 def _read(folder: Path) -> dict:
@@ -261,15 +261,15 @@ def _busy(folder: Path, holder: dict) -> RunBusy:
     return RunBusy(
         f"{folder} is in use: {who}.",
         "Two commands in one run folder would mix their results.",
-        "Wait for its end, or stop it; or give another run folder: --out",
+        "Wait until it ends, stop it, or choose another run folder: --out",
     )
 
 
 def _cant_lock(folder: Path, error: OSError) -> RunFolderError:
     return RunFolderError(
         f"can't write {folder / LOCK}: {error.strerror or error}.",
-        "The disk is full, or a file stands where a folder is wanted.",
-        "Choose another --out, or make room.",
+        "The disk is full, or there is a file where a folder must be.",
+        "Choose another --out, or free some space.",
     )
 
 

@@ -38,10 +38,13 @@ def is_inside(name: str) -> bool:
 
 
 class Record:
-    """Base of all records: converts to a dict of JSON types and back."""
+    """Base of all records: converts to a dict of JSON types and back.
+
+    A field's JSON key is its name, or the `key` of `stored_as`.
+    """
 
     def to_dict(self) -> dict:
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {_key_of(f): _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict):
@@ -51,6 +54,19 @@ class Record:
             ValueError: a field is missing, has another type, or names a file outside of its folder.
         """
         return typed(cls, values)
+
+
+def stored_as(key: str, **options):
+    """Return a record's field whose JSON key differs from its name, because files with that key exist.
+
+    Args:
+        options: of `dataclasses.field`, such as default.
+    """
+    return field(metadata={"key": key}, **options)
+
+
+def _key_of(one: dataclasses.Field) -> str:
+    return one.metadata.get("key", one.name)
 
 
 def _plain(value):
@@ -65,11 +81,12 @@ def _plain(value):
 
 
 @functools.cache
-def _fields_of(kind: type) -> tuple[tuple[str, object, bool], ...]:
-    """Return a record's fields: name, type, and whether it is required."""
+def _fields_of(kind: type) -> tuple[tuple[str, str, object, bool], ...]:
+    """Return a record's fields: name, JSON key, type, and whether it is required."""
     hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
     return tuple(
-        (f.name, hints[f.name], f.default is missing and f.default_factory is missing) for f in dataclasses.fields(kind)
+        (f.name, _key_of(f), hints[f.name], f.default is missing and f.default_factory is missing)
+        for f in dataclasses.fields(kind)
     )
 
 
@@ -85,10 +102,10 @@ def typed(hint, value):
     if isinstance(hint, type) and issubclass(hint, Record):
         if not isinstance(value, dict):
             raise ValueError(f"{hint.__name__} is {str(value)[:40]!r}")
-        absent = [name for name, _, needed in _fields_of(hint) if needed and name not in value]
+        absent = [key for _, key, _, needed in _fields_of(hint) if needed and key not in value]
         if absent:
             raise ValueError(f"{hint.__name__} lacks {', '.join(absent)}")
-        return hint(**{name: typed(kind, value[name]) for name, kind, _ in _fields_of(hint) if name in value})
+        return hint(**{name: typed(kind, value[key]) for name, key, kind, _ in _fields_of(hint) if key in value})
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(typed(args[0], v) for v in value)
     if origin in (typing.Union, UnionType):
@@ -108,7 +125,7 @@ def typed(hint, value):
         and type(value) is (origin or hint)
     ):
         return value
-    raise ValueError(f"{str(value)[:40]!r} is no {getattr(hint, '__name__', hint)}")
+    raise ValueError(f"{str(value)[:40]!r} is not a {getattr(hint, '__name__', hint)}")
 
 
 def _settings(kind: type, value: object):
@@ -141,18 +158,34 @@ class Reason(Record):
     text: str
 
 
+LEFT_OUT = "left out by you"
+"""The verdict on a photo that a person left out."""
+
+
 @dataclass(frozen=True)
 class Verdict(Record):
     """The gate's verdict on one photo. `photo` is its path relative to the photo folder.
 
-    `overruled`: a person decided against the reasons.
+    `overridden`: a person decided against the reasons.
     """
 
     photo: Name
     kept: bool
     reasons: tuple[Reason, ...] = ()
     measures: dict = field(default_factory=dict)
-    overruled: bool = False
+    overridden: bool = stored_as("overruled", default=False)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the verdict in words: kept, or every reason against the photo; and what a person decided.
+
+        >>> Verdict("a.jpg", True).lines, Verdict("a.jpg", False, overridden=True).lines
+        (('kept',), ('left out by you',))
+        """
+        reasons = tuple(reason.text for reason in self.reasons)
+        if self.overridden:
+            return ("kept by you, though", *reasons) if self.kept else (LEFT_OUT,)
+        return reasons or ("kept" if self.kept else LEFT_OUT,)
 
 
 @dataclass(frozen=True)
@@ -208,11 +241,11 @@ class Names(typing.NamedTuple):
     """The person's name in prompts, the class that replaces it, and the expression that nearly all photos show."""
 
     person: str
-    anybody: str
+    class_prompt: str
     usual_expression: str = ""
 
 
-NOBODY = Names("", "")
+NO_SUBJECT = Names("", "")
 
 
 @dataclass(frozen=True)
@@ -239,7 +272,7 @@ class Lora(Record):
         """Return how prompts name the person and the class.
 
         >>> Lora(Path("person.safetensors"), "mini", 32, 32, "ohwx", "woman", 1000).names
-        Names(person='ohwx woman', anybody='a woman', usual_expression='')
+        Names(person='ohwx woman', class_prompt='a woman', usual_expression='')
         """
         return Names(f"{self.token} {self.class_word}", f"a {self.class_word}", self.usual_expression)
 
@@ -250,7 +283,7 @@ class Headshot(Record):
 
     likeness: identity relative to the own photos' median, so 0.87 is 87 % of the similarity of your own photos ·
     quality: of the face, in [0, 1], higher is better · copy: largest similarity of the face's structure to a photo's ·
-    obeyed: prompt adherence, share of the measurable requests that are shown, in [0, 1]; None without any ·
+    adherence: prompt adherence, share of the measurable requests that are shown, in [0, 1]; None without any ·
     sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each.
     """
 
@@ -268,7 +301,7 @@ class Headshot(Record):
     likeness: float | None = None
     quality: float | None = None
     copy: float | None = None
-    obeyed: float | None = None
+    adherence: float | None = stored_as("obeyed", default=None)
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
 
@@ -277,8 +310,8 @@ class Headshot(Record):
 class Pick(Record):
     """A checkpoint of the LoRA at a lora_scale, and the scores of its `pictures` of a few prompts, each in [0, 1].
 
-    `file` is relative to the LoRA's stage. likeness: mean, relative to the own photos' median and at most 1 · obeyed:
-    mean prompt adherence · passed: share of the pictures that the gate accepts.
+    `file` is relative to the LoRA's stage. likeness: mean, relative to the own photos' median and at most 1 ·
+    adherence: mean prompt adherence · passed: share of the pictures that the gate accepts.
     """
 
     step: int
@@ -286,13 +319,13 @@ class Pick(Record):
     file: Name
     pictures: int
     likeness: float
-    obeyed: float
+    adherence: float = stored_as("obeyed")
     passed: float
 
     def __str__(self) -> str:
         return (
-            f"step {self.step} at {self.scale:g} ({self.likeness:.0%} as much like you as a photo, {self.obeyed:.0%} "
-            f"of what was asked, {round(self.passed * self.pictures)} of {self.pictures} pass)"
+            f"step {self.step} at {self.scale:g} (likeness {self.likeness:.0%} of your photos', prompt adherence "
+            f"{self.adherence:.0%}, {round(self.passed * self.pictures)} of {self.pictures} accepted)"
         )
 
 
@@ -312,7 +345,7 @@ MOST_REFUSALS = 40
 
 def refusals(verdicts: list[Verdict]) -> list[str]:
     """Return a line for each refused photo, its name and first reason; after MOST_REFUSALS, the number of the rest."""
-    lines = [f"{v.photo}: {v.reasons[0].text if v.reasons else 'left out by you'}" for v in verdicts if not v.kept]
+    lines = [f"{v.photo}: {v.lines[0]}" for v in verdicts if not v.kept]
     more = len(lines) - MOST_REFUSALS
     return lines[:MOST_REFUSALS] + ([f"and {more} more, in photos/index.html"] if more > 0 else [])
 
@@ -337,10 +370,10 @@ def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "", left_o
         "\n  ".join(
             [
                 f"Refused: {counts}; photos/index.html shows each with its reasons."
-                + (f" Not looked at: {left_out}." if left_out else ""),
+                + (f" Not read: {left_out}." if left_out else ""),
                 *refusals(verdicts),
             ]
         ),
-        ("Put the photos that were not looked at into the folder itself, as JPEG. " if left_out else "")
+        ("Put the unread photos into the folder itself, as JPEG. " if left_out else "")
         + f"{advice} Or lower --min-photos (now {at_least}).",
     )

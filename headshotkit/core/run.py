@@ -114,17 +114,17 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     locks.demand_there(path)
     data = data.encode(errors="backslashreplace") if isinstance(data, str) else data
-    beside = half_written(path)
+    half = half_written(path)
     try:
         make_folder(path.parent)
         clear_half_written(path)
-        with open(os.open(beside, WRITE_NEW, 0o600), "wb") as file:
+        with open(os.open(half, WRITE_NEW, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(half, path)
     except OSError as error:
-        raise _explained(error, path, beside, len(data)) from error
+        raise _explained(error, path, half, len(data)) from error
     with contextlib.suppress(OSError):  # the name too should survive a power cut, if a folder can be flushed
         handle = os.open(path.parent, os.O_RDONLY)
         try:
@@ -173,37 +173,38 @@ def discard(path: Path) -> None:
     path.unlink()
 
 
-DRIVE = "On Google Drive empty its bin as well: what was deleted counts for 30 days."
+DRIVE = "On Google Drive, empty the bin as well: deleted files count against the quota for 30 days."
 WRITE_ERRORS: dict[int, tuple[str, str]] = {
     errno.EIO: (
-        "The disk or the connection to it failed. A mounted Google Drive says so when it is full or was disconnected.",
-        f"Mount it again, see that it has free space, and give the same command again: it goes on from here. {DRIVE}",
+        "The disk or the connection to it failed. A mounted Google Drive fails this way when it is full or "
+        "disconnected.",
+        f"Mount it again, check that it has free space, and give the same command again: it resumes. {DRIVE}",
     ),
     errno.EROFS: ("The disk is mounted read-only.", "Choose another --out, or mount the disk for writing."),
     errno.EACCES: ("The folder belongs to somebody else, or its permissions forbid it.",
                    "Choose another --out, or change the folder's permissions."),
-    errno.ENAMETOOLONG: ("The disk allows no name that long.", "Choose a shorter --out."),
-    errno.ENOTDIR: ("A file stands where a folder is wanted.", "Choose another --out, or move that file away."),
+    errno.ENAMETOOLONG: ("The disk does not allow such a long name.", "Choose a shorter --out."),
+    errno.ENOTDIR: ("There is a file where a folder must be.", "Choose another --out, or move that file away."),
 }  # fmt: skip
 """Error number -> why a file can't be written, and what to do."""
 WRITE_ERRORS |= {
     errno.EPERM: WRITE_ERRORS[errno.EACCES],
     errno.EEXIST: WRITE_ERRORS[errno.ENOTDIR],
-    errno.EISDIR: ("A folder stands where a file is wanted.", "Choose another --out, or move that folder away."),
+    errno.EISDIR: ("There is a folder where a file must be.", "Choose another --out, or move that folder away."),
     errno.ENOTCONN: WRITE_ERRORS[errno.EIO],
     errno.ESTALE: WRITE_ERRORS[errno.EIO],
 }
 
 
-def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull | RunFolderError:
+def _explained(error: OSError, path: Path, half: Path, size: int) -> DiskFull | RunFolderError:
     """Return an OSError from writing as an error with a next step; delete the half-written file."""
     with contextlib.suppress(OSError):
-        discard(beside)
-    needs, go_on = f"it needs {size / 2**20:.1f} MiB", "then give the same command again: it goes on from here."
+        discard(half)
+    needs, go_on = f"it needs {size / 2**20:.1f} MiB", "then give the same command again: it resumes."
     if error.errno == errno.EDQUOT:
         return DiskFull(
-            f"the quota is used up for {path}: {needs}.",
-            "The disk has no more room for this account; what was finished before is untouched.",
+            f"the disk quota has no room for {path}: {needs}.",
+            "This account may not store more on the disk; finished work is untouched.",
             f"Free some space or choose another --out, {go_on} {DRIVE}",
         )
     if error.errno == errno.ENOSPC:
@@ -211,7 +212,7 @@ def _explained(error: OSError, path: Path, beside: Path, size: int) -> DiskFull 
         free = shutil.disk_usage(folder).free
         return DiskFull(
             f"no space left for {path}: {needs}, {free / 2**20:.1f} MiB are free.",
-            f"The disk that holds {folder} is full; what was finished before is untouched.",
+            f"The disk that holds {folder} is full; finished work is untouched.",
             f"Free some space or choose another --out, {go_on}",
         )
     unknown = (f"The system reports {errno.errorcode.get(error.errno, type(error).__name__)}.", "Choose another --out.")
@@ -250,8 +251,9 @@ def read_json(path: Path, shape: dict[str, object] | type, command: str = "") ->
         others = [f for f in path.parent.iterdir() if f != path and f.is_file()] if path.parent.is_dir() else []
         raise DamagedRun(
             f"{path} can't be used: {what}.",
-            f"It was cut, altered or replaced. The {len(others)} other files of its folder are as they were.",
-            "Put it back from a copy; or move " + (f"{path.parent} away, then: {command}" if command else "it away."),
+            f"It was truncated, edited or replaced. The {len(others)} other files in its folder are unchanged.",
+            "Restore it from a copy; or move "
+            + (f"{path.parent} away, then run: {command}" if command else "it away."),
         ) from error
     return value
 
@@ -281,12 +283,12 @@ def _parsed(path: Path) -> dict:
     """
     value = json.loads(read_regular(path, MAX_JSON_BYTES).decode())
     if not isinstance(value, dict):
-        raise ValueError(f"it is a {type(value).__name__}, no table")
+        raise ValueError(f"it is a {type(value).__name__}, not an object")
     if _is_deep(value):
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     noted = value.pop(CHECK_SUM, None)
     if noted is not None and noted != _check_sum(value):
-        raise ValueError(f"its check sum differs; if you edited it yourself, remove its line {CHECK_SUM!r}")
+        raise ValueError(f"its check sum differs; if you edited it yourself, delete its line {CHECK_SUM!r}")
     return value
 
 
@@ -385,7 +387,7 @@ class Stage:
         `files` then holds size and sha256 of every file of the stage except captions, which may be edited.
 
         Raises:
-            RunFolderError: the stage was removed or begun anew since it was begun here.
+            RunFolderError: the stage was removed or restarted since it began here.
         """
         self._demand_own()
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
@@ -419,9 +421,9 @@ class Stage:
         if there.get("writer") == self.manifest.get("writer"):
             return
         raise RunFolderError(
-            f"{self.folder} was {'begun anew by another command' if there else 'removed'} meanwhile; stopped.",
-            "What this command made belongs to what was there before.",
-            "Give the command again when nothing else works in the run folder.",
+            f"stopped, because another command {'restarted' if there else 'removed'} {self.folder} meanwhile.",
+            "This command's results belong to the run folder's earlier state.",
+            "Give the same command again when no other command uses the run folder.",
         )
 
 
@@ -484,14 +486,14 @@ def _counted(names: list[str]) -> str:
 def _changed(run: Run, stage: str, names: list[str]) -> DamagedRun:
     """Return the error for files of a finished stage that are missing or changed."""
     photos = " PHOTOS" * (stage == "photos")
-    again = f"Give the command again that made them: headshotkit {COMMANDS[stage]}{photos} --out {run.folder}"
+    again = f"Make them again: headshotkit {COMMANDS[stage]}{photos} --out {run.folder}"
     if stage == "lora":
-        again = f"Put them back from a copy; or move {run.path(stage)} away, and train anew."
+        again = f"Restore them from a copy; or move {run.path(stage)} away and train again."
     if stage in ("photos", "dataset"):
-        again += "\n  To do without a photo, take it out of your photo folder and check again."
+        again += "\n  To leave out a photo, remove it from your photo folder and check again."
     return DamagedRun(
-        f"in {run.path(stage)} {_counted(names)} missing, or not what {COMMANDS[stage]} wrote.",
-        "What is made from them would not be what the run says it is.",
+        f"in {run.path(stage)} {_counted(names)} missing or changed since {COMMANDS[stage]}.",
+        "Results made from them would not match the run's records.",
         again,
     )
 
@@ -557,7 +559,7 @@ class Run:
             if spoilt and stage == "lora":
                 raise _changed(self, stage, spoilt)
             if spoilt and before["status"] == "done":
-                runtime.say(f"{COMMANDS[stage]:<10} {_counted(spoilt)} missing or changed, and made again")
+                runtime.say(f"{COMMANDS[stage]:<10} {_counted(spoilt)} missing or changed; made again")
                 before["status"] = "started"
             if before["status"] != "done":
                 before["writer"] = uuid.uuid4().hex
@@ -644,7 +646,7 @@ class Run:
         """Return a stage's manifest, and what is wrong with it and why; () if it is finished and up to date."""
         manifest = self.peek(stage)
         if manifest.get("status") != "done":
-            why = "It was interrupted before its end." if manifest else "It was never started."
+            why = "It was interrupted." if manifest else "It was never started."
             return manifest, (f"{self.path(stage)} holds no finished {stage} stage.", why)
         for name, made_from in manifest["inputs"].items():
             earlier = name.removesuffix("/manifest.json")
@@ -654,8 +656,8 @@ class Run:
                     return manifest, problem
                 if self._content(earlier, before) != made_from:
                     return manifest, (
-                        f"{self.path(stage)} was made from another {earlier} than the run holds now.",
-                        f"The {earlier} stage was done anew since, or what it holds was edited or overruled.",
+                        f"{self.path(stage)} was made from another version of the {earlier} stage.",
+                        f"The {earlier} stage was repeated since then, or its results were edited or overridden.",
                     )
         return manifest, ()
 
@@ -668,7 +670,7 @@ class Run:
         photos = shlex.quote(str(folder.resolve())) if folder and folder.is_dir() else "PHOTOS"
         if len(missing) > 1:
             then = f", then: headshotkit pick --out {self.folder}" if picked else ""
-            does = f"It does {', '.join(missing)}, and what follows."
+            does = f"It does {', '.join(missing)} and the later stages."
             return f"Run first: headshotkit run {photos} --out {self.folder}{then}\n  {does}"
         command = missing[0] if missing else COMMANDS[stage]
         first = f" {photos}" if command == "check" else ""
@@ -717,8 +719,8 @@ class Run:
     def _set_aside(self, stage: str, why: str) -> None:
         """Move a stage's earlier result to earlier/<stage>-<n>, and print that."""
         earlier = self.folder / "earlier"
-        places = (earlier / f"{stage}-{number}" for number in itertools.count(1))
-        place = next(place for place in places if not place.exists())
+        folders = (earlier / f"{stage}-{number}" for number in itertools.count(1))
+        place = next(place for place in folders if not place.exists())
         try:
             make_folder(earlier)
             os.replace(self.path(stage), place)
@@ -726,15 +728,15 @@ class Run:
             raise _explained(error, earlier / stage, earlier / f".{stage}.part", 0) from error
         command = COMMANDS.get(stage, stage)
         runtime.say(
-            f"{command:<10} done anew: {why}. What was there is now in {place}; "
-            f"to be rid of it: headshotkit clean {self.folder}"
+            f"{command:<10} started over: {why}. The earlier result is now in {place}; to delete it: headshotkit clean "
+            f"{self.folder}"
         )
 
 
 def _difference(before: dict, settings: dict, inputs: dict) -> str:
     """Return the differences from how a stage was begun, in a few words."""
     if not before:
-        return "its folder held files and no manifest"
+        return "its folder held files but no manifest"
     config = before["config"]
     names = [name for name in {**config, **settings} if config.get(name) != settings.get(name)]
     if names:

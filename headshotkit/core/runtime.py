@@ -55,8 +55,8 @@ AMBIGUOUS_WORDS = (
 NEAR_LIMIT_GIB = 0.75
 """Free memory of the GPU below which it is near its limit, GiB."""
 MORE_MEMORY = (
-    "Close other notebooks and programs that use this machine's memory, then give the same command again: what was "
-    "finished stays. If that is not enough, use a machine with more memory."
+    "Close other notebooks and programs that use this machine's memory, then give the same command again: "
+    "finished work is kept. If that is not enough, use a machine with more memory."
 )
 NEVER_MEMORY = (ModuleNotFoundError, LookupError, TypeError, ValueError)
 """Exceptions of a program, not of a machine, whatever their message is."""
@@ -146,16 +146,16 @@ def require(module: str, extra: str):
     except ModuleNotFoundError as error:
         raise MissingPackage(
             f"the package {module!r} can't be imported: {error}.",
-            f"It is not part of the core; the extra {extra!r} brings it.",
+            f"It is optional; the extra {extra!r} installs it.",
             f"Install it: {install}",
         ) from error
     except (ImportError, MemoryError, OSError) as error:
         if said := out_of_memory(error):
-            raise OutOfMemory(f"memory gave out while {module!r} was loaded.", said, MORE_MEMORY) from error
+            raise OutOfMemory(f"out of memory while loading {module!r}.", said, MORE_MEMORY) from error
         raise BrokenPackage(
-            f"the package {module!r} is installed and can't be loaded: {error}.",
-            "A library that it needs is missing or damaged, or is of another version than it was made for.",
-            f"Install it anew: {install.replace('install', 'install --force-reinstall', 1)}",
+            f"the package {module!r} is installed but can't be loaded: {error}.",
+            "A library that it needs is missing, damaged, or of an incompatible version.",
+            f"Reinstall it: {install.replace('install', 'install --force-reinstall', 1)}",
         ) from error
 
 
@@ -172,11 +172,11 @@ def choose_device() -> tuple[str, str]:
         name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
         built = [int(arch[3:]) for arch in torch.cuda.get_arch_list() if arch[:3] == "sm_" and arch[3:].isdigit()]
         if built and 10 * major + minor < min(built):
-            return "cpu", f"{name} is sm_{major}{minor}, and this torch computes on sm_{min(built)} and newer alone"
-        return "cuda", f"CUDA is there: {name}"
+            return "cpu", f"{name} is sm_{major}{minor}, but this torch supports only sm_{min(built)} and newer"
+        return "cuda", f"found CUDA GPU {name}"
     if torch.backends.mps.is_available():
-        return "mps", "Apple's GPU is there"
-    return "cpu", "no GPU was found"
+        return "mps", "found Apple GPU"
+    return "cpu", "found no GPU"
 
 
 def gpu_memory() -> tuple[str, float] | None:
@@ -204,19 +204,19 @@ def choose_dtype(device: str):
         if wanted not in DTYPES:
             raise BadConfig(
                 f"HEADSHOTKIT_DTYPE is {wanted!r}.",
-                f"Weights are held in one of: {', '.join(DTYPES)}.",
+                f"The known dtypes are: {', '.join(DTYPES)}.",
                 "Set it to one of them, or unset it: the device then decides.",
             )
-        return getattr(torch, wanted), "HEADSHOTKIT_DTYPE asks for it"
+        return getattr(torch, wanted), "set by HEADSHOTKIT_DTYPE"
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
         if major >= 8:
             return torch.bfloat16, f"sm_{major}{minor} has fast bf16, which needs no loss scaling"
         if major == 7:
             return torch.float16, f"sm_{major}{minor} has fast fp16, but no fast bf16"
-        return torch.float16, f"sm_{major}{minor} has no fast half precision; fp16 takes half of fp32's memory there"
+        return torch.float16, f"sm_{major}{minor} has no fast half precision; fp16 needs half of fp32's memory"
     if device == "mps":
-        return torch.float32, "Apple's GPU is kept in fp32, the only dtype tried"
+        return torch.float32, "Apple GPUs run in fp32, the only dtype tested"
     return torch.float32, "a CPU computes small batches fastest in fp32"
 
 
@@ -427,7 +427,7 @@ def frees_memory(work: Callable) -> Callable:
                 free_memory()
             if said and not isinstance(error, OutOfMemory):
                 peak = ", ".join(f"{gib:.1f} GiB of {place} memory" for place, gib in peak_memory_gib().items())
-                happened = f"{work.__name__} ran out of memory; at most it held {peak}."
+                happened = f"{work.__name__} ran out of memory; it used at most {peak}."
                 raise OutOfMemory(happened, said, MORE_MEMORY) from error
             raise
 
@@ -487,10 +487,10 @@ def toy_words() -> str:
         way = "choose Runtime, Change runtime type, T4 GPU in the menu, and run the notebook again"
     else:
         page = REPOSITORY.replace("github.com", "colab.research.google.com/github")
-        way = f"open the quickstart on Colab, which lends a GPU: {page}/blob/main/notebooks/00_quickstart.ipynb"
+        way = f"open the quickstart on Colab, which offers a free GPU: {page}/blob/main/notebooks/00_quickstart.ipynb"
     return (
-        "The embedded base draws small pictures of 256 px by a toy model: they show how it works, and are no headshots "
-        f"to use. For real ones {way}"
+        "The embedded base is a toy model that draws pictures of 256 px. It shows the workflow; its headshots are "
+        f"not fit for use. For real ones, {way}"
     )
 
 

@@ -43,15 +43,15 @@ class Turn:
     """
 
     middle: tuple[float, float]
-    wide: float
-    tall: float
+    width: float
+    height: float
     angle: float
 
     def place(self, points: np.ndarray) -> np.ndarray:
         """Map points of the photo, px, shape (N, 2), into the window, px of the photo's scale."""
         cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
         turned = (np.atleast_2d(points) - self.middle) @ np.array([[cos, -sin], [sin, cos]])
-        return turned + [self.wide / 2, self.tall / 2]
+        return turned + [self.width / 2, self.height / 2]
 
     def place_box(self, box: np.ndarray) -> np.ndarray:
         """Return the box of a face after the turn, shape (4,): that of an oval, as a face does not fill its corners."""
@@ -73,17 +73,21 @@ def turned_window(window: Window, box: np.ndarray, photo: tuple[int, int], angle
         angle: degrees, -45 to 45.
         zoom: how much larger the content gets; up to MAX_ZOOM if a tight photo makes the window smaller.
     """
-    left, top, wide, tall = window
+    left, top, width, height = window
     for share in (1.0, 0.5, 0.25):
         turn, scale = angle * share, 1 + (zoom - 1) * share
         cos, sin = math.cos(math.radians(turn)), abs(math.sin(math.radians(turn)))
-        reach = np.array([wide * cos + tall * sin, wide * sin + tall * cos]) / 2 / scale
+        reach = np.array([width * cos + height * sin, width * sin + height * cos]) / 2 / scale
         shrink = min(1.0, *(np.array(photo) / 2 / reach))
         reach *= shrink
-        middle = np.clip([left + wide / 2, top + tall / 2], reach, np.array(photo) - reach)
-        made = Turn(tuple(middle.tolist()), wide / scale * shrink, tall / scale * shrink, turn)
+        middle = np.clip([left + width / 2, top + height / 2], reach, np.array(photo) - reach)
+        made = Turn(tuple(middle.tolist()), width / scale * shrink, height / scale * shrink, turn)
         seen = made.place_box(np.clip(box, 0, [*photo, *photo]))
-        if scale / shrink <= MAX_ZOOM and (seen[:2] >= -1).all() and (seen[2:] <= [made.wide + 1, made.tall + 1]).all():
+        if (
+            scale / shrink <= MAX_ZOOM
+            and (seen[:2] >= -1).all()
+            and (seen[2:] <= [made.width + 1, made.height + 1]).all()
+        ):
             return made
     return None
 
@@ -94,13 +98,13 @@ def cut_turned(image: np.ndarray, turn: Turn, size: tuple[int, int]) -> Image.Im
     Args:
         image: RGB, uint8, shape (H, W, 3).
     """
-    reach = math.hypot(turn.wide, turn.tall) / 2 + 2
+    reach = math.hypot(turn.width, turn.height) / 2 + 2
     x0, y0 = (max(0, math.floor(m - reach)) for m in turn.middle)
     x1, y1 = (math.ceil(m + reach) for m in turn.middle)
     around = Image.fromarray(image[y0:y1, x0:x1])
     x, y = turn.middle[0] - x0, turn.middle[1] - y0
     upright = around.rotate(turn.angle, Image.Resampling.BICUBIC, center=(x, y))
-    box = (x - turn.wide / 2, y - turn.tall / 2, x + turn.wide / 2, y + turn.tall / 2)
+    box = (x - turn.width / 2, y - turn.height / 2, x + turn.width / 2, y + turn.height / 2)
     limits = (0, 0, *around.size)
     box = tuple(float(np.clip(v, limits[i % 2], limits[2 + i % 2])) for i, v in enumerate(box))
     return upright.resize(size, Image.Resampling.LANCZOS, box=box)

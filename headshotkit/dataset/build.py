@@ -94,19 +94,19 @@ def _prepare(
     run: Run, verdicts: list[Verdict], config: DatasetConfig, edited: dict
 ) -> tuple[list[TrainingPhoto], dict[str, float]]:
     """Write all pictures with their captions; return (pictures, enlarged pictures -> their scale factor)."""
-    seer = Captioner(config.captioner, config.captioner_weights) if config.captioner != "template" else None
+    captioner = Captioner(config.captioner, config.captioner_weights) if config.captioner != "template" else None
     photos, upscaled, words, names = [], {}, "", _picture_names([v.photo for v in verdicts])
     for verdict in runtime.progress(verdicts, "cropping photos"):
         image = read_photo(run.path("photos") / "kept" / verdict.photo)
         for piece in _pieces(image, names[verdict.photo], verdict, config):
             if not piece.made_by:  # an augmented picture has its crop's caption
-                words = _caption(piece, config, seer)
+                words = _caption(piece, config, captioner)
             caption = captions.mirrored(words) if piece.made_by == "mirrored" else words
             photos.append(_store(piece, run.path("dataset"), caption, edited.get(piece.name), config))
             if piece.scale > 1:
                 upscaled[photos[-1].file] = round(piece.scale, 2)
-    if seer:
-        del seer
+    if captioner:
+        del captioner
         runtime.free_memory()
     return photos, upscaled
 
@@ -141,7 +141,7 @@ def _outcome(dataset: Dataset, photos: int, upscaled: int) -> str:
     words = f"{len(dataset.photos)} pictures of {size} from {photos} photos"
     words += f", {len(dataset.class_images)} class images" if dataset.class_images else ""
     words += f"; {edited} edited captions were kept" if edited else ""
-    return words + (f"; {upscaled} were enlarged, for their photos are small" if upscaled else "")
+    return words + (f"; {upscaled} were enlarged because their photos are small" if upscaled else "")
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -198,10 +198,10 @@ def _turned(
     if turn is None:
         return
     size = piece.view.pixels.shape[1::-1]
-    scale = size[1] / turn.tall
+    scale = size[1] / turn.height
     pixels = np.asarray(augment.cut_turned(image, turn, size))
     view = captions.View(pixels, turn.place(points) * scale, turn.place_box(box) * scale)
-    corner = np.array(turn.middle)[::-1] - [turn.tall / 2, turn.wide / 2]
+    corner = np.array(turn.middle)[::-1] - [turn.height / 2, turn.width / 2]
     top_left = tuple(round(float(c) * scale) for c in corner)
     yield dataclasses.replace(piece, name=name, view=view, corner_px=top_left, scale=scale, made_by="turned")
 
@@ -209,13 +209,13 @@ def _turned(
 def _mirrored(piece: _Piece) -> _Piece:
     """Return the same picture mirrored, as if the photo had been."""
     pixels, points, box = piece.view.pixels, piece.view.points, piece.view.box
-    wide = pixels.shape[1]
+    width = pixels.shape[1]
     view = captions.View(
         np.ascontiguousarray(pixels[:, ::-1]),
-        np.array([wide, 0]) + points[[1, 0, 2, 4, 3]] * [-1, 1],
-        np.array([wide, 0, wide, 0]) + box[[2, 1, 0, 3]] * [-1, 1, -1, 1],
+        np.array([width, 0]) + points[[1, 0, 2, 4, 3]] * [-1, 1],
+        np.array([width, 0, width, 0]) + box[[2, 1, 0, 3]] * [-1, 1, -1, 1],
     )
-    left = max(0, round(piece.original_px[0] * piece.scale) - wide - piece.corner_px[1])
+    left = max(0, round(piece.original_px[0] * piece.scale) - width - piece.corner_px[1])
     corner = (piece.corner_px[0], left)
     return dataclasses.replace(piece, name=f"{piece.name}_mirrored", view=view, corner_px=corner, made_by="mirrored")
 
@@ -238,10 +238,10 @@ def _store(piece: _Piece, folder: Path, caption: str, edited: str | None, config
     )
 
 
-def _caption(piece: _Piece, config: DatasetConfig, seer: Captioner | None) -> str:
+def _caption(piece: _Piece, config: DatasetConfig, captioner: Captioner | None) -> str:
     """Return the caption of a crop."""
     brief = config.base in BASES and BASES[config.base].brief_prompts
-    seen = seer.see(piece.view.pixels) if seer else ""
+    seen = captioner.caption(piece.view.pixels) if captioner else ""
     return captions.caption_of(piece.view, f"{config.token} {config.class_word}", brief, seen)
 
 

@@ -86,7 +86,7 @@ class Captioner:
         from headshotkit.families.loading import loading
 
         self.recipe, self.device = RECIPES[name], runtime.choose_device()[0]
-        title, otherwise = f"the captioner {name!r}", "keep to the offline captions: captioner template"
+        title, otherwise = f"the captioner {name!r}", "use the offline captioner: template"
         place = hub.fetch(
             hub.Wanted(source_of(name, weights), title, otherwise, parts=hub.ROOT, size_gb=self.recipe.size_gb)
         )
@@ -95,7 +95,7 @@ class Captioner:
             model = getattr(transformers, self.recipe.model).from_pretrained(place, use_safetensors=True)
         self.model = model.to(self.device).eval()
 
-    def see(self, picture: np.ndarray) -> str:
+    def caption(self, picture: np.ndarray) -> str:
         """Caption a picture without describing the face; may be empty.
 
         Args:

@@ -119,10 +119,10 @@ def expression(points: np.ndarray) -> str:
     >>> expression(np.array([[30, 40], [70, 40], [50, 60], [30, 80], [70, 80]]))
     'smiling'
     """
-    wide = float(np.linalg.norm(points[4] - points[3]) / max(np.linalg.norm(points[1] - points[0]), 1e-6))
-    if abs(_turn(points)) >= TURNED or NARROW_MOUTH <= wide <= WIDE_MOUTH:
+    mouth_width = float(np.linalg.norm(points[4] - points[3]) / max(np.linalg.norm(points[1] - points[0]), 1e-6))
+    if abs(_turn(points)) >= TURNED or NARROW_MOUTH <= mouth_width <= WIDE_MOUTH:
         return ""
-    return SMILING if wide > WIDE_MOUTH else NEUTRAL
+    return SMILING if mouth_width > WIDE_MOUTH else NEUTRAL
 
 
 def framing(view: View) -> str:
@@ -174,10 +174,10 @@ def clothes(view: View) -> str:
     Tones near skin, wood and sand are never certain, so they have no word.
     """
     height, width = view.pixels.shape[:2]
-    wide, tall = view.box[2] - view.box[0], view.box[3] - view.box[1]
-    middle, top = (view.box[0] + view.box[2]) / 2, int(view.box[3] + 0.3 * tall)
-    bottom, inner, outer = min(height, int(view.box[3] + tall)), 0.35 * wide, 0.8 * wide
-    if bottom - top < 0.1 * tall:
+    face_width, face_height = view.box[2] - view.box[0], view.box[3] - view.box[1]
+    middle, top = (view.box[0] + view.box[2]) / 2, int(view.box[3] + 0.3 * face_height)
+    bottom, inner, outer = min(height, int(view.box[3] + face_height)), 0.35 * face_width, 0.8 * face_width
+    if bottom - top < 0.1 * face_height:
         return ""
     sides = ((middle - outer, middle - inner), (middle + inner, middle + outer))
     patches = [view.pixels[top:bottom, max(0, int(a)) : min(width, int(b))] for a, b in sides]
@@ -249,8 +249,9 @@ def edit_caption(run: Run, file: str, text: str) -> TrainingPhoto:
     text = " ".join(text.split())
     if file not in photos or not text:
         raise NoSuchCaption(
-            f"{file!r} can't get the caption {text!r}.",
-            f"The dataset holds {len(photos)} pictures, such as {next(iter(photos))}; a caption is at least a word.",
+            f"can't set the caption of {file!r} to {text!r}.",
+            f"The dataset holds {len(photos)} pictures, such as {next(iter(photos))}. A caption needs at least one "
+            "word.",
             f"Choose one of the names in {run.path('dataset') / 'manifest.json'}.",
         )
     write_atomic((run.path("dataset") / file).with_suffix(".txt"), text + "\n")

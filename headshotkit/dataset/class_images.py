@@ -37,9 +37,9 @@ def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] 
         return names
     family = None if weights_version(config.base) else load_family(config.base)  # loading downloads the weights
     recipe = class_recipe(config)
-    shelf = _shelf_of(recipe)
+    cache_dir = _cache_dir(recipe)
     for number, name in enumerate(runtime.progress(names, "class images")):
-        picture, facts = shelf / f"{number:03d}.png", recipe | {"noise": str(runtime.seed_for(config.seed, number))}
+        picture, facts = cache_dir / f"{number:03d}.png", recipe | {"noise": str(runtime.seed_for(config.seed, number))}
         if not _made_by(picture, facts):
             family = family or load_family(config.base)
             family.changes = family.changes if changes is None else changes
@@ -52,8 +52,8 @@ def missing_class_images(config: DatasetConfig) -> int:
     """Return how many class images of a config the cache lacks; a damaged one counts as present until it is read."""
     if not config.class_images:
         return 0
-    shelf = class_shelf(config)
-    return sum(not (shelf / f"{number:03d}.png").is_file() for number in range(config.class_images))
+    cache_dir = class_cache_dir(config)
+    return sum(not (cache_dir / f"{number:03d}.png").is_file() for number in range(config.class_images))
 
 
 def weights_version(base_name: str) -> str:
@@ -73,12 +73,12 @@ def weights_version(base_name: str) -> str:
     return " ".join(commits) if all(commits) else ""
 
 
-def class_shelf(config: DatasetConfig) -> Path:
+def class_cache_dir(config: DatasetConfig) -> Path:
     """Return the cache folder of a config's class images."""
-    return _shelf_of(class_recipe(config))
+    return _cache_dir(class_recipe(config))
 
 
-def _shelf_of(recipe: dict[str, str]) -> Path:
+def _cache_dir(recipe: dict[str, str]) -> Path:
     return runtime.cache_path("class", hashlib.sha256(repr(sorted(recipe.items())).encode()).hexdigest())
 
 

@@ -98,8 +98,8 @@ def _crop_file(path: Path, target: Path, config: CropConfig) -> Cropped:
     window = face_window(width, height, box, fraction, size)
     factor = size[1] / window[3]
     if factor > 1 and not config.enlarge:
-        cut_px = f"{window[2]} x {window[3]} px of it would become {size[0]} x {size[1]} px"
-        raise CropRefused(f"{cut_px}, {factor:.2f} times as large, and enlarging is off")
+        cut_px = f"a crop of {window[2]} x {window[3]} px would become {size[0]} x {size[1]} px"
+        raise CropRefused(f"{cut_px}, {factor:.2f} times as large, but enlarging is off")
     picture = cut(image, window, size)
     jpeg = config.format == "jpg"
     write_atomic(target, _jpeg_bytes(picture, config.quality) if jpeg else png_bytes(picture))
@@ -181,20 +181,23 @@ def face_window(width: int, height: int, box: np.ndarray, fraction: float, size:
     shape = size[0] / size[1]
     most = min(height, width / shape)
     wanted = max((box[3] - box[1]) / fraction, (box[2] - box[0]) / shape) if fraction else most
-    tall = int(min(round(wanted), most))
-    wide = max(1, min(round(tall * shape), width))
+    window_height = int(min(round(wanted), most))
+    window_width = max(1, min(round(window_height * shape), width))
     middle_x, middle_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     at = FACE_HEIGHT_IN_CROP if fraction else 0.5
-    top = np.clip(round(middle_y - at * tall), math.ceil(box[3]) - tall, math.floor(box[1]))
-    left = int(np.clip(round(middle_x - wide / 2), 0, width - wide))
-    return left, int(np.clip(top, 0, height - tall)), wide, tall
+    top = np.clip(round(middle_y - at * window_height), math.ceil(box[3]) - window_height, math.floor(box[1]))
+    left = int(np.clip(round(middle_x - window_width / 2), 0, width - window_width))
+    return left, int(np.clip(top, 0, height - window_height)), window_width, window_height
 
 
 def holds(window: Window, box: np.ndarray, width: int, height: int) -> bool:
     """Return whether a window holds all of a photo's face; rounding may cost a px at each side."""
-    left, top, wide, tall = window
+    left, top, window_width, window_height = window
     seen = np.clip(box, 0, [width, height, width, height])
-    return bool((seen[:2] >= [left - 1, top - 1]).all() and (seen[2:] <= [left + wide + 1, top + tall + 1]).all())
+    return bool(
+        (seen[:2] >= [left - 1, top - 1]).all()
+        and (seen[2:] <= [left + window_width + 1, top + window_height + 1]).all()
+    )
 
 
 def cut(image: np.ndarray, window: Window, size: tuple[int, int]) -> Image.Image:
@@ -203,8 +206,10 @@ def cut(image: np.ndarray, window: Window, size: tuple[int, int]) -> Image.Image
     Args:
         image: RGB, uint8, shape (H, W, 3).
     """
-    left, top, wide, tall = window
-    return Image.fromarray(image[top : top + tall, left : left + wide]).resize(size, Image.Resampling.LANCZOS)
+    left, top, window_width, window_height = window
+    return Image.fromarray(image[top : top + window_height, left : left + window_width]).resize(
+        size, Image.Resampling.LANCZOS
+    )
 
 
 def line_of_crop(crop: Cropped) -> str:
@@ -217,8 +222,8 @@ def line_of_crop(crop: Cropped) -> str:
     if crop.reason:
         return f"{name}: not cropped, {crop.reason.removeprefix(f'{name} ').rstrip('.')}"
     words = f"{name}: {file}, {crop.size_px[0]} x {crop.size_px[1]} px ({crop.aspect})"
-    words += "" if crop.face else "; no face was found, so its middle was kept"
+    words += "" if crop.face else "; no face was found, so the middle was kept"
     if crop.factor > 1:
         there = f"{crop.window_px[2]} x {crop.window_px[3]} px"
-        words += f"; enlarged {crop.factor:.2f} times, for the photo has only {there} there"
+        words += f"; enlarged {crop.factor:.2f} times, because the crop has only {there} in the photo"
     return words

@@ -21,7 +21,7 @@ from headshotkit.config import TOKEN, RenderConfig, TokenConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
-from headshotkit.core.records import Record
+from headshotkit.core.records import Record, stored_as
 from headshotkit.families import TOKENIZERS, Family, Sampling, load_family, load_tokenizers
 
 KNOWN = runtime.PACKAGE / "dataset" / "tokens.txt"
@@ -36,14 +36,14 @@ WHAT_NEXT = "Choose one with: headshotkit token, or keep the default {default!r}
 class TokenScore(Record):
     """A token's suitability to name a person. Every measure is better the nearer to 0; -1 is not measured.
 
-    `alone` and `leftover_of` come from the tokenizer, the rest from the base's pictures and encodings.
+    `unigram` and `leftover_of` come from the tokenizer, the rest from the base's pictures and encodings.
     """
 
     token: str
     id: int
     rank: int
     """Number of its merge; among tokens that no longer word contains, the larger the rarer."""
-    alone: float
+    unigram: float = stored_as("alone")
     """Upper bound of its unigram frequency in the tokenizer's texts; 1 is the last merge of all."""
     leftover_of: str = ""
     """The first word that contains it; empty if none does."""
@@ -59,20 +59,20 @@ class TokenScore(Record):
     def trouble(self) -> float:
         """Return the sum of the measures; the best token has the lowest."""
         measured = (self.moved, self.sameness, self.name_likeness)
-        return self.alone + sum(max(0.0, value) for value in measured)
+        return self.unigram + sum(max(0.0, value) for value in measured)
 
     def explain(self) -> str:
         """Return the reasons for this token, in plain words."""
         words = f"'{self.token}' is one token (number {self.id}) for each tokenizer"
         known = known_tokens().get(self.token)
-        words += f", but known as: {known}." if known else ", and in no list of words or names."
+        words += f", but known as: {known}." if known else ", and is in no list of words or names."
         if self.leftover_of:
-            words += f" It is left over from building '{self.leftover_of}', which has a token of its own."
-        words += f" The tokenizers' texts held it alone at most {self.alone:.2g} times as often as the last merge."
+            words += f" It is a step in the merge to '{self.leftover_of}', which has its own token."
+        words += f" Its unigram frequency is at most {self.unigram:.2g} times that of the tokenizers' last merge."
         if self.moved >= 0:
             nearer = f"nearer to a name ({self.nearest_name})" if self.name_likeness else "no nearer to a name"
-            words += f" It moves the base's pictures {self.moved:.2g} times as far as another seed does, makes them"
-            words += f" {self.sameness:.0%} more alike, and is {nearer} than to plain words."
+            words += f" It changes the base's pictures {self.moved:.2g} times as much as another seed does, makes them"
+            words += f" {self.sameness:.0%} more similar to each other, and is {nearer} than to plain words."
         return words
 
 
@@ -99,7 +99,7 @@ def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Se
     if set(kinds) != {"CLIPTokenizer"}:
         raise BadConfig(
             f"base {base!r} reads prompts with {' and '.join(kinds)}.",
-            "The search reads rarity from CLIP's vocabulary alone.",
+            "The search measures rarity with CLIP's vocabulary only.",
             f"Keep the default token {TOKEN!r}, or search for another base: --base sdxl",
         )
     tokenizers = load_tokenizers(base)
@@ -134,10 +134,10 @@ def rank_tokens(tokenizers: Sequence, also: Sequence[str] = ()) -> list[TokenSco
         if piece == word or not (fit or word in also):
             continue
         taker = taken_up.get(piece)
-        alone = len(merges) * (1 / (number + 1) - (1 / (taker + 1) if taker is not None else 0))
+        unigram = len(merges) * (1 / (number + 1) - (1 / (taker + 1) if taker is not None else 0))
         longer = "" if taker is None else "".join(merges[taker]).removesuffix(suffix)
-        scores.append(TokenScore(word, vocabularies[0][piece], number, round(alone, 4), longer))
-    return sorted(scores, key=lambda score: (score.alone, score.token))
+        scores.append(TokenScore(word, vocabularies[0][piece], number, round(unigram, 4), longer))
+    return sorted(scores, key=lambda score: (score.unigram, score.token))
 
 
 def measure_tokens(scores: list[TokenScore], family: Family, seed: int = 0) -> list[TokenScore]:
@@ -169,9 +169,9 @@ def measure_tokens(scores: list[TokenScore], family: Family, seed: int = 0) -> l
 
 def token_table(scores: list[TokenScore]) -> str:
     """Return a line a token, in the given order; the lowest sum is best."""
-    lines = [f"{'token':<8}{'alone':>8}{'moved':>8}{'alike':>8}{'name':>8}{'sum':>8}  left over from"]
+    lines = [f"{'token':<8}{'unigram':>8}{'change':>8}{'similar':>8}{'name':>8}{'sum':>8}  merged into"]
     for score in scores:
-        values = (score.alone, score.moved, score.sameness, score.name_likeness, score.trouble)
+        values = (score.unigram, score.moved, score.sameness, score.name_likeness, score.trouble)
         lines.append(f"{score.token:<8}" + "".join(f"{value:>8.3f}" for value in values) + f"  {score.leftover_of}")
     return "\n".join(line.rstrip() for line in lines)
 
@@ -192,14 +192,14 @@ def check_token(word: str, tokenizers: Sequence | None = None) -> int:
     kinds = known_tokens().get(word.lower())
     if kinds:
         raise BadConfig(
-            f"token {word!r} means something already: {kinds}.",
-            "What the base knows of it would show in every headshot, and fight with the person.",
+            f"token {word!r} already has a meaning: {kinds}.",
+            "The base's idea of it would show in every headshot and compete with the person.",
             WHAT_NEXT.format(default=TOKEN),
         )
     if not SHAPE.fullmatch(word):
         raise BadConfig(
-            f"token {word!r} is not 3 to 6 small letters (it has {len(word)} characters).",
-            "Longer tokens are words and names; signs and digits are read apart in a prompt.",
+            f"token {word!r} is not 3 to 6 lower-case letters (it has {len(word)} characters).",
+            "Longer tokens are words and names; tokenizers split at signs and digits.",
             WHAT_NEXT.format(default=TOKEN),
         )
     return number
@@ -222,7 +222,7 @@ def _pieces_checked(word: str, tokenizers: Sequence) -> int:
             shown = " + ".join(piece.removesuffix("</w>") for piece in pieces) or "nothing"
             raise BadConfig(
                 f"token {word!r} is {len(pieces)} pieces for the base's tokenizer: {shown}.",
-                "The base would read the pieces, and what they mean, in place of one new word.",
+                "The base would read the pieces and their meanings instead of one new word.",
                 WHAT_NEXT.format(default=TOKEN),
             )
         numbers.append(tokenizer.convert_tokens_to_ids(pieces[0]))

@@ -49,10 +49,10 @@ def pack_headshots(run: Run) -> Path:
 def nothing_accepted(run: Run) -> NothingToShow:
     """Return the error that says why there is no headshot to download."""
     generated = run.manifest("headshots")
-    rough = " The embedded base makes small, rough pictures; a GPU draws with SDXL."
+    rough = " The embedded base makes small, rough pictures; with a GPU, use SDXL."
     return NothingToShow(
         f"0 of {len(generated['delivered'])} headshots are accepted.",
-        f"None reached the pass mark {generated['pass_mark']['mark']:.2f} without another fault."
+        f"None reached the identity threshold {generated['pass_mark']['mark']:.2f} without another fault."
         + (rough if generated["config"].get("base") == "mini" else ""),
-        "Train for more steps, add photos that differ more, or allow more attempts.",
+        "Train for more steps, add more varied photos, or allow more attempts.",
     )

@@ -93,7 +93,7 @@ def evaluate_run(
         write_atomic(stage.folder / "losses.png", plot_losses(run).png())
         without = ""
     except DamagedRun:  # nothing else needs the losses, and they can't be remade
-        without = "; without losses.png, for lora/losses.json is missing or damaged"
+        without = "; no losses.png, because lora/losses.json is missing or damaged"
     stage.finish(_outcome(metrics) + without, metrics=metrics)
     return metrics
 
@@ -134,12 +134,12 @@ def _outcome(metrics: dict) -> str:
     for name, m in metrics["identity"].items():
         rise = m["rise"]
         parts.append(
-            f"{name} {_shown(m['base_median'])} -> {_shown(m['lora_median'])} of own photos' "
-            f"{_shown(m['own_photos_median'])}, rise {rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}]"
+            f"{name} {_shown(m['base_median'])} -> {_shown(m['lora_median'])} (own photos "
+            f"{_shown(m['own_photos_median'])}), rise {rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}]"
         )
     pairs = metrics["pairs"]
-    late = f" instead of {pairs['wanted']}, for the time was short" if pairs["drawn"] < pairs["wanted"] else ""
-    drawn = f"{pairs['drawn']} of {pairs['of']} first attempts drawn without the LoRA as well{late}"
+    late = f" instead of {pairs['wanted']}, because time was short" if pairs["drawn"] < pairs["wanted"] else ""
+    drawn = f"{pairs['drawn']} of {pairs['of']} first attempts also drawn without the LoRA{late}"
     return "identity base -> LoRA: " + "; ".join([*parts, drawn, *metrics["missing"]])
 
 
@@ -169,7 +169,9 @@ def _render_base(
     room = deadline.room_for(sum(map(len, todo)))
     if room:
         minutes = room * _picture_s(generated) / 60
-        runtime.say(f"the bare base's headshots: {room} to draw, about {minutes:.1f} minutes by the time of others")
+        runtime.say(
+            f"the bare base's headshots: {room} to draw, about {minutes:.1f} minutes, judged by earlier pictures"
+        )
         _draw_base(run, todo, generated, config, deadline, [] if changes is None else changes)
     return [file for file in files if file.exists()]
 

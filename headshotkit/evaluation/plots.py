@@ -98,10 +98,10 @@ def plot_identity(metrics: dict, scores: dict[str, list[dict]]) -> Plot:
         own = metrics["identity"][name]["own_photos_median"]
         axes.axhline(own, color=colours.green, ls="--", label=f"own photos, median {own:.2f}")
         if name == "arcface":
-            mark = metrics["pass_mark"]["mark"]
-            axes.axhline(mark, color=colours.red, ls=":", label=f"pass mark {mark:.2f}")
+            threshold = metrics["pass_mark"]["mark"]
+            axes.axhline(threshold, color=colours.red, ls=":", label=f"identity threshold {threshold:.2f}")
         labels = [f"{kind}\n{len(scores[kind])}".replace("_", " ") for kind in kinds]
-        axes.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="identity (higher is more alike)", title=name)
+        axes.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="identity (higher is more similar)", title=name)
         legend_below(axes)
     return figure
 
@@ -133,7 +133,9 @@ def read_losses(run: Run) -> list[float | None]:
     path = run.path("lora") / "losses.json"
     found = read_json(path, {"loss": tuple[float | None, ...]})
     if not found or not found["loss"]:
-        raise DamagedRun(f"{path} is gone.", "It holds the loss of each step, for the plots.", "Put it back.")
+        raise DamagedRun(
+            f"{path} is missing.", "It holds the loss of each step, for the plots.", "Restore it from a copy."
+        )
     return found["loss"]
 
 
@@ -148,7 +150,7 @@ def plot_losses(run: Run) -> Plot:
     axes.plot(losses, color=colours.grey, lw=0.5, label="a step")
     axes.plot(np.arange(len(mean)) + window // 2, mean, color=colours.blue, label=f"mean of {window} steps")
     axes.set(xlabel="step", ylabel="loss")
-    axes.set_title("Training loss: it says that training works, not that it is you", fontsize=10)
+    axes.set_title("Training loss: it shows that training works, not that the face is yours", fontsize=10)
     legend_below(axes)
     return figure
 
@@ -217,9 +219,9 @@ def drawable(text: str) -> str:
 
 def verdict_words(verdict: Verdict) -> str:
     """Return a verdict in a few words: kept and how good, or the first reason; and whether it was overridden."""
-    if verdict.overruled:
-        return f"kept by you, though {verdict.reasons[0].text}" if verdict.kept else "left out by you"
-    return f"kept, quality {quality(verdict.measures):.2f}" if verdict.kept else verdict.reasons[0].text
+    if verdict.overridden:
+        return " ".join(verdict.lines[:2])
+    return f"kept, quality {quality(verdict.measures):.2f}" if verdict.kept else verdict.lines[0]
 
 
 def plot_dataset(run: Run, columns: int = 6) -> Plot:
@@ -291,7 +293,7 @@ def _identity_words(row: dict, key: str) -> str:
     return "" if row.get(key) is None else f"\nidentity {row[key]:.2f}"
 
 
-def plot_pass_mark(run: Run) -> Plot:
+def plot_identity_threshold(run: Run) -> Plot:
     """Draw the basis of the identity threshold: identity of the own photos, and of every attempt at a headshot."""
     generated = run.manifest("headshots")
     own = [v["measures"].get("identity") for v in run.manifest("photos")["verdicts"] if v["kept"]]
@@ -308,10 +310,10 @@ def plot_pass_mark(run: Run) -> Plot:
     for name, style, points in kinds:
         there = np.array([point for point in points if point[0] is not None], float).reshape(-1, 2)
         axes.scatter(*there.T, s=22, alpha=0.7, label=f"{name}: {len(there)}", **style)
-    mark = generated["pass_mark"]["mark"]
-    axes.axvline(mark, color=colours.red, ls=":", label=f"pass mark {mark:.2f}")
+    threshold = generated["pass_mark"]["mark"]
+    axes.axvline(threshold, color=colours.red, ls=":", label=f"identity threshold {threshold:.2f}")
     axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
-    axes.set(xlabel="identity to the own photos (higher is more alike)")
+    axes.set(xlabel="identity to the own photos (higher is more similar)")
     axes.set_title(textwrap.fill(generated["pass_mark"]["reason"], 90), fontsize=8)
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=4, frameon=False)
     return figure
@@ -387,7 +389,7 @@ def table_restored(run: Run) -> Table:
     manifest = run.manifest("restored")
     kept = [row["kept"] for row in manifest["restored"]]
     rows = [(f"{kind} headshots", str(kept.count(kind))) for kind in ("restored", "unrestored")]
-    rows += [("missing, or how to get it", text) for text in manifest.get("missing", [])]
+    rows += [("missing, and how to get it", text) for text in manifest.get("missing", [])]
     return Table(("what", "value"), rows)
 
 
@@ -399,7 +401,7 @@ def _grid(
     tiles: list[tuple[Path | None, str, bool | None]],
     columns: int,
     nothing: str = "there is no picture to draw.",
-    next_step: str = "Do the stage before this one first.",
+    next_step: str = "Run the stage before this one first.",
 ) -> Plot:
     """Draw pictures in a grid: (file or None, words below, whether it is good; None: no frame).
 

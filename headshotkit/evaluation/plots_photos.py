@@ -19,14 +19,12 @@ def plot_coverage(run: Run) -> Plot:
     """
     covered = Coverage.from_dict(run.manifest("photos")["coverage"])
     figure = Plot(figsize=(11, 5.2), layout="constrained")
-    places = figure.add_gridspec(2, 4, width_ratios=(1.25, 1, 1, 1))
-    _draw_grid(figure.add_subplot(places[:, 0]), np.array(covered.grid))
+    cells = figure.add_gridspec(2, 4, width_ratios=(1.25, 1, 1, 1))
+    _draw_grid(figure.add_subplot(cells[:, 0]), np.array(covered.grid))
     for number, axis in enumerate(covered.axes):
-        _draw_bars(figure.add_subplot(places[number // 3, 1 + number % 3]), axis)
-    figure.suptitle(f"{covered.photos} kept photos show {covered.moments} moments (a burst is one)", fontsize=11)
-    figure.supxlabel(
-        "bars count moments (the best photo of each); the table of chosen photos counts photos", fontsize=8
-    )
+        _draw_bars(figure.add_subplot(cells[number // 3, 1 + number % 3]), axis)
+    figure.suptitle(f"{covered.photos} kept photos show {covered.scenes} scenes (a burst is one)", fontsize=11)
+    figure.supxlabel("bars count scenes (the best photo of each); the table of chosen photos counts photos", fontsize=8)
     return figure
 
 
@@ -47,13 +45,13 @@ def _draw_grid(axes, counts: np.ndarray) -> None:
     axes.set_yticks(np.arange(0.5, len(POSES) - 1), minor=True)
     axes.grid(which="minor", color=colours.paper, lw=2)
     axes.tick_params(which="both", length=0)
-    axes.set_title("pose by expression, moments\n(left, right: of the picture)", fontsize=9)
+    axes.set_title("pose by expression, scenes\n(left, right: of the picture)", fontsize=9)
 
 
 def _draw_bars(axes, axis: Axis) -> None:
     """Draw scenes a value of one axis; the most frequent one shows its share, a missing value is marked."""
     colours = axes.figure.colours
-    rows = list(zip(axis.values, axis.moments, strict=True))
+    rows = list(zip(axis.values, axis.scenes, strict=True))
     if len(rows) > MOST_BARS:
         others = rows[MOST_BARS - 1 :]
         rows = rows[: MOST_BARS - 1] + [(f"{len(others)} others", sum(n for _, n in others))]
@@ -65,7 +63,7 @@ def _draw_bars(axes, axis: Axis) -> None:
     axes.set(yticks=range(len(rows)), xlim=(0, 1.45 * longest), ylim=(max(len(rows), 3) - 0.4, -0.6))
     axes.set_yticklabels([value for value, _ in rows], fontsize=8)
     axes.set_title(axis.name, fontsize=9)
-    axes.set_xlabel("moments", fontsize=8)
+    axes.set_xlabel("scenes", fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -86,9 +84,9 @@ def table_chosen(run: Run) -> Table:
     Photos of one scene share its number, and the coverage figure counts it once.
     """
     judged = run.manifest("photos")
-    moments = {v["photo"]: v["measures"].get("moment") for v in judged["verdicts"]}
+    scenes = {v["photo"]: v["measures"].get("moment") for v in judged["verdicts"]}
     rows = []
     for number, one in enumerate(judged["chosen"]["photos"], 1):
-        moment = moments.get(one["photo"])
-        rows.append((str(number), one["photo"], one["why"], "" if moment is None else str(moment + 1)))
-    return Table(("", "photo", "why", "moment"), rows)
+        scene = scenes.get(one["photo"])
+        rows.append((str(number), one["photo"], one["why"], "" if scene is None else str(scene + 1)))
+    return Table(("", "photo", "why", "scene"), rows)

@@ -25,33 +25,39 @@ def plot_pick(run: Run) -> Plot:
     tried, chosen = [Pick.from_dict(one) for one in manifest["candidates"]], Pick.from_dict(manifest["chosen"])
     usual = tried[0].scale
     checkpoints = [one for one in tried if one.scale == usual]
-    strengths = sorted((one for one in tried if one.step == chosen.step), key=lambda one: one.scale)
+    scales = sorted((one for one in tried if one.step == chosen.step), key=lambda one: one.scale)
     figure = Plot(figsize=(9, 4.6), layout="constrained")
     colours = figure.colours
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     _curve(left, checkpoints, [f"step {one.step}" for one in checkpoints], colours.grey)
-    left.set_title(f"checkpoints (steps) at strength {usual:g}", fontsize=9)
-    _curve(right, strengths, [f"strength {one.scale:g}" for one in strengths], colours.blue)
-    right.set_title(f"strengths of step {chosen.step}", fontsize=9)
-    knees = (choose_pick(checkpoints), chosen)
-    mark = manifest["pass_mark"]["mark"] / manifest["pass_mark"]["own_median"]
-    for axes, knee in zip((left, right), knees, strict=True):
+    left.set_title(f"checkpoints (steps) at lora_scale {usual:g}", fontsize=9)
+    _curve(right, scales, [f"lora_scale {one.scale:g}" for one in scales], colours.blue)
+    right.set_title(f"lora_scales of step {chosen.step}", fontsize=9)
+    chosen_ones = (choose_pick(checkpoints), chosen)
+    least = manifest["pass_mark"]["mark"] / manifest["pass_mark"]["own_median"]
+    for axes, best in zip((left, right), chosen_ones, strict=True):
         axes.scatter(
-            knee.obeyed, knee.likeness, s=220, facecolors="none", edgecolors=colours.red, linewidths=2, label="chosen"
+            best.adherence,
+            best.likeness,
+            s=220,
+            facecolors="none",
+            edgecolors=colours.red,
+            linewidths=2,
+            label="chosen",
         )
-        axes.axhline(mark, color=colours.green, ls=":", label=f"pass mark, {mark:.0%}")
-        axes.set(xlabel="share of what was asked that is shown")
+        axes.axhline(least, color=colours.green, ls=":", label=f"acceptable likeness, {least:.0%}")
+        axes.set(xlabel="prompt adherence")
         legend_below(axes, 3)
-    left.set_ylabel("likeness (1: as alike as own photos)")
+    left.set_ylabel("likeness (1: as similar as own photos)")
     left.margins(0.15)  # both panels share their axes
     return figure
 
 
 def _curve(axes: Axes, some: list[Pick], names: list[str], colour: str) -> None:
     """Draw candidates in their order, joined, each with its own marker that the legend names."""
-    axes.plot([one.obeyed for one in some], [one.likeness for one in some], "-", color=colour, lw=0.8)
+    axes.plot([one.adherence for one in some], [one.likeness for one in some], "-", color=colour, lw=0.8)
     for one, name, sign in zip(some, names, cycle(SIGNS), strict=False):
-        axes.scatter(one.obeyed, one.likeness, s=36, marker=sign, color=colour, alpha=0.7, label=name)
+        axes.scatter(one.adherence, one.likeness, s=36, marker=sign, color=colour, alpha=0.7, label=name)
 
 
 def table_pick(run: Run) -> Table:
@@ -65,5 +71,5 @@ def table_pick(run: Run) -> Table:
     for one in (Pick.from_dict(values) for values in manifest["candidates"]):
         mark = "chosen" if one.to_dict() == manifest["chosen"] else ""
         passed = f"{round(one.passed * one.pictures)} of {one.pictures}"
-        rows.append((str(one.step), f"{one.scale:g}", f"{one.likeness:.0%}", f"{one.obeyed:.0%}", passed, mark))
-    return Table(("step", "strength", "as alike as a photo", "obeyed", "passed", ""), rows)
+        rows.append((str(one.step), f"{one.scale:g}", f"{one.likeness:.0%}", f"{one.adherence:.0%}", passed, mark))
+    return Table(("step", "lora_scale", "as similar as a photo", "prompt adherence", "passed", ""), rows)

@@ -64,17 +64,17 @@ def plot_previews(run: Run) -> Plot:
     facts = read_previews(run)
     steps = sorted({p["step"] for p in facts["previews"]})
     figure = Plot(figsize=(1.9 * len(steps), 2.3 * facts["pictures"] + 0.3), layout="constrained")
-    places = figure.subplots(facts["pictures"], len(steps), squeeze=False)
+    cells = figure.subplots(facts["pictures"], len(steps), squeeze=False)
     for column, step in enumerate(steps):
         shown = [p for p in facts["previews"] if p["step"] == step]
         for row, preview in enumerate(shown):
-            axes = places[row, column]
+            axes = cells[row, column]
             with Image.open(run.path("lora") / PREVIEWS / preview["file"], formats=("PNG",)) as image:
                 axes.imshow(np.asarray(image))
             known = preview["identity"] is not None
             axes.set(xticks=[], yticks=[])
             axes.set_xlabel(f"identity {preview['identity']:.2f}" if known else "no single face", fontsize=8)
-        places[0, column].set_title("the bare base" if step == 0 else f"after {step} steps", fontsize=9)
+        cells[0, column].set_title("the bare base" if step == 0 else f"after {step} steps", fontsize=9)
     title = drawable(f"\u201c{facts['prompt']}\u201d, each row from the same noise")
     figure.suptitle(textwrap.fill(title, 24 * len(steps)), fontsize=10, parse_math=False)
     return figure
@@ -99,8 +99,8 @@ def plot_progress(run: Run) -> Plot:
     below.axhline(
         facts["own_median"], color=colours.green, ls="--", label=f"own photos, median {facts['own_median']:.2f}"
     )
-    below.axhline(facts["pass_mark"], color=colours.red, ls=":", label=f"pass mark {facts['pass_mark']:.2f}")
-    below.set(xlabel="step", ylabel="identity\n(higher is more alike)")
+    below.axhline(facts["pass_mark"], color=colours.red, ls=":", label=f"identity threshold {facts['pass_mark']:.2f}")
+    below.set(xlabel="step", ylabel="identity\n(higher is more similar)")
     below.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=4, frameon=False)
     return figure
 

@@ -33,7 +33,7 @@ CANDIDATES = 4
 """Number of most similar photos to align."""
 
 
-def look_of(image: np.ndarray, face: recognition.Face) -> np.ndarray:
+def face_crop(image: np.ndarray, face: recognition.Face) -> np.ndarray:
     """Return a face's crop for the comparison: luma, upright, of one size; float32, shape (SIDE_PX, SIDE_PX).
 
     Pixels outside of the picture are NaN.
@@ -41,25 +41,25 @@ def look_of(image: np.ndarray, face: recognition.Face) -> np.ndarray:
     Args:
         image: RGB, uint8, shape (H, W, 3).
     """
-    look = recognition.align_face(image, face.points, SIDE_PX, TEMPLATE).astype(np.float32) @ LUMA
+    crop = recognition.align_face(image, face.points, SIDE_PX, TEMPLATE).astype(np.float32) @ LUMA
     inside = recognition.align_face(np.full_like(image, 255), face.points, SIDE_PX, TEMPLATE)[..., 0] > 250
-    return np.where(inside, look, np.float32(np.nan))
+    return np.where(inside, crop, np.float32(np.nan))
 
 
-def copy_likeness(look: np.ndarray, photos: Sequence[np.ndarray]) -> float:
+def copy_likeness(crop: np.ndarray, photos: Sequence[np.ndarray]) -> float:
     """Compute the largest similarity of a face's fine structure to a photo's, mirrored or not; lower is better.
 
     It is the correlation of luma between two sizes of detail, with local contrast normalised, so colour, brightness and
     contrast have no effect. The face is aligned to the photo's first, so rotation and stretching have none.
 
     Args:
-        look: of the headshot, by `look_of`. photos: the photos' looks, or none.
+        crop: of the headshot, by `face_crop`. photos: those of the photos, or none.
     Returns: in [-1, 1]; a copy is near 1. See RenderConfig.max_copy for figures.
     Source: ECC image alignment, Evangelidis and Psarakis 2008; local contrast normalisation, Jarrett et al. 2009.
     """
     coarse = [_structure(photo, *LAID_PX[0][:2]) for photo in photos]
     best = -1.0
-    for turned in (look, np.ascontiguousarray(look[:, ::-1])):
+    for turned in (crop, np.ascontiguousarray(crop[:, ::-1])):
         seen = _structure(turned, *LAID_PX[0][:2])
         alike = [_correlation(seen, photo) for photo in coarse]
         for place in np.argsort(alike)[::-1][:CANDIDATES]:
@@ -80,14 +80,14 @@ def _structure(luma: np.ndarray, fine_px: float, coarse_px: float) -> np.ndarray
     return np.where(near > 0, detail / (contrast + 2), np.nan).astype(np.float32)
 
 
-def _laid_over(look: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """Return the look, aligned to the photo's structure by an affine map; unchanged if they share no structure."""
+def _laid_over(crop: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """Return the crop, aligned to the photo's structure by an affine map; unchanged if they share no structure."""
     import cv2
 
     matrix = np.eye(2, 3, dtype=np.float32)
     ends = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
     for fine_px, coarse_px, smooth_px in LAID_PX:
-        pair = (_structure(photo, fine_px, coarse_px), _structure(look, fine_px, coarse_px))
+        pair = (_structure(photo, fine_px, coarse_px), _structure(crop, fine_px, coarse_px))
         mask = (OVAL & np.isfinite(pair[0]) & np.isfinite(pair[1])).astype(np.uint8)
         try:
             _, matrix = cv2.findTransformECC(
@@ -95,10 +95,10 @@ def _laid_over(look: np.ndarray, photo: np.ndarray) -> np.ndarray:
             )
         except cv2.error:  # no common structure
             break
-    inside, how = np.isfinite(look), {"flags": cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP}
-    filled = np.where(inside, look, look[inside].mean() if inside.any() else 0).astype(np.float32)
-    laid = cv2.warpAffine(filled, matrix, look.shape[::-1], **how)
-    return np.where(cv2.warpAffine(inside.astype(np.float32), matrix, look.shape[::-1], **how) > 0.9, laid, np.nan)
+    inside, how = np.isfinite(crop), {"flags": cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP}
+    filled = np.where(inside, crop, crop[inside].mean() if inside.any() else 0).astype(np.float32)
+    laid = cv2.warpAffine(filled, matrix, crop.shape[::-1], **how)
+    return np.where(cv2.warpAffine(inside.astype(np.float32), matrix, crop.shape[::-1], **how) > 0.9, laid, np.nan)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

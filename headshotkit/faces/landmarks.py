@@ -116,5 +116,5 @@ def face_inside(points: np.ndarray, width_px: int, height_px: int) -> float:
     side = 28
     matrix = recognition.template_transform(points, side)
     grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) + 0.5
-    places = (grid - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    return float(((places >= 0) & (places < [width_px, height_px])).all(1).mean())
+    positions = (grid - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    return float(((positions >= 0) & (positions < [width_px, height_px])).all(1).mean())

@@ -88,7 +88,7 @@ def _install(pack: str, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unpacked, folder)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise NotWhole(f"{archive.name} is no pack: {first_line(error)}") from error
+        raise NotWhole(f"{archive.name} is not a model pack: {first_line(error)}") from error
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
         archive.unlink(missing_ok=True)

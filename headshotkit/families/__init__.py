@@ -19,7 +19,7 @@ from headshotkit.config.bases import Base, find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.downloads import first_line
 from headshotkit.core.errors import BadConfig, BaseUnavailable
-from headshotkit.core.records import NOBODY, Names
+from headshotkit.core.records import NO_SUBJECT, Names
 from headshotkit.core.runtime import data_path
 from headshotkit.families import weighing
 
@@ -44,9 +44,9 @@ class Condition(dict):
         """Return N, the number of prompts."""
         return len(next(iter(self.values())))
 
-    def pick(self, places: list[int]) -> Condition:
+    def pick(self, indices: list[int]) -> Condition:
         """Return the rows of some prompts, in that order."""
-        return Condition({name: tensor[places] for name, tensor in self.items()})
+        return Condition({name: tensor[indices] for name, tensor in self.items()})
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Sampling:
     sampler: str = "base"
     base_guidance: float = 1.0
     base_guidance_every: int = 3
-    names: Names = NOBODY
+    names: Names = NO_SUBJECT
 
     @classmethod
-    def of(cls, config: RenderConfig, size_px: tuple[int, int], names: Names = NOBODY) -> Sampling:
+    def of(cls, config: RenderConfig, size_px: tuple[int, int], names: Names = NO_SUBJECT) -> Sampling:
         """Return the settings of a RenderConfig for the size (width, height) px; names as `Lora.names`."""
         drawn = (config.sampler_steps, config.guidance, config.guidance_share, config.sampler)
         return cls(size_px, *drawn, config.base_guidance, config.base_guidance_every, names)

@@ -64,8 +64,8 @@ def load_controls(family: Family) -> Controls:
     module = importlib.import_module(f"headshotkit.families.{family.base.family}")
     if not hasattr(module, "CONTROLS"):
         raise BadConfig(
-            f"base {family.base.name!r} draws from prompts alone.",
-            f"Photos, edges and refiners were not built for its family, {family.base.family}.",
+            f"base {family.base.name!r} uses prompts only.",
+            f"Photos, edges and refiners are not implemented for its family, {family.base.family}.",
             "Leave out photo, control and refiner, or choose another base: --base sdxl",
         )
     return module.CONTROLS(family)

@@ -38,7 +38,7 @@ def draw(
 ) -> torch.Tensor:
     """Return the stock pipeline's latents for prompts and negative prompts, each from its own seed's noise."""
     dtype, device = pipeline.unet.dtype, pipeline.unet.device
-    told = {
+    conditioning = {
         prefix + name: condition[part].to(device, dtype)
         for prefix, condition in zip(("", "negative_"), conditions, strict=True)
         for name, part in (("prompt_embeds", "text"), ("pooled_prompt_embeds", "pooled"))
@@ -50,7 +50,7 @@ def draw(
             height=sampling.size_px[1],
             num_inference_steps=sampling.steps,
             output_type="latent",
-            **told,
+            **conditioning,
             **guidance_options(sampling, on_step),
         ).images
 
@@ -91,23 +91,23 @@ class WordGuidance:
     Args:
         unet: the U-Net that draws.
         bare: enters a context that gives the base's own U-Net, which may be the same one with other weights.
-        told: the N prompts with a class word for the person, N times that class word alone, and a row for each of
-            `unusual` with the usual expression.
+        conditioning: the N prompts with a class word for the person, N times that class word alone, and a row for each
+            of `unusual` with the usual expression.
         unusual: indices of the prompts that ask for another expression than the usual one.
     Source: predictions of several conditions added up, Liu et al. 2022, arXiv:2206.01714.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, bare: Callable, told: Condition, unusual: list[int],
+    def __init__(self, unet: UNet2DConditionModel, bare: Callable, conditioning: Condition, unusual: list[int],
                  sampling: Sampling) -> None:  # fmt: skip
         self.unet, self.bare, self.unusual, self.comparing = unet, bare, unusual, False
-        self.count = (told.count - len(unusual)) // 2
+        self.count = (conditioning.count - len(unusual)) // 2
         self.strength, self.every, self.step, self.push = (
             sampling.base_guidance - 1,
             sampling.base_guidance_every,
             0,
             None,
         )
-        self.text, self.pooled = (told[name].to(unet.device, unet.dtype) for name in ("text", "pooled"))
+        self.text, self.pooled = (conditioning[name].to(unet.device, unet.dtype) for name in ("text", "pooled"))
 
     def __enter__(self) -> WordGuidance:
         self.hook = self.unet.register_forward_hook(self._after, with_kwargs=True)
@@ -116,12 +116,12 @@ class WordGuidance:
     def __exit__(self, *_: object) -> None:
         self.hook.remove()
 
-    def _after(self, _: torch.nn.Module, inputs: tuple, told: dict, predicted: tuple) -> tuple | None:
+    def _after(self, _: torch.nn.Module, inputs: tuple, kwargs: dict, predicted: tuple) -> tuple | None:
         """Add the words' part to the U-Net's prediction, of the prompts or of negative prompts and prompts."""
         if self.comparing:  # this is the bare base's prediction, in the same U-Net
             return None
         if self.step % self.every == 0:
-            self.push = self.strength * self._difference(inputs[0], inputs[1], told["added_cond_kwargs"]["time_ids"])
+            self.push = self.strength * self._difference(inputs[0], inputs[1], kwargs["added_cond_kwargs"]["time_ids"])
         self.step += 1
         return (predicted[0] + self.push.repeat(len(predicted[0]) // self.count, 1, 1, 1), *predicted[1:])
 
@@ -185,8 +185,9 @@ def karras_dpm(usual: SchedulerMixin, base: str) -> DPMSolverMultistepScheduler:
     kind, endless = usual.config.prediction_type, usual.config.get("rescale_betas_zero_snr", False)
     if kind not in ("epsilon", "v_prediction") or endless:
         raise BadConfig(
-            f"sampler is 'dpmpp-2m-karras', base {base!r} predicts {kind}{', from pure noise on' if endless else ''}.",
-            "Karras' noise levels end at a finite one, and DPM++ here reads noise or velocity.",
+            f"sampler is 'dpmpp-2m-karras', base {base!r} predicts "
+            f"{kind}{' and starts from pure noise' if endless else ''}.",
+            "Karras' highest noise level is finite, and DPM++ here needs a prediction of noise or velocity.",
             "Set RenderConfig.sampler to base.",
         )
     return DPMSolverMultistepScheduler.from_config(usual.config, use_karras_sigmas=True)

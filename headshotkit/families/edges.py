@@ -48,5 +48,5 @@ def edge_agreement(picture: Image.Image, edges: Image.Image) -> float:
 
 def _near(lines: np.ndarray) -> np.ndarray:
     """Return a mask of the px within REACH_PX of a line."""
-    wide = Image.fromarray(lines.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * REACH_PX + 1))
-    return np.asarray(wide) > 0
+    thick = Image.fromarray(lines.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * REACH_PX + 1))
+    return np.asarray(thick) > 0

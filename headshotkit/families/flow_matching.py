@@ -42,8 +42,8 @@ class FlowFamily(FlowParts):
     """One loaded flow-matching base. `Family` describes its methods.
 
     A subclass defines the layers with a LoRA as a regular expression over their full names, the latents a side of one
-    token, whether negative prompts count, and five methods: `_encode_prompt`, `_normalise`, `_velocity`, `_told` and
-    `_decodable`.
+    token, whether negative prompts count, and five methods: `_encode_prompt`, `_normalise`, `_velocity`,
+    `_conditioning` and `_decodable`.
     """
 
     layers: dict[str, str]
@@ -129,8 +129,8 @@ class FlowFamily(FlowParts):
         """
         if config.min_snr_gamma:
             raise BadConfig(
-                f"min_snr_gamma is {config.min_snr_gamma:g}, base {self.base.name!r} learns by flow matching.",
-                "Min-SNR weights predictions of noise; here the sampling of noise levels does its work.",
+                f"min_snr_gamma is {config.min_snr_gamma:g}, base {self.base.name!r} is trained by flow matching.",
+                "Min-SNR is for noise prediction; flow matching samples the noise levels instead.",
                 "Set TrainConfig.min_snr_gamma to 0.",
             )
         levels = self.noise_levels(latents, generator)
@@ -139,8 +139,8 @@ class FlowFamily(FlowParts):
             noise += config.noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         sigma = levels.view(-1, 1, 1, 1)
         noisy = (1 - sigma) * latents + sigma * noise
-        told = Condition({name: self._to_device(tensor) for name, tensor in condition.items()})
-        velocity = self._velocity(self._to_device(noisy), levels.to(self.device), told)
+        conditioning = Condition({name: self._to_device(tensor) for name, tensor in condition.items()})
+        velocity = self._velocity(self._to_device(noisy), levels.to(self.device), conditioning)
         error = (velocity.float() - (noise - latents).to(self.device)).pow(2)
         return (error if weights is None else error * weights.to(self.device)).mean((1, 2, 3))
 
@@ -208,15 +208,15 @@ class FlowFamily(FlowParts):
         self.transformer.eval()
         guidance = sampling.guidance if sampling.guided_steps or not self.uses_negatives else 1.0
 
-        def draw(places: list[int]) -> torch.Tensor:
-            told = wanted.pick(places), avoided.pick(places) if avoided else None
+        def draw(indices: list[int]) -> torch.Tensor:
+            conditioning = wanted.pick(indices), avoided.pick(indices) if avoided else None
             return self.pipeline(
-                **self._told(*told, guidance),
-                generator=[torch.Generator().manual_seed(seeds[n]) for n in places],
+                **self._conditioning(*conditioning, guidance),
+                generator=[torch.Generator().manual_seed(seeds[n]) for n in indices],
                 width=sampling.size_px[0],
                 height=sampling.size_px[1],
                 num_inference_steps=sampling.steps,
-                callback_on_step_end=self._after_step(len(places), sampling, on_step),
+                callback_on_step_end=self._after_step(len(indices), sampling, on_step),
                 output_type="latent",  # the autoencoder's dtype may differ, which the pipelines don't expect
             ).images
 
@@ -245,13 +245,13 @@ class FlowFamily(FlowParts):
         if sampling.base_guidance > 1:
             raise BadConfig(
                 f"base_guidance is {sampling.base_guidance}, base {self.base.name!r} draws by flow matching.",
-                "Word guidance has been built and measured for U-Nets alone.",
+                "Base-model guidance is implemented for U-Nets only.",
                 "Set RenderConfig.base_guidance to 1.",
             )
         if sampling.sampler != "base":
             raise BadConfig(
                 f"sampler is {sampling.sampler!r}, base {self.base.name!r} draws by flow matching.",
-                "Its scheduler's Euler steps follow the velocity that it was trained to tell.",
+                "It was trained to predict velocity, which its scheduler's Euler steps follow.",
                 "Set RenderConfig.sampler to base.",
             )
 
@@ -266,11 +266,11 @@ class FlowFamily(FlowParts):
         raw = raw - self.vae.config.shift_factor
         return raw * self.vae.config.scaling_factor
 
-    def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, told: Condition) -> torch.Tensor:
+    def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, conditioning: Condition) -> torch.Tensor:
         """Predict noise - latents, in the shape of `noisy`; `levels` (N,) in (0, 1)."""
         raise NotImplementedError
 
-    def _told(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
+    def _conditioning(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
         """Return the pipeline's arguments for prompts, negative prompts and guidance (1 is off)."""
         raise NotImplementedError
 

@@ -31,22 +31,22 @@ class FluxFamily(FlowFamily):
         text, pooled, _ = self.texts.encode_prompt(prompt, device=self.device)
         return Condition(text=text.float().cpu(), pooled=pooled.float().cpu())
 
-    def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, told: Condition) -> torch.Tensor:
+    def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, conditioning: Condition) -> torch.Tensor:
         n, channels, height, width = noisy.shape
         guided = self.transformer.config.guidance_embeds
         answer = self.transformer(
             hidden_states=FluxPipeline._pack_latents(noisy, n, channels, height, width),
             timestep=levels.to(self.dtype),
             guidance=torch.full((n,), TRAIN_GUIDANCE, device=self.device) if guided else None,
-            pooled_projections=told["pooled"],
-            encoder_hidden_states=told["text"],
-            txt_ids=torch.zeros(told["text"].shape[1], 3, device=self.device, dtype=self.dtype),
+            pooled_projections=conditioning["pooled"],
+            encoder_hidden_states=conditioning["text"],
+            txt_ids=torch.zeros(conditioning["text"].shape[1], 3, device=self.device, dtype=self.dtype),
             img_ids=FluxPipeline._prepare_latent_image_ids(n, height // 2, width // 2, self.device, self.dtype),
             return_dict=False,
         )[0]
         return FluxPipeline._unpack_latents(answer, height, width, 1)
 
-    def _told(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
+    def _conditioning(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
         return {
             "prompt_embeds": self._to_device(wanted["text"]),
             "pooled_prompt_embeds": self._to_device(wanted["pooled"]),

@@ -35,19 +35,19 @@ class Flux2Family(FlowFamily):
         patched = Flux2KleinPipeline._patchify_latents(raw)
         return (patched - mean.view(1, -1, 1, 1).to(patched)) / spread.view(1, -1, 1, 1).to(patched)
 
-    def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, told: Condition) -> torch.Tensor:
+    def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, conditioning: Condition) -> torch.Tensor:
         answer = self.transformer(
             hidden_states=Flux2KleinPipeline._pack_latents(noisy),
             timestep=levels.to(self.dtype),
             guidance=None,
-            encoder_hidden_states=told["text"],
-            txt_ids=Flux2KleinPipeline._prepare_text_ids(told["text"]).to(self.device),
+            encoder_hidden_states=conditioning["text"],
+            txt_ids=Flux2KleinPipeline._prepare_text_ids(conditioning["text"]).to(self.device),
             img_ids=Flux2KleinPipeline._prepare_latent_ids(noisy).to(self.device),
             return_dict=False,
         )[0]
         return answer.transpose(1, 2).reshape(noisy.shape)
 
-    def _told(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
+    def _conditioning(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
         return {
             "prompt_embeds": self._to_device(wanted["text"]),
             "negative_prompt_embeds": self._to_device(avoided["text"]),

@@ -41,22 +41,22 @@ def in_parts(family, count: int, size_px: tuple[int, int], draw: Callable[[list[
     made, start = [], 0
     while start < count:
         most = _most(family, count)
-        places = list(range(start, min(count, start + most)))
+        indices = list(range(start, min(count, start + most)))
         with warnings.catch_warnings():  # diffusers 0.42's schedulers convert tensors to arrays in numpy 1's way
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-            part, said = runtime.within_memory(lambda places=places: draw(places))
+            part, said = runtime.within_memory(lambda indices=indices: draw(indices))
         if not said:
             made.append(part)
-            start += len(places)
-        elif len(places) == 1:
+            start += len(indices)
+        elif len(indices) == 1:
             raise OutOfMemory(
-                "one picture, drawn alone, needs more memory than there is.",
+                "a single picture needs more memory than is available.",
                 said,
-                "Ask for smaller pictures, close what else uses the memory, or use a larger GPU; then give the same "
-                "command again: what was finished stays.",
+                "Choose a smaller size, close other programs that use the memory, or use a larger GPU; then give the "
+                "same command again: finished work is kept.",
             )
         else:
-            _note(family, {AT_ONCE: len(places) // 2}, f"{len(places) // 2} pictures at once from now on", said)
+            _note(family, {AT_ONCE: len(indices) // 2}, f"{len(indices) // 2} pictures at once from now on", said)
     return made
 
 
@@ -86,10 +86,10 @@ def coded(family, vae: torch.nn.Module, pictures: int, work: Callable[[], torch.
             made, said = runtime.within_memory(work)
             if said and (vae.use_tiling or not (can_tile(vae) or (pictures > 1 and not vae.use_slicing))):
                 raise OutOfMemory(
-                    "the autoencoder needs more memory than there is, even in the smallest parts that it can work in.",
+                    "the autoencoder needs more memory than is available, even with the smallest tiles.",
                     said,
-                    "Close what else uses the memory, or use a larger GPU; then give the same command again: what was "
-                    "finished stays.",
+                    "Close other programs that use the memory, or use a larger GPU; then give the same command "
+                    "again: finished work is kept.",
                 )
             if said:
                 way = SLICES if pictures > 1 and not vae.use_slicing else TILES
@@ -98,7 +98,7 @@ def coded(family, vae: torch.nn.Module, pictures: int, work: Callable[[], torch.
             elif made.isfinite().all():
                 return made
             elif vae.dtype == torch.float32:
-                raise not_finite(made, "come out of the autoencoder")
+                raise not_finite(made, "left the autoencoder")
             else:
                 upcast = True
                 _note(family, {CODING: FLOAT32}, "a picture was decoded again in float32", f"{usual} overflowed")
@@ -127,7 +127,7 @@ def demand_finite(latents: torch.Tensor) -> torch.Tensor:
         NotFinite: some are not; they would become black pictures.
     """
     if not latents.isfinite().all():
-        raise not_finite(latents, "come out of the denoiser")
+        raise not_finite(latents, "left the denoiser")
     return latents
 
 
@@ -136,7 +136,7 @@ def not_finite(made: torch.Tensor, where: str) -> NotFinite:
     bad = sum(not bool(one.isfinite().all()) for one in made)
     return NotFinite(
         f"{bad} of {len(made)} pictures {where} with NaN or infinity in {made.dtype}.",
-        "The LoRA is applied too strongly or was trained too fast, or the base's weights are damaged.",
+        "lora_scale or the learning rate was too high, or the base's weights are damaged.",
         "Lower lora_scale, or train again with a lower learning_rate; if the bare base (lora_scale 0) does the same, "
         "download its weights again.",
     )

@@ -69,7 +69,7 @@ def choose_precision(device: str) -> Precision:
     side = torch.float32 if dtype == torch.float16 else dtype
     names = [str(one).removeprefix("torch.") for one in (dtype, side)]
     if device != "cuda":
-        reason = f"{names[0]}, not NF4, for diffusers makes NF4 on CUDA alone and this is {device}: {why}"
+        reason = f"{names[0]}, not NF4, because diffusers supports NF4 on CUDA only and this is {device}: {why}"
         return Precision(dtype, side, False, reason)
     runtime.require("bitsandbytes", "train")
     reason = f"NF4 weights by bitsandbytes, denoiser in {names[0]}, encoders in {names[1]}: {why}"

@@ -103,8 +103,8 @@ def lora_bytes(network: torch.nn.Module, prefix: str, metadata: dict[str, str]) 
         NotFinite: it holds NaN or infinity.
     """
     config, usual = network.peft_config[ADAPTER].to_dict(), LoraConfig().to_dict()
-    told = {name: value for name, value in config.items() if name in CONFIG_KEPT or value != usual[name]}
-    known = {f"{prefix}{name}": sorted(value) if isinstance(value, set) else value for name, value in told.items()}
+    stored = {name: value for name, value in config.items() if name in CONFIG_KEPT or value != usual[name]}
+    known = {f"{prefix}{name}": sorted(value) if isinstance(value, set) else value for name, value in stored.items()}
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(known, default=str, sort_keys=True)}
     tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in lora_tensors(network).items()}
     demand_finite(tensors)
@@ -133,7 +133,7 @@ def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) ->
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
         strange = [name for name, shape in shapes.items() if not _fits(name, shape, prefix, layers)]
-        problem = f"{len(strange)} of {len(shapes)} tensors have no place: {', '.join(strange[:2])}"
+        problem = f"{len(strange)} of {len(shapes)} tensors fit no layer: {', '.join(strange[:2])}"
     except (OSError, SafetensorError) as error:
         shapes, strange, problem = {}, [], str(error).splitlines()[0][:200]
     if strange or not shapes:

@@ -75,8 +75,8 @@ class Method:
 
     def loaded_bytes(self) -> int:
         """Return the bytes of all weights that are loaded now."""
-        places = [*vars(self.family).values(), *getattr(self.family.pipeline, "components", {}).values()]
-        modules = [place for place in places if isinstance(place, torch.nn.Module)]
+        parts = [*vars(self.family).values(), *getattr(self.family.pipeline, "components", {}).values()]
+        modules = [part for part in parts if isinstance(part, torch.nn.Module)]
         weights = {id(p): p.numel() * p.element_size() for module in modules for p in module.parameters()}
         return sum(weights.values())
 
@@ -108,13 +108,13 @@ def load_method(family: Family, config: TrainConfig, dataset: Dataset) -> Method
     if "token_vectors" not in UNUSED[config.method] and not holding:
         raise BadConfig(
             f"method is {config.method!r}, and 0 of {len(dataset.photos)} captions hold the token {dataset.token!r}.",
-            "What a new token stands for is learnt from the captions that hold it.",
+            "A new token is learnt from the captions that contain it.",
             f"Write {dataset.instance!r} into the captions (dataset/*.txt), or train with --method lora.",
         )
     if config.method == "textual-inversion" and dataset.class_images:
         raise BadConfig(
             f"method is {config.method!r}, and there are {len(dataset.class_images)} class images.",
-            "They hold the denoiser steady, and this method changes nothing of it: they would only double the time.",
+            "They stabilise the denoiser, which this method does not train: they would only double the time.",
             "Prepare without them (--class-images 0), or train with --method pivotal.",
         )
     return method
@@ -157,7 +157,7 @@ def _kind(family: Family, method: str) -> type[Method]:
     if method not in kinds:
         raise BadConfig(
             f"method is {method!r}, base is {family.base.name!r}.",
-            f"Its family {family.base.family} knows: {', '.join(kinds)}.",
+            f"Its family {family.base.family} supports: {', '.join(kinds)}.",
             "Choose one of these, for example --method lora, or another base: --base sdxl",
         )
     return kinds[method]

@@ -19,11 +19,11 @@ def copies_on_disk(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     The file is in the cache folder and already unlinked, so it disappears with the copies. If it can't be created, on a
     full disk for example, the copies are in memory.
     """
-    places = [-(-tensor.nbytes // ALIGNED) * ALIGNED for tensor in tensors.values()]
-    file = _mapped(sum(places)) if tensors else None
+    lengths = [-(-tensor.nbytes // ALIGNED) * ALIGNED for tensor in tensors.values()]
+    file = _mapped(sum(lengths)) if tensors else None
     if file is None:
         return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-    parts = file.split(places)
+    parts = file.split(lengths)
     return {
         name: part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
         for (name, tensor), part in zip(tensors.items(), parts, strict=True)

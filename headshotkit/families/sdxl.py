@@ -68,7 +68,7 @@ class SdxlFamily:
         self.forwards, self.decoding, self.changes = 0, "whole", []
         self.without_lora: dict[str, torch.Tensor] = {}
         self.bare: torch.nn.Module | None = None  # the base's own U-Net, if another one draws
-        self.respell = str  # transforms a prompt for the encoders; new tokens set it
+        self.prompt_transform = str  # transforms a prompt for the encoders; new tokens set it
 
     def _load(self) -> StableDiffusionXLPipeline:
         """Load the stock pipeline: the embedded base from its folder, other bases from the hub or its cache."""
@@ -125,8 +125,8 @@ class SdxlFamily:
 
     def encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode text (1, 77, D) and pooled (1, P), differentiable. The empty prompt is zeros if the base sets that."""
-        told = self.respell(prompt)
-        parts = self.pipeline.encode_prompt(told, device=self.device, do_classifier_free_guidance=False)
+        text = self.prompt_transform(prompt)
+        parts = self.pipeline.encode_prompt(text, device=self.device, do_classifier_free_guidance=False)
         zero = not prompt and self.pipeline.config.force_zeros_for_empty_prompt
         return tuple(part.float().cpu() * (0.0 if zero else 1.0) for part in (parts[0], parts[2]))
 
@@ -184,7 +184,7 @@ class SdxlFamily:
         """Call the U-Net once, under autocast if the frozen weights are in half precision."""
         half = self.dtype != torch.float32
         autocast = torch.autocast(self.device, dtype=self.dtype) if half else nullcontext()
-        told = {
+        added = {
             "text_embeds": condition["pooled"].to(self.device, self.dtype),
             "time_ids": torch.tensor(sizes, dtype=self.dtype, device=self.device),
         }
@@ -193,7 +193,7 @@ class SdxlFamily:
                 noisy.to(self.device, self.dtype),
                 steps.to(self.device),
                 condition["text"].to(self.device, self.dtype),
-                added_cond_kwargs=told,
+                added_cond_kwargs=added,
             ).sample
 
     def lora_state(self) -> dict[str, torch.Tensor]:
@@ -213,7 +213,7 @@ class SdxlFamily:
     def use_few_steps(self, few: FewSteps) -> None:
         """Put a distilled LoRA into the base, for good; the person's is added after that."""
         self.use_lora(Path(), 0)
-        title, otherwise = f"the few-step LoRA {few.file}", "leave out --few-steps."
+        title, otherwise = f"the few-step LoRA {few.file}", "leave out --distilled-lora."
         place = hub.fetch(hub.Wanted(few.source, title, otherwise, files=(few.file,), size_gb=0.6))
         with loading(title, place, otherwise):
             self.pipeline.load_lora_weights(str(place), weight_name=few.file, adapter_name="few_steps")
@@ -262,10 +262,10 @@ class SdxlFamily:
             check_size(self.base, side, self._size_factor())
         wanted, avoided = self.encode_prompts(prompts), self.encode_prompts(negatives)
 
-        def draw(places: list[int]) -> torch.Tensor:
-            told, own_seeds = (wanted.pick(places), avoided.pick(places)), [seeds[n] for n in places]
-            words = self._base_guidance([prompts[n] for n in places], sampling) if sampling.worded else None
-            return drawing.draw(self.pipeline, self.base.name, told, own_seeds, sampling, on_step, words)
+        def draw(indices: list[int]) -> torch.Tensor:
+            conditioning, own_seeds = (wanted.pick(indices), avoided.pick(indices)), [seeds[n] for n in indices]
+            words = self._base_guidance([prompts[n] for n in indices], sampling) if sampling.worded else None
+            return drawing.draw(self.pipeline, self.base.name, conditioning, own_seeds, sampling, on_step, words)
 
         with self.counting_rows():
             latents = frugal.in_parts(self, len(prompts), sampling.size_px, draw)
@@ -274,11 +274,11 @@ class SdxlFamily:
     def _base_guidance(self, prompts: list[str], sampling: Sampling) -> drawing.WordGuidance:
         """Return the base-model guidance, with a class word for the person's name in the prompts."""
         self._make_bare_ready()
-        person, anybody, usual = sampling.names
-        words = [prompt.replace(person, anybody) for prompt in prompts]
-        others = {n: told for n, text in enumerate(words) if (told := with_expression(text, usual)) != text}
-        told = self.encode_prompts([*words, *[f"photo of {anybody}"] * len(words), *others.values()])
-        return drawing.WordGuidance(self.pipeline.unet, self._bare_unet, told, list(others), sampling)
+        person, class_prompt, usual = sampling.names
+        words = [prompt.replace(person, class_prompt) for prompt in prompts]
+        others = {n: new for n, text in enumerate(words) if (new := with_expression(text, usual)) != text}
+        conditioning = self.encode_prompts([*words, *[f"photo of {class_prompt}"] * len(words), *others.values()])
+        return drawing.WordGuidance(self.pipeline.unet, self._bare_unet, conditioning, list(others), sampling)
 
     def _make_bare_ready(self) -> None:
         """Move the weights without the LoRA to the U-Net's device, if there is room. If all weights were trained, load
@@ -292,8 +292,8 @@ class SdxlFamily:
             needed = sum(weight.nbytes for weight in unet.parameters()) / 2**30 + WORKING_GIB
             if free is not None and free < needed:
                 raise OutOfMemory(
-                    f"word guidance needs {needed:.1f} GiB more of the GPU, {free:.1f} are free.",
-                    "All weights of the U-Net were trained, so the bare base's are a second U-Net beside it.",
+                    f"base-model guidance needs {needed:.1f} GiB more GPU memory, {free:.1f} are free.",
+                    "All weights of the U-Net were trained, so the bare base is a second U-Net in memory.",
                     "Set RenderConfig.base_guidance to 1 (--base-guidance 1), or use a larger GPU.",
                 )
             self.bare = self._own_unet()

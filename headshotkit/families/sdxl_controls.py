@@ -35,7 +35,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 SHARED = ("vae", "text_encoder_2", "tokenizer_2")
 """Parts of the base that the hub's refiner uses."""
 
-Told = dict[str, torch.Tensor]
+Conditioning = dict[str, torch.Tensor]
 
 
 class SdxlControls:
@@ -69,12 +69,12 @@ class SdxlControls:
 
         drawing.fit_decoding(family.pipeline.vae, sampling.size_px, 1)  # a photo is encoded in the same mode
 
-        def draw(places: list[int]) -> torch.Tensor:
-            pipeline, given = self._road([seeds[n] for n in places], sampling, guide)
-            told = self._told(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
+        def draw(indices: list[int]) -> torch.Tensor:
+            pipeline, given = self._mode([seeds[n] for n in indices], sampling, guide)
+            conditioning = self._conditioning(pipeline, [prompts[n] for n in indices], [negatives[n] for n in indices])
             with drawing.sampling_by(pipeline, sampling.sampler, family.base.name):
                 return pipeline(
-                    num_inference_steps=sampling.steps, output_type="latent", **told, **given, **options
+                    num_inference_steps=sampling.steps, output_type="latent", **conditioning, **given, **options
                 ).images
 
         with family.counting_rows():
@@ -83,7 +83,7 @@ class SdxlControls:
             latents = self._refine(torch.cat(latents), prompts, negatives, sampling, guide, on_step)
         return drawing.decode(family, latents, sampling.size_px)
 
-    def _road(self, seeds: list[int], sampling: Sampling, guide: Guide) -> tuple[DiffusionPipeline, dict]:
+    def _mode(self, seeds: list[int], sampling: Sampling, guide: Guide) -> tuple[DiffusionPipeline, dict]:
         """Return the pipeline that draws, and its arguments besides the prompts.
 
         Raises:
@@ -91,8 +91,8 @@ class SdxlControls:
         """
         if guide.photo and guide.edges:
             raise BadConfig(
-                "a photo and edges are given at once.",
-                "Image-to-image begins with the photo, a ControlNet with noise.",
+                "both a photo and edges are given.",
+                "Image-to-image starts from the photo, a ControlNet from noise.",
                 "Leave out one of them.",
             )
         width, height = sampling.size_px
@@ -115,7 +115,7 @@ class SdxlControls:
             "latents": randn_tensor(shape, generators, torch.device(self.family.device), unet.dtype),
         }
 
-    def _told(self, pipeline: DiffusionPipeline, prompts: list[str], negatives: list[str]) -> Told:
+    def _conditioning(self, pipeline: DiffusionPipeline, prompts: list[str], negatives: list[str]) -> Conditioning:
         """Return the U-Net's conditioning; a refiner reads only the second encoder's columns, which are the last."""
         width, whole = pipeline.unet.config.cross_attention_dim, {}
         for prefix, texts in (("", prompts), ("negative_", negatives)):
@@ -167,7 +167,7 @@ class SdxlControls:
         base, place = self.family.base, getattr(self.family.base, part)
         if not place:
             raise BadConfig(
-                f"base {base.name!r} has no {part}.", "None was named for it.", "Choose another base: --base sdxl"
+                f"base {base.name!r} has no {part}.", "None is defined for it.", "Choose another base: --base sdxl"
             )
         if not place.startswith("data:"):
             title, otherwise = f"the {part} of base {base.name!r}", f"leave out the {part}."
@@ -200,15 +200,17 @@ class SdxlControls:
         with self._refiner() as pipeline:
             counting = pipeline.unet.register_forward_pre_hook(self.family._count_rows)
 
-            def draw(places: list[int]) -> torch.Tensor:
-                told = self._told(pipeline, [prompts[n] for n in places], [negatives[n] for n in places])
+            def draw(indices: list[int]) -> torch.Tensor:
+                conditioning = self._conditioning(
+                    pipeline, [prompts[n] for n in indices], [negatives[n] for n in indices]
+                )
                 return pipeline(
                     image=Image.new("RGB", sampling.size_px),  # required, but only the latents are used
-                    latents=latents[places],
+                    latents=latents[indices],
                     denoising_start=1 - guide.refined,
                     num_inference_steps=sampling.steps,
                     output_type="latent",
-                    **told,
+                    **conditioning,
                     **options,
                 ).images
 
@@ -271,8 +273,8 @@ def _with_edges_cut(options: dict, edges: bool) -> dict:
     names = options["callback_on_step_end_tensor_inputs"]
 
     def after(pipeline, step: int, time: torch.Tensor, tensors: dict) -> dict:
-        told = after_step(pipeline, step, time, {name: tensors[name] for name in names})
-        cut = len(told["prompt_embeds"]) < len(tensors["prompt_embeds"])
-        return told | {"image": tensors["image"].chunk(2)[1] if cut else tensors["image"]}
+        conditioning = after_step(pipeline, step, time, {name: tensors[name] for name in names})
+        cut = len(conditioning["prompt_embeds"]) < len(tensors["prompt_embeds"])
+        return conditioning | {"image": tensors["image"].chunk(2)[1] if cut else tensors["image"]}
 
     return options | {"callback_on_step_end": after, "callback_on_step_end_tensor_inputs": [*names, "image"]}

@@ -34,7 +34,7 @@ def kohya_names(layers: Iterable[str]) -> dict[str, str]:
     if strange or not depths:
         raise BadLora(
             f"{len(strange)} of {len(found)} layers have no name in kohya's naming: {', '.join(strange[:3])}.",
-            "The file holds other layers than the attentions and resnets of an SDXL U-Net's blocks.",
+            "The file has layers outside of the attentions and resnets of an SDXL U-Net's blocks.",
             "Give a LoRA that headshotkit trained.",
         )
     return {layer: _kohya_name(match, max(depths)) for layer, match in found.items()}

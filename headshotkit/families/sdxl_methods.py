@@ -98,9 +98,9 @@ class NewTokens(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of ids (..., ) in the table's dtype, shape (..., D)."""
-        place = ids - self.first
-        is_new = (place >= 0).unsqueeze(-1)
-        fresh = self.new(place.clamp(0, self.new.num_embeddings - 1)).to(self.old.weight.dtype)
+        index = ids - self.first
+        is_new = (index >= 0).unsqueeze(-1)
+        fresh = self.new(index.clamp(0, self.new.num_embeddings - 1)).to(self.old.weight.dtype)
         return torch.where(is_new, fresh, self.old(ids.clamp(max=self.old.num_embeddings - 1)))
 
 
@@ -122,8 +122,8 @@ def add_tokens(family, token: str, new: dict[str, torch.Tensor]) -> list[torch.n
         first = getattr(pipeline, tokenizer).convert_tokens_to_ids(name)
         network = getattr(pipeline, encoder)
         network.set_input_embeddings(NewTokens(network.get_input_embeddings(), new[key], first))
-        heed_the_end(network, getattr(pipeline, tokenizer).eos_token_id)
-    family.respell = lambda prompt: word_of(token).sub(name, prompt)
+        set_eos_token_id(network, getattr(pipeline, tokenizer).eos_token_id)
+    family.prompt_transform = lambda prompt: word_of(token).sub(name, prompt)
     family.encoded.clear()
     return [new_weights(family, key) for key in ENCODERS]
 
@@ -139,11 +139,11 @@ def remove_tokens(family) -> None:
         network = getattr(family.pipeline, encoder)
         if isinstance(network.get_input_embeddings(), NewTokens):
             network.set_input_embeddings(network.get_input_embeddings().old)
-    family.respell = str
+    family.prompt_transform = str
     family.encoded.clear()
 
 
-def heed_the_end(encoder: torch.nn.Module, end: int) -> None:
+def set_eos_token_id(encoder: torch.nn.Module, end: int) -> None:
     """Take the pooled text from the end of the prompt, where SDXL's own config (eos_token_id 2) is outdated.
 
     With it transformers takes the largest id for the end, which is a new token's. Without new tokens nothing changes.
@@ -163,15 +163,15 @@ class LiveConditions(Condition):
         super().__init__(cached)
         self.family, self.captions, self.token = family, captions, token
 
-    def pick(self, places: list[int]) -> Condition:
-        rows = [self._row(place) for place in places]
+    def pick(self, indices: list[int]) -> Condition:
+        rows = [self._row(index) for index in indices]
         return Condition({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
 
-    def _row(self, place: int) -> Condition:
-        if not names_token(self.captions[place], self.token):
+    def _row(self, index: int) -> Condition:
+        if not names_token(self.captions[index], self.token):
             nothing = 0.0 * sum(new_weights(self.family, key).sum().cpu() for key in ENCODERS)
-            return Condition({name: row + nothing for name, row in super().pick([place]).items()})
-        text, pooled = self.family.encode_prompt(self.captions[place])
+            return Condition({name: row + nothing for name, row in super().pick([index]).items()})
+        text, pooled = self.family.encode_prompt(self.captions[index])
         return Condition(text=text, pooled=pooled)
 
 
@@ -225,7 +225,7 @@ class TextualInversion(Method):
         if scale not in (0, 1):
             raise BadConfig(
                 f"lora_scale is {scale}, the method {lora.method}.",
-                "New tokens are in a prompt or not; between the two there is nothing.",
+                "New tokens are either in a prompt or not; there is no scale in between.",
                 "Set RenderConfig.lora_scale to 1, or 0 for the bare base.",
             )
         _use_embeddings(family, folder / EMBEDDINGS_FILE, lora, scale)

@@ -34,7 +34,7 @@ def demand_room(what: str, gib: float, next_step: str) -> None:
     if free is not None and gib > free:
         raise NotEnoughMemory(
             f"{what} needs about {gib:.1f} GiB of memory, and {free:.1f} GiB are free.",
-            "A system ends a program that takes more memory than there is.",
+            "The operating system kills a program that uses more memory than there is.",
             next_step,
         )
 
@@ -116,5 +116,5 @@ def pictures_in_room(base: Base, size_px: tuple[int, int], itemsize: int) -> tup
     if free is None:
         return None, ""
     width, height = size_px
-    demand_room(f"a picture of {width} x {height} px", one, "Ask for smaller pictures, or free memory.")
+    demand_room(f"a picture of {width} x {height} px", one, "Choose a smaller size, or free memory.")
     return math.floor(free / one), f"a picture takes about {one:.1f} GiB, {free:.1f} are free"

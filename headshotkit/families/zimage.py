@@ -37,18 +37,18 @@ class ZImageFamily(FlowFamily):
         filled = functional.pad(words.float().cpu(), (0, 0, 0, MOST_WORDS - len(words)))
         return Condition(text=filled[None], words=torch.tensor([len(words)]))
 
-    def _words(self, told: Condition) -> list[torch.Tensor]:
+    def _words(self, conditioning: Condition) -> list[torch.Tensor]:
         """Return this denoiser's input: a tensor (words, D) a prompt."""
-        rows = self._to_device(told["text"])
-        return [row[:count] for row, count in zip(rows, told["words"].tolist(), strict=True)]
+        rows = self._to_device(conditioning["text"])
+        return [row[:count] for row, count in zip(rows, conditioning["words"].tolist(), strict=True)]
 
-    def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, told: Condition) -> torch.Tensor:
+    def _velocity(self, noisy: torch.Tensor, levels: torch.Tensor, conditioning: Condition) -> torch.Tensor:
         """Predict noise - latents; Z-Image counts time from noise to picture, and predicts latents - noise."""
         frames = list(noisy.unsqueeze(2).unbind())
-        answer = self.transformer(frames, (1 - levels).to(self.dtype), self._words(told), return_dict=False)[0]
+        answer = self.transformer(frames, (1 - levels).to(self.dtype), self._words(conditioning), return_dict=False)[0]
         return -torch.stack(answer).squeeze(2)
 
-    def _told(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
+    def _conditioning(self, wanted: Condition, avoided: Condition | None, guidance: float) -> dict:
         """Return the pipeline's arguments; it adds guidance times the difference, so here 0 is off, not 1."""
         return {
             "prompt_embeds": self._words(wanted),

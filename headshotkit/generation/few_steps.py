@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from headshotkit.config import RenderConfig
-from headshotkit.config.few_steps import FEW_STEPS
+from headshotkit.config.distilled_lora import FEW_STEPS
 from headshotkit.scoring.bootstrap import rise_of
 
 PAIRS = 8
@@ -45,6 +45,6 @@ def compare_few(
     held = change.pairs > 0 and change.low >= -MOST_LOST and lost_faces <= 0
     words = (
         f"{config.distilled_lora}: identity {change.median:+.3f} [{change.low:+.3f}, {change.high:+.3f}] over "
-        f"{change.pairs} first attempts, {'used' if held else 'so not used'} (at most {MOST_LOST} may be lost)"
+        f"{change.pairs} first attempts, {'used' if held else 'not used'} (at most {MOST_LOST} may be lost)"
     )
     return asdict(change) | {"held": bool(held), "words": words}

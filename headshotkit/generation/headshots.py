@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headshotkit.config import RenderConfig
 from headshotkit.config.bases import find_base
-from headshotkit.config.few_steps import FEW_STEPS
+from headshotkit.config.distilled_lora import FEW_STEPS
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Headshot, Lora, Pick
@@ -55,14 +55,14 @@ def render_headshots(
     pick, picked = _picked(run, config)
     if lora.base != config.base:
         raise BadLora(
-            f"the LoRA was trained on base {lora.base!r}, the headshots are asked of {config.base!r}.",
+            f"the LoRA was trained on base {lora.base!r}, but the request uses base {config.base!r}.",
             "A LoRA only fits the base it was trained on.",
             f"Generate with --base {lora.base}, or train again with --base {config.base}.",
         )
     if config.distilled_lora and lora.method == "dreambooth":
         raise BadConfig(
             f"distilled_lora is {config.distilled_lora!r}, the run was trained with method 'dreambooth'.",
-            "It replaces the base's U-Net, and with it a distilled LoRA that was added to that.",
+            "It replaces the base's U-Net, and with it the distilled LoRA.",
             "Leave out --distilled-lora, or train with --method lora.",
         )
     bank = runtime.typed_path(config.prompts) if config.prompts else BANK
@@ -84,11 +84,11 @@ def render_headshots(
     headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
     best = choose_headshots(headshots, config.count)
     few = [FEW_STEPS[config.distilled_lora].source] if config.distilled_lora else []
-    causes = causes_of(headshots, person.mark.mark, used, run.manifest("photos"), drawing, bool(pick))
+    causes = causes_of(headshots, person.threshold.value, used, run.manifest("photos"), drawing, bool(pick))
     stage.finish(
         _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest) + _first_of(causes),
         **_facts(headshots, best, tasks),
-        pass_mark=person.mark.to_dict(),
+        pass_mark=person.threshold.to_dict(),
         causes=[cause.to_dict() for cause in causes],
         lora={"step": used.step, "scale": drawing.lora_scale, "picked": bool(pick)},
         shapes=_shapes(tasks, config),
@@ -104,9 +104,9 @@ def _picked(run: Run, config: RenderConfig) -> tuple[Pick | None, str]:
     if not config.use_pick or not run.peek("picked"):
         return None, ""
     if not run.has("picked"):
-        return None, "; the LoRA as trained: picked/ was not finished, or made from another LoRA or other photos"
+        return None, "; ignored picked/: unfinished, or made from another LoRA or other photos"
     pick = Pick.from_dict(run.manifest("picked")["chosen"])
-    return pick, f"; LoRA of step {pick.step} at strength {pick.scale:g}, as picked"
+    return pick, f"; LoRA of step {pick.step} at lora_scale {pick.scale:g}, as picked"
 
 
 def _hastened(manifest: dict) -> str:
@@ -133,15 +133,13 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
     prompts = len({h.prompt_id for h in passed})
     words = (
         f"accepted {accepted} of {len(headshots)} attempted; {prompts} of {config.count} prompts have a headshot at or "
-        f"above the pass mark {person.mark.mark:.2f}"
+        f"above the identity threshold {person.threshold.value:.2f}"
     )
     if passed:
         likeness = statistics.median(h.likeness for h in passed)
-        words += f"; {likeness:.0%} as much like you as your own photos are (median)"
+        words += f"; median likeness {likeness:.0%} of your own photos'"
     if config.minutes and len(passed) < config.count:
-        words += (
-            f"; {config.count - len(passed)} of {config.count} are missing: the {config.minutes:g} minutes were over"
-        )
+        words += f"; {config.count - len(passed)} of {config.count} are missing: the {config.minutes:g} minutes ran out"
     return words
 
 
@@ -156,5 +154,5 @@ def _shapes(tasks: list[Task], config: RenderConfig) -> str:
     meant = Counter(task.aspect for task in tasks)
     words = ", ".join(f"{count} of {aspect}" for aspect, count in meant.most_common())
     if find_base(config.base).square_only and set(meant) != {"1:1"}:
-        return f"all square, for base {config.base!r} was trained on squares alone; the prompts are meant for {words}"
+        return f"all square, because base {config.base!r} was trained on squares only; the prompts ask for {words}"
     return words

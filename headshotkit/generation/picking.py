@@ -52,8 +52,8 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
     if lora.method != "lora":
         raise BadConfig(
             f"the run was trained with method {lora.method!r}.",
-            "Only a LoRA has snapshots and strengths to choose from.",
-            f"Generate without: headshotkit generate --out {run.folder}",
+            "Only a LoRA has snapshots and scales to choose from.",
+            f"Generate without picking: headshotkit generate --out {run.folder}",
         )
     rendering = rendering or RenderConfig.for_base(lora.base)
     bank = Path(rendering.prompts) if rendering.prompts else BANK
@@ -77,7 +77,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
         _outcome(chosen, tried, lora, config),
         chosen=chosen.to_dict(),
         candidates=[one.to_dict() for one in tried],
-        pass_mark=person.mark.to_dict(),
+        pass_mark=person.threshold.to_dict(),
         weights=hub.commits_of(*session.family.base.sources),
     )
     return chosen
@@ -86,7 +86,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
 def _outcome(chosen: Pick, tried: list[Pick], lora: Lora, config: PickConfig) -> str:
     """Describe the chosen candidate, and what the LoRA as trained would have scored."""
     usual = next(one for one in tried if (one.step, one.scale) == (lora.step, config.usual_scale))
-    words = f"of {len({p.step for p in tried})} checkpoints and {len({p.scale for p in tried})} strengths: {chosen}"
+    words = f"of {len({p.step for p in tried})} checkpoints and {len({p.scale for p in tried})} scales: {chosen}"
     return words if chosen == usual else f"{words}; as trained: {usual}"
 
 
@@ -97,26 +97,26 @@ def choose_pick(tried: Sequence[Pick]) -> Pick:
     """Return the best trade-off among the candidates that pass the gate about as often as the best.
 
     A candidate is dropped if its pass rate is more than one standard error below the best one's: adherence is worth
-    nothing in a picture of somebody else. Of the rest `knee_of` chooses; if no picture passes, likeness does.
+    nothing in a picture of somebody else. Of the rest `best_trade_off` chooses; if no picture passes, likeness does.
     """
     best = max(one.passed for one in tried)
     if not best:
-        return max(tried, key=lambda one: (one.likeness, one.obeyed))
+        return max(tried, key=lambda one: (one.likeness, one.adherence))
     pictures = tried[0].pictures
     smooth = (best * pictures + 1) / (pictures + 2)
     enough = best - (smooth * (1 - smooth) / pictures) ** 0.5
     able = [one for one in tried if one.passed >= enough]
-    return able[knee_of([(one.obeyed, one.likeness) for one in able])]
+    return able[best_trade_off([(one.adherence, one.likeness) for one in able])]
 
 
-def knee_of(points: Sequence[tuple[float, float]]) -> int:
+def best_trade_off(points: Sequence[tuple[float, float]]) -> int:
     """Return the index of the point (adherence, likeness) with the largest sum; ties go to likeness.
 
     It is the curve's point of slope -1: beyond it a step gains less of one than it loses of the other. Both are
     absolute shares, so they are not scaled to each other's range, which would magnify small differences between
     similar candidates.
 
-    >>> knee_of([(1.0, 0.3), (0.95, 0.7), (0.6, 0.75), (0.5, 0.2)])
+    >>> best_trade_off([(1.0, 0.3), (0.95, 0.7), (0.6, 0.75), (0.5, 0.2)])
     1
     """
     return max(range(len(points)), key=lambda n: (round(sum(points[n]), 9), points[n][1]))
@@ -134,9 +134,9 @@ def prompts_that_differ(bank: Sequence[Prompt], count: int) -> list[Prompt]:
     left = [prompt for prompt in bank if asked_of(prompt.brief)]
     if len(left) < count:
         raise BadPromptBank(
-            f"{len(left)} prompts of the bank ask for something that can be told in a picture, {count} are wanted.",
-            "Told are: looking left, right or at the camera, a smile or none, a white, grey or dark background.",
-            "Say such things in the prompts' brief form, or ask for fewer: --pick-prompts 2",
+            f"{len(left)} prompts of the bank request something measurable, {count} are needed.",
+            "Measurable are: looking left, right or at the camera, a smile or none, a white, grey or dark background.",
+            "Use such words in the prompts' brief form, or use fewer prompts: --pick-prompts 2",
         )
     chosen: list[Prompt] = []
     used: Counter[tuple[str, str]] = Counter()
@@ -166,7 +166,7 @@ class _Session:
         first = [self.draw(step, config.usual_scale) for step in runtime.progress(steps, "checkpoints")]
         best = choose_pick(first)
         others = [scale for scale in config.scales if scale != config.usual_scale]
-        second = [self.draw(best.step, scale) for scale in runtime.progress(others, "strengths")]
+        second = [self.draw(best.step, scale) for scale in runtime.progress(others, "LoRA scales")]
         return choose_pick([best, *second]), first + second
 
     def draw(self, step: int, scale: float) -> Pick:
@@ -210,6 +210,6 @@ def _candidate(shots: list[Headshot], step: int, scale: float, file: str) -> Pic
     likeness = [min(shot.likeness or 0.0, 1.0) for shot in shots]
     return Pick(
         step, scale, file, len(shots), round(statistics.fmean(likeness), 4),
-        round(statistics.fmean(shot.obeyed or 0.0 for shot in shots), 4),
+        round(statistics.fmean(shot.adherence or 0.0 for shot in shots), 4),
         round(statistics.fmean(shot.accepted for shot in shots), 4),
     )  # fmt: skip

@@ -105,7 +105,7 @@ class PictureRequest(Settings):
         if self.photo and self.control:
             raise BadConfig(
                 f"photo is {self.photo!r}, control is {self.control!r}.",
-                "Image-to-image begins with a photo, a ControlNet with noise.",
+                "Image-to-image starts from a photo, a ControlNet from noise.",
                 "Set one of them.",
             )
         kept = int(self.sampler_steps * self.strength) if self.photo else self.sampler_steps
@@ -113,7 +113,7 @@ class PictureRequest(Settings):
             raise BadConfig(
                 f"strength {self.strength} of {self.sampler_steps} steps is {kept}; the refiner has {self.refiner} of "
                 "the noise.",
-                "Image-to-image makes that share of the steps, and the base needs one before the refiner.",
+                "Image-to-image runs that share of the steps, and the base needs at least one before the refiner.",
                 "Raise strength or sampler_steps, or lower refiner.",
             )
         return self
@@ -203,13 +203,13 @@ class Studio:
         )  # fmt: skip
         family, edges = self._family(request), None
         seeds = [request.seed + number for number in range(request.batch)]
-        told = [self._worded(request)] * request.batch, [request.negative] * request.batch, seeds
+        inputs = [self._worded(request)] * request.batch, [request.negative] * request.batch, seeds
         sampling = Sampling.of(config, tuple(request.size_px))
         if request.guided:
             guide = self._guide(request)
-            edges, images = guide.edges, self._controls(family).render(*told, sampling, guide, on_step)
+            edges, images = guide.edges, self._controls(family).render(*inputs, sampling, guide, on_step)
         else:
-            images = family.render(*told, sampling, on_step)
+            images = family.render(*inputs, sampling, on_step)
         person = self._person(config)
         return [
             self._kept(image, request, seed, person, config, edges) for image, seed in zip(images, seeds, strict=True)
@@ -238,7 +238,7 @@ class Studio:
             lora = Lora.from_dict(made["lora"])
             if lora.base != request.base:
                 raise BadLora(
-                    f"the LoRA was trained on base {lora.base!r}, the picture is asked of {request.base!r}.",
+                    f"the LoRA was trained on base {lora.base!r}, but the request uses base {request.base!r}.",
                     "A LoRA only fits the base it was trained on.",
                     f"Set base to {lora.base!r}, or lora_scale to 0.",
                 )
@@ -281,8 +281,8 @@ class Studio:
             "agreement": agreement,
         }
         picture = Picture(f"{key}_{seed}.png", request, seed, **measured)
-        given_up = {CHANGES: self.family.changes} if self.family.changes else {}
-        how = json.dumps(facts | {"seed": seed} | measured | given_up)
+        changes = {CHANGES: self.family.changes} if self.family.changes else {}
+        how = json.dumps(facts | {"seed": seed} | measured | changes)
         write_atomic(self.run.path(FOLDER) / picture.file, png_bytes(image, Software=ORIGIN, headshotkit=how))
         return picture
 

@@ -63,10 +63,10 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
     settings = RenderConfig.for_base(lora.base)
     person = known_person(run, settings)
     family = load_family(lora.base)
-    mark, session = person.mark, _Session(family, settings, run, person, lora)
+    threshold, session = person.threshold, _Session(family, settings, run, person, lora)
     for step in runtime.progress(missing, "previews"):
         drawn += session.draw(step, text, [runtime.seed_for(config["seed"], n) for n in range(pictures)])
-        facts = {"prompt": text, "pictures": pictures, "pass_mark": mark.mark, "own_median": mark.own_median}
+        facts = {"prompt": text, "pictures": pictures, "pass_mark": threshold.value, "own_median": threshold.own_median}
         facts[CHANGES] = family.changes
         write_json(folder / FACTS, facts | {"previews": [p.to_dict() for p in drawn]})
     return drawn
@@ -83,7 +83,9 @@ def read_previews(run: Run) -> dict:
     shape = {"prompt": str, "pictures": int, "pass_mark": float, "own_median": float, "previews": tuple[Preview, ...]}
     found = read_json(path, shape)
     if found is None:
-        raise StageMissing(f"{path.parent} holds no previews.", "They were never drawn.", "First: render_previews(run)")
+        raise StageMissing(
+            f"{path.parent} holds no previews.", "They were never drawn.", "Draw them first: render_previews(run)"
+        )
     return found
 
 

@@ -79,7 +79,7 @@ def load_prompts(path: Path | str = BANK) -> list[Prompt]:
             raise ValueError("a key has more than 64 parts")
         bank = tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        why = "It is missing, or no TOML file of at most 1 MiB."
+        why = "It is missing, or not a TOML file of at most 1 MiB."
         raise BadPromptBank(f"{path} can't be read: {error}.", why, "Correct it.") from error
     _check_tables(bank, path)
     entries = bank.get("prompt", [])
@@ -94,7 +94,7 @@ def load_prompts(path: Path | str = BANK) -> list[Prompt]:
     prompts = [_prompt(entry, number, negative, packs, path) for number, entry in enumerate(entries, start=1)]
     twice = sorted(i for i, times in Counter(p.id.casefold() for p in prompts).items() if times > 1)
     if twice:
-        why = "Ids name files, and some disks don't tell capitals from small letters."
+        why = "Ids become file names, and some disks ignore upper and lower case."
         raise BadPromptBank(f"{path} has {', '.join(twice)} more than once.", why, "Rename one of them.")
     return prompts
 
@@ -114,14 +114,16 @@ def _check_tables(bank: dict, path: Path | str) -> None:
         )
     if not _is_text(defaults.get("negative", "")):
         raise BadPromptBank(
-            f"{path}, [defaults] negative is {shown(defaults['negative'])}.", "It is text.", "Quote it."
+            f"{path}, [defaults] negative is {shown(defaults['negative'])}.", "It must be text.", "Quote it."
         )
 
 
 ALLOWED = {
-    "id": "1 to 64 of A to Z, a to z, 0 to 9, - and _, for it is part of a file name",
-    "text": f"text that holds {PERSON}, of at most {MAX_LETTERS} letters; without it the picture would show anybody",
-    "brief": f"text that holds {PERSON}, of at most {MAX_LETTERS} letters; without it the picture would show anybody",
+    "id": "1 to 64 of A to Z, a to z, 0 to 9, - and _, because it is part of a file name",
+    "text": f"text that holds {PERSON}, of at most {MAX_LETTERS} letters; without it the picture would not show the "
+    "person",
+    "brief": f"text that holds {PERSON}, of at most {MAX_LETTERS} letters; without it the picture would not show the "
+    "person",
     "negative": f"text of at most {MAX_LETTERS} letters",
     "tags": f'a list of at most {MAX_TAGS} texts such as "light:window"',
     "weight": f"a number above 0, to {MAX_WEIGHT}",

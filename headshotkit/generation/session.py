@@ -17,7 +17,7 @@ from PIL import Image
 
 from headshotkit.config import RenderConfig
 from headshotkit.config.bases import find_base
-from headshotkit.config.few_steps import FEW_STEPS
+from headshotkit.config.distilled_lora import FEW_STEPS
 from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Lora, Names
 from headshotkit.core.run import Stage, write_atomic
@@ -169,7 +169,9 @@ class Session:
             self.stage.manifest["forwards"] = self.stage.manifest.get("forwards", 0) + self.family.forwards - before
         for one, task, seed, image in zip(batch, tasks, seeds, images, strict=True):
             file = f"{task.id}_{one.attempt}.png"
-            judged = self._unless_twin(judge_headshot(np.asarray(image), self.person, config, task.asked), image, file)
+            judged = self._unless_near_duplicate(
+                judge_headshot(np.asarray(image), self.person, config, task.asked), image, file
+            )
             shot = Headshot(file, task.id, task.text, task.negative, seed, one.attempt, one.scale, size_px=image.size,
                             **asdict(judged))  # fmt: skip
             write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, config))
@@ -180,7 +182,7 @@ class Session:
         self.stage.note_seconds()
         self.deadline.note(len(batch), seconds)
 
-    def _unless_twin(self, judged: Judgement, image: Image.Image, file: str) -> Judgement:
+    def _unless_near_duplicate(self, judged: Judgement, image: Image.Image, file: str) -> Judgement:
         """Return the gate's verdict, or a rejection if the picture is a near-duplicate of an accepted one."""
         if not judged.accepted:
             return judged
@@ -203,9 +205,9 @@ def in_few_steps(session: Session) -> RenderConfig:
         seen = []
         for batch in runtime.batches_of(tasks, settings.batch, kind=lambda task: task.size_px):
             seeds = [runtime.seed_for(settings.seed, task.number, 1) for task in batch]
-            told = [t.text for t in batch], [t.negative for t in batch]
+            texts = [t.text for t in batch], [t.negative for t in batch]
             made = family.render(
-                *told, seeds, Sampling.of(settings, batch[0].size_px, batch[0].names), session.deadline.check
+                *texts, seeds, Sampling.of(settings, batch[0].size_px, batch[0].names), session.deadline.check
             )
             seen += [judge_headshot(np.asarray(image), session.person, settings).identity for image in made]
         return seen
@@ -214,7 +216,7 @@ def in_few_steps(session: Session) -> RenderConfig:
     try:
         known = before or compare_few(draw, lambda: family.use_few_steps(few), config)
     except policy.OutOfTime:
-        known = {"held": False, "words": f"{config.distilled_lora}: no time to compare, so not used"}
+        known = {"held": False, "words": f"{config.distilled_lora}: not used, because there is no time to compare"}
     if before and known["held"]:
         family.use_few_steps(few)
     if not before and not known["held"]:

@@ -14,7 +14,7 @@ FEW_PASSED = 0.5
 """Share of the wanted prompts with an accepted headshot below which the causes are named."""
 SHORT = 0.75
 """Share of the base's usual steps below which a training or a sampler counts as short."""
-LEAST_MOMENTS = 5
+LEAST_SCENES = 5
 """Fewest scenes in the kept photos from which a face is learned rather than one scene."""
 NEARLY = 0.8
 """Share of the identity threshold from which further attempts are likely to pass."""
@@ -72,7 +72,7 @@ def causes_of(
         )
         found.append(Cause("out_of_time", why, "Give more minutes (--minutes), or ask for fewer headshots (--count)."))
     by_kind = {
-        "unlike": counts["other_person"], "copies": counts["copy_of_photo"], "twins": counts["near_twin"],
+        "unlike": counts["other_person"], "copies": counts["copy_of_photo"], "near_duplicates": counts["near_twin"],
         "faces": sum(any(code in BAD_FACE for code in shot.reasons) for shot in refused),
     }  # fmt: skip
     for kind, count in sorted(by_kind.items(), key=lambda item: -item[1]):
@@ -82,11 +82,9 @@ def causes_of(
         if kind == "unlike":
             found += _unlike(refused, threshold, lora, photos, config, picked, share)
         elif kind == "copies":
-            step = (
-                "Pick an earlier checkpoint or a lower strength: headshotkit pick --out RUN. Or add more varied photos."
-            )
+            step = "Pick an earlier checkpoint or a lower scale: headshotkit pick --out RUN. Or add more varied photos."
             found.append(Cause("overfitted", f"{share} are almost copies of a photo", step))
-        elif kind == "twins":
+        elif kind == "near_duplicates":
             step = "Choose more prompt packs (--packs), or ask for fewer headshots (--count)."
             found.append(Cause("same_picture", f"{share} are almost the same picture as one that passed", step))
         else:
@@ -102,15 +100,13 @@ def _unlike(
     seen = f"{share} are not similar enough (median {median:.2f}, threshold {threshold:.2f})"
     usual = TrainConfig.for_base(lora.base, method=lora.method).steps
     kept = sum(v["kept"] for v in photos["verdicts"])
-    moments, needed = photos["coverage"]["moments"], GateConfig().min_photos
+    scenes, needed = photos["coverage"]["moments"], GateConfig().min_photos
     found = []
     if lora.step < SHORT * usual:
         why = f"{seen}; {lora.step} training steps were used, {usual} are usual"
         found.append(Cause("short_training", why, f"Train for {usual} steps (--steps {usual})."))
-    if kept < needed or moments < LEAST_MOMENTS:
-        why = (
-            f"{seen}; {kept} photos of {moments} scenes were trained on, {needed} of {LEAST_MOMENTS} or more are needed"
-        )
+    if kept < needed or scenes < LEAST_SCENES:
+        why = f"{seen}; {kept} photos of {scenes} scenes were trained on, {needed} of {LEAST_SCENES} or more are needed"
         found.append(Cause("few_photos", why, photos["advice"]))
     if median >= NEARLY * threshold:
         step = "Allow more attempts: raise the minutes (--minutes) or --max-attempts."
@@ -118,10 +114,10 @@ def _unlike(
     if config.base == "mini":
         found.append(Cause("embedded_base", f"{seen}; the embedded base is made for trying the workflow", ON_A_GPU))
     if not found and not picked:
-        step = "Try other checkpoints and strengths: headshotkit pick --out RUN, then generate again."
-        found.append(Cause("strength", f"{seen} at strength {config.lora_scale:g}", step))
+        step = "Try other checkpoints and scales: headshotkit pick --out RUN, then generate again."
+        found.append(Cause("strength", f"{seen} at lora_scale {config.lora_scale:g}", step))
     if not found:
-        step = "Add photos: " + (photos["advice"] or "other days, clothes and light.")
+        step = photos["advice"] if photos.get("requests") else "Add photos of other days, in other clothes and light."
         found.append(Cause("weak_likeness", seen, step))
     return found
 
@@ -136,4 +132,4 @@ def _bad_faces(counts: Counter, config: RenderConfig, share: str) -> Cause:
     if config.base == "mini":
         return Cause("embedded_base", f"{why}; the embedded base draws small, rough pictures",
                      ON_A_GPU)  # fmt: skip
-    return Cause("bad_faces", why, "Try other prompts (--packs) or a lower strength (--lora-scale).")
+    return Cause("bad_faces", why, "Try other prompts (--packs) or a lower scale (--lora-scale).")

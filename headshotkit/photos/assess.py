@@ -1,6 +1,6 @@
 """Measure a single photo, and find the reasons against it.
 
-`look_at` measures, `reasons_against` compares with the limits. Both are pure; the gate does the rest.
+`measure_photo` measures, `reasons_against` compares with the limits. Both are pure; the gate does the rest.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ LIT, BURNT_FROM = 12.0, 190.0
 
 
 @dataclass(frozen=True)
-class Sight:
-    """The measurements of a photo; embedding, hash and look are None without a face.
+class Measured:
+    """The measurements of a photo; embedding, hash and face_crop are None without a face.
 
     measures: plain numbers by name, coordinates in px of the full photo · embedding: ArcFace, shape (512,), L2 norm 1
-    · hash: bool, shape (64,) · look: the face's luma crop from `copies.look_of`.
+    · hash: bool, shape (64,) · face_crop: the face's luma, from `copies.face_crop`.
     """
 
     measures: dict = field(default_factory=dict)
     embedding: np.ndarray | None = None
     hash: np.ndarray | None = None
-    look: np.ndarray | None = None
+    face_crop: np.ndarray | None = None
 
 
-def look_at(photo: Opened) -> Sight:
+def measure_photo(photo: Opened) -> Measured:
     """Measure a photo's largest face, its light, its colours and its surroundings."""
     image, scale = photo.pixels, photo.scale
     found = recognition.detect_faces(image)
     known: dict = {"faces": len(found), "bars": measures.bars(image)}
     known |= {"taken_at": photo.taken_at} if photo.taken_at else {}
     if not found:
-        return Sight(_rounded(known | _of_turned(image, 1.0)))
+        return Measured(_rounded(known | _of_turned(image, 1.0)))
     face = found[0]
     aligned = recognition.align_face(image, face.points, measures.FACE_PX)
     embedding, norm = recognition.load_recogniser("arcface").embed_with_norm(image, face)
@@ -65,7 +65,7 @@ def look_at(photo: Opened) -> Sight:
     if known["disagreement"] > CLEAR_DISAGREEMENT or known["face_inside"] < 1:
         known |= _of_turned(image, known["disagreement"])
     known["quality"] = quality(known)
-    return Sight(_rounded(known), embedding, measures.difference_hash(image), copies.look_of(image, face))
+    return Measured(_rounded(known), embedding, measures.difference_hash(image), copies.face_crop(image, face))
 
 
 def _place_in(aligned: np.ndarray, points: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -158,19 +158,19 @@ class Rule:
 
 RULES = (
     Rule(0, "no_face", "faces", "least", "min_faces", "no face was found in it"),
-    Rule(1, "crowd", "faces", "most", "max_faces", "it shows {0} faces, more than {1} are a crowd"),
+    Rule(1, "crowd", "faces", "most", "max_faces", "it shows {0} faces, at most {1} are allowed"),
     Rule(1, "many_faces", "other_face", "most", "max_other_face",
-         "a second face is {0:.0%} as tall as the first, at most {1:.0%} is a passer-by"),
+         "a second face is {0:.0%} as tall as the first, at most {1:.0%} is allowed"),
     Rule(1, "cropped_face", "face_inside", "least", "min_face_inside",
          "only {0:.0%} of the face is in the picture, at least {1:.0%} is needed"),
     Rule(1, "small_face", "face_px", "least", "min_face_px",
          "the face is {0:.0f} px wide, at least {1:.0f} is needed"),
     Rule(1, "dark", "visible", "least", "min_visible",
-         "the light leaves {0:.1f} grey levels of the face's contrast, at least {1:.1f} are needed"),
+         "the face is too dark: {0:.1f} grey levels of its contrast are visible, at least {1:.1f} are needed"),
     Rule(1, "bright", "clipped", "most", "max_clipped",
          "{0:.0%} of the face is pure white, at most {1:.0%} is allowed"),
     Rule(2, "tilted", "roll_deg", "most", "max_roll_deg",
-         "the head is turned by {0:.0f} degrees, at most {1:.0f} can be put upright: turn the photo"),
+         "the head is tilted by {0:.0f} degrees, at most {1:.0f} can be corrected: rotate the photo"),
     Rule(2, "pale", "contrast", "least", "min_contrast",
          "the face's contrast is {0:.1f} grey levels, at least {1:.1f} is needed: fog, or a dirty lens"),
     Rule(2, "noisy", "noise", "most", "max_noise",
@@ -178,25 +178,24 @@ RULES = (
     Rule(2, "blurred", "sharpness", "least", "min_sharpness",
          "the face's sharpness is {0:.1f}, at least {1:.1f} is needed"),
     Rule(2, "compressed", "blockiness", "most", "max_blockiness",
-         "steps between the blocks of the JPEG are {0:.1f} times the others, at most {1:.1f} is allowed:"
-         " send the original"),
+         "strong JPEG blocking: {0:.1f}, at most {1:.1f} is allowed: use the original file"),
     Rule(3, "occluded", "eye_contrast", "least", "min_eye_contrast",
-         "the eyes are covered: as bright as {0:.0%} of the cheeks, at least {1:.0%} is needed"),
+         "the eyes are covered: they have {0:.0%} of the cheeks' brightness, at least {1:.0%} is needed"),
     Rule(3, "occluded", "eye_contrast", "most", "max_eye_contrast",
-         "the eyes are covered: as bright as {0:.0%} of the cheeks, at most {1:.0%} is skin"),
+         "the eyes are covered: they have {0:.0%} of the cheeks' brightness, at most {1:.0%} is allowed"),
     Rule(3, "occluded", "skin_share", "least", "min_skin_share",
-         "only {0:.0%} of the face has the colour of its skin, at least {1:.0%} is needed: something covers it"),
+         "only {0:.0%} of the face has skin colour, at least {1:.0%} is needed: something covers it"),
     Rule(3, "occluded", "nose_free", "least", "min_nose_free",
          "only {0:.0%} of the nose looks like skin, at least {1:.0%} is needed: a filter or a plaster covers it"),
     Rule(3, "profile", "yaw_deg", "most", "max_yaw_deg",
-         "the head is turned {0:.0f} degrees away, at most {1:.0f} shows both eyes"),
+         "the head is turned {0:.0f} degrees to the side, at most {1:.0f} is allowed"),
     Rule(3, "profile", "pitch_deg", "most", "max_pitch_deg",
-         "the head is raised or lowered by {0:.0f} degrees, at most {1:.0f} shows the face"),
+         "the head is raised or lowered by {0:.0f} degrees, at most {1:.0f} is allowed"),
     Rule(4, "occluded", "disagreement", "most", "max_disagreement",
-         "two detectors see its eyes, nose and mouth {0:.2f} eye distances apart, at most {1:.2f} is a clear face"),
+         "the face is unclear: two detectors disagree by {0:.2f} eye distances, at most {1:.2f} is allowed"),
     Rule(4, "greyscale", "hue_spread", "least", "min_hue_spread",
-         "the face has one tint: hues of equal brightness differ by {0:.1f} %, at least {1:.1f} % is skin; a filter"
-         " teaches grey or brown skin"),
+         "the face has a single tint: its hues differ by {0:.1f} %, at least {1:.1f} % is needed; a LoRA would "
+         "learn the filter's skin colour"),
     Rule(4, "framed", "bars", "most", "max_bars",
          "bars along its edges take {0:.0%} of its height or width, at most {1:.0%} is allowed: cut off the frame"
          " or app around the photo"),
@@ -205,11 +204,11 @@ RULES = (
     Rule(5, "eyes_closed", "eye_openness", "least", "min_eye_openness",
          "the eyes are {0:.2f} open, at least {1:.2f} is needed"),
     Rule(5, "grimace", "mouth_open", "most", "max_mouth_open",
-         "the mouth is {0:.0%} as high as wide, up to {1:.0%} is talking or laughing"),
+         "the mouth is wide open: its height is {0:.0%} of its width, at most {1:.0%} is allowed"),
     Rule(5, "grimace", "wink", "most", "max_wink",
-         "one eye is {0:.2f} wider open than the other, at most {1:.2f} is no wink"),
+         "one eye is {0:.2f} wider open than the other, at most {1:.2f} is allowed"),
     Rule(6, "unrecognisable", "recognisable", "least", "min_recognisable",
-         "the recogniser makes little of the face: {0:.1f}, at least {1:.1f} is needed"),
+         "the face is hard to recognise: embedding norm {0:.1f}, at least {1:.1f} is needed"),
 )  # fmt: skip
 """All checks of a single photo, in order of interest to a person."""
 

@@ -25,7 +25,7 @@ from headshotkit.core.run import COMMANDS, Run, fingerprint, read_json, write_at
 from headshotkit.faces import copies, recognition
 from headshotkit.photos import assess, coach
 from headshotkit.photos.colour import srgb_curve
-from headshotkit.photos.coverage import coverage, moments
+from headshotkit.photos.coverage import coverage, scenes
 from headshotkit.photos.decoding import Refused, Source
 from headshotkit.photos.files import Unreadable, digest_of, find_photos, left_out, open_photo, plain_name
 from headshotkit.photos.page import THUMBS, write_photo_page
@@ -33,7 +33,7 @@ from headshotkit.photos.selection import choose_photos
 from headshotkit.photos.stripping import write_stripped
 
 THUMB_PX = 240
-OVERRULED = "overruled.json"
+OVERRIDES = "overruled.json"
 """A person's own decisions, in the run folder: a photo's name -> its sha256, kept, and the time of the decision."""
 RULES_VERSION = "4"
 """Raised when measures or comparisons change, so that photos are judged anew."""
@@ -75,20 +75,20 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         _name_strange(stage.folder / "kept", verdicts)
         return verdicts
     write_json(stage.folder / "manifest.json", stage.manifest | folder)  # an interrupted run finds its photos too
-    looks = [_Look(name, file, digests[name]) for name, file in files.items()]
-    for number, look in enumerate(runtime.progress(looks, "judging photos")):
-        thumb = look.judge(config)
+    candidates = [_Candidate(name, file, digests[name]) for name, file in files.items()]
+    for number, candidate in enumerate(runtime.progress(candidates, "judging photos")):
+        thumb = candidate.judge(config)
         if thumb:
             write_atomic(stage.folder / THUMBS / f"{number:03d}.jpg", thumb)
-    _judge_set(looks, config)
-    _apply_overruling(looks, read_overruled(run))
-    for look in looks:
-        if look.verdict.kept:
-            look.copy_to(stage.folder / "kept" / look.name)
-    verdicts = [look.verdict for look in looks]
+    _judge_set(candidates, config)
+    _apply_overrides(candidates, read_overrides(run))
+    for candidate in candidates:
+        if candidate.verdict.kept:
+            candidate.copy_to(stage.folder / "kept" / candidate.name)
+    verdicts = [candidate.verdict for candidate in candidates]
     outcome, advice = outcome_of(verdicts, folder["left_out"]), advice_on(verdicts, config)
     write_photo_page(stage.folder, {"outcome": outcome} | advice)
-    photos = [look.photo.to_dict() for look in looks]
+    photos = [candidate.photo.to_dict() for candidate in candidates]
     stage.finish(outcome, photos=photos, face_models=recognition.model_folder()[1], **folder, **advice)
     _name_strange(stage.folder / "kept", verdicts)
     return verdicts
@@ -119,7 +119,7 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
 
 def _inputs(digests: dict[str, str], run: Run) -> dict[str, str]:
     """Return the inputs of verdicts besides the limits: photos by name, models and rules, and a person's decisions."""
-    return digests | _judges() | overruled_input(run)
+    return digests | _judges() | overrides_input(run)
 
 
 def _demand_apart(photos: Path, run: Run) -> None:
@@ -129,9 +129,9 @@ def _demand_apart(photos: Path, run: Run) -> None:
         own = run.path(stage)
         if any(way == own.absolute() or (own.exists() and way.exists() and way.samefile(own)) for way in ways):
             raise RunFolderError(
-                f"the photos are in {photos}, which the run in {run.folder} keeps its own {stage} in.",
-                "A stage's folder is moved away when it is done anew, and the photos would go with it.",
-                f"Move the photos to another folder, or give another run folder: --out {run.folder / 'run'}",
+                f"the photos are in {photos}, where the run in {run.folder} keeps its own {stage} stage.",
+                "A stage's folder is moved away when the stage starts over, and the photos would move with it.",
+                f"Move the photos to another folder, or choose another run folder: --out {run.folder / 'run'}",
             )
 
 
@@ -149,11 +149,11 @@ def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
     """Describe how many photos were kept, how many refused for which reason, and which files were not read."""
     refused = Counter(v.reasons[0].code for v in verdicts if not v.kept and v.reasons)
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
-    overruled = sum(v.overruled for v in verdicts)
+    overridden = sum(v.overridden for v in verdicts)
     words = f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos"
     words += f"; refused: {counts}" if counts else ""
-    words += f"; {overruled} by your own word" if overruled else ""
-    return words + (f"; not looked at: {left_out}" if left_out else "")
+    words += f"; {overridden} overridden by you" if overridden else ""
+    return words + (f"; not read: {left_out}" if left_out else "")
 
 
 def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
@@ -169,12 +169,16 @@ def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
     }
 
 
-class _Look:
+class _Candidate:
     """One photo during the check: its verdict so far, and the measurements for comparing the set."""
 
     def __init__(self, name: str, path: Path, digest: str) -> None:
         self.name, self.path, self.bytes = name, path, 0
-        self.photo, self.sight, self.verdict = Photo(Path(name), 0, 0, digest), assess.Sight(), Verdict(name, False)
+        self.photo, self.measured, self.verdict = (
+            Photo(Path(name), 0, 0, digest),
+            assess.Measured(),
+            Verdict(name, False),
+        )
 
     def judge(self, config: GateConfig) -> bytes | None:
         """Judge the photo on its own; return its thumbnail, or None if it can't be read."""
@@ -184,12 +188,12 @@ class _Look:
             self.refuse("unreadable", None, None, f"{error.happened} {error.next_step}")
             return None
         self.photo = replace(self.photo, width_px=opened.width_px, height_px=opened.height_px)
-        self.sight, self.bytes = assess.look_at(opened), opened.file_bytes
-        reasons = tuple(assess.reasons_against(self.sight.measures, config))
+        self.measured, self.bytes = assess.measure_photo(opened), opened.file_bytes
+        reasons = tuple(assess.reasons_against(self.measured.measures, config))
         if opened.made_by:
-            text = f"{opened.made_by} says that a model generated it; a LoRA would learn the model's mistakes"
+            text = f"a model generated it, according to {opened.made_by}; a LoRA would learn the model's mistakes"
             reasons = (Reason("generated", opened.made_by, None, text),)
-        self.verdict = Verdict(self.name, not reasons, reasons, self.sight.measures)
+        self.verdict = Verdict(self.name, not reasons, reasons, self.measured.measures)
         return thumbnail(opened.pixels)
 
     def copy_to(self, place: Path) -> None:
@@ -231,25 +235,25 @@ def thumbnail(image: np.ndarray) -> bytes:
 # --- the set ------------------------------------------------------------------------------------------------------
 
 
-def _judge_set(looks: list[_Look], config: GateConfig) -> None:
+def _judge_set(candidates: list[_Candidate], config: GateConfig) -> None:
     """Judge the photos as a set: other people, duplicates, bursts, and surplus photos."""
-    _refuse_other_people([look for look in looks if look.verdict.kept], config)
-    _refuse_darker([look for look in looks if look.verdict.kept], config)
-    _refuse_duplicates([look for look in looks if look.verdict.kept], config)
-    kept = [look for look in looks if look.verdict.kept]
+    _refuse_other_people([candidate for candidate in candidates if candidate.verdict.kept], config)
+    _refuse_darker([candidate for candidate in candidates if candidate.verdict.kept], config)
+    _refuse_duplicates([candidate for candidate in candidates if candidate.verdict.kept], config)
+    kept = [candidate for candidate in candidates if candidate.verdict.kept]
     if not kept:
         return
-    embeddings = np.stack([look.sight.embedding for look in kept])
-    for look, moment in zip(kept, moments([k.sight.measures for k in kept], embeddings), strict=True):
-        look.sight.measures["moment"] = moment
+    embeddings = np.stack([candidate.measured.embedding for candidate in kept])
+    for candidate, scene in zip(kept, scenes([k.measured.measures for k in kept], embeddings), strict=True):
+        candidate.measured.measures["moment"] = scene
     names = choose_photos([k.verdict for k in kept], config.max_photos, config.min_photos).names
-    chosen_moments = {look.sight.measures["moment"] for look in kept if look.name in names}
-    for look in kept:
-        if look.name not in names:
-            seen = look.sight.measures["moment"] in chosen_moments
-            why = "a better photo of the same moment is among them" if seen else "they are better or more varied"
-            text = f"good, but {len(names)} of {len(kept)} photos were chosen: {why}"
-            look.refuse("surplus", len(kept), config.max_photos, text)
+    chosen_scenes = {candidate.measured.measures["moment"] for candidate in kept if candidate.name in names}
+    for candidate in kept:
+        if candidate.name not in names:
+            seen = candidate.measured.measures["moment"] in chosen_scenes
+            why = "they include a better photo of the same scene" if seen else "they are better or more varied"
+            text = f"not needed: {len(names)} of {len(kept)} good photos were selected, {why}"
+            candidate.refuse("surplus", len(kept), config.max_photos, text)
 
 
 def main_person(embeddings: np.ndarray, limit: float) -> np.ndarray:
@@ -289,67 +293,73 @@ def people(embeddings: np.ndarray, limit: float) -> np.ndarray:
     return numbers
 
 
-def _refuse_other_people(looks: list[_Look], config: GateConfig) -> None:
+def _refuse_other_people(candidates: list[_Candidate], config: GateConfig) -> None:
     """Refuse photos of anybody but the main person, and record each photo's identity."""
-    if not looks:
+    if not candidates:
         return
-    embeddings = np.stack([look.sight.embedding for look in looks])
+    embeddings = np.stack([candidate.measured.embedding for candidate in candidates])
     who, limit = people(embeddings, config.min_same_person), config.min_same_person
     recogniser, total = recognition.load_recogniser("arcface"), embeddings[who == 0].sum(0)
-    for look, person in zip(looks, who.tolist(), strict=True):
-        look.sight.measures["person"] = person
-        others = total - look.sight.embedding if person == 0 else total
+    for candidate, person in zip(candidates, who.tolist(), strict=True):
+        candidate.measured.measures["person"] = person
+        others = total - candidate.measured.embedding if person == 0 else total
         if person == 0 and (who == 0).sum() == 1:
             continue
-        identity = round(float(recogniser.similarity(look.sight.embedding, others)[0]), 3)
-        look.sight.measures["identity"] = identity
+        identity = round(float(recogniser.similarity(candidate.measured.embedding, others)[0]), 3)
+        candidate.measured.measures["identity"] = identity
         if person >= OTHERS:
-            text = f"somebody else: identity to the other photos is {identity:.2f}, at least {limit:.2f} is needed"
-            look.refuse("other_person", identity, limit, text)
+            text = (
+                f"somebody else: the face's similarity to the other photos is {identity:.2f}, at least {limit:.2f} "
+                "is needed"
+            )
+            candidate.refuse("other_person", identity, limit, text)
 
 
-def _refuse_darker(looks: list[_Look], config: GateConfig) -> None:
+def _refuse_darker(candidates: list[_Candidate], config: GateConfig) -> None:
     """Refuse photos in which the face is far darker, in stops, than in most of the person's photos."""
-    if len(looks) < LEAST_TO_COMPARE:
+    if len(candidates) < LEAST_TO_COMPARE:
         return
-    light = srgb_curve(np.array([look.sight.measures["brightness"] for look in looks]) / 255)
+    light = srgb_curve(np.array([candidate.measured.measures["brightness"] for candidate in candidates]) / 255)
     stops = np.log2(np.maximum(light, 1e-4) / np.median(light))
-    for look, below in zip(looks, (-stops).round(2).tolist(), strict=True):
+    for candidate, below in zip(candidates, (-stops).round(2).tolist(), strict=True):
         if below > config.max_stops_below:
             limit = config.max_stops_below
-            text = f"the face is {below:.1f} stops darker than on most of the photos, at most {limit:.1f} are allowed"
-            look.refuse("dark", below, limit, text)
+            text = f"the face is {below:.1f} stops darker than in most photos, at most {limit:.1f} are allowed"
+            candidate.refuse("dark", below, limit, text)
 
 
-def _refuse_duplicates(looks: list[_Look], config: GateConfig) -> None:
+def _refuse_duplicates(candidates: list[_Candidate], config: GateConfig) -> None:
     """Of equal pictures, keep the one with most pixels, then the one with the largest file.
 
     Pictures are equal if they are similar as a whole, or if their faces have the same fine structure.
     """
-    looks = sorted(looks, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.bytes, k.name))
-    if not looks:
+    candidates = sorted(candidates, key=lambda k: (-k.photo.width_px * k.photo.height_px, -k.bytes, k.name))
+    if not candidates:
         return
-    hashes = np.stack([look.sight.hash for look in looks])
-    embeddings = np.stack([look.sight.embedding for look in looks])
+    hashes = np.stack([candidate.measured.hash for candidate in candidates])
+    embeddings = np.stack([candidate.measured.embedding for candidate in candidates])
     unique: list[int] = []
-    for number, look in enumerate(looks):
+    for number, candidate in enumerate(candidates):
         apart = (hashes[unique] != hashes[number]).sum(1)
         alike = embeddings[unique] @ embeddings[number]
         same = np.flatnonzero((apart <= config.max_hash_distance) & (alike >= config.min_duplicate_identity))
         if len(same):
-            text = f"the same picture as {looks[unique[same[0]]].name}: {apart[same[0]]} of 64 hash bits differ"
+            text = f"the same picture as {candidates[unique[same[0]]].name}: {apart[same[0]]} of 64 hash bits differ"
             text += f", up to {config.max_hash_distance} are a duplicate"
-            look.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
+            candidate.refuse("duplicate", int(apart[same[0]]), config.max_hash_distance, text)
             continue
         near = [unique[i] for i in np.argsort(-alike)[:MOST_COMPARED]]
-        shared = [copies.copy_likeness(look.sight.look, [looks[i].sight.look]) for i in near]
+        shared = [copies.copy_likeness(candidate.measured.face_crop, [candidates[i].measured.face_crop]) for i in near]
         if max(shared, default=-1.0) < config.min_duplicate_structure:
             unique.append(number)
             continue
         limit = config.min_duplicate_structure
-        text = f"the same picture as {looks[near[int(np.argmax(shared))]].name}, cut, mirrored, framed or changed:"
-        text += f" {max(shared):.3f} of the face's structure is shared, from {limit:.2f} on it is a duplicate"
-        look.refuse("duplicate", max(shared), limit, text)
+        text = (
+            f"the same picture as {candidates[near[int(np.argmax(shared))]].name}, but cropped, mirrored, framed or "
+            "edited:"
+        )
+        text += f" {max(shared):.3f} is the correlation of the faces, from {limit:.2f} on it is a duplicate"
+        candidate.refuse("duplicate", max(shared), limit, text)
 
 
 # --- a person's own decisions: photos/override.py writes them ---------------------------------------------------------
@@ -364,25 +374,25 @@ class Note(Record):
     at: str = ""
 
 
-def read_overruled(run: Run) -> dict[str, dict]:
+def read_overrides(run: Run) -> dict[str, dict]:
     """Return a person's decisions: photo -> its sha256, kept, at.
 
     Raises:
         DamagedRun: the file exists but can't be used.
     """
-    return read_json(run.folder / OVERRULED, Note) or {}
+    return read_json(run.folder / OVERRIDES, Note) or {}
 
 
-def overruled_input(run: Run) -> dict[str, str]:
+def overrides_input(run: Run) -> dict[str, str]:
     """Return a person's decisions, without their times, as an input of the stage."""
-    said = {photo: [note["sha256"], note["kept"]] for photo, note in read_overruled(run).items()}
-    return {OVERRULED: fingerprint(said, {})} if said else {}
+    said = {photo: [note["sha256"], note["kept"]] for photo, note in read_overrides(run).items()}
+    return {OVERRIDES: fingerprint(said, {})} if said else {}
 
 
-def _apply_overruling(looks: list[_Look], overruled: dict[str, dict]) -> None:
-    for look in looks:
-        note = overruled.get(look.name, {"sha256": None})
-        if note["sha256"] != look.photo.sha256 or note["kept"] == look.verdict.kept:
+def _apply_overrides(candidates: list[_Candidate], overridden: dict[str, dict]) -> None:
+    for candidate in candidates:
+        note = overridden.get(candidate.name, {"sha256": None})
+        if note["sha256"] != candidate.photo.sha256 or note["kept"] == candidate.verdict.kept:
             continue
-        if "face_box_px" in look.sight.measures or not note["kept"]:
-            look.verdict = replace(look.verdict, kept=note["kept"], overruled=True)
+        if "face_box_px" in candidate.measured.measures or not note["kept"]:
+            candidate.verdict = replace(candidate.verdict, kept=note["kept"], overridden=True)

@@ -36,5 +36,5 @@ def propose_class_word(run: Run) -> tuple[str, str]:
     total = votes.total()
     word, count = next(iter(votes.most_common(1)), ("", 0))
     if total < LEAST_PHOTOS or count < LEAST_SHARE * total:
-        return CLASS_WORDS[0], f"no other was given, and the {total} kept photos don't say more"
-    return word, f"insightface's model says so of {count} of {total} kept photos"
+        return CLASS_WORDS[0], f"no other was given, and the {total} kept photos don't decide it"
+    return word, f"insightface's model says so for {count} of {total} kept photos"

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from headshotkit.config import GateConfig
 from headshotkit.core.records import Record, Verdict
-from headshotkit.photos.coverage import ONE_SIDED, Axis, Coverage, coverage, moments
+from headshotkit.photos.coverage import ONE_SIDED, Axis, Coverage, coverage, scenes
 from headshotkit.photos.selection import Choice, Chosen, choose_photos
 
-__all__ = ["Choice", "Chosen", "Coverage", "Request", "choose_photos", "coverage", "moments", "requests", "summary"]
+__all__ = ["Choice", "Chosen", "Coverage", "Request", "choose_photos", "coverage", "requests", "scenes", "summary"]
 
 MOST_REQUESTS = 3
-LEAST_MOMENTS, LEAST_ALIKE = 5, 3
+LEAST_SCENES, LEAST_ALIKE = 5, 3
 """Fewest scenes that show a trait before the coach requests variety of it; fewest if all show the same value. A missing
 pose or expression is requested from the first photo on."""
 WANTED = 2
@@ -33,12 +33,12 @@ FIXABLE = {
     "bright": "photos without glare: turn the flash off, step out of the sun",
     "noisy": "photos in more light",
     "pale": "photos with more contrast: wipe the lens, no haze filter",
-    "compressed": "the original files, not those that a messenger sent",
+    "compressed": "the original files, not copies that a messenger app sent",
     "greyscale": "photos in colour, without a filter",
-    "small_face": "photos from nearer: the face should fill a third of the height",
+    "small_face": "photos from closer: the face should fill a third of the height",
     "cropped_face": "photos with the whole face in the frame",
-    "occluded": "photos without sunglasses, mask or hand before the face",
-    "profile": "photos in which both eyes are seen",
+    "occluded": "photos without sunglasses, mask or hand in front of the face",
+    "profile": "photos with both eyes visible",
     "tilted": "photos the right way up, with the head upright",
     "framed": "the photos themselves, without a frame, bars or an app around them",
     "generated": "photos from a camera, not pictures that a model generated",
@@ -89,11 +89,13 @@ def requests(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> 
 def summary(asked: tuple[Request, ...], covered: Coverage) -> str:
     """Return the requests as one sentence, or that there are none."""
     if asked:
-        return "To take next: " + "; ".join(request.text for request in asked) + "."
-    counts = f"{covered.photos} photos of {covered.moments} moments"
-    told = [a for a in covered.axes if sum(a.moments) >= LEAST_MOMENTS and sum(n > 0 for n in a.moments) > 1]
-    shown = ", ".join(f"{sum(n > 0 for n in axis.moments)} {PLURALS[axis.name]}" for axis in told)
-    return f"Nothing to ask for: {counts}" + (f" show {shown}." if shown else ", too few to tell what varies.")
+        return "The set still needs: " + "; ".join(request.text for request in asked) + "."
+    counts = f"{covered.photos} photos of {covered.scenes} scenes"
+    varied = [a for a in covered.axes if sum(a.scenes) >= LEAST_SCENES and sum(n > 0 for n in a.scenes) > 1]
+    shown = ", ".join(f"{sum(n > 0 for n in axis.scenes)} {PLURALS[axis.name]}" for axis in varied)
+    return f"No more photos are needed: {counts}" + (
+        f" show {shown}." if shown else ", too few to judge their variety."
+    )
 
 
 def _photos(count: int) -> str:
@@ -123,8 +125,8 @@ def _two_people(verdicts: list[Verdict]) -> tuple[float, Request] | None:
     once = [name for g in groups.values() if len(g) == 1 for name in g]
     lists += f"; {len(once)} of others ({_named(once)})" if once else ""
     people = len(sets) + len(once)
-    text = f"keep one person's photos; this set shows {NUMBERS[people] if people < 11 else people} people: {lists}"
-    why = f"{strangers} of {strangers + len(main)} faces are not the person that most photos show"
+    text = f"photos of one person only; this set shows {NUMBERS[people] if people < 11 else people} people: {lists}"
+    why = f"{strangers} of {strangers + len(main)} faces belong to somebody else"
     return 10.0, Request("two_people", strangers, text, why)
 
 
@@ -133,10 +135,10 @@ def _too_few(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> 
     kept = sum(v.kept for v in verdicts)
     same = kept + sum(not v.kept and v.reasons[:1] != () and v.reasons[0].code in REPEATED for v in verdicts)
     useful = 5.0 if kept < config.min_photos else 3.0
-    missing = config.min_photos - covered.moments
-    if missing > 0 and same >= max(4, 2 * covered.moments):
-        what = "moment" if covered.moments == 1 else "moments"
-        why = f"{same} photos show {covered.moments} {what}, {config.min_photos} are wanted"
+    missing = config.min_photos - covered.scenes
+    if missing > 0 and same >= max(4, 2 * covered.scenes):
+        what = "scene" if covered.scenes == 1 else "scenes"
+        why = f"{same} photos show {covered.scenes} {what}, {config.min_photos} are needed"
         return useful, Request(
             "moments", missing, f"{_photos(missing)} from other days, in other clothes and places", why
         )
@@ -162,28 +164,28 @@ def _spoilt(verdicts: list[Verdict], config: GateConfig) -> tuple[float, Request
 def _turned(covered: Coverage) -> tuple[float, Request] | None:
     axis = covered.axis("pose")
     words = {
-        "left": "turned half to the left of the picture",
-        "right": "turned half to the right of the picture",
+        "left": "half-turned to the left of the picture",
+        "right": "half-turned to the right of the picture",
         "front": "looking straight into the camera",
     }
-    enough = WANTED if sum(axis.moments) >= LEAST_MOMENTS else 1
+    enough = WANTED if sum(axis.scenes) >= LEAST_SCENES else 1
     lacks = {pose: WANTED - axis.count(pose) for pose in words if axis.count(pose) < enough}
-    if not lacks or not sum(axis.moments):
+    if not lacks or not sum(axis.scenes):
         return None
     (pose, count), *others = lacks.items()
     text = f"{_photos(count)} with the face {words[pose]}"
     text += "".join(f" and {NUMBERS[n]} {words[other]}" for other, n in others)
     counts = ", ".join(f"{axis.count(p)} {p}" for p in ("left", "front", "right"))
-    why = f"of {sum(axis.moments)} moments: {counts}; {WANTED} of each are wanted"
+    why = f"of {sum(axis.scenes)} scenes: {counts}; {WANTED} of each are needed"
     return 1.0 * min(1, sum(lacks.values()) / (2 * WANTED)), Request("pose", sum(lacks.values()), text, why)
 
 
 def _one_sided(axis: Axis, what: str) -> tuple[int, str] | None:
     """Return the number of varied photos to request, and the reason, if most scenes show the same; else None."""
-    total, top = sum(axis.moments), max(axis.moments, default=0)
-    if total < (LEAST_ALIKE if top == total else LEAST_MOMENTS) or axis.share <= ONE_SIDED:
+    total, top = sum(axis.scenes), max(axis.scenes, default=0)
+    if total < (LEAST_ALIKE if top == total else LEAST_SCENES) or axis.share <= ONE_SIDED:
         return None
-    why = f"{top} of {total} moments show {what}, at most {ONE_SIDED:.0%} should"
+    why = f"{top} of {total} scenes show {what}, at most {ONE_SIDED:.0%} should"
     return min(3, max(1, math.ceil(top / ONE_SIDED - total))), why
 
 
@@ -206,19 +208,19 @@ def _background(covered: Coverage) -> tuple[float, Request] | None:
 
 def _expression(covered: Coverage) -> tuple[float, Request] | None:
     axis = covered.axis("expression")
-    total = sum(axis.moments)
+    total = sum(axis.scenes)
     rare = min(axis.values, key=axis.count)
     count = WANTED - axis.count(rare)
-    if not total or count <= 0 or (axis.count(rare) and total < LEAST_MOMENTS):
+    if not total or count <= 0 or (axis.count(rare) and total < LEAST_SCENES):
         return None
     text = f"{_photos(count)} with " + ("a smile" if rare == "smiling" else "a calm face and the mouth closed")
-    why = f"{axis.count(rare)} of {total} moments show a {rare} face, {WANTED} are wanted"
+    why = f"{axis.count(rare)} of {total} scenes show a {rare} face, {WANTED} are needed"
     return 0.6 * count / WANTED, Request("expression", count, text, why)
 
 
 def _light(covered: Coverage) -> tuple[float, Request] | None:
     axis = covered.axis("light")
-    if axis.most == "soft" or not (found := _one_sided(axis, f"light that is {axis.most}")):
+    if axis.most == "soft" or not (found := _one_sided(axis, f"{axis.most} light")):
         return None
     count, why = found
     text = f"{_photos(count)} in soft light from the front, for example facing a window"

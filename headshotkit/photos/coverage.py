@@ -13,7 +13,7 @@ from datetime import datetime
 
 import numpy as np
 
-from headshotkit.core.records import Record, Verdict
+from headshotkit.core.records import Record, Verdict, stored_as
 
 TURNED_DEG, RAISED_DEG = 15.0, 20.0
 """Yaw and pitch from which a face is turned or raised; half profile is about 30 to 45. Pitch is less exact."""
@@ -34,7 +34,7 @@ BUSY_STD = 6.0
 """Standard deviation of L in the upper corners, around a fitted plane, above which a background is busy."""
 SAME_COLOUR = 12.0
 """Largest CIELAB distance, with lightness at half weight, between things that count as one colour."""
-SAME_ANGLE_DEG, SAME_MOMENT_COSINE, SAME_MOMENT_S = 8.0, 0.85, 60.0
+SAME_ANGLE_DEG, SAME_SCENE_COSINE, SAME_SCENE_S = 8.0, 0.85, 60.0
 """Largest difference in pose, least cosine, and largest time difference of two photos of one scene."""
 
 POSES = ("left", "front", "right", "up or down")
@@ -55,12 +55,12 @@ class Axis(Record):
 
     name: str
     values: tuple[str, ...]
-    moments: tuple[int, ...]
+    scenes: tuple[int, ...] = stored_as("moments")
     most: str
     share: float
 
     def count(self, value: str) -> int:
-        return dict(zip(self.values, self.moments, strict=True)).get(value, 0)
+        return dict(zip(self.values, self.scenes, strict=True)).get(value, 0)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Coverage(Record):
     """What the kept photos cover. `grid` counts scenes: rows are POSES, columns EXPRESSIONS."""
 
     photos: int
-    moments: int
+    scenes: int = stored_as("moments")
     axes: tuple[Axis, ...]
     grid: tuple[tuple[int, ...], ...]
 
@@ -79,7 +79,7 @@ class Coverage(Record):
 def coverage(verdicts: list[Verdict]) -> Coverage:
     """Count what the kept photos cover. Photos of one scene count once, by the best of them."""
     kept = [v for v in verdicts if v.kept]
-    best = [members[0] for members in by_moment(kept)]
+    best = [members[0] for members in by_scene(kept)]
     shown = traits(kept)
     axes = []
     for name in AXES:
@@ -103,12 +103,12 @@ def quality(measures: dict) -> float:
     return float(np.clip(value, 0.05, 1))
 
 
-def by_moment(verdicts: list[Verdict]) -> list[list[int]]:
+def by_scene(verdicts: list[Verdict]) -> list[list[int]]:
     """Return the indices of each scene's photos, best photo first; a photo of unknown scene forms its own."""
     groups = defaultdict(list)
-    for place, verdict in enumerate(verdicts):
-        moment = verdict.measures.get("moment")
-        groups[("own", place) if moment is None else moment].append(place)
+    for index, verdict in enumerate(verdicts):
+        scene = verdict.measures.get("moment")
+        groups[("own", index) if scene is None else scene].append(index)
     return [sorted(g, key=lambda i: (-quality(verdicts[i].measures), verdicts[i].photo)) for g in groups.values()]
 
 
@@ -172,17 +172,17 @@ def _backgrounds(measures: list[dict]) -> list[str | None]:
     busy = np.array([(m.get("backdrop_busy") or 0.0) > BUSY_STD for m in measures], bool)
     names: list[str | None] = [None] * len(measures)
     for kind in (False, True):
-        places = [i for i, m in enumerate(measures) if m.get("backdrop_lab") and busy[i] == kind]
-        found = _colours([measures[i]["backdrop_lab"] for i in places])
-        for i, name in zip(places, found, strict=True):
+        indices = [i for i, m in enumerate(measures) if m.get("backdrop_lab") and busy[i] == kind]
+        found = _colours([measures[i]["backdrop_lab"] for i in indices])
+        for i, name in zip(indices, found, strict=True):
             names[i] = f"{'busy' if kind else 'plain'} {name}"
     return names
 
 
 def _clothes(measures: list[dict]) -> list[str | None]:
     """Name the colour of the clothes in each photo."""
-    places = [i for i, m in enumerate(measures) if m.get("clothes_lab")]
-    found = dict(zip(places, _colours([measures[i]["clothes_lab"] for i in places]), strict=True))
+    indices = [i for i, m in enumerate(measures) if m.get("clothes_lab")]
+    found = dict(zip(indices, _colours([measures[i]["clothes_lab"] for i in indices]), strict=True))
     return [found.get(i) for i in range(len(measures))]
 
 
@@ -249,11 +249,11 @@ def clusters(near: np.ndarray) -> np.ndarray:
 # --- scenes -------------------------------------------------------------------------------------------------------
 
 
-def moments(measures: list[dict], embeddings: np.ndarray) -> list[int]:
+def scenes(measures: list[dict], embeddings: np.ndarray) -> list[int]:
     """Group photos of one scene: a burst, or the same pose held for the same camera.
 
     Two photos share a scene if yaw, pitch and roll differ by at most SAME_ANGLE_DEG, background and clothes have the
-    same colours, their faces' cosine is above SAME_MOMENT_COSINE, and they were taken at most SAME_MOMENT_S apart, if
+    same colours, their faces' cosine is above SAME_SCENE_COSINE, and they were taken at most SAME_SCENE_S apart, if
     both times are known. A background or clothes measured in only one of them are ignored.
 
     Args:
@@ -263,10 +263,10 @@ def moments(measures: list[dict], embeddings: np.ndarray) -> list[int]:
     """
     if not measures:
         return []
-    near = embeddings @ embeddings.T > SAME_MOMENT_COSINE
+    near = embeddings @ embeddings.T > SAME_SCENE_COSINE
     for name in ("yaw_deg", "pitch_deg", "roll_deg"):
         near &= _at_most([m.get(name) for m in measures], SAME_ANGLE_DEG)
-    near &= _at_most([_seconds(m.get("taken_at")) for m in measures], SAME_MOMENT_S)
+    near &= _at_most([_seconds(m.get("taken_at")) for m in measures], SAME_SCENE_S)
     for name in ("backdrop_lab", "clothes_lab"):
         colours = np.array([m.get(name) or [np.nan] * 3 for m in measures], float)
         near &= ~(colour_distances(colours) > SAME_COLOUR)

@@ -80,7 +80,7 @@ class Source(io.BufferedReader):
         data = super().read(size) or b""
         self.left_bytes -= len(data)
         if self.left_bytes < 0:
-            raise Refused("its blocks are read again and again, as no camera writes them")
+            raise Refused("its blocks overlap, which no camera writes")
         if time.thread_time() > self.until_s:
             raise Refused(f"reading its blocks takes over {MAX_READ_S:.0f} s")
         return data
@@ -88,7 +88,7 @@ class Source(io.BufferedReader):
 
 def _refuse_unless_file(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise Refused("it is no file, but a folder, a pipe or a device", "Take it out of the folder.")
+        raise Refused("it is not a file but a folder, a pipe or a device", "Take it out of the folder.")
     if found.st_size > MAX_FILE_BYTES:
         size, limit = found.st_size / 2**20, MAX_FILE_BYTES / 2**20
         raise Refused(f"it holds {size:.0f} MiB, at most {limit:.0f} MiB are read")
@@ -142,7 +142,7 @@ def open_as(kind: str, file: Source) -> Image.Image:
         try:
             return JpegImagePlugin.jpeg_factory(file)  # Image.open refuses a phone's 200 megapixels
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
-            raise UnidentifiedImageError("no JPEG") from error
+            raise UnidentifiedImageError("not a JPEG") from error
     try:
         return Image.open(file, formats=(kind,))
     except UnidentifiedImageError:

@@ -109,8 +109,8 @@ def find_photos(folder: Path) -> list[Path]:
         others = left_out(folder)
         raise NoPhotos(
             f"{_words(str(folder))} holds no photo among its {len(names)} files.",
-            f"Not looked at: {others}." if others else f"Photos end in {', '.join(sorted(SUFFIXES))}.",
-            "Put 10-20 photos of one person there" + (", as JPEG, and in no subfolder." if others else "."),
+            f"Not read: {others}." if others else f"Photos end in {', '.join(sorted(SUFFIXES))}.",
+            "Put 10-20 photos of one person there" + (", as JPEG, not in a subfolder." if others else "."),
         )
     return photos
 
@@ -267,9 +267,9 @@ def _explained(error: Exception) -> tuple[str, str]:
     if isinstance(error, PermissionError):
         return "there is no permission to open it", "Change its permissions, or copy it to your own folder."
     if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-        return "it is not there, or a link that leads nowhere", "Put the photo itself into the folder."
+        return "it is missing, or a broken link", "Put the photo itself into the folder."
     if isinstance(error, EOFError) or "truncated" in text.lower():
-        return "it is cut off before its end", "Copy or download it again."
+        return "it is incomplete", "Copy or download it again."
     return f"it is damaged ({text or type(error).__name__})", "Copy it again from where it came from, or export it."
 
 
@@ -277,7 +277,7 @@ def _open(file: Source, least_px: int | None) -> Opened:
     head = file.read(64)
     kind = kind_of(head)
     if kind is None:
-        what = f"its first bytes are {head[:4].hex(' ')}, no photo's" if head else "it is empty, 0 bytes"
+        what = f"its first bytes, {head[:4].hex(' ')}, are not a photo's" if head else "it is empty, 0 bytes"
         raise Refused(what, "Give a JPEG, PNG, WebP, HEIC, AVIF, TIFF, GIF or BMP file.")
     if kind == "HEIF":
         _learn_heif()
@@ -326,8 +326,8 @@ def _learn_heif() -> None:
     except ImportError as error:
         if runtime.out_of_memory(error):
             raise
-        anew = "" if isinstance(error, ModuleNotFoundError) else " --force-reinstall"
-        next_step = f"Install it: pip install{anew} pillow-heif. Or export the photo as JPEG."
+        force = "" if isinstance(error, ModuleNotFoundError) else " --force-reinstall"
+        next_step = f"Install it: pip install{force} pillow-heif. Or export the photo as JPEG."
         raise Refused(f"it is HEIC, which needs the package pillow-heif ({error})", next_step) from error
 
 

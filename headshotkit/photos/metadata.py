@@ -181,16 +181,16 @@ def _properties_of(item: int, ipma: bytes) -> list[int]:
     """Return the numbers of an item's properties in an 'ipma' box."""
     if len(ipma) < 8:
         return []
-    version, wide, at = ipma[0], ipma[3] & 1, 8
+    version, two_bytes, at = ipma[0], ipma[3] & 1, 8
     for _ in range(min(int.from_bytes(ipma[4:8], "big"), MOST_ENTRIES)):
         width = 4 if version else 2
         number, count = int.from_bytes(ipma[at : at + width], "big"), ipma[at + width : at + width + 1]
         at += width + 1
-        step = 2 if wide else 1
+        step = 2 if two_bytes else 1
         found = ipma[at : at + step * (count[0] if count else 0)]
         at += len(found)
         if number == item:
-            mask = 0x7FFF if wide else 0x7F
+            mask = 0x7FFF if two_bytes else 0x7F
             return [int.from_bytes(found[n : n + step], "big") & mask for n in range(0, len(found), step)]
     return []
 

@@ -12,13 +12,13 @@ from headshotkit.core import locks
 from headshotkit.core.errors import CannotKeep, NoPhotos, StageMissing
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run, discard, facts_of, fingerprint, write_json
-from headshotkit.photos.check import OVERRULED, advice_on, outcome_of, overruled_input, read_overruled, write_kept
+from headshotkit.photos.check import OVERRIDES, advice_on, outcome_of, overrides_input, read_overrides, write_kept
 from headshotkit.photos.files import digest_of, find_photos, plain_name
 from headshotkit.photos.page import write_photo_page
 
 
-@locks.writes("overrule_verdict")
-def overrule_verdict(run: Run, photo: str, kept: bool, folder: Path | None = None) -> Verdict:
+@locks.writes("override_verdict")
+def override_verdict(run: Run, photo: str, kept: bool, folder: Path | None = None) -> Verdict:
     """Keep a refused photo, or leave out a kept one, by a person's decision; save it in `overruled.json`.
 
     It stays valid for that file when the photos are judged again, and later stages must be redone. The opposite
@@ -34,25 +34,29 @@ def overrule_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
     manifest = run.manifest("photos")
     names = [v["photo"] for v in manifest["verdicts"]]
     if photo not in names:
-        raise StageMissing(f"no photo {photo!r} was judged.", f"There are: {', '.join(names[:20])}.", "Name one.")
-    place = names.index(photo)
-    verdict, digest = Verdict.from_dict(manifest["verdicts"][place]), manifest["photos"][place]["sha256"]
+        raise StageMissing(
+            f"no photo {photo!r} was judged.", f"The judged photos are: {', '.join(names[:20])}.", "Choose one of them."
+        )
+    index = names.index(photo)
+    verdict, digest = Verdict.from_dict(manifest["verdicts"][index]), manifest["photos"][index]["sha256"]
     if kept and "face_box_px" not in verdict.measures:
         why = "; ".join(reason.text for reason in verdict.reasons)
-        raise CannotKeep(f"{photo} can't be kept: {why}.", "A training picture is cropped around a face.", "Leave it.")
+        raise CannotKeep(
+            f"{photo} can't be kept: {why}.", "A training picture is cropped around a face.", "Leave it out."
+        )
     source = _file_of(run, manifest, photo, digest, folder) if kept else None
     note = {"sha256": digest, "kept": kept, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    said = read_overruled(run) | {photo: note}
-    verdict = replace(verdict, kept=kept, overruled=kept == bool(verdict.reasons))
-    if not verdict.overruled:
+    said = read_overrides(run) | {photo: note}
+    verdict = replace(verdict, kept=kept, overridden=kept == bool(verdict.reasons))
+    if not verdict.overridden:
         del said[photo]
     copy = run.path("photos") / "kept" / photo
     if source and not write_kept(source, digest, copy):
         raise CannotKeep(f"{photo} can't be read any more.", "It was moved or changed.", "Judge the photos again.")
     files = {name: facts for name, facts in manifest.get("files", {}).items() if name != f"kept/{photo}"}
     manifest["files"] = files | ({f"kept/{photo}": facts_of(copy)} if kept else {})
-    manifest["verdicts"][place] = verdict.to_dict()
-    _write_overruled(run, said, manifest)
+    manifest["verdicts"][index] = verdict.to_dict()
+    _write_overrides(run, said, manifest)
     if not kept:
         discard(copy)
     return verdict
@@ -66,14 +70,14 @@ def _file_of(run: Run, manifest: dict, photo: str, digest: str, folder: Path | N
             if plain_name(file) == photo and digest_of(file) == digest:
                 return file
     why = "The run copies it from there when it is kept."
-    place = folder or "a folder that the run can name"
-    raise CannotKeep(f"{photo} is no longer in {place}.", why, "Put it back, or judge the photos again.")
+    place = folder or "the photo folder"
+    raise CannotKeep(f"{photo} is no longer in {place}.", why, "Restore it, or judge the photos again.")
 
 
-def _write_overruled(run: Run, said: dict, manifest: dict) -> None:
+def _write_overrides(run: Run, said: dict, manifest: dict) -> None:
     """Write the decisions and the updated manifest, with the fingerprint that a new check would have."""
-    write_json(run.folder / OVERRULED, said)
-    inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRULED} | overruled_input(run)
+    write_json(run.folder / OVERRIDES, said)
+    inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRIDES} | overrides_input(run)
     judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
     manifest |= advice_on(judged, GateConfig.from_dict(manifest["config"])) | {
         "inputs": inputs,

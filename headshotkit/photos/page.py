@@ -47,10 +47,7 @@ def photo_page(folder: Path, judged: dict) -> str:
 def _card(verdict: Verdict, thumb: Path) -> str:
     """Return one photo with its name, its verdict and every reason."""
     name = html.escape(verdict.photo)
-    lines = [reason.text for reason in verdict.reasons]
-    if verdict.overruled:
-        lines.insert(0, f"{'kept' if verdict.kept else 'left out'} by you")
-    words = "<br>".join(map(html.escape, lines)) or "kept"
+    words = "<br>".join(map(html.escape, verdict.lines))
     picture = f'<img src="{data_uri(thumb.read_bytes(), "jpeg")}" alt="{name}">' if thumb.is_file() else ""
     kind = "pass" if verdict.kept else "near"
     return f'<figure class="{kind}">{picture}<figcaption><b>{name}</b>{words}</figcaption></figure>'

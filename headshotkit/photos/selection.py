@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headshotkit.core.records import Record, Verdict
-from headshotkit.photos.coverage import AXES, by_moment, quality, traits
+from headshotkit.photos.coverage import AXES, by_scene, quality, traits
 
 WEIGHTS = {
     "photo": 1.0,
@@ -62,14 +62,14 @@ def choose_photos(verdicts: list[Verdict], most: int = 20, least: int = 10) -> C
     Nemhauser, Wolsey and Fisher 1978 (the greedy bound).
     """
     kept = sorted((v for v in verdicts if v.kept), key=lambda v: v.photo)
-    groups = by_moment(kept)
+    groups = by_scene(kept)
     first, rest = [g[0] for g in groups], [i for g in groups for i in g[1:]]
     weights, cells, worth = _choice_arrays(kept)
     sums = np.zeros(cells.max(initial=-1) + 2)
     steps = _take_best(sorted(first), most, sums, (weights, cells, worth))
     steps += _take_best(sorted(rest), min(least, most) - len(steps), sums, (weights, cells, worth))
     text = f"{len(steps)} of {len(kept)} kept photos are chosen; they show {min(len(steps), len(first))} of"
-    text += f" {len(first)} moments"
+    text += f" {len(first)} scenes"
     return Choice(tuple(_chosen(kept, steps, set(rest))), text)
 
 
@@ -79,7 +79,13 @@ def _chosen(kept: list[Verdict], steps: list[tuple[int, float]], again: set[int]
     for i, gain in steps:
         new = [f"{axis} {shown[i][axis]}" for axis in AXES if shown[i][axis] and (axis, shown[i][axis]) not in seen]
         seen |= set(shown[i].items())
-        why = f"first with {', '.join(new)}" if new else "the same moment again" if i in again else "another moment"
+        why = (
+            f"first photo with {', '.join(new)}"
+            if new
+            else "another photo of the same scene"
+            if i in again
+            else "another scene"
+        )
         yield Chosen(kept[i].photo, round(gain, 4), f"{why}; quality {quality(kept[i].measures):.2f}")
 
 
@@ -111,8 +117,8 @@ def _take_best(candidates: list[int], count: int, sums: np.ndarray, arrays) -> l
     while left and len(taken) < count:
         own, q = cells[left], worth[left][:, None]
         gains = ((own >= 0) * weights * (np.sqrt(sums[own] + q) - np.sqrt(sums[own]))).sum(1).round(12)
-        place = int(gains.argmax())
-        best = left.pop(place)
+        index = int(gains.argmax())
+        best = left.pop(index)
         sums[cells[best][cells[best] >= 0]] += worth[best]
-        taken.append((best, float(gains[place])))
+        taken.append((best, float(gains[index])))
     return taken

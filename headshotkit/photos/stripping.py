@@ -197,7 +197,7 @@ def _places(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, 
         nonlocal at
         at += width
         if at > end:
-            raise ValueError("its list of places is cut off")
+            raise ValueError("its list of items is cut off")
         return int.from_bytes(data[at - width : at], "big")
 
     for _ in range(number(4 if version == 2 else 2)):

@@ -120,10 +120,10 @@ def _count_mini(step: str, px: int, batch: int, checkpointing: bool) -> Cost:
         unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(MINI_TARGETS)), "person")
     if checkpointing:
         unet.enable_gradient_checkpointing(partial(_checkpoint, (), ()))
-    side, told = px // 16, torch.empty(batch, TIME_IDS)
+    side, time_ids = px // 16, torch.empty(batch, TIME_IDS)
     pooled = unet.config.projection_class_embeddings_input_dim - TIME_IDS * unet.config.addition_time_embed_dim
     text = torch.empty(batch, TOKENS, unet.config.cross_attention_dim)
-    conditions = {"text_embeds": torch.empty(batch, pooled), "time_ids": told}
+    conditions = {"text_embeds": torch.empty(batch, pooled), "time_ids": time_ids}
     latents = torch.empty(batch, unet.config.in_channels, side, side)
     inputs = (latents, torch.empty(batch), text, None, None, None, None, conditions)
     network = WithEncoders(unet.train(), _mini_encoders()) if step in WITH_TOKENS else unet.train()
@@ -170,16 +170,16 @@ class WithEncoders(torch.nn.Module):
         ids = torch.empty(len(text), TOKENS, dtype=torch.long)
         first = self.text.first(ids, output_hidden_states=True).hidden_states[-2]
         second = self.text.second(ids, output_hidden_states=True)
-        told = {"text_embeds": second.text_embeds, "time_ids": unused[-1]["time_ids"]}
-        return self.unet(latents, time, torch.cat([first, second.hidden_states[-2]], -1), added_cond_kwargs=told)
+        added = {"text_embeds": second.text_embeds, "time_ids": unused[-1]["time_ids"]}
+        return self.unet(latents, time, torch.cat([first, second.hidden_states[-2]], -1), added_cond_kwargs=added)
 
 
 def _unet_inputs(px: int, batch: int) -> tuple:
     """Return latents, time, text, five unused, and SDXL's micro-conditioning, in the U-Net's order."""
     half = partial(torch.empty, dtype=torch.float16)
-    told = {"text_embeds": half(batch, POOLED_WIDTH), "time_ids": half(batch, TIME_IDS)}
+    added = {"text_embeds": half(batch, POOLED_WIDTH), "time_ids": half(batch, TIME_IDS)}
     latents = half(batch, 4, px // 8, px // 8)
-    return latents, torch.empty(batch), half(batch, TOKENS, TEXT_WIDTH), None, None, None, None, told
+    return latents, torch.empty(batch), half(batch, TOKENS, TEXT_WIDTH), None, None, None, None, added
 
 
 def add_lora(unet: UNet2DConditionModel) -> int:

@@ -83,12 +83,12 @@ def _denoising(base: str, px: int) -> Callable:
 
     tokens, words, time = (px // 16) ** 2, WORDS[base], half(1)
     if base == "flux":
-        told = {"pooled_projections": half(1, 768), "guidance": half(1), "txt_ids": half(words, 3),
+        kwargs = {"pooled_projections": half(1, 768), "guidance": half(1), "txt_ids": half(words, 3),
                 "img_ids": half(tokens, 3), "encoder_hidden_states": half(1, words, 4096)}  # fmt: skip
-        return lambda network: network(half(1, tokens, 64), timestep=time, return_dict=False, **told)[0]
+        return lambda network: network(half(1, tokens, 64), timestep=time, return_dict=False, **kwargs)[0]
     if base == "flux2":
-        told = {"txt_ids": half(words, 4), "img_ids": half(tokens, 4), "encoder_hidden_states": half(1, words, 7680)}
-        return lambda network: network(half(1, tokens, 128), timestep=time, return_dict=False, **told)[0]
+        kwargs = {"txt_ids": half(words, 4), "img_ids": half(tokens, 4), "encoder_hidden_states": half(1, words, 7680)}
+        return lambda network: network(half(1, tokens, 128), timestep=time, return_dict=False, **kwargs)[0]
     return lambda network: network([half(16, 1, px // 8, px // 8)], time, [half(words, 2560)], return_dict=False)[0][0]
 
 
@@ -103,8 +103,8 @@ def _texts(base: str) -> list[tuple[torch.nn.Module, Callable]]:
     qwen = Qwen3Config(vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, head_dim=128,
                        num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=True)  # fmt: skip
     kind = Qwen3ForCausalLM if base == "flux2" else Qwen3Model
-    told = {"attention_mask": {"full_attention": None}, "output_hidden_states": True, "use_cache": False}
-    return [(kind(qwen), lambda network: network(ids, **told).hidden_states[-2])]
+    kwargs = {"attention_mask": {"full_attention": None}, "output_hidden_states": True, "use_cache": False}
+    return [(kind(qwen), lambda network: network(ids, **kwargs).hidden_states[-2])]
 
 
 def _autoencoder(base: str, kind: str, px: int) -> tuple[torch.nn.Module, Callable]:

@@ -122,7 +122,9 @@ class DeadlineController:
             BadConfig: no stage has that name.
         """
         if stage not in STAGES:
-            raise BadConfig(f"no stage is called {stage!r}.", f"Stages are: {', '.join(STAGES)}.", "Correct the name.")
+            raise BadConfig(
+                f"no stage is called {stage!r}.", f"The stages are: {', '.join(STAGES)}.", "Correct the name."
+            )
         if self.stages and self.stages[-1]["stage"] == stage:
             self.stages[-1]["minutes"] = round((self.clock() - self.began) / 60, 3)
         task = self.plan.task

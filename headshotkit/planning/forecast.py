@@ -54,19 +54,19 @@ class MethodCost(Record):
     def line(self) -> str:
         """Return the training's time in a sentence; the other figures are in the manifest."""
         if self.minutes is None:
-            return f"Training by {self.method}: how long it takes is told after the first steps. {self.advice}".rstrip()
+            return f"Training by {self.method}: the time is printed after the first steps. {self.advice}".rstrip()
         end = runtime.clock_in(self.minutes)
         return f"Training by {self.method} takes about {self.minutes:.1f} minutes, until {end}. {self.advice}".rstrip()
 
 
-def expect_cost(method, groups: list[dict], optimizer: str, device_name: str, class_images: int) -> MethodCost:
+def expect_cost(method, groups: list[dict], optimizer: str, device: tuple[str, str], class_images: int) -> MethodCost:
     """Estimate the cost of a training that is about to begin.
 
     Args:
         method: the `families.methods.Method`, with everything loaded that stays.
         groups: its parameter groups.
         optimizer: its name, of ADAM_BYTES.
-        device_name: of the computing device, as from `runtime.choose_device`.
+        device: the computing device and the reason for it, from `runtime.choose_device`.
         class_images: their number.
     """
     config: TrainConfig = method.config
@@ -74,12 +74,12 @@ def expect_cost(method, groups: list[dict], optimizer: str, device_name: str, cl
     state = ADAM_BYTES.get(optimizer, ADAM_BYTES["adamw"])
     held = method.loaded_bytes() + count * (FLOAT_BYTES + state)
     checkpoint = count * (FLOAT_BYTES * (2 if config.ema else 1) + state)
-    minutes, source = expect_minutes(config, device_name, bool(class_images))
+    minutes, source = expect_minutes(config, device, bool(class_images))
     peak = expect_peak_gib(config, count * state, bool(class_images))
     return MethodCost(
         config.method, count, minutes, source, round(held / GIB, 3), peak,
         round(count * method.bytes_each / MIB, 3), round(checkpoint * (config.keep_checkpoints + 1) / MIB, 1),
-        _advice(config, class_images, rates_of(device_name), peak),
+        _advice(config, class_images, _rates_on(device), peak),
     )  # fmt: skip
 
 
@@ -95,20 +95,26 @@ def _advice(config: TrainConfig, class_images: int, rates: Rates | None, peak_gi
     return ". ".join(found)
 
 
-def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) -> tuple[float | None, str]:
+def expect_minutes(config: TrainConfig, device: tuple[str, str], class_images: bool) -> tuple[float | None, str]:
     """Return the minutes of all steps, and the rate's source; (None, why) if no rate is known."""
     times = 2 if class_images else 1
     if config.base == "mini":
-        if not device_name.startswith("no GPU"):
-            return None, "the embedded base was timed on a CPU alone"
+        if device[0] != "cpu":
+            return None, "the embedded base was timed on a CPU only"
         seconds = MINI_METHOD_STEP_S[config.method]
-        source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core, 2026-11-20"
+        source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core"
         return round(config.steps * seconds * config.batch / MINI_STEP_PICTURES * times / 60, 1), source
-    rates = rates_of(device_name)
+    rates = _rates_on(device)
     if rates is None:
-        return None, "no rate is known for it here"
+        return None, "its speed is not known"
     seconds = rates.seconds("train", _cost(config).tflop)[0]
     return round(config.steps * seconds * times / 60, 1), f"planned for {rates.name} at {COUNTED_PX} px"
+
+
+def _rates_on(device: tuple[str, str]) -> Rates | None:
+    """Return the rates of the computing device; None if it is no CUDA GPU or its rates are not known."""
+    kind, named = device
+    return rates_of(named) if kind == "cuda" else None
 
 
 def expect_peak_gib(config: TrainConfig, optimizer_bytes: int, prior: bool = False) -> float | None:
@@ -133,24 +139,24 @@ def _cost(config: TrainConfig, losses: int = 1):
     return cost(kind, COUNTED_PX, config.batch * losses, family)
 
 
-def expect_drawing(pictures: int, config: RenderConfig, device_name: str) -> tuple[float | None, str]:
+def expect_drawing(pictures: int, config: RenderConfig, device: tuple[str, str]) -> tuple[float | None, str]:
     """Return the minutes of loading the base and drawing, None if no rate is known, and the rate's source.
 
     Args:
         pictures: their number.
         config: the settings they are drawn with.
-        device_name: of the computing device, as from `runtime.choose_device`.
+        device: the computing device and the reason for it, from `runtime.choose_device`.
 
-    >>> minutes, source = expect_drawing(42, RenderConfig.for_base("sdxl"), "CUDA is there: Tesla T4")
+    >>> minutes, source = expect_drawing(42, RenderConfig.for_base("sdxl"), ("cuda", "Tesla T4"))
     >>> round(minutes), source
     (12, 'planned for t4')
     """
     mini = config.base == "mini"
-    if mini and not device_name.startswith("no GPU"):
-        return None, "the embedded base was timed on a CPU alone"
-    rates = GPUS["cpu"] if mini else rates_of(device_name)
+    if mini and device[0] != "cpu":
+        return None, "the embedded base was timed on a CPU only"
+    rates = GPUS["cpu"] if mini else _rates_on(device)
     if rates is None:
-        return None, "no rate is known for it here"
+        return None, "its speed is not known"
     task = Task(rates, config.base, pictures, math.inf, 0.0)
     share = config.guidance_share if config.guidance > 1 else 0.0
     seconds = picture_seconds(task, config.sampler_steps, share, words=mini and config.base_guidance > 1)
@@ -159,7 +165,7 @@ def expect_drawing(pictures: int, config: RenderConfig, device_name: str) -> tup
 
 def say_drawing(title: str, pictures: int, config: RenderConfig) -> None:
     """Print before a slow step how many pictures it draws, and about how long that takes."""
-    minutes, source = expect_drawing(pictures, config, runtime.choose_device()[1])
+    minutes, source = expect_drawing(pictures, config, runtime.choose_device())
     words = (
         f"about {max(minutes, 0.1):.1f} minutes ({source})" if minutes is not None else f"minutes not known: {source}"
     )

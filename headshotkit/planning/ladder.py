@@ -31,7 +31,7 @@ class Choice:
     """One option of the ladder.
 
     `schedule`: (side px, steps), in order. `guidance_share`: fraction of the sampler steps with guidance, the first
-    ones. `gave_up`: what it sacrifices compared with the option before; `stage`: the stage that this changes.
+    ones. `sacrificed`: what it gives up compared with the option before; `stage`: the stage that this changes.
     `pairs`: first attempts that evaluation draws without the LoRA as well.
     """
 
@@ -39,7 +39,7 @@ class Choice:
     batch: int
     sampler_steps: int
     guidance_share: float
-    gave_up: str = ""
+    sacrificed: str = ""
     stage: str = "train"
     pairs: int = PAIRS
 
@@ -66,49 +66,49 @@ class Choice:
 
 
 _BEST = Choice(((1024, 1000),), 2, 25, 1.0)
-_ONE = replace(_BEST, batch=1, gave_up="batch 2, so a steadier gradient")
+_ONE = replace(_BEST, batch=1, sacrificed="batch 2 (steadier gradient)")
 _SHARE = replace(_ONE, guidance_share=0.6, stage="generate",
-                 gave_up="guidance in the last 40 % of the sampler steps, where the picture stands")  # fmt: skip
+                 sacrificed="guidance in the last 40 % of the sampler steps (little changes by then)")  # fmt: skip
 _SPLIT = replace(_SHARE, schedule=((768, 700), (1024, 300)), stage="train",
-                 gave_up="1024 px in the first 70 % of the training; the rest has it")  # fmt: skip
-_20 = replace(_SPLIT, sampler_steps=20, stage="generate", gave_up="5 of 25 sampler steps")
-_PAIRS = replace(_20, pairs=6, stage="evaluate", gave_up="6 of 12 pairs with and without the LoRA in the evaluation")
+                 sacrificed="1024 px in the first 70 % of the training; the rest uses it")  # fmt: skip
+_20 = replace(_SPLIT, sampler_steps=20, stage="generate", sacrificed="5 of 25 sampler steps")
+_PAIRS = replace(_20, pairs=6, stage="evaluate", sacrificed="6 of 12 pairs with and without the LoRA in the evaluation")
 _800 = replace(_PAIRS, schedule=((768, 560), (1024, 240)), stage="train",
-               gave_up="{lost} of {first} training steps")  # fmt: skip
-_600 = replace(_800, schedule=((768, 420), (1024, 180)), gave_up="{lost} more training steps")
+               sacrificed="{lost} of {first} training steps")  # fmt: skip
+_600 = replace(_800, schedule=((768, 420), (1024, 180)), sacrificed="{lost} more training steps")
 _16 = replace(_600, sampler_steps=16, guidance_share=0.4, stage="generate",
-              gave_up="4 more sampler steps, and guidance in 20 % more of them")  # fmt: skip
-_768 = replace(_16, schedule=((768, 600),), stage="train", gave_up="1024 px in training")
-_400 = replace(_768, schedule=((768, 400),), gave_up="{lost} more training steps, so {left} are left")
-_512 = replace(_400, schedule=((512, 400),), gave_up="768 px in training")
+              sacrificed="4 more sampler steps, and guidance in 20 % more of them")  # fmt: skip
+_768 = replace(_16, schedule=((768, 600),), stage="train", sacrificed="1024 px in training")
+_400 = replace(_768, schedule=((768, 400),), sacrificed="{lost} more training steps, so {left} are left")
+_512 = replace(_400, schedule=((512, 400),), sacrificed="768 px in training")
 _MINI = Choice(((256, 1000),), 4, 20, 0.2)
 _MINI_SPLIT = replace(_MINI, schedule=((192, 700), (256, 300)),
-                      gave_up="256 px in the first 70 % of the training; the rest has it")  # fmt: skip
-_MINI_400 = replace(_MINI_SPLIT, schedule=((192, 280), (256, 120)), gave_up="{lost} of {first} training steps")
-_MINI_12 = replace(_MINI_400, sampler_steps=12, gave_up="8 of 20 sampler steps", stage="generate")
-_MINI_PAIRS = replace(_MINI_12, pairs=6, gave_up=_PAIRS.gave_up, stage="evaluate")
-_MINI_2 = replace(_MINI_PAIRS, batch=2, gave_up="batch 4, so a steadier gradient", stage="train")
-_MINI_192 = replace(_MINI_2, schedule=((192, 400),), batch=1, gave_up="batch 2, and 256 px in training")
+                      sacrificed="256 px in the first 70 % of the training; the rest uses it")  # fmt: skip
+_MINI_400 = replace(_MINI_SPLIT, schedule=((192, 280), (256, 120)), sacrificed="{lost} of {first} training steps")
+_MINI_12 = replace(_MINI_400, sampler_steps=12, sacrificed="8 of 20 sampler steps", stage="generate")
+_MINI_PAIRS = replace(_MINI_12, pairs=6, sacrificed=_PAIRS.sacrificed, stage="evaluate")
+_MINI_2 = replace(_MINI_PAIRS, batch=2, sacrificed="batch 4 (steadier gradient)", stage="train")
+_MINI_192 = replace(_MINI_2, schedule=((192, 400),), batch=1, sacrificed="batch 2, and 256 px in training")
 _F = Choice(((1024, 1000),), 1, 28, 1.0)
-_F_768 = replace(_F, schedule=((768, 1000),), gave_up="1024 px in training")
-_F_20 = replace(_F_768, sampler_steps=20, gave_up="8 of 28 sampler steps", stage="generate")
-_F_600 = replace(_F_20, schedule=((768, 600),), gave_up="{lost} of {first} training steps", stage="train")
-_F_512 = replace(_F_600, schedule=((512, 600),), gave_up="768 px in training")
-_F_400 = replace(_F_512, schedule=((512, 400),), gave_up="{lost} more training steps, so {left} are left")
+_F_768 = replace(_F, schedule=((768, 1000),), sacrificed="1024 px in training")
+_F_20 = replace(_F_768, sampler_steps=20, sacrificed="8 of 28 sampler steps", stage="generate")
+_F_600 = replace(_F_20, schedule=((768, 600),), sacrificed="{lost} of {first} training steps", stage="train")
+_F_512 = replace(_F_600, schedule=((512, 600),), sacrificed="768 px in training")
+_F_400 = replace(_F_512, schedule=((512, 400),), sacrificed="{lost} more training steps, so {left} are left")
 _F_PAIRS = replace(_F_400, pairs=4, stage="evaluate",
-                   gave_up="8 of 12 pairs with and without the LoRA in the evaluation")  # fmt: skip
-_F_12 = replace(_F_PAIRS, sampler_steps=12, gave_up="8 more sampler steps, so 12 are left", stage="generate")
+                   sacrificed="8 of 12 pairs with and without the LoRA in the evaluation")  # fmt: skip
+_F_12 = replace(_F_PAIRS, sampler_steps=12, sacrificed="8 more sampler steps, so 12 are left", stage="generate")
 _FLOW = (_F, _F_768, _F_20, _F_600, _F_512, _F_400, _F_PAIRS, _F_12)
 
 
-def _ladder(rungs: tuple[Choice, ...], steps: int) -> tuple[Choice, ...]:
+def _ladder(options: tuple[Choice, ...], steps: int) -> tuple[Choice, ...]:
     """Return the options for a training of at most `steps`, with the numbers of what each sacrifices."""
     made: list[Choice] = []
-    for rung in rungs:
-        one = rung.with_steps(round(rung.steps * steps / rungs[0].steps))
+    for option in options:
+        one = option.with_steps(round(option.steps * steps / options[0].steps))
         before = made[-1].steps if made else steps
-        text = rung.gave_up.format(lost=before - one.steps, first=steps, left=one.steps)
-        made.append(replace(one, gave_up=text))
+        text = option.sacrificed.format(lost=before - one.steps, first=steps, left=one.steps)
+        made.append(replace(one, sacrificed=text))
     return tuple(made)
 
 
@@ -119,14 +119,14 @@ def _best_steps(base: str, method: str) -> int:
     return known.get("steps", TrainConfig().steps)
 
 
-_RUNGS = {
+_OPTIONS = {
     "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _PAIRS, _800, _600, _16, _768, _400, _512),
     "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_PAIRS, _MINI_2, _MINI_192),
     **dict.fromkeys(PASSES, _FLOW),
 }
-LADDERS = {kind: _ladder(rungs, rungs[0].steps) for kind, rungs in _RUNGS.items()}
+LADDERS = {kind: _ladder(options, options[0].steps) for kind, options in _OPTIONS.items()}
 """Best first, for a LoRA. Their order and their end are estimates by what a headshot shows, not tried."""
-METHOD_LADDERS = {(kind, method): _ladder(_RUNGS[kind], _best_steps(kind, method))
+METHOD_LADDERS = {(kind, method): _ladder(_OPTIONS[kind], _best_steps(kind, method))
                   for kind in ("sdxl", "mini") for method in METHODS if method != "lora"}  # fmt: skip
 """The same for the other methods: their presets' steps in the LoRA's proportions."""
 

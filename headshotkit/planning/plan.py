@@ -28,7 +28,7 @@ class Plan:
     choice: Choice
     checkpointing: bool
     stages: tuple[Stage, ...]
-    given_up: tuple[str, ...]
+    sacrifices: tuple[str, ...]
 
     @property
     def minutes(self) -> float:
@@ -71,35 +71,35 @@ class Plan:
             sizes = ", then ".join(f"{steps} at {px} px" for px, steps in self.choice.schedule)
             memory = f"checkpointing {'on' if self.checkpointing else 'off'}"
             how = "" if self.task.method == "lora" else f"by {self.task.method}: "
-            beside = ", and as many class images" if self.task.prior else ""
-            lines.append(f"train {how}{sizes}; batch {self.choice.batch}{beside}; {memory}")
+            class_images = ", and as many class images" if self.task.prior else ""
+            lines.append(f"train {how}{sizes}; batch {self.choice.batch}{class_images}; {memory}")
         if self.doing("pick"):
             lines.append(f"pick by {self.task.pick} pictures")
         if self.doing("generate"):
             guided = RenderConfig.for_base(self.task.base).guidance > 1
             lines.append(
-                f"generate {self.task.count} headshots, {ATTEMPTS[self.task.kind]:g} tries each; "
+                f"generate {self.task.count} headshots, {ATTEMPTS[self.task.kind]:g} attempts each; "
                 f"{self.choice.sampler_steps} sampler steps"
                 + (f", guidance in the first {self.choice.guidance_share:.0%}" if guided else "")
             )
         if self.doing("evaluate"):
             pairs = min(self.choice.pairs, self.task.count)
-            lines.append(f"evaluate: {pairs} first attempts drawn without the LoRA as well")
-        lines.append(f"rates of {self.task.rates.name}: {self.task.rates.source}")
+            lines.append(f"evaluate: {pairs} first attempts also drawn without the LoRA")
+        lines.append(f"speed of {self.task.rates.name}: {self.task.rates.source}")
         if self.peak_gib and self.task.memory_gib:
-            lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, slack included")
-        lines += [f"gave up {line}" for line in self.given_up]
+            lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, margin included")
+        lines += [f"sacrificed {line}" for line in self.sacrifices]
         return "\n".join(lines)
 
     def to_dict(self) -> dict:
         """Return the plan for JSON: settings, stages, sums, reasons."""
-        choice = {name: value for name, value in asdict(self.choice).items() if name not in ("gave_up", "stage")}
+        choice = {name: value for name, value in asdict(self.choice).items() if name not in ("sacrificed", "stage")}
         return {
             "gpu": self.task.rates.name, "base": self.task.base, "method": self.task.method, "count": self.task.count,
             "minutes_given": self.task.minutes, "fits": self.fits, **choice, "checkpointing": self.checkpointing,
             "stages": [asdict(stage) for stage in self.stages], "minutes": self.minutes,
             "pessimistic": self.pessimistic, "peak_gib": self.peak_gib, "memory_gib": self.task.memory_gib,
-            "given_up": list(self.given_up), "source": self.task.rates.source,
+            "given_up": list(self.sacrifices), "source": self.task.rates.source,
         }  # fmt: skip
 
 
@@ -134,11 +134,13 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
     """
     if gpu not in GPUS:
         known = ", ".join(GPUS)
-        raise UnknownGpu(f"no rates of {gpu!r} are known.", f"Known are: {known}.", "Name the nearest slower of them.")
+        raise UnknownGpu(
+            f"no speeds are known for GPU {gpu!r}.", f"The known GPUs are: {known}.", "Use the closest slower GPU."
+        )
     base = find_base(base or ("mini" if gpu == "cpu" else "sdxl")).name
     PlanConfig(count=count, minutes=minutes, class_images=known.get("class_images", 0), pick=known.get("pick", 0))
     if (gpu == "cpu") != (base == "mini"):
-        why = "The embedded base was timed on cpu alone, and a larger one would take hours there."
+        why = "The embedded base was timed on a CPU only, and a larger base would take hours there."
         raise BadConfig(
             f"base is {base!r}, gpu is {gpu!r}.", why, "Plan --gpu cpu --base mini or --gpu t4 --base sdxl."
         )
@@ -159,7 +161,7 @@ def _demand_a_known_method(task: Task) -> None:
     if task.method == "textual-inversion" and task.prior:
         raise BadConfig(
             "method is 'textual-inversion', and there are class images.",
-            "They hold the denoiser steady, and this method changes nothing of it.",
+            "They stabilise the denoiser, which this method does not train.",
             "Plan without them (--class-images 0), or with --method pivotal.",
         )
 
@@ -171,12 +173,12 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
         TooFewMinutes: none fits into the minutes (with `must_fit`).
         NotEnoughMemory: none fits into the memory.
     """
-    given_up: list[str] = []
+    sacrifices: list[str] = []
     refused, cheapest, least_gib = "", None, 0.0
-    for choice in rungs_of(task):
-        if choice.gave_up and choice.stage not in task.done:
-            given_up.append(f"{choice.gave_up}: {refused}")
-        plan, too_large = _with_room(task, choice, tuple(given_up))
+    for choice in options_of(task):
+        if choice.sacrificed and choice.stage not in task.done:
+            sacrifices.append(f"{choice.sacrificed}: {refused}")
+        plan, too_large = _with_room(task, choice, tuple(sacrifices))
         if plan is None:
             refused, least_gib = too_large[0], min(least_gib or math.inf, too_large[1])
             continue
@@ -191,25 +193,25 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
     return cheapest
 
 
-def rungs_of(task: Task) -> list[Choice]:
+def options_of(task: Task) -> list[Choice]:
     """Return the ladder of a task with the user's number of training steps; equal options come once."""
-    rungs: list[Choice] = []
+    options: list[Choice] = []
     for choice in task.ladder:
         made = choice.with_steps(task.steps)
-        if not rungs or replace(made, gave_up="", stage="") != replace(rungs[-1], gave_up="", stage=""):
-            rungs.append(made)
-    return rungs
+        if not options or replace(made, sacrificed="", stage="") != replace(options[-1], sacrificed="", stage=""):
+            options.append(made)
+    return options
 
 
-def _with_room(task: Task, choice: Choice, given_up: tuple[str, ...]) -> tuple[Plan | None, tuple[str, float]]:
+def _with_room(task: Task, choice: Choice, sacrifices: tuple[str, ...]) -> tuple[Plan | None, tuple[str, float]]:
     """Return a choice's plan, checkpointed if necessary; None if that isn't enough: (plan, (reason, GiB))."""
     too_large = ("", 0.0)
     for checkpointing in (False, True):
-        plan = Plan(task, choice, checkpointing, stages_of(task, choice, checkpointing), given_up)
+        plan = Plan(task, choice, checkpointing, stages_of(task, choice, checkpointing), sacrifices)
         over = [stage for stage in plan.stages if stage.peak_gib > task.room_gib(stage.name)]
         if not over:
             lost = (f"training without checkpointing: {too_large[0]}",) if checkpointing else ()
-            return replace(plan, given_up=given_up + lost), too_large
+            return replace(plan, sacrifices=sacrifices + lost), too_large
         room = task.room_gib(over[0].name)
         too_large = (f"{over[0].name} needs {over[0].peak_gib:.1f} GiB of {room:.1f}", over[0].peak_gib)
     return None, too_large
@@ -223,9 +225,9 @@ def _not_enough_memory(task: Task, least_gib: float) -> NotEnoughMemory:
     room = min(task.room_gib("train"), task.memory_gib or math.inf)
     other = "Train with --method lora, or use" if by else "Use"
     return NotEnoughMemory(
-        f"the cheapest plan{by} needs {least_gib:.1f} GiB of the GPU, which is more than there is: {room:.1f}.",
-        f"{held} of {task.base} and one step's activations have to be there together.",
-        f"{other} a larger GPU; known are: "
+        f"the cheapest plan{by} needs {least_gib:.1f} GiB of the GPU, which is more than is available: {room:.1f}.",
+        f"{held} of {task.base} and one step's activations must fit in memory together.",
+        f"{other} a larger GPU; the known ones are: "
         + ", ".join(f"{name} ({gpu.memory_gib:.0f} GiB)" for name, gpu in GPUS.items() if gpu.memory_gib) + ".",
     )  # fmt: skip
 

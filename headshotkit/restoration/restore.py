@@ -73,7 +73,7 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         for file in files:
             write_atomic(stage.folder / file, (run.path("headshots") / file).read_bytes())
         manifest = stage.finish(
-            f"handed on {len(files)} headshots untouched: {missing[0]}",
+            f"skipped: {missing[0]} ({len(files)} headshots copied unchanged)",
             missing=list(missing),
             restored=[{"file": f, "kept": "unrestored"} for f in files],
         )
@@ -88,7 +88,7 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         made, said = runtime.within_memory(lambda work=work, device=device: (net.to(device), work())[1])
         if said and not changes:
             changes.append({"device": "cpu", "why": said})
-            runtime.say(f"restoring goes on on the CPU: {said}")
+            runtime.say(f"restoration continues on the CPU: {said}")
         if said:
             net.to("cpu")
         result, row = work() if said else made
@@ -99,7 +99,7 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         rows.append({"file": file, **row})
     kept = sum(row["kept"] == "restored" for row in rows)
     return stage.finish(
-        f"restored {kept} of {len(files)} faces; the others had no single face or lost identity",
+        f"restored {kept} of {len(files)} faces; the rest had no single face or lost identity",
         restored=rows,
         weights={"sha256": digest, "published": digest == WEIGHTS_SHA256},
     )
@@ -115,8 +115,8 @@ def _demand_asked(config: RestoreConfig, manifest: dict) -> dict:
     if config.codeformer_weights and missing:
         untouched = len(manifest["restored"])
         raise CannotRestore(
-            f"no face was restored with the weights that were given: {missing[0]}.",
-            f"The {untouched} headshots were handed on as they are; what comes after can go on with them.",
+            f"no face was restored with the given weights: {missing[0]}.",
+            f"The {untouched} headshots were copied unchanged, and later stages can use them.",
             "; ".join(missing[1:]),
         )
     return manifest
@@ -139,7 +139,7 @@ def find_codeformer(config: RestoreConfig) -> tuple[Path | None, str, tuple[str,
     except OSError as error:
         missing += [f"{shown} can't be read: {error.strerror}", "Change its permissions, or give another file"]
     if digest and not config.codeformer_weights and digest != WEIGHTS_SHA256:
-        missing += [f"{shown} is not the known file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
+        missing += [f"{shown} is not the expected file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
     return (None, "", tuple(missing)) if missing else (place, digest, ())
 
 
@@ -183,8 +183,8 @@ def load_codeformer(weights: Path):
     except (ImportError, AttributeError, TypeError) as error:
         raise BrokenPackage(
             f"CodeFormer's package can't be used: {first_line(error)}.",
-            "It is another version than the one that is known.",
-            f"Install that one: {PIP}",
+            "It is not the supported version.",
+            f"Install the supported one: {PIP}",
         ) from error
     try:
         with warnings.catch_warnings():
@@ -199,7 +199,7 @@ def load_codeformer(weights: Path):
             raise
         raise BadWeights(
             f"{runtime.shown_path(weights)} can't be used as CodeFormer's weights: {first_line(error)}.",
-            "It is cut, damaged, or was made for another network.",
+            "It is truncated, damaged, or belongs to another network.",
             f"Download {WEIGHTS_URL} (376 MB), whose sha256 begins with {WEIGHTS_SHA256[:8]}",
         ) from error
     return net.eval()
@@ -220,7 +220,7 @@ def _restored(image: np.ndarray, net, centre: np.ndarray, config: RestoreConfig)
     after = identity_of(result, after_faces[0], centre, "arcface") if len(after_faces) == 1 else None
     row = {"identity_before": before, "identity_after": after}
     if after is None or after < before - config.max_identity_loss:
-        return image, row | {"kept": "unrestored", "why": "the restored face is less the person"}
+        return image, row | {"kept": "unrestored", "why": "the restored face is less similar to you"}
     return result, row | {"kept": "restored"}
 
 

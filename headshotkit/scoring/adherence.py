@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headshotkit.faces import landmarks as pose
-from headshotkit.faces import measures
+from headshotkit.faces import landmarks, measures
 from headshotkit.families.expressions import NEUTRAL, SMILING
 from headshotkit.photos.coverage import SMILE
 
@@ -43,17 +42,17 @@ def asked_of(prompt: str) -> dict[str, str]:
     return {axis: value for words, (axis, value) in WORDS.items() if words in prompt}
 
 
-def shown_by(image: np.ndarray, landmarks: np.ndarray) -> dict[str, str]:
+def shown_by(image: np.ndarray, points: np.ndarray) -> dict[str, str]:
     """Return what a headshot shows, axis -> value, for all axes that can be measured.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
-        landmarks: insightface's 106 of its face, px, shape (106, 2).
+        points: insightface's 106 landmarks of its face, px, shape (106, 2).
     """
-    yaw, _, _ = pose.head_pose(landmarks)
+    yaw, _, _ = landmarks.head_pose(points)
     return {
         "direction": "camera" if abs(yaw) < TURNED_DEG else "right" if yaw > 0 else "left",
-        "expression": "smile" if pose.smile(landmarks) >= SMILE else "neutral",
+        "expression": "smile" if landmarks.smile(points) >= SMILE else "neutral",
         "background": _background(image),
     }
 
@@ -68,10 +67,10 @@ def _background(image: np.ndarray) -> str:
     return "white" if light > WHITE_L else "grey"
 
 
-def share_obeyed(asked: dict[str, str], shown: dict[str, str]) -> float | None:
+def prompt_adherence(asked: dict[str, str], shown: dict[str, str]) -> float | None:
     """Return the share of what is asked that is shown, in [0, 1]; None if nothing is asked that can be measured.
 
-    >>> share_obeyed({"direction": "left", "expression": "smile"}, {"direction": "left", "expression": "neutral"})
+    >>> prompt_adherence({"direction": "left", "expression": "smile"}, {"direction": "left", "expression": "neutral"})
     0.5
     """
     return sum(shown.get(axis) == value for axis, value in asked.items()) / len(asked) if asked else None

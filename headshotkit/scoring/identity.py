@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from headshotkit.config import RenderConfig
-from headshotkit.core.records import Record
+from headshotkit.core.records import Record, stored_as
 from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos import assess
 from headshotkit.photos.kept import kept_faces
-from headshotkit.scoring import adherence
+from headshotkit.scoring.adherence import prompt_adherence, shown_by
 
 
 @dataclass(frozen=True)
-class PassMark(Record):
+class IdentityThreshold(Record):
     """The least identity of an accepted headshot, and how it was derived."""
 
-    mark: float
+    value: float = stored_as("mark")
     own_median: float
     own_quantile: float
     reason: str
@@ -32,13 +32,13 @@ class PassMark(Record):
 class Person:
     """The person whom the headshots must show.
 
-    centre: mean ArcFace embedding of the own photos, float32, shape (512,) · looks: the photos' face crops, by
-    `copies.look_of`.
+    centre: mean ArcFace embedding of the own photos, float32, shape (512,) · face_crops: those of the photos,
+    by `copies.face_crop`.
     """
 
     centre: np.ndarray
-    mark: PassMark
-    looks: tuple[np.ndarray, ...]
+    threshold: IdentityThreshold
+    face_crops: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Judgement:
     likeness: float | None = None
     quality: float | None = None
     copy: float | None = None
-    obeyed: float | None = None
+    adherence: float | None = None
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
 
@@ -73,15 +73,15 @@ def known_person(run: Run, config: RenderConfig) -> Person:
         StageMissing: the photos have not been judged.
         NoKnownFaces: none was kept.
     """
-    model, known, looks = recognition.load_recogniser("arcface"), [], []
+    model, known, face_crops = recognition.load_recogniser("arcface"), [], []
     for image, face in kept_faces(run, model.name):
         known.append(model.embed(image, face))
-        looks.append(copies.look_of(image, face))
+        face_crops.append(copies.face_crop(image, face))
     embeddings = np.array(known, np.float32)
-    return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(looks))
+    return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(face_crops))
 
 
-def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
+def calibrate(known: np.ndarray, config: RenderConfig) -> IdentityThreshold:
     """Return the identity threshold: a low quantile of leave-one-out identity, within floor and ceiling.
 
     Args:
@@ -89,18 +89,18 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> PassMark:
     Raises:
         NoKnownFaces: N is 0.
 
-    >>> calibrate(np.eye(512, dtype=np.float32)[[0, 0, 0]], RenderConfig()).mark
+    >>> calibrate(np.eye(512, dtype=np.float32)[[0, 0, 0]], RenderConfig()).value
     0.55
     """
     own = recognition.leave_one_out(known, recognition.load_recogniser("arcface"))
     quantile = float(np.quantile(own, config.pass_quantile))
-    mark = min(max(quantile, config.pass_floor), config.pass_ceiling)
-    source = f"the {config.pass_quantile:.0%} quantile of your own photos' identity is {quantile:.2f}"
-    if mark > quantile:
-        source += f", raised to the floor {mark:.2f}, where strangers begin to pass"
-    elif mark < quantile:
-        source += f", lowered to the ceiling {mark:.2f}, beyond which near-equal photos ask too much"
-    return PassMark(round(mark, 4), round(float(np.median(own)), 4), round(quantile, 4), source)
+    threshold = min(max(quantile, config.pass_floor), config.pass_ceiling)
+    source = f"the {config.pass_quantile:.0%} quantile of the similarities among your own photos is {quantile:.2f}"
+    if threshold > quantile:
+        source += f", raised to {threshold:.2f}, because strangers pass below it"
+    elif threshold < quantile:
+        source += f", lowered to {threshold:.2f}, because near-identical photos would demand too much"
+    return IdentityThreshold(round(threshold, 4), round(float(np.median(own)), 4), round(quantile, 4), source)
 
 
 def judge_headshot(
@@ -121,21 +121,21 @@ def judge_headshot(
     face, marks = found[0], recognition.landmarks_106(image, found[0])
     known = _measures_of(image, face, marks)
     identity = identity_of(image, face, person.centre, "arcface")
-    copy = copies.copy_likeness(copies.look_of(image, face), person.looks)
+    copy = copies.copy_likeness(copies.face_crop(image, face), person.face_crops)
     broken = {
         "small_face": known["face_share"] < config.min_face,
         "unclear_face": known["disagreement"] > config.max_disagreement,
         "soft_face": known["sharpness"] < config.min_sharpness,
         "eyes_closed": known["eye_openness"] < config.min_eye_openness,
-        "other_person": identity < person.mark.mark,
+        "other_person": identity < person.threshold.value,
         "copy_of_photo": copy > config.max_copy,
     }
     reasons = tuple(code for code, is_broken in broken.items() if is_broken)
-    likeness = round(max(identity, 0.0) / max(person.mark.own_median, 0.01), 4)
-    obeyed = adherence.share_obeyed(asked or {}, adherence.shown_by(image, marks))
+    likeness = round(max(identity, 0.0) / max(person.threshold.own_median, 0.01), 4)
+    adherence = prompt_adherence(asked or {}, shown_by(image, marks))
     points = tuple(tuple(map(float, point)) for point in face.points)
     return Judgement(
-        identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, obeyed,
+        identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, adherence,
         round(known["sharpness"], 2), points,
     )  # fmt: skip
 

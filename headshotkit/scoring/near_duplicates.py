@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-LOOK_PX = 32
+SMALL_PX = 32
 
 
-def small_look(picture: Image.Image) -> np.ndarray:
-    """Return a small grey copy, of mean 0 and standard deviation 1, float32, shape (LOOK_PX, LOOK_PX)."""
-    grey = np.asarray(picture.convert("L").resize((LOOK_PX, LOOK_PX), Image.Resampling.BOX), np.float32)
+def small_copy(picture: Image.Image) -> np.ndarray:
+    """Return a small grey copy, of mean 0 and standard deviation 1, float32, shape (SMALL_PX, SMALL_PX)."""
+    grey = np.asarray(picture.convert("L").resize((SMALL_PX, SMALL_PX), Image.Resampling.BOX), np.float32)
     return (grey - grey.mean()) / max(float(grey.std()), 1e-6)
 
 
@@ -24,13 +24,13 @@ class Album:
     """
 
     def __init__(self) -> None:
-        self.looks: dict[str, np.ndarray] = {}
+        self.copies: dict[str, np.ndarray] = {}
 
     def add(self, name: str, picture: Image.Image) -> None:
-        self.looks[name] = small_look(picture)
+        self.copies[name] = small_copy(picture)
 
     def nearest(self, picture: Image.Image) -> tuple[float, str]:
         """Return the largest correlation with a headshot of the album, in [-1, 1], and its name; (-1, "") if empty."""
-        look = small_look(picture)
-        alike = [(round(float((look * other).mean()), 4), name) for name, other in self.looks.items()]
+        small = small_copy(picture)
+        alike = [(round(float((small * other).mean()), 4), name) for name, other in self.copies.items()]
         return max(alike, default=(-1.0, ""))

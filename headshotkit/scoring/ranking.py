@@ -8,7 +8,7 @@ from headshotkit.core.records import Headshot
 
 QUALITY_WEIGHT = 0.25
 """Weight of face quality relative to likeness, both about 0 to 1."""
-OBEYED_WEIGHT = 0.15
+ADHERENCE_WEIGHT = 0.15
 """Weight of prompt adherence relative to likeness; a prompt without a measurable request counts as fully met."""
 
 
@@ -45,5 +45,5 @@ def merit(shot: Headshot) -> tuple[bool, float]:
     if shot.identity is None:
         return shot.accepted, -2.0
     likeness = shot.identity if shot.likeness is None else min(shot.likeness, 1.0)
-    obeyed = 1.0 if shot.obeyed is None else shot.obeyed
-    return shot.accepted, likeness + QUALITY_WEIGHT * (shot.quality or 0.0) + OBEYED_WEIGHT * obeyed
+    adherence = 1.0 if shot.adherence is None else shot.adherence
+    return shot.accepted, likeness + QUALITY_WEIGHT * (shot.quality or 0.0) + ADHERENCE_WEIGHT * adherence

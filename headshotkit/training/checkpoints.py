@@ -125,7 +125,7 @@ class Checkpoints:
             raise DiskFull(
                 error.happened,
                 f"The disk is full, even without older checkpoints; {good}.",
-                f"Free some space, then give the same command again: it goes on from step {_step(kept)}.",
+                f"Free some space, then give the same command again: it resumes at step {_step(kept)}.",
             ) from error
 
     def newest(self, needed: tuple[str, ...] = (), **same: object) -> tuple[dict | None, list[str]]:

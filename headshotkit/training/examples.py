@@ -60,8 +60,8 @@ def face_weights(box: tuple[float, ...], height: int, width: int, face_weight: f
     >>> face_weights((0.25, 0.25, 0.75, 0.75), 8, 8, 3.0)[0, 4].round(decimals=2)
     tensor([0.5800, 1.0500, 1.7400, 1.7400, 1.7400, 1.7400, 1.0500, 0.5800])
     """
-    tall = (box[3] - box[1]) * height
-    padding, edge = FACE_PADDING * tall, max(1.0, FACE_EDGE * tall)
+    face_height = (box[3] - box[1]) * height
+    padding, edge = FACE_PADDING * face_height, max(1.0, FACE_EDGE * face_height)
     across = _inside(box[0] * width - padding, box[2] * width + padding, edge, width)
     down = _inside(box[1] * height - padding, box[3] * height + padding, edge, height)
     weights = 1 + (face_weight - 1) * down[:, None] * across[None, :]
@@ -106,8 +106,8 @@ def cached_examples(
         latents, facts = kept["latents"][px], [_facts_at(photo, dataset.size_px, px) for photo in dataset.photos]
         ids = [captions.index(photo.caption) for photo in dataset.photos]
         person[px] = Examples(latents[:n], ids, [size for size, _ in facts], [box for _, box in facts])
-        told = [(dataset.size_px, dataset.size_px, 0, 0, px, px)] * len(dataset.class_images)
-        pictures[px] = Examples(latents[n:], [len(captions) - 2] * len(told), told, [])
+        sizes = [(dataset.size_px, dataset.size_px, 0, 0, px, px)] * len(dataset.class_images)
+        pictures[px] = Examples(latents[n:], [len(captions) - 2] * len(sizes), sizes, [])
     return person, pictures, Condition(kept["condition"])
 
 
@@ -142,9 +142,9 @@ def window_at(
         return size, (0.0, 0.0, float(size[0]), float(size[1]))
     new = tuple(max(GRID, round(side * px / size_px / GRID) * GRID) for side in size)
     scale = max(new[0] / size[0], new[1] / size[1])
-    wide, tall = new[0] / scale, new[1] / scale
-    left, top = (size[0] - wide) / 2, (size[1] - tall) / 2
-    return new, (left, top, left + wide, top + tall)
+    cut_width, cut_height = new[0] / scale, new[1] / scale
+    left, top = (size[0] - cut_width) / 2, (size[1] - cut_height) / 2
+    return new, (left, top, left + cut_width, top + cut_height)
 
 
 def _facts_at(photo: TrainingPhoto, size_px: int, px: int) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -52,16 +52,18 @@ def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
     target = Path(path) / name if Path(path).is_dir() else Path(path)
     if lora.method == "dreambooth":
         raise BadConfig(
-            f"{source.parent} holds a whole U-Net, no LoRA.",
-            "Its weights are the base's own, changed; there is no small file that could be loaded beside a base.",
+            f"{source.parent} holds a whole U-Net, not a LoRA.",
+            "It replaces the base's U-Net, so there is no small file to load on top of a base.",
             "Give diffusers the folder (UNet2DConditionModel.from_pretrained), or train with --method lora.",
         )
     if format not in FORMATS:
-        raise BadConfig(f"format is {format!r}.", f"Known are: {', '.join(FORMATS)}.", "Choose one of them.")
+        raise BadConfig(
+            f"format is {format!r}.", f"The known formats are: {', '.join(FORMATS)}.", "Choose one of them."
+        )
     if target.suffix != SUFFIX:
         raise BadConfig(
             f"{target} does not end in {SUFFIX}.",
-            "A1111, ComfyUI and diffusers find a LoRA by its ending.",
+            "A1111, ComfyUI and diffusers recognise a LoRA file by its ending.",
             f"Name it {target.with_suffix(SUFFIX).name}.",
         )
     for file in [run.path("lora") / name for name in lora.files or (lora.path,)]:
@@ -100,7 +102,7 @@ def _kohya_file(source: Path, lora: Lora) -> bytes:
     module = importlib.import_module(f"headshotkit.families.{family}")
     if not hasattr(module, "kohya_names"):
         raise BadConfig(
-            f"base {lora.base!r} is of the family {family}, for which kohya's naming is not known here.",
+            f"base {lora.base!r} is of the family {family}, for which kohya's naming is not implemented.",
             "Names differ from family to family.",
             "Export it for diffusers: --format diffusers",
         )

@@ -96,7 +96,7 @@ class LoraLayers:
             raise BadLora(
                 f"none of the {len(self.names)} layers is a {kind}.",
                 f"Their kinds are: {', '.join(kinds)}.",
-                "Ask for one of them.",
+                "Choose one of them.",
             )
         return max(found, key=lambda layer: layer.share)
 

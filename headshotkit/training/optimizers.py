@@ -42,7 +42,7 @@ def make_optimizer(
     Raises:
         MissingPackage: adamw8bit or prodigy was set, and its package is not installed.
     """
-    name, reason = config.optimizer, "asked for"
+    name, reason = config.optimizer, "set by you"
     if name == "auto":
         parameters = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
         name, reason = _choose(sum(p.numel() for p in parameters), config, device, prior, begun_with)
@@ -61,7 +61,7 @@ def make_optimizer(
 def _adamw(groups: list, device: str, options: dict) -> tuple[torch.optim.AdamW, str]:
     """Return AdamW, fused if torch supports that on the device, and a note if it isn't: (optimizer, note)."""
     if device not in FUSED:
-        return torch.optim.AdamW(groups, **options), f"; not fused, for torch is not known to have that on {device}"
+        return torch.optim.AdamW(groups, **options), f"; not fused, because torch may not have that on {device}"
     return torch.optim.AdamW(groups, fused=True, **options), ""
 
 
@@ -74,14 +74,14 @@ def _choose(count: int, config: TrainConfig, device: str, prior: bool, begun_wit
         return "adamw", f"8-bit Adam saves nothing on {device}"
     installed = runtime.has_module("bitsandbytes")
     if begun_with == "adamw" or (begun_with == "adamw8bit" and installed):
-        return begun_with, "the training was begun with it"
+        return begun_with, "the training began with it"
     peak = expect_peak_gib(config, count * ADAM_BYTES["adamw"], prior)
     usable, saves = runtime.usable_gpu_gib(), count * (ADAM_BYTES["adamw"] - ADAM_BYTES["adamw8bit"]) / GIB
     if peak is None or usable is None:
         return "adamw", "the base is small"
     if peak <= usable:
-        return "adamw", f"at most {peak:.1f} GiB are expected with it, {usable:.1f} can be had"
-    short = f"{peak:.1f} GiB are expected with AdamW, {usable:.1f} can be had"
+        return "adamw", f"at most {peak:.1f} GiB are expected with it, {usable:.1f} are available"
+    short = f"{peak:.1f} GiB are expected with AdamW, {usable:.1f} are available"
     if installed:
         return "adamw8bit", f"{short}; it saves {saves:.2f}"
     return (

@@ -102,7 +102,7 @@ def train_lora(run: Run, config: TrainConfig, controller: Controller | None = No
     steps = len(loop.losses)
     lora = write_trained(method, loop.checkpoints, stage, dataset, steps)
     write_json(stage.folder / LOSSES_FILE, {"loss": [round(x, 5) if math.isfinite(x) else None for x in loop.losses]})
-    skipped = f", {len(loop.skipped)} of them skipped, for their numbers were not finite" if loop.skipped else ""
+    skipped = f", {len(loop.skipped)} of them skipped, because their numbers were not finite" if loop.skipped else ""
     stage.finish(
         f"{method.title} after {steps} steps{skipped}, loss {loop.recent_loss(50):.3f}",
         lora=lora.to_dict(),
@@ -149,7 +149,7 @@ class _Loop:
     def _tell_cost(self, groups: list[dict]) -> None:
         """Show the training's expected time and memory, and note them in the manifest."""
         count = len(next(iter(self.class_pictures.values())).sizes)
-        cost = expect_cost(self.method, groups, self.optimizer_name, runtime.choose_device()[1], count)
+        cost = expect_cost(self.method, groups, self.optimizer_name, runtime.choose_device(), count)
         self.stage.manifest["cost"] = cost.to_dict()
         self.stage.note_seconds()
         runtime.tell(cost.line())
@@ -211,7 +211,8 @@ class _Loop:
         minutes = left * seconds / 60
         end = runtime.clock_in(minutes)
         return (
-            f"A step takes {seconds:.2f} s: {minutes:.1f} minutes more for {self.settings.steps - done}, until {end}."
+            f"A step takes {seconds:.2f} s: {minutes:.1f} minutes left for {self.settings.steps - done} steps, "
+            f"until {end}."
         )
 
     def recent_loss(self, count: int) -> float:
@@ -253,7 +254,7 @@ class _Loop:
         """Begin with checkpointing if a step without it is expected to need more of the GPU than is available."""
         peak, usable = self.stage.manifest["cost"]["peak_gib"], runtime.usable_gpu_gib()
         if peak and usable and peak > usable and not self.settings.checkpointing:
-            why = f"without checkpointing a step needs {peak:.1f} GiB, {usable:.1f} can be had"
+            why = f"without checkpointing a step needs {peak:.1f} GiB, {usable:.1f} are available"
             self._change(changing(self.settings) | {"checkpointing": True}, why)
             runtime.say(f"training with gradient checkpointing: {why}")
 
@@ -276,7 +277,8 @@ class _Loop:
         self.scaler = self._new_scaler()  # the old one may be in the middle of an update
         if not self._resume() and half_updated:
             raise OutOfMemory(
-                f"step {step + 1} at {px} px ran out of memory amid its update; there is no checkpoint to go back to.",
+                f"step {step + 1} at {px} px ran out of memory during its update, and there is no checkpoint to "
+                "return to.",
                 problem,
                 "Free space where the run is, so that checkpoints can be written, and give the same command again.",
             )
@@ -289,14 +291,14 @@ class _Loop:
             raise OutOfMemory(
                 f"step {step + 1} at {px} px, batch 1, with checkpointing, ran out of memory.",
                 problem,
-                "Close what else uses the memory, or train at smaller sizes (--schedule 768:1000), with a smaller "
-                f"--rank, or on a larger GPU. The checkpoint of step {len(self.losses)} stays.",
+                "Close other programs that use the memory, or train at smaller sizes (--schedule 768:1000), with a "
+                f"smaller --rank, or on a larger GPU. The checkpoint of step {len(self.losses)} is kept.",
             )
         cheaper = {"batch": settings.batch // 2} if settings.checkpointing else {"checkpointing": True}
         why = f"out of memory in step {step + 1}: {problem}"
         self._change(changing(settings) | cheaper, why)
         words = ", ".join(f"{name} {value}" for name, value in cheaper.items())
-        runtime.say(f"training goes on from step {len(self.losses)} with {words}: {why}")
+        runtime.say(f"training continues from step {len(self.losses)} with {words}: {why}")
 
     def _not_finite(self, step: int) -> str:
         """Return why the training can't go on after a step because numbers are not finite; else "".
@@ -329,23 +331,24 @@ class _Loop:
         if went_back:
             raise NotFinite(
                 f"at step {step + 1} {reason}.",
-                f"It went back to step {went_back[0]['to']} before, and it came again: mostly the learning rate is too "
-                f"high (now {self.settings.learning_rate:g}), else the base's weights are damaged.",
+                f"It happened again after a return to step {went_back[0]['to']}. The usual cause is a learning rate "
+                "that "
+                f"is too high (now {self.settings.learning_rate:g}); otherwise the base's weights are damaged.",
                 "Train again with a lower TrainConfig.learning_rate, for example half of it. The last checkpoint, in "
-                f"{self.checkpoints.folder}, stays.",
+                f"{self.checkpoints.folder}, is kept.",
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler = self._new_scaler()
         if not self._resume():
             raise NotFinite(
                 f"at step {step + 1} {reason}.",
-                "No checkpoint is there to go back to: none could be written.",
+                "There is no checkpoint to return to: none could be written.",
                 "Free space where the run is, then train with a lower TrainConfig.learning_rate, for example half.",
             )
         went_back.append({"from": step + 1, "to": len(self.losses), "why": reason})
         self._lower_the_scale()
         self.stage.note_seconds()
-        warnings.warn(f"at step {step + 1} {reason}. Training goes on from step {len(self.losses)}.", stacklevel=4)
+        warnings.warn(f"at step {step + 1} {reason}. Training continues from step {len(self.losses)}.", stacklevel=4)
         if controller:
             controller.start_training(changing(self.settings), len(self.losses))
 
@@ -433,7 +436,7 @@ class _Loop:
             yield
         except (DiskFull, RunFolderError) as error:
             self.stage.manifest.setdefault("not_written", []).append(f"{what}: {error.happened}")
-            runtime.say(f"{what} can't be written; the training goes on.\n{error}")
+            runtime.say(f"{what} can't be written; the training continues.\n{error}")
 
     def _save(self, must: bool = False) -> None:
         """Save a checkpoint of everything that a step changes; the number of steps is the sampler's position.
@@ -469,9 +472,9 @@ class _Loop:
         done = len(state["losses"]) if state else 0
         if problems:
             noted = self.stage.manifest.setdefault("damaged_checkpoints", [])
-            noted += [f"{problem}; went on from step {done}" for problem in problems]
+            noted += [f"{problem}; continued from step {done}" for problem in problems]
             self.stage.note_seconds()
-            warnings.warn(f"damaged checkpoint {problems[0]}. Training goes on from step {done}.", stacklevel=5)
+            warnings.warn(f"damaged checkpoint {problems[0]}. Training continues from step {done}.", stacklevel=5)
         if self.pacing.at(done).checkpointing:
             self.family.use_checkpointing()
         if state is None:
@@ -494,7 +497,7 @@ class _Loop:
             self.optimizer.load_state_dict(state["optimizer"])
             return
         self.optimizer.state.clear()  # incomplete if memory ran out during its first update
-        words = f"from step {done} on {self.optimizer_name} in place of {before}, whose averages are left behind"
+        words = f"from step {done} on, {self.optimizer_name} replaces {before}, whose averages are lost"
         noted = self.stage.manifest.setdefault("other_optimizers", [])
         if words not in noted:
             noted.append(words)

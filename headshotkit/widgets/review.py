@@ -20,12 +20,13 @@ from PIL import Image
 from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
 from headshotkit.core.pages import data_uri, embedded
+from headshotkit.core.records import LEFT_OUT, Verdict
 from headshotkit.core.run import COMMANDS, Run, make_folder
 from headshotkit.delivery.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos.files import find_photos
 from headshotkit.widgets.uploads import PIECE_BYTES, UPLOADS, Arrival, Inbox, demand_all, keep_files, upload_on_colab
 
-ALL, KEPT, LEFT_OUT = "all photos", "kept", "left out by you"
+ALL, KEPT = "all photos", "kept"
 NAME, VERDICT = "name", "verdict"
 KEEP, LEAVE_OUT = "keep it anyway", "leave it out"
 PAGE = 24
@@ -50,7 +51,7 @@ def open_run(folder: Path | str, begins: bool = False) -> Run:
     if not (begun or begins):
         others = sorted(place.parent.parent.name for place in whole.parent.glob("*/*/manifest.json"))
         there = (
-            f"Beside it there are: {', '.join(dict.fromkeys(others))}." if others else "Beside it there is none either."
+            f"Runs next to it: {', '.join(dict.fromkeys(others))}." if others else "There is no run next to it either."
         )
         raise NoRun(
             f"{whole} holds no run.",
@@ -137,18 +138,18 @@ def photo_folder(photos: str, run: Run) -> tuple[Path, str]:
         NoPhotos: the run began with a folder that it doesn't name.
     """
     if photos:
-        return Path(photos), "the folder that was asked for"
+        return Path(photos), "the folder that you chose"
     uploads = run.folder / UPLOADS
     demand_all(uploads)
     if _files_in(uploads):
         return uploads, f"the {len(find_photos(uploads))} uploaded photos"
     begun = run.peek("photos")
     if begun.get("folder"):
-        return run.placed(begun["folder"]), "the folder that the run was begun with"
+        return run.placed(begun["folder"]), "the folder that the run began with"
     if begun:
-        why = "Its place can't be told without a person's name, so it was not noted."
+        why = "Their path holds a person's name, so it was not stored."
         raise NoPhotos(f"{run.folder} doesn't say where its photos are.", why, "Name the folder.")
-    return runtime.sample_person(), "the sample person, for no photos were given"
+    return runtime.sample_person(), "the sample person, because no photos were given"
 
 
 def upload_photos(run: Run):
@@ -181,7 +182,7 @@ def upload_photos(run: Run):
 
         def __repr__(self) -> str:
             """Return the text shown if the page can't show the button."""
-            without = "Is there no button? Install anywidget where Jupyter runs, or use the file browser."
+            without = "If you see no button, install anywidget where Jupyter runs, or use the file browser."
             return f"{self.said} {without}"
 
     inbox, button = Inbox(folder), PhotoUpload(said=_uploads_line(folder))
@@ -201,8 +202,8 @@ def _plain_upload(folder: Path):
 
     button = ipywidgets.FileUpload(accept="image/*,.heic,.heif,.avif", multiple=True, description="Add photos")
     limit = (
-        "This button takes no more than about 10 MB together, and says nothing of what is lost: drag more into that "
-        "folder in the file browser, or install anywidget (pip install anywidget) and start the notebook again."
+        "This button takes about 10 MB in total and drops larger files silently: drag more into that folder in "
+        "the file browser, or install anywidget (pip install anywidget) and start the notebook again."
     )
     line = ipywidgets.HTML(f"{html.escape(_uploads_line(folder))} {limit}")
 
@@ -264,7 +265,7 @@ class _Pages:
 def review_verdicts(run: Run):
     """Show all photos with frame, verdict and reasons, to filter, sort and override, a page at a time.
 
-    The button below a photo overrides its verdict: `override.overrule_verdict` records it, and later stages notice.
+    The button below a photo overrides its verdict: `override.override_verdict` records it, and later stages notice.
 
     Raises:
         StageMissing: the photos have not been judged.
@@ -302,18 +303,18 @@ def _verdict_card(run: Run, name: str, line):
         button.description = LEAVE_OUT if verdict["kept"] else KEEP
         button.disabled = "face_box_px" not in verdict["measures"]  # there is no face to crop around
 
-    def overrule(_) -> None:
-        from headshotkit.photos.override import overrule_verdict
+    def override(_) -> None:
+        from headshotkit.photos.override import override_verdict
 
         try:
-            overrule_verdict(run, name, not _verdicts(run)[name]["kept"])
+            override_verdict(run, name, not _verdicts(run)[name]["kept"])
         except HeadshotError as error:
             line.value = html.escape(str(error))
             return
         draw()
         line.value = _count_line(_verdicts(run))
 
-    button.on_click(overrule)
+    button.on_click(override)
     draw()
     return ipywidgets.VBox([page, button], layout=ipywidgets.Layout(width="176px"))
 
@@ -326,8 +327,8 @@ def _verdicts(run: Run) -> dict[str, dict]:
 def _count_line(verdicts: dict[str, dict]) -> str:
     kept = sum(v["kept"] for v in verdicts.values())
     words = f"{kept} of {len(verdicts)} photos are kept"
-    overruled = sum(v.get("overruled", False) for v in verdicts.values())
-    return words + (f"; overruled by you: {overruled}." if overruled else ".")
+    overridden = sum(v.get("overruled", False) for v in verdicts.values())
+    return words + (f"; overridden by you: {overridden}." if overridden else ".")
 
 
 def _numbers(verdicts: dict[str, dict]) -> list[str]:
@@ -367,12 +368,10 @@ def _card(verdict: dict, thumb: Path) -> str:
     """Return one photo with its verdict, as HTML that loads nothing from elsewhere."""
     picture = _picture(thumb.read_bytes()) if thumb.exists() else ""
     colour, style, sign = ("#2a7f3f", "solid", "\u2713") if verdict["kept"] else ("#b3382c", "dashed", "\u2717")
-    reasons = "<br>".join(html.escape(reason["text"]) for reason in verdict["reasons"])
-    if verdict.get("overruled"):
-        reasons = f"kept by you, though: {reasons}" if verdict["kept"] else "left out by you"
+    words = "<br>".join(map(html.escape, Verdict.from_dict(verdict).lines))
     return (
         f'<div style="width:160px;line-height:1.3;border:4px {style} {colour}">{picture}'
-        f"<b>{sign} {html.escape(verdict['photo'])}</b><br>{reasons or 'kept'}</div>"
+        f"<b>{sign} {html.escape(verdict['photo'])}</b><br>{words}</div>"
     )
 
 
@@ -412,7 +411,7 @@ def _caption_card(run: Run, file: str, caption: str, line):
         except HeadshotError as error:
             line.value = html.escape(str(error))
         else:
-            line.value = f"The caption of {html.escape(file)} is written."
+            line.value = f"The caption of {html.escape(file)} is saved."
 
     field.observe(write, names="value")
     thumb = io.BytesIO()

@@ -69,7 +69,7 @@ function render({ model, el }) {
     const kernel = line_to_kernel(model, id, () => {
       if (current !== id) return false;
       button.disabled = false;
-      say("The notebook does not answer: it runs a cell, or the connection is gone. It goes on by itself.");
+      say("The notebook is not responding: a cell is running, or the connection was lost. The upload resumes by itself.");
       return true;
     });
     try {

@@ -73,7 +73,7 @@ def demand_all(folder: Path) -> None:
             arrival.words,
             "The upload broke off, or is still on its way.",
             "Wait until the line under the button says that all arrived, or choose the missing photos again; then run "
-            f"this cell again. To go on with those that are there, set PHOTOS = {str(folder)!r}.",
+            f"this cell again. To continue with the photos that arrived, set PHOTOS = {str(folder)!r}.",
         )
 
 
@@ -174,7 +174,7 @@ class Inbox:
                     self._begin(message["id"], [(file["name"], int(file["bytes"])) for file in message["files"]])
                     return reply
                 if message["id"] != self.id:
-                    return reply | {"failed": "Another choice of photos took this one's place."}
+                    return reply | {"failed": "Another selection of photos replaced this one."}
                 number = int(message["file"])
                 if message["what"] == "piece":
                     self._take(number, int(message["at"]), bytes(pieces[0]) if pieces else b"")

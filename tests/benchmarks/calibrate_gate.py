@@ -36,10 +36,10 @@ def opened(image: np.ndarray) -> Opened:
 
 def judged(image: np.ndarray, original: np.ndarray, config: GateConfig) -> dict:
     """What the gate says of one picture, and how alike it is to the original (None without a face)."""
-    sight = assess.look_at(opened(image))
-    codes = [reason.code for reason in assess.reasons_against(sight.measures, config)]
-    cosine = None if sight.embedding is None else float(sight.embedding @ original)
-    return {"codes": codes, "cosine": cosine, "measures": sight.measures}
+    measured = assess.measure_photo(opened(image))
+    codes = [reason.code for reason in assess.reasons_against(measured.measures, config)]
+    cosine = None if measured.embedding is None else float(measured.embedding @ original)
+    return {"codes": codes, "cosine": cosine, "measures": measured.measures}
 
 
 def spoil_all(paths: list[Path], config: GateConfig) -> list[dict]:
@@ -47,7 +47,7 @@ def spoil_all(paths: list[Path], config: GateConfig) -> list[dict]:
     for number, path in enumerate(paths):
         image = open_photo(path, assess.LEAST_PX).pixels
         face = recognition.detect_faces(image)[0]
-        original = assess.look_at(opened(image)).embedding
+        original = assess.measure_photo(opened(image)).embedding
         for kind, strengths in STRENGTHS.items():
             for strength in strengths:
                 found = judged(degrade(image, face, kind, strength, number), original, config)

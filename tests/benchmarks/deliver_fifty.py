@@ -6,7 +6,7 @@ RUN: a run folder with a LoRA of the embedded base. Its headshots are rendered b
 prompt has one that passes or the attempts are used up; what a call has drawn already is kept. With --minutes, tries are
 spent where they pass, until 50 are accepted or the time is up, and a prompt may come twice. Marks:
 
-- all delivered ones are at or above the person's own pass mark;
+- all delivered ones are at or above the person's own identity threshold;
 - share of the delivered at or above the 25th percentile of the own photos' leave-one-out identity (at least 90 %);
 - accepted of the first attempts, before any is tried again;
 - dlib's median relative to its own photos' within 10 % of ArcFace's relative to its own photos';
@@ -58,7 +58,7 @@ def diversity(files: Sequence[Path], net: Lpips) -> float:
     return float(np.mean([net.distance(seen[pairs[n][0]], seen[pairs[n][1]]) for n in order]))
 
 
-def nearest_twins(files: Sequence[Path]) -> tuple[float, str]:
+def nearest_duplicates(files: Sequence[Path]) -> tuple[float, str]:
     """The largest correlation of two pictures, and which they are."""
     album, found = Album(), []
     for file in files:
@@ -96,9 +96,9 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
         n: np.median([v for s in scores if (v := getattr(s, n)) is not None]) / np.median(own[n]) for n in RECOGNISERS
     }
     accepted, above = sum(s.accepted for s in delivered), float((identity >= quarter).mean())
-    alike, which = nearest_twins(files)
+    alike, which = nearest_duplicates(files)
     rows = [
-        Mark("delivered above the pass mark", f"{accepted} of {len(delivered)} (mark {mark:.2f}); lowest identity "
+        Mark("delivered above the threshold", f"{accepted} of {len(delivered)} ({mark:.2f}); lowest identity "
              f"{identity.min():.3f}; {len(shots)} attempts", accepted == len(delivered)),
         Mark("at or above own photos' 25th percentile", f"{above:.0%} of them ({quarter:.3f})", above >= 0.9),
         Mark("accepted of first attempts", f"{sum(s.accepted for s in first)} of {len(first)}", None),

@@ -163,9 +163,12 @@ def main() -> None:
         "refused stopped, accepted lost, time saved: by the best threshold in hindsight, by a line through the others"
     )
     config = RenderConfig.for_base("mini")
-    sampling, mark = Sampling.of(config, (config.size_px,) * 2), known_person(Run(args.run), config).mark.mark
+    sampling, threshold = (
+        Sampling.of(config, (config.size_px,) * 2),
+        known_person(Run(args.run), config).threshold.value,
+    )
     for step in steps:
-        print(line_of(rows, str(step), sampling, mark))
+        print(line_of(rows, str(step), sampling, threshold))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Known:
     def _known(path: Path) -> tuple[np.ndarray, np.ndarray]:
         image = read_photo(path)
         face = recognition.detect_faces(image)[0]
-        return recognition.load_recogniser("arcface").embed(image, face), copies.look_of(image, face)
+        return recognition.load_recogniser("arcface").embed(image, face), copies.face_crop(image, face)
 
     def person(self, without: int | None = None) -> Person:
         """The gate's person, as all photos show them but one."""

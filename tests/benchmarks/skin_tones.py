@@ -106,10 +106,10 @@ def main() -> None:
         original = None
         for stops in (0.0, *args.stops):
             seen = dimmed(image, stops)
-            sight = assess.look_at(Opened(seen, seen.shape[1], seen.shape[0], 1.0, None))
-            original = sight.embedding if original is None else original
-            cosine = -1.0 if sight.embedding is None else float(sight.embedding @ original)
-            codes = [reason.code for reason in assess.reasons_against(sight.measures, config)]
+            measured = assess.measure_photo(Opened(seen, seen.shape[1], seen.shape[0], 1.0, None))
+            original = measured.embedding if original is None else original
+            cosine = -1.0 if measured.embedding is None else float(measured.embedding @ original)
+            codes = [reason.code for reason in assess.reasons_against(measured.measures, config)]
             rows.append((person, stops, codes, cosine))
     thirds, gap = thirds_of(angles), 0.0
     spans = [[np.mean(angles[p]) for p in thirds if thirds[p] == third] for third in range(3)]

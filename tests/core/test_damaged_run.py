@@ -23,10 +23,10 @@ from headshotkit.core.run import CHECK_SUM, COMMANDS, MAX_DEPTH, MAX_JSON_BYTES,
 from headshotkit.dataset.captions import with_edits
 from headshotkit.evaluation import plots
 from headshotkit.generation import previews
-from headshotkit.photos.check import OVERRULED, read_overruled
-from headshotkit.photos.override import overrule_verdict
+from headshotkit.photos.check import OVERRIDES, read_overrides
+from headshotkit.photos.override import override_verdict
 
-STATE = ("photos/manifest.json", "dataset/manifest.json", "lora/manifest.json", "headshots/manifest.json", OVERRULED)
+STATE = ("photos/manifest.json", "dataset/manifest.json", "lora/manifest.json", "headshots/manifest.json", OVERRIDES)
 JUNK = (None, True, -1, 1e308, "", "../../etc/passwd", "\ud800", [], [[]], {}, {"a": {"b": []}}, 10**30)
 
 
@@ -80,7 +80,7 @@ WAYS = (cut, flipped, overwritten, of_another_kind, marked, shuffled)
 def whole(briefly_trained, tmp_path_factory):
     """A run whose every state file exists."""
     run = Run(shutil.copytree(briefly_trained, tmp_path_factory.mktemp("whole") / "run"))
-    write_json(run.folder / OVERRULED, {"p1_01.jpg": {"sha256": "00", "kept": False, "at": "2026-11-29"}})
+    write_json(run.folder / OVERRIDES, {"p1_01.jpg": {"sha256": "00", "kept": False, "at": "2026-11-29"}})
     return run.folder
 
 
@@ -117,11 +117,11 @@ def try_damage(whole: Path, seed: int, capsys) -> int:
 
 def read_by_hand(folder: Path, name: str, capsys) -> tuple[int, str]:
     """Gives the command that reads a state file and writes nothing in the run: (exit code, what it said)."""
-    if name not in (OVERRULED, "headshots/manifest.json"):  # the LoRA's manifest leads to those that it is made from
+    if name not in (OVERRIDES, "headshots/manifest.json"):  # the LoRA's manifest leads to those that it is made from
         code = main(["export", str(folder.parent / "x.safetensors"), "--out", str(folder)])
         return code, capsys.readouterr().err
     try:
-        read_overruled(Run(folder)) if name == OVERRULED else Run(folder).manifest("headshots")
+        read_overrides(Run(folder)) if name == OVERRIDES else Run(folder).manifest("headshots")
     except HeadshotError as error:
         return 2, str(error)
     return 0, ""
@@ -140,7 +140,7 @@ def test_five_hundred_damages_cost_nothing(whole, capsys):
 
 def test_a_damaged_manifest_costs_no_training(whole, tmp_path, capsys):
     run = Run(shutil.copytree(whole, tmp_path / "run"))
-    (run.folder / OVERRULED).unlink()  # the photos were judged without it, so `run` would judge them anew
+    (run.folder / OVERRIDES).unlink()  # the photos were judged without it, so `run` would judge them anew
     manifest = run.path("lora") / "manifest.json"
     data = manifest.read_bytes()
     for damaged in (data[:300], b"\xef\xbb\xbf" + data):
@@ -193,12 +193,12 @@ def test_depth_types_and_check_sum_are_checked(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"p1_01.jpg": 3}', '{"p1_01.jpg": {}}', "[" * 100_000])
 def test_what_a_person_decided_is_not_dropped_in_silence(whole, tmp_path, text, capsys):
     run = Run(shutil.copytree(whole, tmp_path / "run"))
-    (run.folder / OVERRULED).write_text(text)
+    (run.folder / OVERRIDES).write_text(text)
     assert main(["check", str(P1), "--out", str(run.folder)]) == 2
-    assert OVERRULED in capsys.readouterr().err
+    assert OVERRIDES in capsys.readouterr().err
     with pytest.raises(DamagedRun):
-        overrule_verdict(run, "p1_01.jpg", False)
-    assert (run.folder / OVERRULED).read_text() == text
+        override_verdict(run, "p1_01.jpg", False)
+    assert (run.folder / OVERRIDES).read_text() == text
 
 
 def test_names_that_lead_out_of_the_run_are_refused(whole, tmp_path):
@@ -232,7 +232,7 @@ READ_BY = {
     "report/manifest.json": ("evaluate", "gallery", "run"),
     "report/metrics.json": ("plot_evaluation",),
     "gallery/manifest.json": ("gallery", "run"),
-    OVERRULED: ("check", "run", "overrule"),
+    OVERRIDES: ("check", "run", "override"),
 }
 """State file -> the verbs that read it and are refused while it is damaged."""
 VERBS = {
@@ -240,7 +240,7 @@ VERBS = {
     "plot_evaluation": lambda run: plots.plot_evaluation(run),
     "read_previews": lambda run: previews.read_previews(run),
     "render_previews": lambda run: previews.render_previews(run),
-    "overrule": lambda run: overrule_verdict(run, "p1_02.jpg", False),
+    "override": lambda run: override_verdict(run, "p1_02.jpg", False),
 }
 """What is no command."""
 
@@ -347,7 +347,7 @@ def every_state_file(tmp_path_factory):
         for command in order:
             assert main([*verbs[command], *first.get(command, [])]) == 0
             if command == "check":
-                overrule_verdict(run, "p1_04.jpg", False)
+                override_verdict(run, "p1_04.jpg", False)
         previews.render_previews(run)
     return run.folder, verbs
 
@@ -409,7 +409,7 @@ def test_each_way_of_damage_is_named(whole, way, capsys):
 def test_every_verb_refuses_every_damage(every_state_file, name):
     folder, verbs = every_state_file
     for verb in READ_BY[name]:
-        if verb != "overrule":  # which always has something to do
+        if verb != "override":  # which always has something to do
             before = everything_but(folder, "")
             assert give(verb, folder, verbs) == (0, ""), verb
             assert not changed(folder, "", before), f"{verb} has something to do"
@@ -428,7 +428,7 @@ def test_a_value_of_any_other_kind_is_refused_or_does_no_harm(every_state_file, 
     value.pop(CHECK_SUM)
     codes = Counter()
     states = [(key, junk) for key in value for junk in JUNK_VALUES if type(value[key]) is not type(JUNK_VALUES[junk])]
-    if name == OVERRULED:  # without a note it says another thing, and is whole
+    if name == OVERRIDES:  # without a note it says another thing, and is whole
         states = [(key, junk) for key, junk in states if junk != "absent"]
     for number, (key, junk) in enumerate(states):
         junked = {one: JUNK_VALUES[junk] if one == key else kept for one, kept in value.items()}

@@ -14,7 +14,7 @@ from headshotkit.config import RunSettings
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.delivery import gallery
 from headshotkit.photos.check import judge_photos
-from headshotkit.photos.override import overrule_verdict
+from headshotkit.photos.override import override_verdict
 from headshotkit.pipeline import do_stage
 from headshotkit.widgets.review import photo_folder
 
@@ -90,9 +90,9 @@ def test_a_photo_is_kept_by_hand_from_where_it_was(tmp_path):
     run = Run(tmp_path / "run")
     refused = next(v.photo for v in judge_photos(P1, run) if not v.kept and "face_box_px" in v.measures)
     assert photo_folder("", run)[0].resolve() == P1.resolve()
-    overrule_verdict(run, refused, True)
+    override_verdict(run, refused, True)
     assert run.files("photos", [f"kept/{refused}"], thorough=True)
-    overrule_verdict(run, refused, False)
+    override_verdict(run, refused, False)
     assert f"kept/{refused}" not in run.manifest("photos")["files"]
 
 

@@ -29,7 +29,7 @@ def test_a_finished_run_is_used_whatever_is_left_out_later(brief_run, capsys):
     assert {stage: brief_run.peek(stage)["finished"] for stage in made} == made
     assert [shot for shot in after["headshots"] if shot in shots] == shots and len(after["delivered"]) == 5
     assert len({shot["prompt_id"] for shot in after["headshots"]}) == 5 and after["config"]["steps"] == 6
-    assert not (brief_run.folder / "earlier").exists() and "done anew" not in capsys.readouterr().err
+    assert not (brief_run.folder / "earlier").exists() and "earlier" not in capsys.readouterr().err
 
 
 def test_what_is_done_anew_is_said_and_can_be_cleaned(prepared_run, capsys):

@@ -1,4 +1,4 @@
-"""The figures of headshots, identity, the pass mark and the choice, on staged runs: a cross is told from a tick."""
+"""The figures of headshots, identity, the identity threshold and the choice, on staged runs."""
 
 import io
 import itertools
@@ -62,7 +62,7 @@ def test_an_accepted_headshot_is_told_by_sign_frame_and_reason(generated):
 
 
 def test_accepted_and_refused_attempts_have_marks_of_their_own(generated):
-    figure = plots.plot_pass_mark(generated)
+    figure = plots.plot_identity_threshold(generated)
     (axes,) = figure.axes
     counts = [len(points.get_offsets()) for points in axes.collections]
     shapes = {tuple(map(tuple, points.get_paths()[0].vertices)) for points in axes.collections}
@@ -101,7 +101,7 @@ def test_own_photos_are_shown_with_their_spread_and_sorted_values_form_no_line(t
 def test_no_name_lies_over_a_candidate(tmp_path):
     run = Run(tmp_path)
     numbers = [(250, 1, 0.6, 0.83), (500, 1, 0.8, 0.82), (750, 1, 0.8, 0.82), (750, 0.6, 0.5, 0.9)]
-    some = [Pick(step, scale, f"{step}", 6, alike, obeyed, 0.5) for step, scale, alike, obeyed in numbers]
+    some = [Pick(step, scale, f"{step}", 6, alike, adherence, 0.5) for step, scale, alike, adherence in numbers]
     facts = {"candidates": [one.to_dict() for one in some], "chosen": some[2].to_dict()}
     run.begin("picked", {}, {}).finish("picked", **facts, pass_mark={"mark": 0.55, "own_median": 0.75})
     figure = plots_picking.plot_pick(run)
@@ -140,7 +140,7 @@ def test_missing_previews_are_named_with_what_to_do(tmp_path, draw, left):
     assert "previews" in caught.value.happened and caught.value.next_step
 
 
-@pytest.mark.parametrize("draw", [plots.plot_losses, plots.plot_evaluation, plots.plot_pass_mark])
+@pytest.mark.parametrize("draw", [plots.plot_losses, plots.plot_evaluation, plots.plot_identity_threshold])
 def test_a_figure_of_a_missing_stage_says_which(tmp_path, draw):
     with pytest.raises(StageMissing):
         draw(Run(tmp_path))

@@ -193,8 +193,9 @@ def test_training_asks_the_denoiser_as_the_pipeline_does(family):
     So packing, position ids, the sense of time and the sign are the pipeline's own.
     """
     family.use_lora(Path(), 0.0)
-    told = family.encode_prompts([PROMPT])
-    arguments = family._told(told, told, 1.0)  # guidance 1 is off, and what FLUX.1 is told in training
+    conditioning = family.encode_prompts([PROMPT])
+    # guidance 1 is off, and what FLUX.1 is trained with
+    arguments = family._conditioning(conditioning, conditioning, 1.0)
     pipeline, seen = family.pipeline, []
     handle = family.transformer.register_forward_hook(lambda *call: seen.append(call))
     generator = torch.Generator().manual_seed(1)
@@ -209,7 +210,7 @@ def test_training_asks_the_denoiser_as_the_pipeline_does(family):
     sigmas = pipeline.scheduler.sigmas
     with torch.no_grad():
         for now, then in zip(sigmas, sigmas[1:], strict=False):
-            latents = latents + (then - now) * family._velocity(latents, now[None], told)
+            latents = latents + (then - now) * family._velocity(latents, now[None], conditioning)
         expected = _as_decodable(family, latents)
         assert torch.allclose(family._decodable(made, (SIZE_PX, SIZE_PX)), expected, atol=1e-4)
 
@@ -237,7 +238,7 @@ def test_a_denoiser_that_answers_noise_minus_latents_has_no_loss(family, image, 
     latents = family.encode_images([image])
     seen = []
 
-    def answer(noisy, levels, told):
+    def answer(noisy, levels, conditioning):
         seen.append(levels)
         return (noisy - latents) / levels.view(-1, 1, 1, 1)
 
@@ -249,7 +250,7 @@ def test_a_denoiser_that_answers_noise_minus_latents_has_no_loss(family, image, 
 def test_weights_say_where_in_the_picture_the_loss_counts(family, image, monkeypatch):
     """Plumbing only: alike everywhere they change nothing, and where they are 0 nothing counts."""
     latents, condition = family.encode_images([image]), family.encode_prompts([PROMPT])
-    monkeypatch.setattr(family, "_velocity", lambda noisy, levels, told: torch.zeros_like(noisy))
+    monkeypatch.setattr(family, "_velocity", lambda noisy, levels, conditioning: torch.zeros_like(noisy))
     config, half = TrainConfig.for_base(family.base.name), torch.ones(1, 1, *latents.shape[2:])
     half[..., : latents.shape[3] // 2] = 0
 
@@ -315,7 +316,7 @@ def test_shapes_steps_and_samplers_are_told(family):
     calls = []
     picture = family.render([PROMPT], [""], [0], Sampling((48, 32), 3, 2.0), on_step=lambda: calls.append(1))[0]
     assert picture.size == (48, 32) and len(calls) == 3
-    with pytest.raises(BadConfig, match="draws by flow matching"):
+    with pytest.raises(BadConfig, match="sampler"):
         family.render([PROMPT], [""], [0], Sampling((32, 32), 2, 2.0, sampler="dpmpp-2m-karras"))
     with pytest.raises(BadConfig, match=r"base_guidance is 3\.0"):
         family.render([PROMPT], [""], [0], Sampling((32, 32), 2, 2.0, base_guidance=3.0))
@@ -333,7 +334,7 @@ def test_a_lora_of_another_family_is_refused(tmp_path, family):
         other.add_lora(2, 2, "attention", seed=0)
         file = tmp_path / f"{name}.safetensors"
         file.write_bytes(other.lora_file({}))
-        with pytest.raises(BadLora, match=f"can't be loaded on base '{family.base.name}'"):
+        with pytest.raises(BadLora, match=f"base '{family.base.name}'"):
             family.use_lora(file, 1.0)
 
 
@@ -343,7 +344,7 @@ def test_a_flow_lora_is_refused_by_sdxl(tmp_path):
     other.add_lora(2, 2, "attention", seed=0)
     file = tmp_path / "other.safetensors"
     file.write_bytes(other.lora_file({}))
-    with pytest.raises(BadLora, match="can't be loaded on base 'mini'"):
+    with pytest.raises(BadLora, match="base 'mini'"):
         families.load_family("mini").use_lora(file, 1.0)
 
 
@@ -359,10 +360,10 @@ def test_a_lora_that_fits_in_part_or_is_damaged_is_refused(tmp_path, family):
     bad = tmp_path / "bad.safetensors"
     for changed in ({name: torch.zeros(2, 7)}, {"transformer.proj_nowhere.lora_A.weight": torch.zeros(2, 7)}):
         save_file(tensors | changed, bad)
-        with pytest.raises(BadLora, match=rf"1 of {len(tensors | changed)} tensors have no place"):
+        with pytest.raises(BadLora, match=rf"1 of {len(tensors | changed)} "):
             family.use_lora(bad, 1.0)
-    told = json.loads(header_of(good)[PEFT_METADATA]) | {"transformer.of_a_newer_peft": True}
-    save_file(tensors, bad, {"format": "pt", PEFT_METADATA: json.dumps(told)})
+    settings = json.loads(header_of(good)[PEFT_METADATA]) | {"transformer.of_a_newer_peft": True}
+    save_file(tensors, bad, {"format": "pt", PEFT_METADATA: json.dumps(settings)})
     with pytest.raises(BadLora, match="of_a_newer_peft"):
         family.use_lora(bad, 1.0)
     bad.write_bytes(good.read_bytes()[:100])
@@ -375,7 +376,7 @@ def test_sizes_and_settings_that_do_not_fit_are_refused(family):
     with pytest.raises(BadConfig, match=r"size_px is 30, base '\w+' needs a multiple of 4\."):
         family.render([PROMPT], [""], [0], Sampling((32, 30), 2, 1.0))
     config = TrainConfig.for_base(family.base.name, min_snr_gamma=5.0)
-    with pytest.raises(BadConfig, match="min_snr_gamma is 5, base '.*' learns by flow matching"):
+    with pytest.raises(BadConfig, match="min_snr_gamma is 5, base"):
         family.loss(torch.zeros(1, 4, 8, 8), {}, [], config, torch.Generator())
 
 
@@ -390,7 +391,7 @@ def test_weights_that_are_not_here_say_how_to_get_them(monkeypatch):
 
 
 def test_the_rare_token_search_says_which_tokenizers_it_knows():
-    with pytest.raises(BadConfig, match="base 'flux' reads prompts with CLIPTokenizer and T5TokenizerFast"):
+    with pytest.raises(BadConfig, match="base 'flux' .*CLIPTokenizer and T5TokenizerFast"):
         find_token("flux")
     assert [len(families.load_tokenizers(name)) for name in NAMES] == [2, 1, 1]
 

@@ -100,9 +100,9 @@ def test_new_tokens_begin_as_the_class_word(bare, prepared_run):
     method = load_method(bare, config, dataset)
     try:
         method.add()
-        told = bare.encode_prompts([PROMPT, "photo of a man"])
-        assert all(torch.equal(told[name], wanted[name]) for name in wanted)
-        assert bare.respell("ohwx man and ohwxes") == "<person-1> man and ohwxes"
+        conditioning = bare.encode_prompts([PROMPT, "photo of a man"])
+        assert all(torch.equal(conditioning[name], wanted[name]) for name in wanted)
+        assert bare.prompt_transform("ohwx man and ohwxes") == "<person-1> man and ohwxes"
     finally:
         sdxl_methods.remove_tokens(bare)
     assert torch.equal(bare.encode_prompts(["ohwx"])["text"], load_family("mini").encode_prompts(["ohwx"])["text"])
@@ -129,12 +129,15 @@ def test_a_step_without_the_person_has_a_gradient_of_zero(bare, prepared_run):
     """Batch 1 and a dropped or edited caption: there is nothing to learn, and that is no error."""
     dataset = Dataset.from_dict(prepared_run.manifest("dataset")["dataset"])
     method = load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
-    captions, told = dataset.captions, method.conditions(dataset.captions, bare.encode_prompts(dataset.captions))
+    captions, conditioning = (
+        dataset.captions,
+        method.conditions(dataset.captions, bare.encode_prompts(dataset.captions)),
+    )
     try:
         new = [parameter for group in method.add() for parameter in group["params"]]
-        for places, learns in (([len(captions) - 1], False), ([0, len(captions) - 1], True)):
-            picked = told.pick(places)
-            assert picked["text"].shape[0] == len(places)
+        for indices, learns in (([len(captions) - 1], False), ([0, len(captions) - 1], True)):
+            picked = conditioning.pick(indices)
+            assert picked["text"].shape[0] == len(indices)
             (picked["text"].sum() + picked["pooled"].pow(2).sum()).backward()
             assert all((p.grad.abs().sum() > 0) == learns for p in new)
     finally:
@@ -281,7 +284,7 @@ def test_a_file_of_another_base_is_refused(trained, bare, tmp_path):
         if file.suffix == ".safetensors":
             other = {name: torch.zeros(3, 7) for name in load_file(run.path("lora") / file)}
             save_file(other, tmp_path / file)
-    with pytest.raises(BadLora, match="can't be loaded on base 'mini'"):
+    with pytest.raises(BadLora, match="base 'mini'"):
         use_trained(bare, tmp_path, lora, 1.0)
     use_trained(bare, run.path("lora"), lora, 0.0)
 
@@ -337,7 +340,7 @@ def test_each_base_has_its_own_settings_for_each_method():
 def test_a_family_that_knows_lora_alone_refuses_the_others(bare, prepared_run, monkeypatch):
     monkeypatch.delattr(sdxl, "METHODS")
     dataset = Dataset.from_dict(prepared_run.manifest("dataset")["dataset"])
-    with pytest.raises(BadConfig, match="method is 'pivotal', base is 'mini'.\n  Its family sdxl knows: lora."):
+    with pytest.raises(BadConfig, match=r"'pivotal', base is 'mini'.\n.*: lora"):
         load_method(bare, TrainConfig.for_base("mini", method="pivotal"), dataset)
     assert load_method(bare, TrainConfig.for_base("mini"), dataset).title == "LoRA of rank 32"
 
@@ -346,7 +349,7 @@ def test_captions_without_the_token_can_teach_no_token(bare, prepared_run):
     known = prepared_run.manifest("dataset")["dataset"]
     photos = [photo | {"caption": "photo of a man"} for photo in known["photos"]]
     dataset = Dataset.from_dict(known | {"photos": photos})
-    with pytest.raises(BadConfig, match="0 of 17 captions hold the token 'ohwx'"):
+    with pytest.raises(BadConfig, match="0 of 17 .*'ohwx'"):
         load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
     load_method(bare, TrainConfig.for_base("mini", method="dreambooth"), dataset)
     assert names_token("OHWX? no; ohwx: yes", "ohwx") and not names_token("xohwx", "ohwx")
@@ -369,7 +372,7 @@ def test_new_tokens_have_a_learning_rate_of_their_own(prepared, tmp_path, bare):
 def test_class_images_hold_nothing_steady_where_nothing_changes(bare, prepared_run):
     known = prepared_run.manifest("dataset")["dataset"]
     dataset = Dataset.from_dict(known | {"class_images": ["class/000.png"]})
-    with pytest.raises(BadConfig, match="method is 'textual-inversion', and there are 1 class images"):
+    with pytest.raises(BadConfig, match="'textual-inversion', .* 1 class images"):
         load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
     load_method(bare, TrainConfig.for_base("mini", method="pivotal"), dataset)
 
@@ -394,7 +397,7 @@ def test_loading_another_takes_the_first_ones_place(trained, bare):
 def test_what_is_exported(trained, tmp_path):
     method, run, _, _ = trained
     if method == "dreambooth":
-        with pytest.raises(BadConfig, match="holds a whole U-Net, no LoRA"):
+        with pytest.raises(BadConfig, match="--method lora"):
             export_lora(run, tmp_path)
         return
     made = export_lora(run, tmp_path)
@@ -408,13 +411,16 @@ def test_what_is_exported(trained, tmp_path):
 
 
 def test_minutes_are_known_where_a_rate_is():
-    t4 = "CUDA is there: Tesla T4"
+    t4 = ("cuda", "Tesla T4")
     known = {m: expect_minutes(TrainConfig.for_base("sdxl", method=m, steps=1000), t4, False)[0] for m in METHODS}
     assert known["lora"] < known["textual-inversion"] < known["pivotal"] < known["dreambooth"]
     twice = expect_minutes(TrainConfig.for_base("sdxl", steps=1000), t4, True)[0]
     assert twice == pytest.approx(2 * known["lora"], abs=0.2)
-    assert expect_minutes(TrainConfig.for_base("sdxl"), "CUDA is there: NVIDIA H200", False)[0] is None
-    assert rates_of("CUDA is there: NVIDIA A100-SXM4-40GB").name == "a100"
+    assert expect_minutes(TrainConfig.for_base("sdxl"), ("cuda", "NVIDIA H200"), False)[0] is None
+    old_gpu = ("cpu", "NVIDIA A100 is sm_80, but this torch supports only sm_90 and newer")
+    assert expect_minutes(TrainConfig.for_base("sdxl"), old_gpu, False)[0] is None
+    assert expect_minutes(TrainConfig.for_base("mini"), old_gpu, False)[0] is not None
+    assert rates_of("NVIDIA A100-SXM4-40GB").name == "a100"
 
 
 def test_what_does_not_fit_is_said(bare, prepared_run):
@@ -424,9 +430,9 @@ def test_what_does_not_fit_is_said(bare, prepared_run):
     method.config = TrainConfig.for_base("sdxl", method="dreambooth")
     with torch.device("meta"):
         weights = torch.nn.Parameter(torch.empty(2_567_463_684))
-    cost = expect_cost(method, [{"params": [weights]}], "adamw8bit", "CUDA is there: Tesla T4", 10)
+    cost = expect_cost(method, [{"params": [weights]}], "adamw8bit", ("cuda", "Tesla T4"), 10)
     assert 24 < cost.peak_gib < 30 and cost.left_mib == pytest.approx(4897, abs=1)
-    assert "More than the 14.7 GiB of t4" in cost.line() and "--class-images" not in cost.line()
+    assert "14.7 GiB of t4" in cost.line() and "--class-images" not in cost.line()
 
 
 def test_on_the_command_line(prepared_run, capsys):

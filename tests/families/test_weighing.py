@@ -96,20 +96,20 @@ def test_other_trainings_are_weighed_too(prepared_run, free, settings, gib):
 
 def test_pictures_are_drawn_as_many_at_once_as_fit(family, free):
     """Two of 64 px fit: of four the first two come first, and an interrupted stage goes on so."""
-    told, sampling = (["photo of a man"] * 4, [""] * 4, [1, 2, 3, 4]), Sampling((64, 64), 1, 1.0)
+    inputs, sampling = (["photo of a man"] * 4, [""] * 4, [1, 2, 3, 4]), Sampling((64, 64), 1, 1.0)
     family.changes, one = [], weighing.picture_gib(BASES["mini"], (64, 64), 4)
-    whole, seen = family.render(*told, sampling), []
+    whole, seen = family.render(*inputs, sampling), []
     free(2.5 * one)
     counting = family.pipeline.unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     try:
-        parts = family.render(*told, sampling)
+        parts = family.render(*inputs, sampling)
     finally:
         counting.remove()
     assert seen == [2, 2] and family.changes[0]["pictures_at_once"] == 2 and json.dumps({CHANGES: family.changes})
     assert [abs(a - b) <= 2 for a, b in zip(whole[3].tobytes(), parts[3].tobytes(), strict=True)].count(False) == 0
     free(0.5 * one)
     with pytest.raises(NotEnoughMemory, match="64 x 64 px"):
-        family.render(*told, sampling)
+        family.render(*inputs, sampling)
     family.changes = []
 
 

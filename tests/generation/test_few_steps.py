@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import open_picture
-from headshotkit.config.few_steps import FEW_STEPS, FewSteps
+from headshotkit.config.distilled_lora import FEW_STEPS, FewSteps
 
 from headshotkit.config import RenderConfig
 from headshotkit.core.errors import BadConfig, BaseUnavailable
@@ -51,9 +51,9 @@ def test_the_samplers_are_those_of_the_model_cards():
 
 
 def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
-    with pytest.raises(BadConfig, match="few_steps is 'lightning', base is 'mini'"):
+    with pytest.raises(BadConfig, match="distilled_lora is 'lightning', base is 'mini'"):
         RenderConfig.for_base("mini", distilled_lora="lightning")
-    with pytest.raises(BadConfig, match="few_steps is 'turbo'"):
+    with pytest.raises(BadConfig, match="distilled_lora is 'turbo'"):
         RenderConfig.for_base("sdxl", distilled_lora="turbo")
     fast = drawn_in_few(RenderConfig.for_base("sdxl", distilled_lora="lightning"))
     assert (fast.sampler_steps, fast.sampler, fast.guidance) == (8, "euler-trailing", 1.0)
@@ -64,9 +64,9 @@ def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
 )
 def test_it_holds_where_identity_and_faces_do(tiny, after, held):
     config = RenderConfig.for_base("mini", distilled_lora="tiny")
-    drawn = {config.sampler_steps: [0.5, 0.6, 0.56], 2: after}
-    known = compare_few(lambda settings: drawn[settings.sampler_steps], lambda: None, config)
-    assert known["held"] is held and ("so not used" in known["words"]) is not held
+    drawn = {config.steps: [0.5, 0.6, 0.56], 2: after}
+    known = compare_few(lambda settings: drawn[settings.steps], lambda: None, config)
+    assert known["held"] is held and ("not used" in known["words"]) is not held
     assert known["pairs"] == sum(value is not None for value in after)
 
 
@@ -92,7 +92,7 @@ def test_where_identity_holds_it_draws_and_goes_on_alike(tiny, brief_run, monkey
 def test_a_whole_unet_leaves_no_room_for_one(tiny, brief_run):
     trained = brief_run.manifest("lora")
     write_json(brief_run.path("lora") / "manifest.json", trained | {"lora": trained["lora"] | {"method": "dreambooth"}})
-    with pytest.raises(BadConfig, match="few_steps is 'tiny', the run was trained with method 'dreambooth'"):
+    with pytest.raises(BadConfig, match="distilled_lora is 'tiny', the run was trained with method 'dreambooth'"):
         render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
 
 
@@ -103,7 +103,7 @@ def test_where_it_does_not_hold_the_pictures_are_those_without(tiny, brief_run, 
     ]
     shots = render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
     manifest = brief_run.manifest("headshots")
-    assert manifest["few_steps"]["held"] is False and "so not used" in manifest["outcome"]
+    assert manifest["few_steps"]["held"] is False and "not used" in manifest["outcome"]
     for shot, picture in zip(shots, before, strict=False):
         assert (np.asarray(open_picture(brief_run.path("headshots") / shot.file)) == np.asarray(picture)).all()
 

@@ -15,7 +15,7 @@ from headshotkit.core.run import Run, write_json
 from headshotkit.evaluation.plots_picking import plot_pick, table_pick
 from headshotkit.families import Sampling, load_family
 from headshotkit.generation.headshots import _picked, render_headshots
-from headshotkit.generation.picking import choose_pick, knee_of, pick_lora, prompts_that_differ
+from headshotkit.generation.picking import best_trade_off, choose_pick, pick_lora, prompts_that_differ
 from headshotkit.generation.prompts import Prompt, load_prompts
 from headshotkit.pipeline import config_for, do_stage
 from headshotkit.scoring.adherence import asked_of
@@ -25,24 +25,24 @@ RENDERING = {"sampler_steps": 3, "batch": 2}
 NAMES = Names("ohwx man", "a man")
 
 
-def pick(likeness, obeyed, passed, scale=1.0, pictures=8):
-    return Pick(100, scale, "person.safetensors", pictures, likeness, obeyed, passed)
+def pick(likeness, adherence, passed, scale=1.0, pictures=8):
+    return Pick(100, scale, "person.safetensors", pictures, likeness, adherence, passed)
 
 
 # --- the choice ---------------------------------------------------------------------------------------------------
 
 
-def test_the_knee_gives_up_little_of_either():
+def test_the_best_trade_off_gives_up_little_of_either():
     strengths = [(1.0, 0.2), (0.98, 0.5), (0.93, 0.75), (0.7, 0.8), (0.4, 0.82)]
-    assert knee_of(strengths) == 2
-    assert knee_of([(1.0, 0.2), (0.4, 0.8)]) == 1, "of equal ones the more alike is taken"
-    assert knee_of([(0.95, 0.76), (0.6, 0.8)]) == 0, "a little likeness is not worth a third of the prompts"
-    assert knee_of([(0.5, 0.5)]) == 0
+    assert best_trade_off(strengths) == 2
+    assert best_trade_off([(1.0, 0.2), (0.4, 0.8)]) == 1, "of equal ones the more alike is taken"
+    assert best_trade_off([(0.95, 0.76), (0.6, 0.8)]) == 0, "a little likeness is not worth a third of the prompts"
+    assert best_trade_off([(0.5, 0.5)]) == 0
 
 
 def test_a_candidate_that_clearly_passes_less_is_no_choice_however_well_it_obeys():
-    weak, knee, strong = pick(0.5, 1.0, 0.25, 0.6), pick(0.74, 0.9, 0.75, 0.8), pick(0.8, 0.6, 0.75, 1.2)
-    assert choose_pick([weak, pick(0.76, 0.65, 0.75), knee, strong]) == knee
+    weak, best, strong = pick(0.5, 1.0, 0.25, 0.6), pick(0.74, 0.9, 0.75, 0.8), pick(0.8, 0.6, 0.75, 1.2)
+    assert choose_pick([weak, pick(0.76, 0.65, 0.75), best, strong]) == best
     assert choose_pick([weak, strong]) == strong
     assert choose_pick([pick(0.1, 1.0, 0.0), pick(0.15, 0.5, 0.0)]).likeness == 0.15, "where none passes all are left"
 
@@ -51,7 +51,7 @@ def test_the_prompts_ask_for_everything_that_can_be_told():
     asked = [asked_of(prompt.brief) for prompt in prompts_that_differ(load_prompts(), 6)]
     for axis, values in {"direction": 3, "expression": 2, "background": 3}.items():
         assert len({one[axis] for one in asked}) == values
-    with pytest.raises(BadPromptBank, match=r"1 prompts of the bank ask(.|\n)*--pick-prompts 2"):
+    with pytest.raises(BadPromptBank, match=r"1 prompts (.|\n)*--pick-prompts 2"):
         prompts_that_differ([Prompt(i, "", text, "", ()) for i, text in (("a", "smiling"), ("b", "in a park"))], 2)
 
 
@@ -84,11 +84,11 @@ def test_every_candidate_draws_the_same_prompts_from_the_same_noise(picked):
     assert [(one.step, one.scale) for one in tried[:2]] == [(3, 1.0), (6, 1.0)] and tried[2].scale == 0.5
     assert tried[2].step == choose_pick(tried[:2]).step and manifest["chosen"] in manifest["candidates"]
     assert len(manifest["pictures"]) == 6 and len({(p["prompt"], p["seed"]) for p in manifest["pictures"]}) == 2
-    assert f"of 2 checkpoints and 2 strengths: step {manifest['chosen']['step']} at" in manifest["outcome"]
+    assert f"of 2 checkpoints and 2 scales: step {manifest['chosen']['step']} at" in manifest["outcome"]
     for one in tried:
         shots = [p for p in manifest["pictures"] if p["file"].startswith(f"{one.step:06d}_{one.scale:g}_")]
         assert one.likeness == pytest.approx(np.mean([min(p["likeness"] or 0, 1) for p in shots]), abs=1e-3)
-        assert one.obeyed == pytest.approx(np.mean([p["obeyed"] or 0 for p in shots]), abs=1e-3)
+        assert one.adherence == pytest.approx(np.mean([p["obeyed"] or 0 for p in shots]), abs=1e-3)
 
 
 def test_a_picture_is_what_its_snapshot_draws_at_that_strength(picked):
@@ -108,7 +108,7 @@ def test_an_interrupted_choice_goes_on_to_the_same(picked_run, picked, capsys):
         picked_run.path("picked") / "manifest.json", whole | {"status": "started", "pictures": whole["pictures"][:2]}
     )
     assert pick_lora(picked_run, SETTINGS, RenderConfig.for_base("mini", **RENDERING)).to_dict() == whole["chosen"]
-    assert "picking: 4 to draw" in capsys.readouterr().err
+    assert "picking: 4 " in capsys.readouterr().err
     again = picked_run.manifest("picked")
     assert again["candidates"] == whole["candidates"]
     assert {p["file"] for p in again["pictures"]} == {p["file"] for p in whole["pictures"]}
@@ -145,7 +145,7 @@ def test_a_choice_for_another_lora_is_not_used_and_that_is_said(picked_run):
     manifest = picked_run.peek("picked")
     write_json(picked_run.path("picked") / "manifest.json", manifest | {"inputs": {"lora/manifest.json": "another"}})
     pick, words = _picked(picked_run, RenderConfig.for_base("mini"))
-    assert pick is None and "picked/ was not finished, or made from another LoRA" in words
+    assert pick is None and "ignored picked/" in words
 
 
 def test_the_curve_is_drawn_and_the_chosen_one_marked(picked):
@@ -159,5 +159,5 @@ def test_other_methods_have_nothing_to_pick(picked_run):
     write_json(
         picked_run.path("lora") / "manifest.json", manifest | {"lora": manifest["lora"] | {"method": "dreambooth"}}
     )
-    with pytest.raises(BadConfig, match="Only a LoRA has snapshots"):
+    with pytest.raises(BadConfig, match="method textual-inversion"):
         pick_lora(picked_run, SETTINGS)

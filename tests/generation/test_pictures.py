@@ -74,14 +74,14 @@ def test_the_bare_base_needs_no_run(tmp_path):
     run = Run(tmp_path / "empty")
     (made,) = render_pictures(run, BRIEF.replace(lora_scale=0.0, sampler_steps=2))
     assert made.identity is None and (run.path("pictures") / made.file).is_file()
-    with pytest.raises(StageMissing, match="holds no finished lora"):
+    with pytest.raises(StageMissing, match="finished lora"):
         render_pictures(run, BRIEF)
 
 
 def test_a_lora_of_another_base_is_refused(brief_run, studio):
     known = brief_run.peek("lora")
     write_json(brief_run.path("lora") / "manifest.json", known | {"lora": known["lora"] | {"base": "sdxl"}})
-    with pytest.raises(BadLora, match="trained on base 'sdxl', the picture is asked of 'mini'"):
+    with pytest.raises(BadLora, match="base 'sdxl', .* base 'mini'"):
         studio.render(BRIEF)
 
 

@@ -12,10 +12,10 @@ WELL = Lora(Path("person.safetensors"), "sdxl", 32, 32, "ohwx", "man", 1000)
 CONFIG = RenderConfig(count=8)
 
 
-def photos(kept: int = 16, moments: int = 12) -> dict:
+def photos(kept: int = 16, scenes: int = 12) -> dict:
     return {
         "verdicts": [{"kept": True}] * kept,
-        "coverage": {"moments": moments},
+        "coverage": {"moments": scenes},
         "advice": "To take next: two photos.",
     }
 
@@ -73,6 +73,13 @@ def test_the_cause_is_named_with_what_to_mend_first_in_front(shots, change, expe
     )  # fmt: skip
     assert [cause.code for cause in found] == expected
     assert all(any(c.isdigit() for c in cause.why) and cause.next_step for cause in found)
+
+
+@pytest.mark.parametrize("requests", [[], [{"code": "pose"}]])
+def test_the_coachs_advice_is_quoted_only_if_it_requests_something(requests):
+    shown = photos() | {"requests": requests}
+    (cause,) = causes_of(STRANGERS, MARK, WELL, shown, CONFIG, True)
+    assert cause.code == "weak_likeness" and (shown["advice"] in cause.next_step) == bool(requests)
 
 
 def test_no_attempt_at_all_has_one_cause():

@@ -13,22 +13,22 @@ from headshotkit.photos.files import Opened, open_photo
 
 
 @pytest.fixture(scope="module")
-def sight():
-    return assess.look_at(open_photo(P1 / "p1_04.jpg", assess.LEAST_PX))
+def measured():
+    return assess.measure_photo(open_photo(P1 / "p1_04.jpg", assess.LEAST_PX))
 
 
-def test_a_good_photo_has_every_measure_and_no_reason_against_it(sight):
+def test_a_good_photo_has_every_measure_and_no_reason_against_it(measured):
     used = {rule.measure for rule in assess.RULES}
-    assert used <= set(sight.measures) and all(sight.measures[name] is not None for name in used)
-    assert assess.reasons_against(sight.measures, GateConfig()) == []
-    assert 0.8 < sight.measures["quality"] <= 1
+    assert used <= set(measured.measures) and all(measured.measures[name] is not None for name in used)
+    assert assess.reasons_against(measured.measures, GateConfig()) == []
+    assert 0.8 < measured.measures["quality"] <= 1
 
 
 @pytest.mark.parametrize("rule", assess.RULES, ids=lambda rule: f"{rule.code}-{rule.side}-{rule.measure}")
-def test_each_limit_is_exact_and_names_the_number(rule, sight):
+def test_each_limit_is_exact_and_names_the_number(rule, measured):
     limit, step = getattr(GateConfig(), rule.limit), 1 if rule.limit in ("min_faces", "max_faces") else 0.001
-    at = sight.measures | {rule.measure: limit}
-    beyond = sight.measures | {rule.measure: limit + step if rule.side == "most" else limit - step}
+    at = measured.measures | {rule.measure: limit}
+    beyond = measured.measures | {rule.measure: limit + step if rule.side == "most" else limit - step}
     assert assess.reasons_against(at, GateConfig()) == []
     (reason,) = assess.reasons_against(beyond, GateConfig())
     assert (reason.code, reason.limit) == (rule.code, limit) and reason.value == beyond[rule.measure]
@@ -55,8 +55,8 @@ def with_beard(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("photo", [P1 / "p1_05.jpg", P2 / "p2_01.jpg", P2 / "p2_12.jpg"], ids=lambda path: path.stem)
 def test_a_beard_covers_nothing_and_tints_nothing(photo):
     image = with_beard(open_photo(photo).pixels)
-    sight = assess.look_at(Opened(image, image.shape[1], image.shape[0], 1.0, None))
-    assert assess.reasons_against(sight.measures, GateConfig()) == []
+    measured = assess.measure_photo(Opened(image, image.shape[1], image.shape[0], 1.0, None))
+    assert assess.reasons_against(measured.measures, GateConfig()) == []
 
 
 def test_every_limit_of_the_config_is_used():
@@ -68,16 +68,16 @@ def test_every_limit_of_the_config_is_used():
     assert limits == {rule.limit for rule in assess.RULES} | set_level
 
 
-def test_turning_left_or_right_counts_alike(sight):
+def test_turning_left_or_right_counts_alike(measured):
     for yaw in (-60, 60):
-        (reason,) = assess.reasons_against(sight.measures | {"yaw_deg": yaw}, GateConfig())
+        (reason,) = assess.reasons_against(measured.measures | {"yaw_deg": yaw}, GateConfig())
         assert reason.code == "profile" and "60 degrees" in reason.text
 
 
-def test_the_cause_is_named_and_not_what_follows_from_it(sight):
-    dark = sight.measures | {"visible": 1.0, "noise": 9.0, "disagreement": 0.5, "recognisable": 3.0}
+def test_the_cause_is_named_and_not_what_follows_from_it(measured):
+    dark = measured.measures | {"visible": 1.0, "noise": 9.0, "disagreement": 0.5, "recognisable": 3.0}
     assert [r.code for r in assess.reasons_against(dark, GateConfig())] == ["dark"]
-    two = sight.measures | {"other_face": 0.9, "face_px": 40}
+    two = measured.measures | {"other_face": 0.9, "face_px": 40}
     assert [r.code for r in assess.reasons_against(two, GateConfig())] == ["many_faces", "small_face"]
 
 
@@ -87,8 +87,8 @@ def test_measures_do_not_depend_on_how_large_the_file_is_decoded(tmp_path):
 
     with Image.open(P1 / "p1_04.jpg") as image:
         image.resize((3200, 3200), Image.Resampling.LANCZOS).save(tmp_path / "large.jpg", quality=95)
-    large = assess.look_at(open_photo(tmp_path / "large.jpg", assess.LEAST_PX)).measures
-    whole = assess.look_at(open_photo(tmp_path / "large.jpg")).measures
+    large = assess.measure_photo(open_photo(tmp_path / "large.jpg", assess.LEAST_PX)).measures
+    whole = assess.measure_photo(open_photo(tmp_path / "large.jpg")).measures
     for name in ("face_px", "yaw_deg", "brightness", "sharpness", "steadiness", "face_fraction", "recognisable"):
         assert large[name] == pytest.approx(whole[name], rel=0.06, abs=1.0), name
     assert np.allclose(large["face_box_px"], whole["face_box_px"], atol=12)
@@ -96,12 +96,12 @@ def test_measures_do_not_depend_on_how_large_the_file_is_decoded(tmp_path):
 
 def test_a_picture_of_nothing_has_no_face():
     grey = np.full((300, 300, 3), 128, np.uint8)
-    sight = assess.look_at(Opened(grey, 300, 300, 1.0, None, None, None))
-    (reason,) = assess.reasons_against(sight.measures, GateConfig())
-    assert (reason.code, sight.embedding) == ("no_face", None)
+    measured = assess.measure_photo(Opened(grey, 300, 300, 1.0, None, None, None))
+    (reason,) = assess.reasons_against(measured.measures, GateConfig())
+    assert (reason.code, measured.embedding) == ("no_face", None)
 
 
-def test_the_recognisers_limit_is_left_out_where_it_was_not_measured(sight, monkeypatch):
+def test_the_recognisers_limit_is_left_out_where_it_was_not_measured(measured, monkeypatch):
     monkeypatch.setattr("headshotkit.faces.recognition.norm_is_known", lambda: False)
-    unknown = assess.look_at(open_photo(P1 / "p1_04.jpg", assess.LEAST_PX)).measures
+    unknown = assess.measure_photo(open_photo(P1 / "p1_04.jpg", assess.LEAST_PX)).measures
     assert unknown["recognisable"] is None and assess.reasons_against(unknown, GateConfig()) == []

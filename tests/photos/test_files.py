@@ -393,14 +393,14 @@ def test_a_photo_cut_off_is_refused(opened, picture, kind, part):
     whole = encoded(picture.quantize() if kind == "GIF" else picture, kind)
     said = refusal(opened, whole[: int(part * len(whole))])
     if kind in ("JPEG", "PNG", "GIF") and part > 0.1:
-        assert said == "photo can't be read: it is cut off before its end."
+        assert "incomplete" in said
 
 
 def test_what_is_no_photo_is_refused_in_plain_words(opened):
     assert "empty, 0 bytes" in refusal(opened, b"")
-    assert "first bytes are 25 50 44 46" in refusal(opened, b"%PDF-1.7")
-    assert "first bytes are 00 00 00 00" in refusal(opened, bytes(1000))
-    assert "damaged at its beginning" in refusal(opened, b"\xff\xd8\xff" + bytes(100))
+    assert "25 50 44 46" in refusal(opened, b"%PDF-1.7")
+    assert "00 00 00 00" in refusal(opened, bytes(1000))
+    assert "damaged" in refusal(opened, b"\xff\xd8\xff" + bytes(100))
 
 
 @pytest.mark.parametrize("sign", [(254, 4, 1, 1), (50706, 1, 4, 0x0401)])
@@ -409,7 +409,7 @@ def test_a_raw_file_is_named_as_such(opened, sign):
     tags = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 122),
             (277, 3, 1, 1), (278, 4, 1, 8), (279, 4, 1, 64)]  # fmt: skip
     assert opened(tiff_of(tags, bytes(64))).width_px == 8
-    assert "a camera's raw file" in refusal(opened, tiff_of(sorted([*tags, sign]), bytes(64)))
+    assert "raw" in refusal(opened, tiff_of(sorted([*tags, sign]), bytes(64)))
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_a_file_too_large_is_not_read(tmp_path):
 def test_heic_without_its_package_says_what_to_install(opened, picture, monkeypatch):
     files._learn_heif.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    with pytest.raises(Unreadable, match="needs the package pillow-heif") as error:
+    with pytest.raises(Unreadable, match="pillow-heif") as error:
         opened(encoded(picture, "HEIF"))
     assert "pip install pillow-heif" in error.value.next_step
 
@@ -489,7 +489,7 @@ def test_a_file_without_permission(tmp_path, picture):
     if before == 0:
         os.seteuid(65534)  # root may read anything, nobody may not
     try:
-        with pytest.raises(Unreadable, match="no permission"):
+        with pytest.raises(Unreadable, match="permission"):
             open_photo(tmp_path / "a.jpg")
         assert digest_of(tmp_path / "a.jpg") == ""
         with pytest.raises(NoPhotos):
@@ -504,7 +504,7 @@ def test_a_swap_of_the_file_for_a_pipe_does_not_hang(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(b"")
     answer = os.stat(tmp_path / "a.jpg")
     monkeypatch.setattr(decoding.os, "stat", lambda path: answer)
-    with pytest.raises(Unreadable, match="a folder, a pipe or a device"):
+    with pytest.raises(Unreadable, match="device"):
         open_photo(tmp_path / "pipe.jpg")
 
 
@@ -563,7 +563,7 @@ def test_every_entry_named_like_a_photo_is_found_and_its_name_is_safe(tmp_path):
         if expected[path.name]:
             assert open_photo(path).width_px == 32 and len(digest_of(path)) == 64
             continue
-        with pytest.raises(Unreadable, match="leads nowhere|a folder, a pipe or a device"):
+        with pytest.raises(Unreadable, match="missing|device"):
             open_photo(path)
         assert digest_of(path) == ""
     assert {r"\xff\xfe.jpg", r"caf\xe9.jpg", r"two\x0alines.jpg", "naïve 写真 🙂.jpg"} <= set(plain)
@@ -606,7 +606,7 @@ def test_thousands_of_files_are_found_quickly(tmp_path):
 
 
 def test_a_device_is_told_by_its_kind():
-    with pytest.raises(Unreadable, match="a device"):
+    with pytest.raises(Unreadable, match="device"):
         open_photo("/dev/zero")
     assert stat.S_ISCHR(os.stat("/dev/zero").st_mode)
 

@@ -11,7 +11,7 @@ from headshotkit.core.pages import PAGE, POLICY
 from headshotkit.core.records import MOST_REFUSALS, Verdict, refusals
 from headshotkit.core.run import Run, write_json
 from headshotkit.photos.check import judge_photos
-from headshotkit.photos.override import overrule_verdict
+from headshotkit.photos.override import override_verdict
 
 ODD = 'a"><script>.jpg'
 
@@ -47,10 +47,10 @@ def test_the_page_shows_every_photo_with_its_reasons_and_what_to_add(checked):
     assert (run.path("photos") / PAGE).stat().st_mode & 0o077 == 0
 
 
-def test_an_overruled_photo_moves_on_the_page_and_nothing_is_judged_anew(checked, monkeypatch):
+def test_an_overridden_photo_moves_on_the_page_and_nothing_is_judged_anew(checked, monkeypatch):
     run, photos = checked
     page = run.path("photos") / PAGE
-    overrule_verdict(run, "p1_02.jpg", False)
+    override_verdict(run, "p1_02.jpg", False)
     assert page.read_text().count('class="near"') == 3 and "left out by you" in page.read_text()
     monkeypatch.setattr("headshotkit.photos.check.open_photo", lambda *_: pytest.fail("judged anew"))
     assert sum(v.kept for v in judge_photos(photos, run, GateConfig(min_photos=1))) == 1

@@ -72,9 +72,9 @@ def test_a_checkpointed_step_computes_more_and_holds_less():
 
 @pytest.mark.parametrize("base", PASSES)
 def test_the_verdict_on_a_t4_is_a_refusal_with_numbers_or_a_plan_that_fits(base):
-    with pytest.raises(TooFewMinutes, match="50 headshots in 60 minutes can't be done on t4") as caught:
+    with pytest.raises(TooFewMinutes, match="50 headshots in 60 minutes .* t4") as caught:
         plan_run("t4", 50, 60, base)
-    assert "of 14.7 GiB; minutes and GiB: counted and estimated" in caught.value.why
+    assert "14.7 GiB" in caught.value.why
     least = int(caught.value.next_step.split("at least ")[1].split()[0])
     plan = plan_run("t4", 50, least, base)
     assert plan.fits and plan.task.base == base and 0 < plan.peak_gib <= 14.7
@@ -85,23 +85,23 @@ def test_the_verdict_on_a_t4_is_a_refusal_with_numbers_or_a_plan_that_fits(base)
 def test_24_gb_hold_every_base(gpu, base):
     plan = plan_run(gpu, 50, 600, base)
     assert plan.fits and plan.peak_gib <= GPUS[gpu].memory_gib and plan.choice == LADDERS[base][0]
-    assert "counted and estimated" in plan.explain() and "experimental" in plan.explain()
+    assert "estimated" in plan.explain() and "experimental" in plan.explain()
 
 
 def test_a_gpu_too_small_for_the_weights_is_said():
-    with pytest.raises(NotEnoughMemory, match="The weights of flux and one step's activations"):
+    with pytest.raises(NotEnoughMemory, match="flux"):
         plan_rest(Task(GPUS["t4"], "flux", 50, 600.0, 6.0))
 
 
 def test_fewer_minutes_never_plan_more():
     plans = [plan_run("rtx4090", 50, minutes, "flux") for minutes in range(120, 400, 20)]
-    places = [LADDERS["flux"].index(plan.choice) for plan in plans]
-    assert places == sorted(places, reverse=True)
+    indices = [LADDERS["flux"].index(plan.choice) for plan in plans]
+    assert indices == sorted(indices, reverse=True)
 
 
 def test_the_command_gives_the_verdict(capsys):
     assert main(["plan", "--gpu", "rtx4090", "--base", "flux", "--minutes", "400", "--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["base"] == "flux" and "flux, experimental: its real weights" in captured.err
+    assert json.loads(captured.out)["base"] == "flux" and "flux, experimental: " in captured.err
     assert main(["plan", "--gpu", "t4", "--base", "flux"]) == 2
-    assert "nothing was measured with this base" in capsys.readouterr().err
+    assert "measured" in capsys.readouterr().err

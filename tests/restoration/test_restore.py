@@ -132,11 +132,11 @@ def test_bad_weights_in_the_cache_are_no_error(brief_run, stand_in, monkeypatch,
 def test_a_run_does_the_stages_after_it_and_then_says_what_could_not_be_done(brief_run, monkeypatch):
     """The check stands for them here, as it is done already."""
     monkeypatch.setattr(pipeline, "STAGES", ("restored", "photos"))
-    told = []
+    lines = []
     with pytest.raises(CannotRestore):
         options = RunSettings(base="mini", codeformer_weights="none.pth")
-        pipeline.make_headshots(P1, brief_run.folder, options, tell=told.append)
-    assert [line.split()[0] for line in told] == ["note", "base", "restore", "check"] and handed_on(brief_run)
+        pipeline.make_headshots(P1, brief_run.folder, options, tell=lines.append)
+    assert [line.split()[0] for line in lines] == ["note", "base", "restore", "check"] and handed_on(brief_run)
 
 
 def test_pasting_back_touches_the_face_alone(good_photo):

@@ -8,7 +8,7 @@ from headshotkit.config import RenderConfig
 from headshotkit.faces import recognition
 from headshotkit.generation.prompts import load_prompts
 from headshotkit.scoring import adherence
-from headshotkit.scoring.adherence import asked_of, share_obeyed, shown_by
+from headshotkit.scoring.adherence import asked_of, prompt_adherence, shown_by
 from headshotkit.scoring.identity import Person, calibrate, judge_headshot
 
 
@@ -44,9 +44,9 @@ def test_a_face_that_smiles_to_the_right_smiles_to_the_left_when_mirrored():
 
 def test_shares_count_what_is_asked_alone():
     shown = {"direction": "left", "expression": "smile", "background": "grey"}
-    assert share_obeyed({}, shown) is None
-    assert share_obeyed({"direction": "right"}, shown) == 0
-    assert share_obeyed({"direction": "left", "background": "white"}, shown) == 0.5
+    assert prompt_adherence({}, shown) is None
+    assert prompt_adherence({"direction": "right"}, shown) == 0
+    assert prompt_adherence({"direction": "left", "background": "white"}, shown) == 0.5
 
 
 def test_the_gate_reports_it_and_decides_nothing_by_it(seen):
@@ -55,8 +55,10 @@ def test_the_gate_reports_it_and_decides_nothing_by_it(seen):
     config = RenderConfig.for_base("mini", max_copy=1.0)
     person = Person(embedding, calibrate(np.stack([embedding] * 3), config), ())
     shown = shown_by(image, seen[1])
-    told = [judge_headshot(image, person, config, asked) for asked in (None, shown, {axis: "not it" for axis in shown})]
-    assert [one.obeyed for one in told] == [None, 1.0, 0.0] and len({one.accepted for one in told}) == 1
+    lines = [
+        judge_headshot(image, person, config, asked) for asked in (None, shown, {axis: "not it" for axis in shown})
+    ]
+    assert [one.adherence for one in lines] == [None, 1.0, 0.0] and len({one.accepted for one in lines}) == 1
 
 
 def test_the_marks_lie_between_what_was_measured():

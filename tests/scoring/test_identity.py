@@ -10,8 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 from headshotkit.config import RenderConfig
 from headshotkit.core.errors import NoKnownFaces
 from headshotkit.core.run import Run
-from headshotkit.faces import copies
-from headshotkit.faces import recognition as faces
+from headshotkit.faces import copies, recognition
 from headshotkit.generation.session import Session
 from headshotkit.scoring.identity import calibrate, judge_headshot, known_person
 from headshotkit.scoring.reasons import WORDS
@@ -30,10 +29,10 @@ def own(prepared):
     run = Run(prepared)
     whole, first = known_person(run, CONFIG), sorted(run.path("photos").glob("kept/*.jpg"))[0]
     photo = np.asarray(open_picture(first))
-    mine = copies.look_of(photo, faces.detect_faces(photo)[0])
-    others = [look for look in whole.looks if np.nanmean(np.abs(look - mine)) > 3]
-    assert len(others) == len(whole.looks) - 1
-    return photo, replace(whole, looks=tuple(others))
+    mine = copies.face_crop(photo, recognition.detect_faces(photo)[0])
+    others = [crop for crop in whole.face_crops if np.nanmean(np.abs(crop - mine)) > 3]
+    assert len(others) == len(whole.face_crops) - 1
+    return photo, replace(whole, face_crops=tuple(others))
 
 
 def reasons(image, person, **limits):
@@ -56,7 +55,7 @@ def test_nobody_and_two_people_are_refused(person, good_photo):
 def test_a_copy_of_a_photo_is_refused_however_it_was_changed(person, good_photo):
     """Cut to the face, shrunk, mirrored, recoloured, turned: `copy_of_photo` each time."""
     photo = Image.fromarray(good_photo)
-    x0, y0, x1, y1 = faces.detect_faces(good_photo)[0].box
+    x0, y0, x1, y1 = recognition.detect_faces(good_photo)[0].box
     reach = 0.95 * (x1 - x0)
     middle = ((x0 + x1) / 2, (y0 + y1) / 2)
     cut = photo.crop([int(m + side * reach) for side in (-1, 1) for m in middle]).resize((128, 128), Image.LANCZOS)
@@ -78,7 +77,7 @@ def test_a_small_a_soft_and_a_half_seen_face_are_refused(own):
 
 
 def test_every_reason_has_words_in_the_gallery():
-    code = inspect.getsource(judge_headshot) + inspect.getsource(Session._unless_twin)
+    code = inspect.getsource(judge_headshot) + inspect.getsource(Session._unless_near_duplicate)
     assert set(re.findall(r'"([a-z]+_[a-z_]+)"', code)) - {"face_share", "eye_openness"} == set(WORDS)
 
 
@@ -93,14 +92,14 @@ def spread(cosine, n=12):
     return faces.astype(np.float32)
 
 
-@pytest.mark.parametrize(("cosine", "said"), [(0.95, "lowered to the ceiling 0.55"), (0.2, "raised to the floor 0.28")])
+@pytest.mark.parametrize(("cosine", "said"), [(0.95, "lowered to 0.55"), (0.2, "raised to 0.28")])
 def test_floor_and_ceiling_are_explained(cosine, said):
     assert said in calibrate(spread(cosine), RenderConfig()).reason
 
 
 def test_the_mark_between_them_is_the_persons_own():
-    mark = calibrate(spread(0.6), RenderConfig(pass_ceiling=0.9))
-    assert mark.mark == mark.own_quantile and 0.4 < mark.mark < mark.own_median
+    threshold = calibrate(spread(0.6), RenderConfig(pass_ceiling=0.9))
+    assert threshold.value == threshold.own_quantile and 0.4 < threshold.value < threshold.own_median
 
 
 def test_nobody_can_not_be_calibrated():
@@ -110,9 +109,9 @@ def test_nobody_can_not_be_calibrated():
 
 def test_what_lies_outside_of_the_picture_is_not_compared(good_photo):
     """Two strangers' faces at a picture's edge have the edge in common, and a copy turned in its frame has another."""
-    face = faces.detect_faces(good_photo)[0]
+    face = recognition.detect_faces(good_photo)[0]
     x0 = int(face.box[0] + 0.2 * face.width_px)
     cut = good_photo[:, x0:]
-    look, whole = copies.look_of(cut, faces.detect_faces(cut)[0]), copies.look_of(good_photo, face)
-    assert np.isnan(look).any() and copies.copy_likeness(look, [whole]) > 0.97
-    assert copies.copy_likeness(np.full_like(look, np.nan), [whole]) == -1 == copies.copy_likeness(look, [])
+    crop, whole = copies.face_crop(cut, recognition.detect_faces(cut)[0]), copies.face_crop(good_photo, face)
+    assert np.isnan(crop).any() and copies.copy_likeness(crop, [whole]) > 0.97
+    assert copies.copy_likeness(np.full_like(crop, np.nan), [whole]) == -1 == copies.copy_likeness(crop, [])

@@ -11,8 +11,8 @@ def picture(motif: int, noise: int) -> Image.Image:
     return Image.fromarray(np.clip(coarse + fine, 0, 255).astype(np.uint8)).convert("RGB")
 
 
-def test_a_twin_is_found_through_noise_and_other_motifs_are_none():
-    album, mark = Album(), RenderConfig().max_near_duplicate
+def test_a_near_duplicate_is_found_through_noise_and_other_motifs_are_none():
+    album, mark = Album(), RenderConfig.max_near_duplicate
     for motif in range(5):
         assert album.nearest(picture(motif, 10 + motif))[0] < mark
         album.add(f"{motif}.png", picture(motif, 10 + motif))
@@ -28,5 +28,5 @@ def test_brightness_and_colour_make_no_other_picture():
     assert album.nearest(brighter)[0] > 0.99 and album.nearest(one.convert("L"))[0] > 0.99
 
 
-def test_an_empty_album_has_no_twin():
+def test_an_empty_album_has_no_near_duplicate():
     assert Album().nearest(picture(0, 0)) == (-1.0, "")

@@ -29,9 +29,9 @@ def test_quality_decides_between_the_equally_alike_and_likeness_counts_up_to_a_p
 
 def test_what_shows_more_of_its_prompt_comes_first_among_the_equally_alike():
     shown, half, not_told = (
-        shot(p, 1, 0.6, True, likeness=0.8, quality=0.5, obeyed=o) for p, o in (("a", 1.0), ("b", 0.5), ("c", None))
+        shot(p, 1, 0.6, True, likeness=0.8, quality=0.5, adherence=o) for p, o in (("a", 1.0), ("b", 0.5), ("c", None))
     )
-    alike = shot("d", 1, 0.7, True, likeness=0.95, quality=0.5, obeyed=0.5)
+    alike = shot("d", 1, 0.7, True, likeness=0.95, quality=0.5, adherence=0.5)
     assert [s.prompt_id for s in best_of_each([half, shown, not_told, alike])] == ["d", "a", "c", "b"]
 
 

@@ -65,5 +65,5 @@ def test_the_base_is_given_back_and_loaded_again_when_a_layer_is_read(briefly_tr
 
 
 def test_an_unknown_kind_is_said_with_the_known_ones(layers):
-    with pytest.raises(BadLora, match=r"none of the \d+ layers is a to_x(.|\n)*attn1.to_k"):
+    with pytest.raises(BadLora, match=r"to_x(.|\n)*attn1.to_k"):
         layers.find("to_x")

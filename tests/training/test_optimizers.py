@@ -16,7 +16,7 @@ from headshotkit.training.optimizers import make_optimizer
 def test_the_optimizer_says_why(monkeypatch):
     parameters = [torch.nn.Parameter(torch.zeros(3))]
     _, reason = make_optimizer(parameters, TrainConfig(optimizer="adamw"), "cuda")
-    assert reason == "adamw: asked for"
+    assert reason == "adamw: set by you"
     monkeypatch.setattr("headshotkit.core.runtime.has_module", lambda name: False)
     _, reason = make_optimizer(parameters, TrainConfig(), "cpu")
     assert "saves nothing on cpu" in reason
@@ -43,7 +43,7 @@ def test_auto_is_adamw_where_the_gpu_has_room_for_its_state(monkeypatch, usable_
 def test_where_adamw_is_not_fused_that_is_said():
     config = TrainConfig(optimizer="adamw")
     optimizer, reason = make_optimizer([torch.nn.Parameter(torch.zeros(3))], config, "mps")
-    assert not optimizer.defaults["fused"] and "not fused" in reason and reason.startswith("adamw: asked for")
+    assert not optimizer.defaults["fused"] and "not fused" in reason and reason.startswith("adamw: set by you")
 
 
 def test_eight_bit_adam_that_is_missing_is_said():
@@ -66,7 +66,7 @@ def test_an_optimizer_learns_and_goes_on_from_a_checkpoint(name, tmp_path):
     config = TrainConfig(optimizer=name, learning_rate={"adamw": 0.1, "prodigy": 1.0}[name])
     straight, stopped = (torch.nn.Parameter(torch.zeros(8)) for _ in range(2))
     optimizer, reason = make_optimizer([straight], config, "cpu")
-    assert reason == f"{name}: asked for"
+    assert reason == f"{name}: set by you"
     learn(config, straight, optimizer, 200)
     assert (straight.detach() - torch.arange(8.0)).abs().max() < 0.2
     first, _ = make_optimizer([stopped], config, "cpu")

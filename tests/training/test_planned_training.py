@@ -34,7 +34,7 @@ def small_gpu(monkeypatch):
     def make(batch, calls):
         family, seen = load_family("mini"), []
 
-        def refuse(unet, inputs, told):
+        def refuse(unet, inputs, kwargs):
             seen.append(len(inputs[0]))
             if len(seen) > calls and len(inputs[0]) > batch:
                 raise torch.OutOfMemoryError(SAID + "\nOther lines that help nobody.")
@@ -46,10 +46,10 @@ def small_gpu(monkeypatch):
     yield make
 
 
-def controller_of(steps, told=None, **options):
+def controller_of(steps, lines=None, **options):
     """A plan for the embedded base, and what keeps it."""
     plan = plan_run("cpu", 24, 60, steps=steps)
-    return DeadlineController(plan, tell=(told if told is not None else []).append, **options)
+    return DeadlineController(plan, tell=(lines if lines is not None else []).append, **options)
 
 
 def config_of(controller):
@@ -72,15 +72,15 @@ def test_out_of_memory_leads_to_cheaper_plans_and_an_exact_resume(
     prepared_run, prepared, tmp_path, small_gpu, monkeypatch
 ):
     """From step 3 no batch above 2 fits: three plans later it goes on, loses no step, and so it does once more."""
-    told, controller = [], controller_of(6)
+    lines, controller = [], controller_of(6)
     seen = small_gpu(batch=2, calls=3)
-    controller.tell = told.append
+    controller.tell = lines.append
     train_lora(prepared_run, config_of(controller), controller)
     manifest = prepared_run.manifest("lora")
     (change,) = manifest["changes"]
     assert change["step"] == 3 and change["batch"] == 2 and change["why"].startswith("out of memory in train")
     assert seen[:3] == [4, 4, 4] and seen[-3:] == [2, 2, 2] and len(json.loads(losses(prepared_run))["loss"]) == 6
-    assert all("out of memory in train" in line for line in told) and len(told) == len(seen) - 6
+    assert all("out of memory in train" in line for line in lines) and len(lines) == len(seen) - 6
     assert manifest["outcome"].startswith("LoRA of rank 32 after 6 steps") and manifest["lora"]["step"] == 6
     again = Run(tmp_path / "again")
     again.folder.mkdir()
@@ -127,8 +127,8 @@ def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(prepare
     for run, fails in ((prepared_run, True), (beside, False)):
         done = []
 
-        def made(groups, *told, fails=fails, done=done):
-            optimizer, reason = make(groups, *told)
+        def made(groups, *args, fails=fails, done=done):
+            optimizer, reason = make(groups, *args)
             update = optimizer.step
 
             def step(*_):
@@ -162,18 +162,18 @@ def test_when_no_plan_fits_it_says_so_and_keeps_what_was_trained(prepared_run, s
 
 def test_slow_steps_are_noticed_and_the_rest_is_cut(prepared_run, clock, small_gpu, monkeypatch):  # noqa: F811
     """Each step takes 3 s by the clock instead of 0.3: after the timed ones 400 steps are left of 1000."""
-    told = []
+    lines = []
     seen = small_gpu(batch=4, calls=0)
     monkeypatch.setattr(deadline, "TIMED_STEPS", 3)
     clock.__class__.__call__ = lambda self: 3.0 * len(seen)
-    controller = DeadlineController(plan_run("cpu", 24, 40), clock, told.append)
+    controller = DeadlineController(plan_run("cpu", 24, 40), clock, lines.append)
     interrupted_after(5, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_lora(prepared_run, config_of(controller), controller)
     (change,) = prepared_run.peek("lora")["changes"]
     assert (change["step"], change["steps"]) == (4, 400) and change["schedule"] == [[192, 280], [256, 120]]
     assert change["why"].startswith("a step takes 3.00 s, planned 0.2")
-    assert "planned again, a step takes 3.00 s" in told[0]
+    assert "a step takes 3.00 s" in lines[0]
     assert controller.plan.task.steps_done == 6
 
 
@@ -233,11 +233,11 @@ def test_another_method_keeps_its_minutes_too(prepared_run, capsys):
     manifest = prepared_run.manifest("lora")
     assert manifest["planned"] == ["schedule", "steps", "batch", "checkpointing"]
     assert (manifest["lora"]["method"], manifest["lora"]["step"]) == ("textual-inversion", 2)
-    told = []
+    lines = []
     options = RunSettings(base="mini", minutes=5, method="dreambooth", class_images=8)
-    controller = pipeline.begin_deadline(Run(prepared_run.folder.parent / "new"), options, told.append)
+    controller = pipeline.begin_deadline(Run(prepared_run.folder.parent / "new"), options, lines.append)
     task = controller.plan.task
-    assert (task.method, task.prior) == ("dreambooth", True) and "as many class images" in told[0]
+    assert (task.method, task.prior) == ("dreambooth", True) and "as many class images" in lines[0]
 
 
 def test_a_training_that_was_begun_goes_on_as_it_was_planned(prepared_run):
@@ -282,21 +282,21 @@ def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
 
 def test_a_run_that_is_gone_on_with_is_planned_for_what_is_left(brief_run, tmp_path):
     """Finished stages and steps need no minutes, as long as they are what is asked for."""
-    asked, told = RunSettings(photos=P1, base="mini", class_word="man", steps=6, snapshots=2, count=4), []
+    asked, lines = RunSettings(photos=P1, base="mini", class_word="man", steps=6, snapshots=2, count=4), []
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare", "train"), 0)
     assert progress_of(brief_run, "mini", asked, ("download", "train")) == (("train",), 0)
     assert progress_of(brief_run, "mini", asked.replace(steps=7), STEPS) == (("check", "prepare"), 0)
     assert progress_of(brief_run, "mini", asked.replace(photos=P2), STEPS) == ((), 0)
     assert progress_of(Run(tmp_path / "new"), "mini", asked, STEPS) == ((), 0)
     with pytest.raises(TooFewMinutes):
-        begin_deadline(Run(tmp_path / "new"), asked.replace(minutes=1.5, steps=None), told.append)
-    assert not begin_deadline(brief_run, asked.replace(minutes=1.5), told.append).plan.doing("train")
+        begin_deadline(Run(tmp_path / "new"), asked.replace(minutes=1.5, steps=None), lines.append)
+    assert not begin_deadline(brief_run, asked.replace(minutes=1.5), lines.append).plan.doing("train")
     trained = brief_run.manifest("lora")
     write_json(brief_run.path("lora") / "manifest.json", trained | {"status": "started"})
     (brief_run.path("lora") / "checkpoints").mkdir()
     (brief_run.path("lora") / "checkpoints" / "000004.pt").touch()
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare"), 4)
-    assert begin_deadline(brief_run, asked.replace(minutes=9), told.append).plan.task.steps_done == 4
+    assert begin_deadline(brief_run, asked.replace(minutes=9), lines.append).plan.task.steps_done == 4
     next(brief_run.path("dataset").glob("*.txt")).write_text("photo of ohwx man, on a ship")
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare"), 0), "it will begin anew"
 
@@ -312,10 +312,10 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
 
     monkeypatch.setattr(pipeline, "do_stage", done)
     monkeypatch.setattr(pipeline, "DeadlineController", lambda plan, tell: DeadlineController(plan, clock, tell))
-    told = []
+    lines = []
     options = RunSettings(base="mini", minutes=25, steps=300)
-    make_headshots(P1, tmp_path, options, tell=told.append)
-    assert list(seen) == list(STAGES) and told[2].startswith("plan       ")
+    make_headshots(P1, tmp_path, options, tell=lines.append)
+    assert list(seen) == list(STAGES) and lines[2].startswith("plan       ")
     assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"steps": 20, "guidance_share": 0.2}
     assert seen["headshots"].rendering["steps"] == 12 and [s.name for s in seen["gallery"].stages] == ["gallery"]
     record = json.loads((tmp_path / "plan.json").read_text())
