@@ -208,7 +208,7 @@ def begin_deadline(
     rendering = config_for(RenderConfig, base, options, begun=run.peek("headshots"))
     count = rendering.count
     training = {
-        "method": options.method or TrainConfig.method,
+        "method": run_method(run, options),
         "prior": bool(_class_images(run, options)),
         "worded": rendering.word_guidance > 1,
     }
@@ -267,6 +267,15 @@ def run_base(run: Run, options: Options) -> tuple[str, str]:
     if begun and not options.base:
         return begun, "the run was begun with it"
     return choose_base(options.base)
+
+
+def run_method(run: Run, options: Options) -> str:
+    """Return the method of a run's training: the option, else the one the training began with, else a LoRA.
+
+    Raises:
+        UnknownBase, BadConfig: the options name no base, or settings that the method does not use.
+    """
+    return config_for(TrainConfig, run_base(run, options)[0], options, begun=run.peek("lora")).method
 
 
 @locks.writes("do_missing")
