@@ -152,9 +152,10 @@ def test_an_error_is_shown_in_a_notebooks_words(shell, capsys):
     assert "--min-photos 6" in str(TooFewPhotos("kept 2.", "", "Add photos, or pass --min-photos 6."))
 
 
-def test_what_is_said_beforehand_is_no_error_in_a_notebook(shell, capsys):
+@pytest.mark.parametrize("say", [runtime.say, runtime.tell])
+def test_what_is_said_beforehand_is_no_error_in_a_notebook(say, shell, capsys):
     """Standard error is a red box there."""
-    runtime.say("done anew; to be rid of it: headshotkit check PHOTOS")
+    say("done anew; to be rid of it: headshotkit check PHOTOS")
     said = capsys.readouterr()
     assert said.err == "" and "01_check_photos" in said.out
 
