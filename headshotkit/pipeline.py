@@ -7,7 +7,6 @@ from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like on first use, so `check` needs none
 from headshotkit.config import (
-    METHODS,
     UNUSED,
     Config,
     DatasetConfig,
@@ -136,7 +135,7 @@ def begin_deadline(
     rendering = config_for(RenderConfig, base, options, begun=run.peek("headshots"))
     count = rendering.count
     training = {
-        "method": options.method or METHODS[0],
+        "method": run_method(run, options),
         "prior": bool(_class_images(run, options)),
         "worded": rendering.base_guidance > 1,
     }
@@ -195,6 +194,15 @@ def run_base(run: Run, options: RunSettings) -> tuple[str, str]:
     if begun and not options.base:
         return begun, "as the run began"
     return choose_base(options.base)
+
+
+def run_method(run: Run, options: RunSettings) -> str:
+    """Return the method of a run's training: the option, else the one the training began with, else a LoRA.
+
+    Raises:
+        UnknownBase, BadConfig: the options name no base, or settings that the method does not use.
+    """
+    return config_for(TrainConfig, run_base(run, options)[0], options, begun=run.peek("lora")).method
 
 
 @locks.writes("do_missing")

@@ -25,6 +25,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from headshotkit.core.run import Run
+from headshotkit.photos.check import judge_photos
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -254,6 +255,27 @@ def test_a_stage_is_stopped_and_goes_on_without_a_traceback(notebook, place):
     assert "Stopped." in book.text(1) and "of 10 photos" not in book.text(1)
     book.run(1)
     assert "kept 10 of 10 photos" in book.text(1) and not book.troubles()
+
+
+def test_the_page_of_a_check_opens_in_a_tab(notebook, place):
+    (place / "two").mkdir()
+    for photo in sorted(P1.glob("p1_*.jpg"))[:2]:
+        shutil.copy(photo, place / "two")
+    judge_photos(place / "two", Run(place / "paged"))
+    book = notebook(
+        "from headshotkit.widgets import review\nrun = review.open_run('paged')", "review.link_page(run, 'photos')"
+    )
+    book.run(0)
+    book.run(1)
+    book.cell(1).find_element("css selector", "a").click()
+    opened = "return window.jupyterapp.shell.currentWidget?.context?.path"
+    wait_for(lambda: book.script(opened) == "paged/photos/index.html", lambda: str(book.script(opened)))
+    frame = wait_for(lambda: book.browser.find_elements("css selector", ".jp-HTMLViewer iframe"))[0]
+    book.browser.switch_to.frame(frame)
+    try:
+        wait_for(lambda: len(book.browser.find_elements("css selector", "figure img")) == 2)
+    finally:
+        book.browser.switch_to.default_content()
 
 
 def test_the_zip_is_taken_home_with_the_accepted_headshots(notebook, place, downloads):

@@ -23,7 +23,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from headshotkit.config import CLASS_WORDS
+from headshotkit.config import CLASS_WORDS, METHODS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -472,6 +472,20 @@ def test_02_trains(results_of):
     assert trained["planned"] and trained["config"]["schedule"] == [[256, 20]], "it goes by the plan that was shown"
 
 
+@pytest.mark.slow
+def test_02_and_03_go_by_a_method_without_a_lora(results_of):
+    """What shows a LoRA says in a line that there is none; what needs snapshots, that there are none."""
+    results_of("01_check_photos")
+    shutil.copytree(results_of.folder / "me", results_of.folder / "tokens")
+    parameters = {"RUN": "tokens", "METHOD": "textual-inversion", "STEPS": 2}
+    results = run_notebook(FOLDER / "02_train_lora.ipynb", results_of.folder, parameters)
+    assert (results["steps"], results["layer"], results["words"], results["previews"]) == (2, None, [], [])
+    assert results["lora"]["method"] == "textual-inversion"
+    parameters = {"RUN": "tokens", "COUNT": 1, "MAX_ATTEMPTS": 1}
+    results = run_notebook(FOLDER / "03_generate_headshots.ipynb", results_of.folder, parameters)
+    assert results["picked"] is None and results["headshots"] == 1
+
+
 def test_03_generates(results_of):
     results = results_of("03_generate_headshots")
     assert results["headshots"] == results["attempted"] == len(results["identity"]) == 4
@@ -546,6 +560,14 @@ def test_the_class_word_is_a_knob_of_every_notebook_with_the_words_that_are_know
     (line,) = re.findall(r"^CLASS_WORD = .*$", tagged(nbformat.read(path, 4), "parameters")[0].source, re.MULTILINE)
     value, choices = line.removeprefix("CLASS_WORD = ").split("  # @param ")
     assert json.loads(value) == "" and json.loads(choices) == ["", *CLASS_WORDS]
+
+
+def test_every_method_can_be_chosen_where_training_is_taught():
+    (line,) = re.findall(
+        r"^METHOD = .*$", tagged(nbformat.read(FOLDER / "02_train_lora.ipynb", 4), "parameters")[0].source, re.MULTILINE
+    )
+    value, choices = line.removeprefix("METHOD = ").split("  # @param ")
+    assert json.loads(value) == "" and json.loads(choices) == ["", *METHODS]
 
 
 @pytest.mark.slow

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from headshotkit.config.base import Config, Seed, stored_as
 from headshotkit.core.errors import BadConfig
+
+
+def _numbers(typed: object) -> object:
+    """Return numbers that a person typed with commas between as a list; other values as they are."""
+    return tuple(float(part) for part in typed.split(",")) if isinstance(typed, str) else typed
 
 
 class PickConfig(Config):
@@ -16,7 +21,7 @@ class PickConfig(Config):
     pick_prompts: Annotated[int, Field(ge=2, le=24)] = stored_as("prompts", 6)
     """Number of the bank's prompts that each candidate draws, the same for all, with varied requests.
     With S snapshots of a training, (S + number of other scales) times as many pictures are drawn."""
-    scales: tuple[Annotated[float, Field(gt=0, le=2)], ...] = (0.6, 0.8, 1.0, 1.2)
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], BeforeValidator(_numbers)] = (0.6, 0.8, 1.0, 1.2)
     """Values of lora_scale to choose from, above 0; the checkpoints are compared at the one nearest to 1."""
     seed: Seed = 0
     """Seed of the noise, the same for every candidate."""

@@ -472,8 +472,11 @@ def say(line: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a stage's own line to standard output, which the command line redirects if it prints JSON."""
-    print(line, flush=True)
+    """Print a stage's own line to standard output, which the command line redirects if it prints JSON.
+
+    In a notebook it is in a notebook's words.
+    """
+    print(notebook_words(line) if in_notebook() else line, flush=True)
 
 
 def clock_in(minutes: float) -> str:

@@ -114,6 +114,9 @@ class Family(Protocol):
     def encode_prompts(self, prompts: list[str]) -> Condition:
         """Return the conditioning of each prompt."""
 
+    def prompt_pieces(self, prompt: str) -> list[str]:
+        """Return the pieces of a prompt that the text encoder reads, with those of its start and end."""
+
     def free_encoders(self) -> None:
         """Free the encoders' memory; encoding is over."""
 

@@ -21,7 +21,7 @@ from headshotkit.config import TrainConfig
 from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
-from headshotkit.families import Condition, Sampling, check_size, frugal
+from headshotkit.families import Condition, Sampling, check_size, frugal, load_tokenizers
 from headshotkit.families.flow_parts import FlowParts
 from headshotkit.families.lora_files import (
     check_fits,
@@ -82,6 +82,10 @@ class FlowFamily(FlowParts):
                 self.encoded[prompt] = self._encode_prompt(prompt)
         names = self.encoded[prompts[0]]
         return Condition({name: torch.cat([self.encoded[prompt][name] for prompt in prompts]) for name in names})
+
+    def prompt_pieces(self, prompt: str) -> list[str]:
+        tokenizer = load_tokenizers(self.base.name)[0]
+        return tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)
 
     def _make_room_for_texts(self) -> None:
         """Drop a denoiser that can be loaded again with its LoRA; never one that is being trained."""

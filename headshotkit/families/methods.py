@@ -95,6 +95,14 @@ class Method:
         """
         family.use_lora(folder / lora.path, scale)
 
+    @staticmethod
+    def use_tokens(family: Family, folder: Path, lora: Lora) -> None:
+        """Load only the new tokens of a training's result; a method without new tokens loads nothing.
+
+        Raises:
+            BadLora: as `use`.
+        """
+
 
 def load_method(family: Family, config: TrainConfig, dataset: Dataset) -> Method:
     """Return the method of a config on a loaded base.
@@ -131,6 +139,15 @@ def use_trained(family: Family, folder: Path, lora: Lora, scale: float) -> None:
         if kind is not chosen:
             kind.use(family, folder, lora, 0)
     chosen.use(family, folder, lora, scale)
+
+
+def use_trained_tokens(family: Family, folder: Path, lora: Lora) -> None:
+    """Load the new tokens of a training's result, if its method has any; the denoiser stays the base's.
+
+    Raises:
+        BadLora: a file does not belong to the base, or is damaged.
+    """
+    _kind(family, lora.method).use_tokens(family, folder, lora)
 
 
 def names_token(text: str, token: str) -> bool:

@@ -130,6 +130,11 @@ class SdxlFamily:
         zero = not prompt and self.pipeline.config.force_zeros_for_empty_prompt
         return tuple(part.float().cpu() * (0.0 if zero else 1.0) for part in (parts[0], parts[2]))
 
+    def prompt_pieces(self, prompt: str) -> list[str]:
+        tokenizer = self.pipeline.tokenizer
+        told = self.pipeline.maybe_convert_prompt(self.respell(prompt), tokenizer)
+        return tokenizer.convert_ids_to_tokens(tokenizer(told).input_ids)
+
     def free_encoders(self) -> None:
         for part in ENCODER_PARTS:
             setattr(self.pipeline, part, None)

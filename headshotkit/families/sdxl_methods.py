@@ -230,6 +230,10 @@ class TextualInversion(Method):
             )
         _use_embeddings(family, folder / EMBEDDINGS_FILE, lora, scale)
 
+    @staticmethod
+    def use_tokens(family, folder: Path, lora: Lora) -> None:
+        _use_embeddings(family, folder / EMBEDDINGS_FILE, lora, 1)
+
 
 class Pivotal(TextualInversion):
     """New tokens and a LoRA together."""

@@ -16,7 +16,8 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
-from headshotkit.families import Family, load_family, load_tokenizers
+from headshotkit.families import Family, load_family
+from headshotkit.families.methods import use_trained_tokens
 
 PLACE = re.compile(r"^.*(?:resnets|attentions|transformer_blocks)\.\d+\.")
 """The part of a layer's name that gives its position; the rest is its kind."""
@@ -57,18 +58,27 @@ class LoraLayers:
 
     Raises:
         StageMissing: the LoRA has not been trained.
+        BadLora: the method of the training has no LoRA.
         BaseUnavailable: the base's weights are not available.
     """
 
     def __init__(self, run: Run) -> None:
-        self.lora = Lora.from_dict(run.manifest("lora")["lora"])
-        self.tensors = load_file(run.path("lora") / self.lora.path)
+        self.lora, self.folder = Lora.from_dict(run.manifest("lora")["lora"]), run.path("lora")
+        if not self.lora.rank:
+            raise BadLora(
+                f"{self.folder} holds no LoRA.",
+                f"The run was trained by {self.lora.method}, which has none.",
+                "Train with --method lora or pivotal to see the layers of one.",
+            )
+        self.tensors = load_file(self.folder / self.lora.path)
         self.names = sorted({name.removeprefix("unet.").rpartition(".lora_")[0] for name in self.tensors})
 
     @cached_property
     def family(self) -> Family:
-        """Load the base when a layer is first read."""
-        return load_family(self.lora.base)
+        """Load the base when a layer is first read, with the new tokens of the training if it has any."""
+        family = load_family(self.lora.base)
+        use_trained_tokens(family, self.folder, self.lora)
+        return family
 
     def free(self) -> None:
         """Free the base's memory; the next layer loads it again."""
@@ -112,10 +122,10 @@ class LoraLayers:
 
         Args:
             layer: one that reads the text, so attn2.to_k or attn2.to_v.
-            text: a prompt; its words are the tokenizer's, with the start and end tokens.
+            text: a prompt; its words are the tokenizer's, with the start and end tokens, and with pivotal the new
+                tokens in place of the person's token.
         """
-        tokenizer = load_tokenizers(self.lora.base)[0]
-        words = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
+        words = self.family.prompt_pieces(text)
         states = self.family.encode_prompts([text])["text"][0].numpy()[: len(words)]
         moved, before = (np.linalg.norm(states @ matrix.T, axis=1) for matrix in (layer.change, layer.weight))
         return [(word.removesuffix("</w>"), float(m / b)) for word, m, b in zip(words, moved, before, strict=True)]

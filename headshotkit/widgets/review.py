@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from headshotkit.core import runtime
+from headshotkit.core import pages, runtime
 from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
 from headshotkit.core.pages import data_uri, embedded
 from headshotkit.core.records import LEFT_OUT, Verdict
@@ -102,16 +102,40 @@ def take_headshots(run: Run):
     packed = pack_headshots(run)
     print(f"{len(accepted)} accepted headshots are in {packed.absolute()}")
     if "google.colab" not in sys.modules:
-        try:
-            link = Path(os.path.relpath(packed)).as_posix()
-        except ValueError:  # it is on another drive, which a link can't reach
-            return None
         # Without `download` JupyterLab opens a zip as text.
-        return HTML(f'<a href="{html.escape(quote(link))}" download="{packed.name}">Save {packed.name}</a>')
+        return _link(packed, f"Save {packed.name}", f' download="{packed.name}"')
     from google.colab import files
 
     files.download(str(packed))
     return None
+
+
+def link_page(run: Run, stage: str):
+    """Print where a stage's page lies, and return a link that opens it in JupyterLab; on Colab return None.
+
+    Args:
+        stage: photos or gallery.
+    Raises:
+        StageMissing: the stage is not finished.
+        DamagedRun: the page is missing, or was changed.
+    """
+    (page,) = run.files(stage, [pages.PAGE])
+    print(f"The page is {page.absolute()}")
+    if "google.colab" not in sys.modules:
+        return _link(page, f"Open {stage}/{pages.PAGE}")
+    print("Download it from the Files pane on the left, and open it in your browser.")
+    return None
+
+
+def _link(file: Path, words: str, attributes: str = ""):
+    """Return a link to a file relative to the notebook; None if it is on another drive, which a link can't reach."""
+    from IPython.display import HTML
+
+    try:
+        place = Path(os.path.relpath(file)).as_posix()
+    except ValueError:
+        return None
+    return HTML(f'<a href="{html.escape(quote(place))}"{attributes}>{html.escape(words)}</a>')
 
 
 def uploaded_files(value) -> list[tuple[str, bytes]]:

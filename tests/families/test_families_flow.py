@@ -56,6 +56,11 @@ def image():
     return Image.fromarray(np.stack([red, green, 128 + 0 * rows], -1).astype(np.uint8))
 
 
+def test_a_prompts_pieces_are_those_of_its_first_tokenizer(family):
+    pieces = family.prompt_pieces("ab")
+    assert pieces in (["<|startoftext|>", "ab</w>", "<|endoftext|>"], ["a", "b"])
+
+
 def square(steps, guidance, share=1.0):
     return Sampling((SIZE_PX, SIZE_PX), steps, guidance, share)
 

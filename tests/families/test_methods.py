@@ -24,6 +24,7 @@ from headshotkit.generation.headshots import render_headshots
 from headshotkit.planning.forecast import expect_cost, expect_minutes, rates_of
 from headshotkit.training import train
 from headshotkit.training.export import export_lora
+from headshotkit.training.lora_layers import LoraLayers
 
 NEW = METHODS[1:]
 PROMPT = "photo of ohwx man, smiling"
@@ -247,6 +248,25 @@ def test_the_cost_is_said_first_and_is_exact(trained):
         len(said) == 1 and said[0].startswith(f"Training by {method}") and f"{cost['minutes']:.1f} minutes" in said[0]
     )
     assert ("--class-images 50" in said[0]) == (method == "dreambooth")
+
+
+def test_a_layer_of_its_lora_reads_the_new_tokens(trained, bare):
+    """W is the bare base's, and the person's token is read as the new tokens; a method without a LoRA is an error."""
+    method, run, _, _ = trained
+    if method != "pivotal":
+        with pytest.raises(BadLora):
+            LoraLayers(run)
+        return
+    layers, lora = LoraLayers(run), Lora.from_dict(run.manifest("lora")["lora"])
+    layer = layers.find("attn2.to_v")
+    words = layers.words_moved(layer, "photo of ohwx man")
+    assert [word for word, _ in words[3:-1]] == ["<person-4>", *(f"<person-4>_{n}" for n in (1, 2, 3)), "man"]
+    assert np.array_equal(layer.weight, bare.layer_weight(layer.name).numpy())
+    use_trained(bare, run.path("lora"), lora, 1.0)
+    states = bare.encode_prompts(["photo of ohwx man"])["text"][0, 3:7].numpy()
+    use_trained(bare, run.path("lora"), lora, 0.0)
+    moved, before = (np.linalg.norm(states @ matrix.T, axis=1) for matrix in (layer.change, layer.weight))
+    assert [share for _, share in words[3:7]] == pytest.approx(moved / before, rel=1e-3)
 
 
 def test_headshots_are_rendered_with_it(trained, prepared, tmp_path):

@@ -14,6 +14,7 @@ from headshotkit.core.run import Run, sha256_of
 from headshotkit.faces import recognition
 from headshotkit.photos.check import judge_photos
 from headshotkit.photos.class_words import propose_class_word
+from headshotkit.photos.override import override_verdict
 from headshotkit.pipeline import do_missing, do_stage
 
 
@@ -91,6 +92,13 @@ def test_photos_that_disagree_propose_nothing(votes, word, somebody, sex_model, 
     heard = iter(votes)
     monkeypatch.setattr(recognition, "looks_male", lambda *_: next(heard))
     assert propose_class_word(somebody)[0] == word
+
+
+def test_without_a_kept_photo_nothing_is_proposed(somebody, sex_model):
+    sex_model(2.0, -1.0)
+    for n in range(1, 5):
+        override_verdict(somebody, f"p1_{n:02d}.jpg", False)
+    assert propose_class_word(somebody)[0] == "person"
 
 
 def test_it_is_said_and_the_run_keeps_it(somebody, sex_model, capsys):

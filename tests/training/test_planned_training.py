@@ -233,6 +233,8 @@ def test_another_method_keeps_its_minutes_too(prepared_run, capsys):
     manifest = prepared_run.manifest("lora")
     assert manifest["planned"] == ["schedule", "steps", "batch", "checkpointing"]
     assert (manifest["lora"]["method"], manifest["lora"]["step"]) == ("textual-inversion", 2)
+    continued = begin_deadline(prepared_run, RunSettings(base="mini", minutes=5), print)
+    assert continued.plan.task.method == "textual-inversion", "the run began with it"
     lines = []
     options = RunSettings(base="mini", minutes=5, method="dreambooth", class_images=8)
     controller = pipeline.begin_deadline(Run(prepared_run.folder.parent / "new"), options, lines.append)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from headshotkit.core import runtime
-from headshotkit.core.errors import NoPhotos, NoRun, StageMissing, TooFewPhotos
+from headshotkit.core.errors import DamagedRun, NoPhotos, NoRun, StageMissing, TooFewPhotos
 from headshotkit.core.run import Run, write_json
 from headshotkit.widgets import review
 from headshotkit.widgets.uploads import keep_files
@@ -152,9 +152,10 @@ def test_an_error_is_shown_in_a_notebooks_words(shell, capsys):
     assert "--min-photos 6" in str(TooFewPhotos("kept 2.", "", "Add photos, or pass --min-photos 6."))
 
 
-def test_what_is_said_beforehand_is_no_error_in_a_notebook(shell, capsys):
+@pytest.mark.parametrize("say", [runtime.say, runtime.tell])
+def test_what_is_said_beforehand_is_no_error_in_a_notebook(say, shell, capsys):
     """Standard error is a red box there."""
-    runtime.say("done anew; to be rid of it: headshotkit check PHOTOS")
+    say("done anew; to be rid of it: headshotkit check PHOTOS")
     said = capsys.readouterr()
     assert said.err == "" and "01_check_photos" in said.out
 
@@ -180,14 +181,56 @@ def test_accepted_headshots_are_shown_whole_and_linked(generated, monkeypatch):
     assert re.search('href="(.*?)"', link.data)[1] == "me/headshots.zip" and Path("me/headshots.zip").is_file()
 
 
-def test_on_colab_the_browser_saves_the_zip(generated, monkeypatch):
+@pytest.fixture
+def colab(monkeypatch):
+    """A stand-in for Colab's own package, which can't be had; `saved` holds the files that the browser was given."""
     package, files = types.ModuleType("google.colab"), types.ModuleType("google.colab.files")
-    saved = []
-    package.files, files.download = files, saved.append
+    package.files, package.saved = files, []
+    files.download = package.saved.append
     for name, module in (("google", types.ModuleType("google")), ("google.colab", package)):
         monkeypatch.setitem(sys.modules, name, module)
+    return package
+
+
+def test_on_colab_the_browser_saves_the_zip(generated, colab):
     assert review.take_headshots(generated) is None
-    assert saved == [str(generated.folder / "headshots.zip")]
+    assert colab.saved == [str(generated.folder / "headshots.zip")]
+
+
+@pytest.fixture(params=["photos", "gallery"])
+def with_page(request, tmp_path, monkeypatch):
+    """A run whose stage left a page, in a folder whose name a link has to quote, and the stage."""
+    monkeypatch.chdir(tmp_path)
+    run = Run(tmp_path / "Jo & me")
+    stage = run.begin(request.param, {}, {})
+    (stage.folder / "index.html").write_text("<h1>page</h1>")
+    stage.finish("1", **{"photos": {"verdicts": [], "photos": [], "folder": "", "advice": ""}}.get(request.param, {}))
+    return run, request.param
+
+
+def test_a_page_is_linked_relative_to_the_notebook(with_page, capsys):
+    run, stage = with_page
+    link = review.link_page(run, stage)
+    assert (
+        re.search('href="(.*?)"', link.data)[1] == f"Jo%20%26%20me/{stage}/index.html" and "download" not in link.data
+    )
+    assert str(run.path(stage) / "index.html") in capsys.readouterr().out
+
+
+def test_on_colab_it_is_said_where_the_page_lies(with_page, colab, capsys):
+    run, stage = with_page
+    assert review.link_page(run, stage) is None
+    said = capsys.readouterr().out
+    assert str(run.path(stage) / "index.html") in said and "Files pane" in said
+
+
+def test_a_page_that_is_gone_or_was_never_made_is_not_linked(with_page):
+    run, stage = with_page
+    (run.path(stage) / "index.html").unlink()
+    with pytest.raises(DamagedRun):
+        review.link_page(run, stage)
+    with pytest.raises(StageMissing):
+        review.link_page(run, "photos" if stage == "gallery" else "gallery")
 
 
 def test_with_none_accepted_it_is_said_why(generated, capsys):
