@@ -161,7 +161,7 @@ def public_seconds(rates: Rates, steps: int, guided: bool, px: int = 1024) -> fl
     return rates.seconds("generate", tflop)[0] + rates.fixed_fp32_s
 
 
-BLOG = "huggingface.co/blog/lcm_lora (2023-11-09), SDXL 25 steps and LCM 4 steps, batch 1"
+BLOG = "huggingface.co/blog/lcm_lora, SDXL 25 steps and LCM 4 steps, batch 1"
 OVERHEAD_S = 0.5
 """Seconds a picture for the loop and the PNG; estimate."""
 PESSIMISTIC = 0.8
@@ -198,7 +198,7 @@ GPUS = {
         calibrate("rtx3090", 22.0, 7.0, 1.4),
         calibrate("rtx4090", 22.0, 3.4, 0.7),
         Rates("cpu", 0.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0,
-              "README, `make demo` on two cores of an AMD EPYC, 2026-11-20", setup=False),
+              "`make demo` on two cores of an AMD EPYC (tests/benchmarks/README.md)", setup=False),
     )
 }  # fmt: skip
 
@@ -245,7 +245,7 @@ included: by the clock 33 and 35 s for 35 headshots on free cores. Pessimistic: 
 each of 24."""
 MINI_DRAWING_GIB, MINI_STEP_GIB = 0.9, 0.25
 """GiB besides the weights that a picture of 1024 px takes on the embedded base: drawn with guidance and decoded; in a
-training step. Drawing was measured (README), the step follows from COUNTED's at 256 px."""
+training step. Drawing was measured (tests/benchmarks/README.md), the step follows from COUNTED's at 256 px."""
 MINI_WORD_PASSES = 1 + 2 / 3
 """Denoiser passes a sampler step there with base-model guidance: three in every third step."""
 SCORE_S, MINI_SCORE_S = (0.3, 0.6), (0.1, 0.2)

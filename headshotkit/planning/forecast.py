@@ -102,7 +102,7 @@ def expect_minutes(config: TrainConfig, device_name: str, class_images: bool) ->
         if not device_name.startswith("no GPU"):
             return None, "the embedded base was timed on a CPU alone"
         seconds = MINI_METHOD_STEP_S[config.method]
-        source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core, 2026-11-20"
+        source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core"
         return round(config.steps * seconds * config.batch / MINI_STEP_PICTURES * times / 60, 1), source
     rates = rates_of(device_name)
     if rates is None:
