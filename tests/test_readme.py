@@ -34,7 +34,7 @@ def test_it_is_short():
 def test_its_commands_are_those_of_the_command_line(capsys):
     cells = [row.split("|")[1] for row in section("Commands").splitlines() if row.startswith("| `")]
     named = {found.split()[0] for cell in cells for found in re.findall(r"`([^`]+)`", cell)} | {"run", "demo"}
-    known = set(re.findall(r"^ {4}([a-z]+) ", help_of(capsys), re.MULTILINE))
+    known = set(re.findall(r"^[│• ]{4,}([a-z]+) {2,}\w", help_of(capsys), re.MULTILINE))
     assert named == known
 
 
