@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+COLAB = re.compile(r"https://colab\.research\.google\.com/github/[^)\s]+")
 DRIVE = """\
 # @title Google Drive
 # @markdown On Colab, tick this to keep your runs after the session: it mounts your Drive.
@@ -50,15 +51,15 @@ def address() -> str:
 def with_address(path: Path) -> str:
     """Return the text of a notebook, the README or core/runtime.py as it is with the address in it."""
     text, url = path.read_text(), address()
+    on_colab = f"{url.replace('github.com', 'colab.research.google.com/github')}/blob/main/notebooks"
     if path.suffix == ".py":
         return re.sub(r'(?<=^REPOSITORY = ")[^"]+', url, text, flags=re.MULTILINE)
     if path.suffix == ".md":
-        return re.sub(r"(?<=git clone )\S+|(?<=git\+)https://[^\s\"]+", url, text)
+        text = re.sub(r"(?<=git clone )\S+|(?<=git\+)https://[^\s\"]+", url, text)
+        return COLAB.sub(f"{on_colab}/00_quickstart.ipynb", text)
     notebook = json.loads(text)
-    badge = f"{url.replace('github.com', 'colab.research.google.com/github')}/blob/main/notebooks/{path.name}"
     title, *cells = notebook["cells"]
-    link = re.compile(r"https://colab\.research\.google\.com/github/[^)\s]+")
-    title["source"] = [link.sub(badge, line) for line in title["source"]]
+    title["source"] = [COLAB.sub(f"{on_colab}/{path.name}", line) for line in title["source"]]
     others = [cell for cell in cells if cell["id"] not in ("drive", "setup")]
     made = [form_cell("drive", DRIVE), form_cell("setup", SETUP.replace("ADDRESS", url))]
     notebook["cells"] = [title, *made, *others]

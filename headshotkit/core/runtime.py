@@ -26,9 +26,8 @@ REPOSITORY = "https://github.com/headshotkit/headshotkit"
 """As in pyproject.toml; `make address` writes it here."""
 REPORTED = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy", "pillow", "insightface",
             "onnxruntime", "bitsandbytes", "dlib-bin", "pillow-heif")  # fmt: skip
-# How long a thread of torch's (GNU OpenMP's) spins for work before it sleeps. A training step of the embedded base took
-# 0.28 s with this, 0.36-0.40 without spinning (OMP_WAIT_POLICY=PASSIVE) and 0.21-0.26 by default on two free cores;
-# next to one busy process 0.52, 0.44 and 1.01 s.
+# GOMP_SPINCOUNT: how long a thread of torch's (GNU OpenMP's) spins for work before it sleeps. The default is fastest on
+# free cores and slowest by far on busy ones; this is close to the best on both (tests/benchmarks/README.md).
 ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -154,7 +154,7 @@ def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
 FIXED |= {family: _fixed_flow(family) for family in PASSES}
 STAGES = ("install", "check", "prepare", "download", "train", "pick", "generate", "restore", "evaluate", "gallery")
 ATTEMPTS = {"sdxl": 1.2, "mini": 1.5, **dict.fromkeys(PASSES, 1.2)}
-"""Rendered headshots for one that is kept: 36 for 24 on mini (README), estimates for the other bases."""
+"""Rendered headshots for one that is kept: 36 for 24 on mini (tests/benchmarks/README.md), else estimates."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
 """Fragmentation, and CUDA's own memory; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
 OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02, **dict.fromkeys(PASSES, 0.09)}
