@@ -85,7 +85,8 @@ BASES = {
                     "face_weight": 10.0,  # p2: identity 0.51, background adherence 70 %; with 1: 0.48, 52 %
                 },
                 "TrainConfig.dreambooth": {"learning_rate": 2e-4, "steps": 600, "keep_checkpoints": 1},
-                # Identity does not rise, at 1e-2 it falls, at 0.1 faces fall apart: no word here names a face (README).
+                # Identity does not rise, at 1e-2 it falls, at 0.1 faces fall apart: no word here names a face
+                # (tests/benchmarks/README.md).
                 "TrainConfig.textual-inversion": {"learning_rate": 3e-3, "steps": 300, "caption_dropout": 0.0},
                 "TrainConfig.pivotal": {"steps": 600},
                 "RenderConfig": {
