@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from headshotkit.config import RenderConfig
-from headshotkit.config.distilled_lora import FEW_STEPS
+from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.scoring.bootstrap import rise_of
 
 PAIRS = 8

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headshotkit.config import RenderConfig
 from headshotkit.config.bases import find_base
-from headshotkit.config.distilled_lora import FEW_STEPS
+from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Headshot, Lora, Pick

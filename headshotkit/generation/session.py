@@ -17,7 +17,7 @@ from PIL import Image
 
 from headshotkit.config import RenderConfig
 from headshotkit.config.bases import find_base
-from headshotkit.config.distilled_lora import FEW_STEPS
+from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Lora, Names
 from headshotkit.core.run import Stage, write_atomic

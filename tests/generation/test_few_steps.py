@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import open_picture
-from headshotkit.config.distilled_lora import FEW_STEPS, FewSteps
+from headshotkit.config.few_steps import FEW_STEPS, FewSteps
 
 from headshotkit.config import RenderConfig
 from headshotkit.core.errors import BadConfig, BaseUnavailable
