@@ -27,7 +27,7 @@ from headshotkit.config.bases import BASES, choose_base, find_base
 from headshotkit.config.run_settings import CONFIGS, NAMES, SHARED, flag
 from headshotkit.core import __version__, runtime
 from headshotkit.core.errors import ACTING, BadConfig, HeadshotError, NoPhotos
-from headshotkit.core.run import COMMANDS, STAGES, Run, bytes_of, clean_run
+from headshotkit.core.run import Run, bytes_of, clean_run
 
 BAD_INPUT = 2
 OWN_FAULT = 3
@@ -246,18 +246,18 @@ def _stage(command: str, given: Given) -> None:
     with contextlib.redirect_stdout(sys.stderr) if in_json else contextlib.nullcontext():
         if command in ("run", "demo"):
             pipeline.make_headshots(chosen.photos, run.folder, chosen, tell=tell)
-            manifest = {stage: run.manifest(stage) for stage in STAGES}
+            manifest = {row.folder: run.manifest(row.folder) for row in pipeline.STAGES if not row.optional}
         else:
-            stage = {name: stage for stage, name in COMMANDS.items()}[command]
-            if stage in pipeline.NEED_BASE or chosen.base:
+            row = pipeline.stage_named(command)
+            if row.needs_base or chosen.base:
                 base, _ = pipeline.run_base(run, chosen)
                 if caution := find_base(base).caution:
                     tell(f"{'base':<10} {base}: {caution}")
-            planned = stage == "lora"  # generate keeps to its minutes itself
+            planned = command == "train"  # generate keeps to its minutes itself
             controller = pipeline.begin_deadline(run, chosen, tell, ("download", "train")) if planned else None
             if run.has("headshots"):
-                pipeline.do_missing(pipeline.LATE.get(stage, ()), run, chosen, tell)
-            manifest = pipeline.do_stage(stage, run, chosen, controller)
+                pipeline.do_missing(row.late, run, chosen, tell)
+            manifest = pipeline.do_stage(row.folder, run, chosen, controller)
             tell(pipeline.line_of(manifest, run))
     if in_json:
         print(json.dumps(manifest, indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import headshotkit  # its verbs load torch and the like on first use, so `check` needs none
@@ -25,7 +26,7 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.core.pages import PAGE
 from headshotkit.core.records import Verdict, kept_photos, refusals
-from headshotkit.core.run import BANKS, COMMANDS, STAGES, Run, settings_of, write_json
+from headshotkit.core.run import BANKS, COMMANDS, Run, settings_of, write_json
 from headshotkit.dataset.build import build_dataset
 from headshotkit.dataset.class_images import missing_class_images
 from headshotkit.delivery.gallery import build_gallery
@@ -42,10 +43,6 @@ from headshotkit.training.checkpoints import newest_step
 USUAL_MINUTES = 60.0
 """Minutes that a run on CUDA is planned for by default."""
 PLAN_FILE = "plan.json"
-NEED_BASE = ("dataset", "lora", "picked", "headshots")
-"""Stages that need a base; choosing one looks for a GPU, which loads torch."""
-LATE = {"report": ("restored",), "gallery": ("restored", "report")}
-"""Stage -> stages that its command also does if they are missing: they are quick and need no choice."""
 TOGETHER = {"steps": ("schedule",), "schedule": ("steps",), "learning_rate": ("optimizer",),
             "token_factor": ("optimizer",)}  # fmt: skip
 """A setting -> settings that it must fit; if one of them is set anew, it is not kept from the run's beginning."""
@@ -77,16 +74,18 @@ def make_headshots(
     controller = _usual_deadline(run, base, options, tell) or begin_deadline(run, options, tell)
     cannot: CannotRestore | None = None
     for stage in STAGES:
+        if stage.optional:
+            continue
         if controller:
-            controller.begin(COMMANDS[stage])
+            controller.begin(stage.command)
         try:
-            manifest = do_stage(stage, run, options, controller)
+            manifest = do_stage(stage.folder, run, options, controller)
         except CannotRestore as error:  # the headshots exist; the error is raised at the end
-            manifest, cannot = run.manifest(stage), error
+            manifest, cannot = run.manifest(stage.folder), error
         tell(line_of(manifest, run))
         if controller:
             drawn = len(manifest.get("headshots", ())) if "drawing_seconds" in manifest else 0
-            controller.finish(COMMANDS[stage], manifest["drawing_seconds"] / drawn if drawn else 0.0)
+            controller.finish(stage.command, manifest["drawing_seconds"] / drawn if drawn else 0.0)
             write_json(run.folder / PLAN_FILE, controller.record())
     if cannot:
         raise cannot
@@ -324,41 +323,113 @@ def do_stage(stage: str, run: Run, options: RunSettings, controller: DeadlineCon
     Raises:
         HeadshotError: as the stage does.
     """
-    base = run_base(run, options)[0] if stage in NEED_BASE or options.base else ""
-    match stage:
-        case "photos":
-            _check(run, options)
-        case "dataset":
-            if options.class_word is None and not run.peek(stage):
-                word, why = propose_class_word(run)
-                runtime.say(f"{COMMANDS[stage]:<10} class word {word}: {why}; --class-word sets another")
-                options = options.replace(class_word=word)
-            wanted = _told(stage, run, settings_for(DatasetConfig, base, options, begun=run.peek(stage)))
-            if missing := missing_class_images(wanted):
-                say_drawing("class images", missing, RenderConfig.for_base(base).without_base_guidance())
-            build_dataset(run, wanted)
-        case "lora":
-            planned = planned_settings(stage, run, base, options, controller)
-            planned = planned or _beside_class_images(run, base, options)
-            config = _told(stage, run, settings_for(TrainConfig, base, options, planned, run.peek(stage)))
-            headshotkit.train_lora(run, config, controller)
-        case "picked":
-            config = _told(stage, run, settings_for(PickConfig, base, options, begun=run.peek(stage)))
-            headshotkit.pick_lora(run, config, config_for(RenderConfig, base, options, begun=_picked_before(run)))
-        case "headshots":
-            options = options.replace(minutes=None) if controller else options  # they are for the whole run
-            planned = planned_settings(stage, run, base, options, controller)
-            config = _told(stage, run, settings_for(RenderConfig, base, options, planned, _drawn_before(run)))
-            headshotkit.render_headshots(run, config, planned=tuple(planned))
-        case "restored":
-            restore_headshots(run, _restore_config(run, options))
-        case "report":
-            chosen = options.of(EvaluateConfig)
-            limits = controller.evaluating if controller else {"minutes": chosen.get("minutes") or None}
-            headshotkit.evaluate_run(run, **chosen | limits)
-        case "gallery":
-            build_gallery(run)
+    row = stage_named(stage)
+    base = run_base(run, options)[0] if row.needs_base or options.base else ""
+    row.do(run, options, base, controller)
     return run.manifest(stage)
+
+
+Controller = DeadlineController | None
+
+
+def _check(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
+    """Judge the photos; raise if too few are good, not only when training needs them."""
+    config = _gate_config(run, options)
+    if options.photos is None:
+        raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
+    verdicts: list[Verdict] = judge_photos(options.photos, run, config)
+    judged = run.manifest("photos")
+    kept_photos(verdicts, config.min_photos, judged["advice"], judged["left_out"])
+
+
+def _prepare(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
+    """Build the dataset; propose a class word if none is set and the run has none."""
+    if options.class_word is None and not run.peek("dataset"):
+        word, why = propose_class_word(run)
+        runtime.say(f"{'prepare':<10} class word {word}: {why}; --class-word sets another")
+        options = options.replace(class_word=word)
+    wanted = _told("dataset", run, settings_for(DatasetConfig, base, options, begun=run.peek("dataset")))
+    if missing := missing_class_images(wanted):
+        say_drawing("class images", missing, RenderConfig.for_base(base).without_base_guidance())
+    build_dataset(run, wanted)
+
+
+def _train(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
+    """Train, or go on with the training that began."""
+    planned = planned_settings("lora", run, base, options, controller)
+    planned = planned or _beside_class_images(run, base, options)
+    config = _told("lora", run, settings_for(TrainConfig, base, options, planned, run.peek("lora")))
+    headshotkit.train_lora(run, config, controller)
+
+
+def _pick(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
+    """Choose checkpoint and lora_scale."""
+    config = _told("picked", run, settings_for(PickConfig, base, options, begun=run.peek("picked")))
+    headshotkit.pick_lora(run, config, config_for(RenderConfig, base, options, begun=_picked_before(run)))
+
+
+def _generate(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
+    """Generate headshots; with a controller, minutes are those of the whole run, and it gives this stage its share."""
+    options = options.replace(minutes=None) if controller else options
+    planned = planned_settings("headshots", run, base, options, controller)
+    config = _told("headshots", run, settings_for(RenderConfig, base, options, planned, _drawn_before(run)))
+    headshotkit.render_headshots(run, config, planned=tuple(planned))
+
+
+def _restore(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
+    """Restore faces."""
+    restore_headshots(run, _restore_config(run, options))
+
+
+def _evaluate(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
+    """Measure what the run has made."""
+    chosen = options.of(EvaluateConfig)
+    limits = controller.evaluating if controller else {"minutes": chosen.get("minutes") or None}
+    headshotkit.evaluate_run(run, **chosen | limits)
+
+
+def _gallery(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
+    """Write the gallery."""
+    build_gallery(run)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run: its folder, its command, and the function that does it.
+
+    needs_base: it needs a base; choosing one looks for a GPU, which loads torch.
+    late: folders of the stages that its command also does if they are missing: they are quick and need no choice.
+    optional: only its own command does it, not `run`.
+    """
+
+    folder: str
+    command: str
+    do: Callable[[Run, RunSettings, str, Controller], None]
+    needs_base: bool = False
+    late: tuple[str, ...] = ()
+    optional: bool = False
+
+
+STAGES = (
+    Stage("photos", "check", _check),
+    Stage("dataset", "prepare", _prepare, needs_base=True),
+    Stage("lora", "train", _train, needs_base=True),
+    Stage("picked", "pick", _pick, needs_base=True, optional=True),
+    Stage("headshots", "generate", _generate, needs_base=True),
+    Stage("restored", "restore", _restore),
+    Stage("report", "evaluate", _evaluate, late=("restored",)),
+    Stage("gallery", "gallery", _gallery, late=("restored", "report")),
+)
+"""The stages in the order of a run."""
+
+
+def stage_named(name: str) -> Stage:
+    """Return the stage of a folder's or a command's name.
+
+    >>> stage_named("train").folder, stage_named("lora").command
+    ('lora', 'train')
+    """
+    return next(stage for stage in STAGES if name in (stage.folder, stage.command))
 
 
 def _told(stage: str, run: Run, settings: Resolved) -> Config:
@@ -406,16 +477,6 @@ def _restore_config(run: Run, options: RunSettings) -> RestoreConfig:
 
 def _gate_config(run: Run, options: RunSettings) -> GateConfig:
     return config_for(GateConfig, "", options, begun=run.peek("photos"))
-
-
-def _check(run: Run, options: RunSettings) -> None:
-    """Judge the photos; raise if too few are good, not only when training needs them."""
-    config = _gate_config(run, options)
-    if options.photos is None:
-        raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
-    verdicts: list[Verdict] = judge_photos(options.photos, run, config)
-    judged = run.manifest("photos")
-    kept_photos(verdicts, config.min_photos, judged["advice"], judged["left_out"])
 
 
 def line_of(manifest: dict, run: Run | None = None) -> str:

@@ -6,7 +6,7 @@ from conftest import P1, P2
 
 from headshotkit.config import RunSettings
 from headshotkit.core.records import Headshot
-from headshotkit.core.run import STAGES, Run
+from headshotkit.core.run import COMMANDS, STAGES, Run
 from headshotkit.evaluation.evaluate import _render_base, rise_of, score_files
 from headshotkit.pipeline import do_missing, make_headshots, run_base
 from headshotkit.scoring.identity import known_faces
@@ -97,3 +97,10 @@ def test_headshots_differ_from_one_another(runs):
             pictures.append(np.asarray(image.convert("L").resize((32, 32)), np.float32).ravel())
     alike = np.corrcoef(np.stack(pictures))
     assert alike[~np.eye(len(files), dtype=bool)].max() < 0.99
+
+
+def test_the_stages_of_a_run_are_those_that_its_folder_knows():
+    rows = [(row.folder, row.command) for row in pipeline.STAGES]
+    assert sorted(rows) == sorted(COMMANDS.items())
+    assert [row.folder for row in pipeline.STAGES if not row.optional] == list(STAGES)
+    assert {late for row in pipeline.STAGES for late in row.late} <= {folder for folder, _ in rows}

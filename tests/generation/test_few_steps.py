@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import open_picture
-from headshotkit.config.few_steps import FEW_STEPS, FewSteps
 
 from headshotkit.config import RenderConfig
+from headshotkit.config.few_steps import FEW_STEPS, FewSteps
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.core.records import Names
 from headshotkit.core.run import write_json
