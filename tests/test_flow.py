@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import P1, P2
 
+from headshotkit import pipeline
 from headshotkit.config import RunSettings
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import COMMANDS, STAGES, Run

@@ -154,5 +154,5 @@ def resolve(kind: type[Config], base: str, chosen: RunSettings, planned: dict | 
         elif name in begun and begun[name] != usual:
             origins[name] = "the run"
         else:
-            origins[name] = f"preset {base}" if name in preset else "default"
+            origins[name] = f"preset {base}" if usual != field.default else "default"
     return Resolved(config, origins)

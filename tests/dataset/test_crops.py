@@ -86,7 +86,7 @@ def test_enlarging_is_said_or_refused(folder, tmp_path, good_photo, capsys):
     Image.fromarray(good_photo).resize((200, 200)).save(folder / "small.png")
     crop = crop_one(folder, tmp_path / "out", size_px=512, framing="whole")
     assert crop.factor == pytest.approx(512 / 200)
-    refused = crop_one(folder, tmp_path / "no", size_px=512, what="whole", enlarge=False)
+    refused = crop_one(folder, tmp_path / "no", size_px=512, framing="whole", enlarge=False)
     assert all(number in refused.reason for number in ("200 x 200 px", "512 x 512 px", "2.56"))
     assert not (tmp_path / "no").exists()
     assert main(["crop", str(folder), str(tmp_path / "cli"), "--size-px", "512"]) == 0
@@ -97,7 +97,7 @@ def test_enlarging_is_said_or_refused(folder, tmp_path, good_photo, capsys):
 def test_without_a_face_the_middle_is_kept_and_said(folder, tmp_path, capsys):
     ramp = np.tile(np.arange(300, dtype=np.uint8)[None, :, None], (100, 1, 3))
     Image.fromarray(ramp).save(folder / "ramp.png")
-    assert main(["crop", str(folder), str(tmp_path / "out"), "--size", "100", "--format", "png"]) == 0
+    assert main(["crop", str(folder), str(tmp_path / "out"), "--size-px", "100", "--format", "png"]) == 0
     assert "no face" in capsys.readouterr().out
     assert (np.asarray(open_picture(tmp_path / "out" / "ramp.png")) == ramp[:, 100:200]).all()
 
@@ -199,7 +199,7 @@ def test_bad_input_on_the_command_line_is_explained(tmp_path, capsys):
     assert main(["crop", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
     assert main(["crop", str(tmp_path), str(tmp_path / "out"), "--size-px", "7"]) == 2
     err = capsys.readouterr().err
-    assert str(tmp_path / "none") in err and "the size is 'big'" in err
+    assert str(tmp_path / "none") in err and "size_px is 7" in err
     with pytest.raises(NoPhotos):
         crop_folder(tmp_path, tmp_path / "out")
 

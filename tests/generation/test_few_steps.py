@@ -64,8 +64,8 @@ def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
 )
 def test_it_holds_where_identity_and_faces_do(tiny, after, held):
     config = RenderConfig.for_base("mini", distilled_lora="tiny")
-    drawn = {config.steps: [0.5, 0.6, 0.56], 2: after}
-    known = compare_few(lambda settings: drawn[settings.steps], lambda: None, config)
+    drawn = {config.sampler_steps: [0.5, 0.6, 0.56], 2: after}
+    known = compare_few(lambda settings: drawn[settings.sampler_steps], lambda: None, config)
     assert known["held"] is held and ("not used" in known["words"]) is not held
     assert known["pairs"] == sum(value is not None for value in after)
 

@@ -86,7 +86,7 @@ def test_a_lora_of_another_base_is_refused(brief_run, studio):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"steps": 0}, "steps is 0"), ({"strength": 0.0}, "strength is 0.0"), ({"sampler": "ddim"}, "sampler is 'ddim'"),
+    ({"sampler_steps": 0}, "sampler_steps is 0"), ({"strength": 0.0}, "strength is 0.0"), ({"sampler": "ddim"}, "sampler is 'ddim'"),
     ({"photo": "a", "control": "b"}, "photo is 'a', control is 'b'"), ({"refiner": 1.0}, "refiner is 1.0"),
     ({"photo": "a", "strength": 0.2}, "strength 0.2 of 4 steps is 0"), ({"size_px": (0, 8)}, "size_px is"),
     ({"photo": "a", "strength": 0.3, "refiner": 0.4}, "the refiner has 0.4"),
@@ -126,7 +126,7 @@ def right(panel):
 
 def test_the_panel_draws_and_shows_the_call(brief_run, studio):
     panel = control_panel(brief_run, BRIEF, studio)
-    knob(panel, "prompt").value, knob(panel, "steps").value = "photo of {person}, 'smiling' & <b>", 3
+    knob(panel, "prompt").value, knob(panel, "sampler steps").value = "photo of {person}, 'smiling' & <b>", 3
     knob(panel, "batch").value, knob(panel, "lora scale").value = 2, 0.5
     knob(panel, "Draw").click()
     line, shown, call = right(panel)
@@ -134,7 +134,7 @@ def test_the_panel_draws_and_shows_the_call(brief_run, studio):
     drawn = [f'download="{file.name}"' for file in brief_run.path("pictures").glob("*.png")]
     assert len(drawn) == 2 and all(link in shown.value for link in drawn), "each can be saved"
     assert shown.value.count('<img src="data:image/png') == 2
-    wanted = BRIEF.replace(prompt="photo of {person}, 'smiling' & <b>", steps=3, batch=2, lora_scale=0.5)
+    wanted = BRIEF.replace(prompt="photo of {person}, 'smiling' & <b>", sampler_steps=3, batch=2, lora_scale=0.5)
     place = {}
     exec(html.unescape(re.search("<pre.*?>(.*)</pre>", call.value, re.DOTALL)[1]), place)
     assert place["PictureRequest"] is PictureRequest and repr(wanted) in html.unescape(call.value)

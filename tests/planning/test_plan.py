@@ -237,7 +237,7 @@ def test_what_was_given_up_is_said_with_its_numbers():
     assert len(plan.sacrifices) == 4 and all("minutes at worst, of 60" in line for line in plan.sacrifices)
     said = plan.explain()
     assert "sacrificed batch 2" in said and "guidance in the first 60%" in said
-    assert plan.rendering == {"steps": 20, "guidance_share": 0.6}
+    assert plan.rendering == {"sampler_steps": 20, "guidance_share": 0.6}
 
 
 def test_steps_that_a_person_set_are_kept_and_shared_among_the_sizes():

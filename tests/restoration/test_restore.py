@@ -22,7 +22,7 @@ from headshotkit.restoration.restore import restore_headshots
 def test_without_codeformer_headshots_are_handed_on_untouched(brief_run, monkeypatch, tmp_path):
     monkeypatch.setenv("HEADSHOTKIT_CACHE", str(tmp_path / "cache"))
     manifest = restore_headshots(brief_run)
-    assert "untouched" in manifest["outcome"]
+    assert "unchanged" in manifest["outcome"]
     said = " ".join(manifest["missing"])
     assert "$HEADSHOTKIT_CACHE/codeformer/codeformer.pth" in said and "https://" in said
     assert str(tmp_path) not in said

@@ -220,7 +220,7 @@ def test_the_command_plans_its_training_and_stays_with_that(prepared_run, capsys
 def test_minutes_that_do_not_suffice_or_contradict_a_schedule_are_errors(prepared_run, capsys):
     assert main(["train", "--minutes", "0.01", "--out", str(prepared_run.folder)]) == 2
     assert capsys.readouterr().err.startswith("TooFewMinutes: ")
-    assert main(["train", "--minutes", "9", "--schedule", "192:5", "--out", str(prepared_run.folder)]) == 2
+    assert main(["train", "--minutes", "9", "--schedule", "192", "5", "--out", str(prepared_run.folder)]) == 2
     assert "schedule is ((192, 5),), minutes is 9." in capsys.readouterr().err
     assert not prepared_run.path("lora").exists()
 
@@ -259,7 +259,7 @@ def test_a_training_that_was_begun_goes_on_as_it_was_planned(prepared_run):
 
 def test_headshots_that_were_begun_go_on_as_they_were_planned(prepared_run):
     """Without minutes, or with fewer: the tries that were made belong to these settings."""
-    planned = {"steps": 12, "guidance_share": 0.2, "minutes": 3.5}
+    planned = {"sampler_steps": 12, "guidance_share": 0.2, "minutes": 3.5}
     begun = prepared_run.begin("headshots", RenderConfig.for_base("mini", **planned), {}, seed=0)
     begun.manifest["planned"] = list(planned)
     begun.note_seconds()
@@ -273,7 +273,7 @@ def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
     """A late training left them next to none; the same command with new minutes must not give those again."""
     fresh = DeadlineController(plan_run("cpu", 2, 20), tell=lambda line: None)
     for minutes, delivered, again in ((0.5, 1, True), (0.5, 2, False), (0.6, 1, False)):
-        planned = {"steps": 12, "guidance_share": 0.2, "minutes": minutes}
+        planned = {"sampler_steps": 12, "guidance_share": 0.2, "minutes": minutes}
         stage = prepared_run.begin("headshots", RenderConfig.for_base("mini", **planned, count=2), {}, seed=0)
         stage.manifest["planned"] = list(planned)
         stage.finish("", headshots=[], delivered=["a.png", "b.png"][:delivered], pass_mark={})
@@ -318,8 +318,8 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     options = RunSettings(base="mini", minutes=25, steps=300)
     make_headshots(P1, tmp_path, options, tell=lines.append)
     assert list(seen) == list(STAGES) and lines[2].startswith("plan       ")
-    assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"steps": 20, "guidance_share": 0.2}
-    assert seen["headshots"].rendering["steps"] == 12 and [s.name for s in seen["gallery"].stages] == ["gallery"]
+    assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"sampler_steps": 20, "guidance_share": 0.2}
+    assert seen["headshots"].rendering["sampler_steps"] == 12 and [s.name for s in seen["gallery"].stages] == ["gallery"]
     record = json.loads((tmp_path / "plan.json").read_text())
     assert [row["stage"] for row in record["stages"]] == [COMMANDS[stage] for stage in STAGES]
     assert [row["minutes"] for row in record["stages"]] == pytest.approx([0.1, 0.1, 24, 0.1, 0.1, 0.1, 0.1])
