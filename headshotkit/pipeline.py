@@ -436,7 +436,7 @@ def _told(stage: str, run: Run, settings: Resolved) -> Config:
     """Return a stage's config; before the stage begins, print the settings that the person did not set."""
     if not run.has(stage):
         for number, line in enumerate(settings.lines()):
-            runtime.say(f"{'' if number else COMMANDS[stage]:<10} {line}")
+            runtime.tell(f"{'' if number else COMMANDS[stage]:<10} {line}")
     return settings.config
 
 

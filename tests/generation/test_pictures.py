@@ -86,8 +86,8 @@ def test_a_lora_of_another_base_is_refused(brief_run, studio):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"sampler_steps": 0}, "sampler_steps is 0"), ({"strength": 0.0}, "strength is 0.0"), ({"sampler": "ddim"}, "sampler is 'ddim'"),
-    ({"photo": "a", "control": "b"}, "photo is 'a', control is 'b'"), ({"refiner": 1.0}, "refiner is 1.0"),
+    ({"sampler_steps": 0}, "sampler_steps is 0"), ({"strength": 0.0}, "strength is 0.0"),
+    ({"sampler": "ddim"}, "sampler is 'ddim'"), ({"photo": "a", "control": "b"}, "photo is 'a', control is 'b'"), ({"refiner": 1.0}, "refiner is 1.0"),
     ({"photo": "a", "strength": 0.2}, "strength 0.2 of 4 steps is 0"), ({"size_px": (0, 8)}, "size_px is"),
     ({"photo": "a", "strength": 0.3, "refiner": 0.4}, "the refiner has 0.4"),
     ({"control_scale": 3}, "control_scale is 3"),

@@ -318,7 +318,8 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     options = RunSettings(base="mini", minutes=25, steps=300)
     make_headshots(P1, tmp_path, options, tell=lines.append)
     assert list(seen) == list(STAGES) and lines[2].startswith("plan       ")
-    assert seen["lora"].training["steps"] == 300 and seen["lora"].rendering == {"sampler_steps": 20, "guidance_share": 0.2}
+    assert seen["lora"].training["steps"] == 300
+    assert seen["lora"].rendering == {"sampler_steps": 20, "guidance_share": 0.2}
     assert seen["headshots"].rendering["sampler_steps"] == 12 and [s.name for s in seen["gallery"].stages] == ["gallery"]
     record = json.loads((tmp_path / "plan.json").read_text())
     assert [row["stage"] for row in record["stages"]] == [COMMANDS[stage] for stage in STAGES]
