@@ -159,5 +159,5 @@ def test_other_methods_have_nothing_to_pick(picked_run):
     write_json(
         picked_run.path("lora") / "manifest.json", manifest | {"lora": manifest["lora"] | {"method": "dreambooth"}}
     )
-    with pytest.raises(BadConfig, match="method textual-inversion"):
+    with pytest.raises(BadConfig, match="method dreambooth"):
         pick_lora(picked_run, SETTINGS)
