@@ -209,7 +209,7 @@ def gpu_named(name: str) -> tuple[str, str]:
     >>> gpu_named("Tesla T4")[0], gpu_named("NVIDIA A100-SXM4-40GB")[0], gpu_named("NVIDIA GeForce RTX 3090")[0]
     ('t4', 'a100', 'rtx3090')
     >>> gpu_named("NVIDIA L4")
-    ('t4', "no rates of NVIDIA L4 are known, so a T4's until steps have been timed")
+    ('t4', "no speeds are known for NVIDIA L4; a T4's are used until steps have been timed")
     """
     rates = rates_of(name)
     if rates is None:
