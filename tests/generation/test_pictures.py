@@ -19,6 +19,7 @@ from headshotkit.widgets.panel import control_panel
 
 PHOTO = str(P1 / "p1_03.jpg")
 BRIEF = PictureRequest.for_base("mini", "photo of {person}", steps=4, seed=3)
+SMALL = replace(BRIEF, size_px=(128, 128))
 
 
 @pytest.fixture
@@ -38,9 +39,9 @@ def test_a_preset_suits_the_base():
 
 def test_the_shown_call_draws_the_same_picture_after_others(brief_run, studio):
     """What was loaded for other requests leaves no trace, and a process that has none of it draws the same."""
-    wanted = replace(BRIEF, photo=PHOTO, refiner=0.25)
+    wanted = replace(SMALL, photo=PHOTO, refiner=0.25)
     first = pixels(brief_run, studio.render(wanted))
-    for other in (replace(BRIEF, lora_scale=0.0), replace(BRIEF, lora_scale=0.5), replace(BRIEF, control=PHOTO)):
+    for other in (replace(SMALL, lora_scale=0.0), replace(SMALL, lora_scale=0.5), replace(SMALL, control=PHOTO)):
         studio.render(other)
     assert all(np.array_equal(*pair) for pair in zip(first, pixels(brief_run, studio.render(wanted)), strict=True))
     place = {}
@@ -51,9 +52,9 @@ def test_the_shown_call_draws_the_same_picture_after_others(brief_run, studio):
 
 
 def test_each_picture_of_a_batch_has_its_seed(brief_run, studio):
-    made = studio.render(replace(BRIEF, batch=2))
+    made = studio.render(replace(SMALL, batch=2))
     assert [p.seed for p in made] == [3, 4] and len({p.file for p in made}) == 2
-    alone = pixels(brief_run, studio.render(replace(BRIEF, seed=4)))[0]
+    alone = pixels(brief_run, studio.render(replace(SMALL, seed=4)))[0]
     assert np.abs(pixels(brief_run, made)[1].astype(int) - alone).mean() < 0.1
 
 
@@ -126,7 +127,7 @@ def right(panel):
 
 
 def test_the_panel_draws_and_shows_the_call(brief_run, studio):
-    panel = control_panel(brief_run, BRIEF, studio)
+    panel = control_panel(brief_run, SMALL, studio)
     knob(panel, "prompt").value, knob(panel, "steps").value = "photo of {person}, 'smiling' & <b>", 3
     knob(panel, "batch").value, knob(panel, "lora scale").value = 2, 0.5
     knob(panel, "Draw").click()
@@ -135,7 +136,7 @@ def test_the_panel_draws_and_shows_the_call(brief_run, studio):
     drawn = [f'download="{file.name}"' for file in brief_run.path("pictures").glob("*.png")]
     assert len(drawn) == 2 and all(link in shown.value for link in drawn), "each can be saved"
     assert shown.value.count('<img src="data:image/png') == 2
-    wanted = replace(BRIEF, prompt="photo of {person}, 'smiling' & <b>", steps=3, batch=2, lora_scale=0.5)
+    wanted = replace(SMALL, prompt="photo of {person}, 'smiling' & <b>", steps=3, batch=2, lora_scale=0.5)
     place = {}
     exec(html.unescape(re.search("<pre.*?>(.*)</pre>", call.value, re.DOTALL)[1]), place)
     assert place["PictureRequest"] is PictureRequest and repr(wanted) in html.unescape(call.value)
@@ -171,6 +172,7 @@ def apart(run, studio, prompts):
     return np.median([np.abs(one - other).mean() for one, other in itertools.combinations(drawn, 2)])
 
 
+@pytest.mark.slow
 def test_the_embedded_base_is_asked_for_styles_that_it_knows(brief_run, studio):
     """Paintings, which it was never shown, change next to nothing of a picture."""
     known, unknown = (styles_of(base).values() for base in ("mini", "sdxl"))
@@ -183,7 +185,7 @@ def refuse(request):
 
 def test_the_panel_says_what_is_wrong_and_goes_on(brief_run, studio, monkeypatch):
     gone = Path(shutil.copy(PHOTO, brief_run.path("photos") / "kept" / "nobody.jpg"))
-    panel = control_panel(brief_run, BRIEF, studio)
+    panel = control_panel(brief_run, SMALL, studio)
     gone.unlink()
     knob(panel, "photo").value = knob(panel, "control").value = str(brief_run.path("photos") / "kept" / "p1_03.jpg")
     knob(panel, "Draw").click()
@@ -200,4 +202,4 @@ def test_the_panel_says_what_is_wrong_and_goes_on(brief_run, studio, monkeypatch
     assert right(panel)[0].value.startswith("1 in ") and not knob(panel, "Draw").disabled
     knob(panel, "photo").value = str(gone)
     with pytest.raises(HeadshotError):
-        fitted_photo(knob(panel, "photo").value, BRIEF)
+        fitted_photo(knob(panel, "photo").value, SMALL)
