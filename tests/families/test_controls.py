@@ -86,6 +86,7 @@ def test_edges_without_strength_change_nothing(family, controls, photo):
     assert equal(made, family.render(*TOLD, SIX)[0])
 
 
+@pytest.mark.slow
 def test_the_trained_controlnet_is_obeyed(controls, photo):
     edges = controls.edges_of(photo, SIX.size_px)
     sampling, told = replace(SIX, steps=10), (TOLD[0] * 4, [""] * 4, [1, 2, 3, 4])
