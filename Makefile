@@ -8,9 +8,12 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/headshotkit demo --out demo
 
-# Two workers of one thread each; a file's tests stay together, for they share what one of them made.
+# Two workers of one thread each; a file's tests stay together, for they share what one of them made. The longest files
+# come first (tests/conftest.py), so that both workers end at the same time.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --durations=10
+	$(TEST) -rs
 
 # Debian's chromium and its driver, for tests/test_browser.py; where they are missing, those tests are skipped.
 browser:
@@ -23,8 +26,9 @@ browser:
 		echo "install chromium and chromedriver by hand: this is no Debian, or not root" >&2; exit 1; \
 	fi
 
+# Whole trainings, kill series, calibrations, and all rows of what `make test` tries a few of.
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -q --durations=10 -m slow
+	$(TEST) -rs -m slow
 
 test-colab:
 	bash tests/colab/run.sh

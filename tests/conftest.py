@@ -9,18 +9,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # each miss of the hub costs about 47 s of r
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
-from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
+from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RunSettings, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.run import Run, facts_of, write_json
 from headshotkit.dataset.build import build_dataset
 from headshotkit.generation.headshots import render_headshots
 from headshotkit.photos.check import judge_photos
+from headshotkit.pipeline import make_headshots
 from headshotkit.training.train import train_lora
 
 collect_ignore = ["colab"]  # what `make test-colab` runs; its stand-in for google.colab can't be imported from here
@@ -60,12 +63,76 @@ def good_photo() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder once for all workers of a session: made_once(name, what fills the empty folder) -> the folder.
+
+    Whoever needs it first makes it, the others wait. Copy it, don't change it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, whole = root / f"once-{name}", root / f"once-{name}.whole"
+        with FileLock(root / f"once-{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prepared(made_once) -> Path:
     """A run of the sample person up to its dataset; copy it, don't change it."""
-    run = Run(tmp_path_factory.mktemp("prepared") / "run")
-    judge_photos(P1, run)
-    build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
-    return run.folder
+
+    def fill(folder: Path) -> None:
+        run = Run(folder / "run")
+        judge_photos(P1, run)
+        build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+
+    return made_once("prepared", fill) / "run"
+
+
+@pytest.fixture(scope="session")
+def three_photos(made_once) -> Path:
+    """A run with three photos of the sample person, who looks aside in the second, up to its dataset; copy it."""
+
+    def fill(folder: Path) -> None:
+        photos, run = folder / "photos", Run(folder / "run")
+        photos.mkdir()
+        for name in ("p1_09.jpg", "p1_14.jpg", "p1_16.jpg"):
+            shutil.copy(P1 / name, photos)
+        judge_photos(photos, run, GateConfig(min_photos=1))
+        build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+
+    return made_once("three_photos", fill) / "run"
+
+
+@pytest.fixture(scope="session")
+def quick(three_photos, made_once) -> Path:
+    """A run with three pictures of 128 px, on which a training step takes least; copy it, don't change it."""
+
+    def fill(folder: Path) -> None:
+        run = Run(shutil.copytree(three_photos, folder / "run"))
+        build_dataset(run, DatasetConfig.for_base("mini", class_word="man", size_px=128))
+        shutil.rmtree(run.folder / "earlier")
+
+    return made_once("quick", fill) / "run"
+
+
+@pytest.fixture
+def quick_run(quick, tmp_path) -> Run:
+    """A run of one's own with three pictures of 128 px."""
+    return Run(shutil.copytree(quick, tmp_path / "quick"))
+
+
+@pytest.fixture
+def small_run(three_photos, tmp_path) -> Run:
+    """A run of one's own with three photos, up to its dataset."""
+    return Run(shutil.copytree(three_photos, tmp_path / "small"))
 
 
 @pytest.fixture
@@ -75,12 +142,43 @@ def prepared_run(prepared, tmp_path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def briefly_trained(prepared, tmp_path_factory) -> Path:
-    """A run with a LoRA of 6 steps, two snapshots and 4 headshots: plumbing only, it proves nothing about identity."""
-    run = Run(shutil.copytree(prepared, tmp_path_factory.mktemp("brief") / "run"))
-    train_lora(run, TrainConfig.for_base("mini", steps=6, batch=2, snapshots=2))
-    render_headshots(run, RenderConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=2, batch=2))
-    return run.folder
+def briefly_trained(made_once) -> Path:
+    """A run of five photos with a LoRA of 6 steps, two snapshots and 4 headshots; copy it, don't change it.
+
+    It is plumbing only and proves nothing about identity. The photos lie beside it.
+    """
+
+    def fill(folder: Path) -> None:
+        photos, run = folder / "photos", Run(folder / "run")
+        photos.mkdir()
+        for number in (2, 3, 9, 14, 16):
+            shutil.copy(P1 / f"p1_{number:02}.jpg", photos)
+        judge_photos(photos, run, GateConfig(min_photos=3))
+        build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+        train_lora(run, TrainConfig.for_base("mini", steps=6, batch=2, snapshots=2))
+        render_headshots(run, RenderConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=2, batch=2))
+
+    return made_once("briefly_trained", fill) / "run"
+
+
+@pytest.fixture(scope="session")
+def finished(briefly_trained, made_once) -> Path:
+    """The same run, its other stages done too; copy it, don't change it. Beside it, lines.txt has the lines told."""
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(briefly_trained.parent, folder, dirs_exist_ok=True)
+        lines: list[str] = []
+        make_headshots(folder / "photos", folder / "run", RunSettings(base="mini"), tell=lines.append)
+        (folder / "lines.txt").write_text("\n".join(lines))
+
+    return made_once("finished", fill) / "run"
+
+
+@pytest.fixture
+def finished_run(finished, tmp_path) -> Run:
+    """A finished run of one's own, with its photos beside it."""
+    shutil.copytree(finished.parent, tmp_path, dirs_exist_ok=True)
+    return Run(tmp_path / "run")
 
 
 def note_again(run: Run, stage: str) -> None:
@@ -88,6 +186,12 @@ def note_again(run: Run, stage: str) -> None:
     manifest, folder = run.manifest(stage), run.path(stage)
     manifest["files"] = {name: facts_of(folder / name) for name in manifest["files"]}
     write_json(folder / "manifest.json", manifest)
+
+
+@pytest.fixture(scope="session")
+def five_photos(briefly_trained) -> Path:
+    """The folder of the photos that the brief run was made from."""
+    return briefly_trained.parent / "photos"
 
 
 @pytest.fixture

@@ -202,16 +202,18 @@ UPLOAD = (
 )
 
 
-def test_fifteen_phone_photos_arrive_by_the_button(notebook, place, tmp_path):
-    photos, book = phone_photos(tmp_path / "phone", 15), notebook(*UPLOAD)
-    assert len(photos) == 15
+@pytest.mark.parametrize("count", [3, pytest.param(15, marks=pytest.mark.slow)])
+def test_phone_photos_arrive_by_the_button(notebook, place, tmp_path, count):
+    photos = phone_photos(tmp_path / "phone", count)
+    book = notebook(UPLOAD[0].replace("'me'", f"'run{count}'"), UPLOAD[1])
+    assert len(photos) == count
     book.run(0)
     chooser = wait_for(lambda: book.cell(0).find_elements("css selector", 'input[type="file"]'))[0]
     chooser.send_keys("\n".join(map(str, photos)))
-    wait_for(lambda: "15 of 15 photos arrived" in book.text(0), lambda: book.text(0))
-    assert digests((place / "me" / "uploads").iterdir()) == digests(photos)
+    wait_for(lambda: f"{count} of {count} photos arrived" in book.text(0), lambda: book.text(0))
+    assert digests((place / f"run{count}" / "uploads").iterdir()) == digests(photos)
     book.run(1)
-    assert book.text(1).startswith("me/uploads: the 15 uploaded photos") and not book.troubles()
+    assert book.text(1).startswith(f"run{count}/uploads: the {count} uploaded photos") and not book.troubles()
 
 
 def test_pieces_and_answers_that_get_lost_are_sent_again(notebook, place, tmp_path):
@@ -236,6 +238,7 @@ def test_pieces_and_answers_that_get_lost_are_sent_again(notebook, place, tmp_pa
     assert digests((place / "leaky" / "uploads").iterdir()) == digests(photos)
 
 
+@pytest.mark.slow
 def test_a_stage_is_stopped_and_goes_on_without_a_traceback(notebook, place):
     (place / "ten").mkdir()
     for photo in sorted(P1.glob("p1_*.jpg"))[:10]:

@@ -28,6 +28,7 @@ def runs(tmp_path_factory):
     return one, two, lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("person", [0, 1])
 @pytest.mark.parametrize("recogniser", ["arcface", "dlib"])
 def test_the_lora_moves_identity(runs, person, recogniser):
@@ -36,6 +37,7 @@ def test_the_lora_moves_identity(runs, person, recogniser):
     assert rise["pairs"] >= 10 and rise["low"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trained", "scored"), [(0, 1), (1, 0)])
 def test_it_moves_towards_nobody_else(runs, trained, scored):
     """The same pictures scored against the other person: next to no rise, measured by the recogniser that decides.
@@ -54,40 +56,51 @@ def test_it_moves_towards_nobody_else(runs, trained, scored):
     assert rise.pairs >= 20 and rise.high < own["low"] / 4
 
 
+def words_of(lines):
+    return [line.split()[0] for line in lines]
+
+
+TOLD = ["note", "base", "check", "prepare", "train", "generate", "restore", "evaluate", "gallery"]
+
+
+@pytest.mark.slow
 def test_the_demo_tells_a_line_a_stage(runs):
-    lines = runs[2]
-    assert [line.split()[0] for line in lines] == [
-        "note", "base", "check", "prepare", "train", "generate", "restore", "evaluate", "gallery",
-    ]  # fmt: skip
-    text = "\n".join(lines)
+    assert words_of(runs[2]) == TOLD
+    text = "\n".join(runs[2])
     for part in ("kept 17 of 30 photos; refused: 2 duplicate", "accepted", "arcface", "dlib", "untouched"):
         assert part in text
 
 
-def test_a_finished_run_is_not_done_again(runs):
-    one = runs[0]
+def test_a_run_tells_a_line_a_stage(finished):
+    lines = (finished.parent / "lines.txt").read_text().splitlines()
+    assert [word for word in words_of(lines) if word in TOLD] == TOLD
+
+
+def test_a_finished_run_is_not_done_again(finished_run):
+    one = finished_run
     before = {s: (one.path(s) / "manifest.json").read_bytes() for s in STAGES}
-    make_headshots(P1, one.folder, SETTINGS.replace(class_word="man"), tell=lambda line: None)
+    make_headshots(one.folder.parent / "photos", one.folder, RunSettings(base="mini"), tell=lambda line: None)
     assert {s: (one.path(s) / "manifest.json").read_bytes() for s in STAGES} == before
     assert not (one.folder / "earlier").exists()
 
 
-def test_what_is_missing_is_done_and_nothing_else(runs, monkeypatch):
+def test_what_is_missing_is_done_and_nothing_else(finished_run, monkeypatch):
     done = []
     monkeypatch.setattr("headshotkit.pipeline.do_stage", lambda stage, *_: done.append(stage) or {})
     monkeypatch.setattr("headshotkit.pipeline.line_of", lambda *_: "")
-    do_missing(STAGES, runs[0], RunSettings(steps=999), tell=lambda line: None)
+    do_missing(STAGES, finished_run, RunSettings(steps=999), tell=lambda line: None)
     assert done == []
-    do_missing(("photos",), Run(runs[0].folder / "nowhere"), RunSettings(), tell=lambda line: None)
+    do_missing(("photos",), Run(finished_run.folder / "nowhere"), RunSettings(), tell=lambda line: None)
     assert done == ["photos"]
 
 
-def test_a_run_goes_on_with_the_base_it_was_begun_with(runs, tmp_path):
-    assert run_base(runs[0], RunSettings()) == ("mini", "as the run began")
+def test_a_run_goes_on_with_the_base_it_was_begun_with(finished, tmp_path):
+    assert run_base(Run(finished), RunSettings()) == ("mini", "the run was begun with it")
     name, reason = run_base(Run(tmp_path), RunSettings())
     assert name in ("mini", "sdxl") and reason
 
 
+@pytest.mark.slow
 def test_headshots_differ_from_one_another(runs):
     from PIL import Image
 

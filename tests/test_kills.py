@@ -74,7 +74,7 @@ STAGES = {
 """Stage -> its command. `run` finds all done; `again` moves what was restored to earlier/, for `clean` to delete."""
 MOMENTS = {name: 3 for name in STAGES} | {"train": 5, "generate": 4}
 """Stage -> how many kills are spread over its calls, the first and the last one among them."""
-QUICK = {("check", 1), ("check", 2), ("prepare", 2)}
+QUICK = {("check", 1)}
 """Which of them are tried in the short suite too."""
 TIMES = {"seconds", "started", "finished", "writer", "peak_memory_gib", "drawing_seconds", CHECK_SUM}
 

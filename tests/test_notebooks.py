@@ -1,6 +1,6 @@
 """The notebooks: their form, each check shown to fail on a broken one, and that they run from the first to the last.
 
-The runs use the embedded base, the sample person and real detectors; 20 steps and 4 headshots show that everything
+The runs use the embedded base, the sample person and real detectors; a few steps and headshots show that everything
 fits together, not that the LoRA is good: that is asserted where it is trained to its end.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 import address
 import nbformat
 import pytest
+from conftest import P1
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from headshotkit.config import CLASS_WORDS, METHODS
@@ -425,51 +426,74 @@ def test_a_renamed_knob_fails(tmp_path):
 
 
 SMALL = {
-    "00_quickstart": {"STEPS": 20, "COUNT": 4},
-    "01_check_photos": {},
-    "02_train_lora": {"STEPS": 20},
-    "03_generate_headshots": {"COUNT": 4, "MAX_ATTEMPTS": 1, "SCALES": "1.0"},
+    "00_quickstart": {"STEPS": 4, "COUNT": 1},
+    "01_check_photos": {"PHOTOS": "few", "MIN_PHOTOS": 3},
+    "02_train_lora": {"STEPS": 4, "PREVIEWS": 1},
+    "03_generate_headshots": {"COUNT": 2, "MAX_ATTEMPTS": 1, "SCALES": "1.0"},
     "04_restore_faces": {},
     "05_evaluate": {},
     "06_control": {"SAMPLER_STEPS": 4, "STYLE_STEPS": 2},
 }
+FEW = ("bad_01_blur", "bad_07_no_face", "p1_02", "p1_03", "p1_09", "p1_14", "p1_16")
+"""Photos of the sample person, five of them good."""
+ALL = SMALL | {
+    "00_quickstart": {"STEPS": 20, "COUNT": 4},
+    "01_check_photos": {},
+    "02_train_lora": {"STEPS": 20},
+    "03_generate_headshots": {"COUNT": 4, "MAX_ATTEMPTS": 1, "SCALES": "1.0"},
+}
+
+
+class Series:
+    """The notebooks 01 to 06 in one run folder: a notebook is run after those before it, and once."""
+
+    def __init__(self, folder, settings):
+        self.folder, self.settings, self.done = folder, settings, {}
+
+    def __call__(self, name):
+        for earlier in sorted(self.settings)[1:]:
+            if earlier <= name and earlier not in self.done:
+                parameters = {"RUN": "me", **self.settings[earlier]}
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("HEADSHOTKIT_CACHE", str(self.folder / "cache"))  # a developer's may hold CodeFormer
+                    self.done[earlier] = run_notebook(FOLDER / f"{earlier}.ipynb", self.folder, parameters)
+        return self.done[name]
+
+
+def photos_in(folder, names):
+    folder.mkdir()
+    for name in names:
+        shutil.copy(P1 / f"{name}.jpg", folder)
 
 
 @pytest.fixture(scope="module")
 def results_of(tmp_path_factory):
-    """The results of a notebook, run after those before it in one run folder; each runs once."""
-    folder, done = tmp_path_factory.mktemp("notebooks"), {}
-
-    def results(name):
-        for earlier in sorted(SMALL)[1:]:
-            if earlier <= name and earlier not in done:
-                parameters = {"RUN": "me", **SMALL[earlier]}
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setenv("HEADSHOTKIT_CACHE", str(folder / "cache"))  # a developer's may hold CodeFormer
-                    done[earlier] = run_notebook(FOLDER / f"{earlier}.ipynb", folder, parameters)
-        return done[name]
-
-    results.folder = folder
-    return results
+    """The results of a notebook with few photos and small settings."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    photos_in(folder / "few", FEW)
+    return Series(folder, SMALL)
 
 
-def test_01_judges_the_photos_and_builds_the_dataset(results_of):
+@pytest.fixture(scope="module")
+def results_of_all(tmp_path_factory):
+    """The results of a notebook with all photos of the sample person."""
+    return Series(tmp_path_factory.mktemp("all"), ALL)
+
+
+def test_01_judges_the_photos_and_builds_the_dataset(results_of, labels):
     results = results_of("01_check_photos")
-    labels = json.loads((FOLDER.parent / "data" / "people" / "p1_labels.json").read_text())
-    refused = {photo: label["code"] for photo, label in labels.items() if label["code"] != "ok"}
-    assert (results["kept"], results["photos"], results["pictures"]) == (17, 30, 17)
-    assert refused.items() <= results["reasons"].items()
-    assert (results["requests"], results["chosen"]) == (["pose", "framing"], 17)
+    assert (results["kept"], results["photos"], results["pictures"], results["chosen"]) == (5, 7, 5, 5)
+    assert results["reasons"] == {f"{name}.jpg": labels[f"{name}.jpg"]["code"] for name in FEW[:2]}
 
 
 def test_02_trains(results_of):
     results = results_of("02_train_lora")
-    assert results["steps"] == 20 and math.isfinite(results["loss"])
+    assert results["steps"] == 4 and math.isfinite(results["loss"])
     assert (results_of.folder / "me" / "lora" / results["lora"]["path"]).is_file()
-    assert [preview["step"] for preview in results["previews"]] == [0, 0, 7, 7, 13, 13, 20, 20]
+    assert [preview["step"] for preview in results["previews"]] == [0, 0, 4, 4]
     assert results["layer"]["rank"] == 32 and 0 < results["layer"]["share"] < 1
     trained = json.loads((results_of.folder / "me" / "lora" / "manifest.json").read_text())
-    assert trained["planned"] and trained["config"]["schedule"] == [[256, 20]], "it goes by the plan that was shown"
+    assert trained["planned"] and trained["config"]["schedule"] == [[256, 4]], "it goes by the plan that was shown"
 
 
 @pytest.mark.slow
@@ -488,14 +512,14 @@ def test_02_and_03_go_by_a_method_without_a_lora(results_of):
 
 def test_03_generates(results_of):
     results = results_of("03_generate_headshots")
-    assert results["headshots"] == results["attempted"] == len(results["identity"]) == 4
+    assert results["headshots"] == results["attempted"] == len(results["identity"]) == 2
     assert 0.28 <= results["pass_mark"] <= 0.55
     assert results["picked"]["pictures"] == 6 and results["picked"]["scale"] == 1.0
 
 
 def test_04_says_what_is_missing(results_of):
     results = results_of("04_restore_faces")
-    assert results["headshots"] == 4
+    assert results["headshots"] == 2
     assert results["restored"] == 0 and any("CodeFormer" in word for word in results["missing"])
 
 
@@ -504,7 +528,7 @@ def test_05_evaluates(results_of):
     for recogniser in ("arcface", "dlib"):
         medians = results["metrics"]["identity"][recogniser]
         assert {"own_photos_median", "base_median", "lora_median"} <= set(medians)
-    assert results["metrics"]["attempted"] == 4
+    assert results["metrics"]["attempted"] == 2
     assert (results_of.folder / results["page"]).is_file()
 
 
@@ -516,23 +540,55 @@ def test_06_goes_every_road(results_of):
     assert results["identity"]["photo"][0] > 0.28, "a quarter of the noise leaves the photo's person"
 
 
-def test_no_picture_of_a_notebook_failed(results_of):
-    """A figure that can't be drawn is only a line in the output, so the executed notebooks are looked through."""
-    results_of("06_control")
+def pictures_in(folder):
+    """The number of pictures in each executed notebook.
+
+    A figure that can't be drawn is only a line in the output, so all outputs are looked through.
+    """
     pictures = {}
-    for path in sorted(results_of.folder.glob("*.ipynb")):
+    for path in sorted(folder.glob("*.ipynb")):
         found = [o for cell in code_cells(nbformat.read(path, 4)) for o in cell.outputs]
         assert not [o for o in found if o.output_type == "error" or "Traceback" in str(o.get("text", ""))]
         pictures[path.stem[:2]] = sum("image/png" in o.get("data", {}) for o in found)
-    assert pictures == {"01": 3, "02": 8, "03": 4, "04": 2, "05": 3, "06": 9}
+    return pictures
+
+
+PICTURES = {"01": 3, "02": 8, "03": 4, "04": 2, "05": 3, "06": 9}
+
+
+def test_no_picture_of_a_notebook_failed(results_of):
+    results_of("06_control")
+    assert pictures_in(results_of.folder) == PICTURES
 
 
 def test_00_does_all_of_it_in_a_fresh_run(tmp_path):
-    results = run_notebook(FOLDER / "00_quickstart.ipynb", tmp_path, {"RUN": "quick", **SMALL["00_quickstart"]})
-    assert results["kept"].startswith("kept 17 of 30 photos")
-    assert results["headshots"] == 4
+    photos_in(tmp_path / "ten", [f"p1_{number:02}" for number in range(1, 11)])
+    results = run_notebook(
+        FOLDER / "00_quickstart.ipynb", tmp_path, {"RUN": "quick", "PHOTOS": "ten", **SMALL["00_quickstart"]}
+    )
+    assert results["kept"].startswith("kept 10 of 10 photos")
+    assert results["headshots"] == 1
     assert {"arcface", "dlib"} == set(results["metrics"]["identity"])
     assert (tmp_path / "quick" / "gallery" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_series_with_all_photos(results_of_all, labels):
+    results = results_of_all("06_control")
+    checked, trained, generated = (results_of_all.done[name] for name in sorted(ALL)[1:4])
+    refused = {photo: label["code"] for photo, label in labels.items() if label["code"] != "ok"}
+    assert (checked["kept"], checked["photos"], checked["pictures"]) == (17, 30, 17)
+    assert refused.items() <= checked["reasons"].items()
+    assert (checked["requests"], checked["chosen"]) == (["pose", "framing"], 17)
+    assert [preview["step"] for preview in trained["previews"]] == [0, 0, 7, 7, 13, 13, 20, 20]
+    assert generated["headshots"] == generated["attempted"] == len(generated["identity"]) == 4
+    assert results["identity"]["photo"][0] > 0.28 and pictures_in(results_of_all.folder) == PICTURES
+
+
+@pytest.mark.slow
+def test_00_takes_the_sample_person_by_default(tmp_path):
+    results = run_notebook(FOLDER / "00_quickstart.ipynb", tmp_path, {"RUN": "quick", **ALL["00_quickstart"]})
+    assert results["kept"].startswith("kept 17 of 30 photos") and results["headshots"] == 4
 
 
 def test_notebooks_show_results_of_the_sample_person_by_pictures_of_data():

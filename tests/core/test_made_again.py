@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import P1, open_picture
+from conftest import open_picture
 
 from headshotkit.cli import main
-from headshotkit.config import DatasetConfig, RenderConfig, TrainConfig
+from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, TrainConfig
 from headshotkit.core.errors import DamagedRun
 from headshotkit.dataset.build import build_dataset
 from headshotkit.generation.headshots import render_headshots
@@ -32,18 +32,18 @@ def test_a_deleted_training_picture_is_named_and_made_again(prepared_run, capsys
     assert prepared_run.files("dataset", [photo["file"] for photo in made])
 
 
-def test_a_kept_photo_that_was_edited_is_noticed_and_put_back(prepared_run):
+def test_a_kept_photo_that_was_edited_is_noticed_and_put_back(small_run, three_photos):
     config = DatasetConfig.for_base("mini", class_word="man", face_fractions=(0.6,))
-    kept = sorted((prepared_run.path("photos") / "kept").iterdir())
+    kept = sorted((small_run.path("photos") / "kept").iterdir())
     first, second = kept[:2]
     before = first.read_bytes()
     open_picture(first).crop((300, 250, 700, 700)).save(first)
     second.write_bytes(second.read_bytes()[:-1] + b"x")  # of the same size
     with pytest.raises(DamagedRun, match=f"{first.name}.*{second.name}"):
-        build_dataset(prepared_run, config)
-    judge_photos(P1, prepared_run)
+        build_dataset(small_run, config)
+    judge_photos(three_photos.parent / "photos", small_run, GateConfig(min_photos=1))
     assert first.read_bytes() == before
-    build_dataset(prepared_run, config)
+    build_dataset(small_run, config)
 
 
 def test_a_lora_that_is_another_one_now_is_named_and_not_trained_again(brief_run, tmp_path):
@@ -94,36 +94,36 @@ def test_a_headshot_that_is_missing_is_drawn_again_from_its_seed(brief_run):
         ("cache.pt", {"latents": {128: [0]}, "condition": {}}),
     ],
 )
-def test_a_checkpoint_or_cache_of_another_kind_counts_as_damaged(prepared_run, file, value):
+def test_a_checkpoint_or_cache_of_another_kind_counts_as_damaged(quick_run, file, value):
     config = TrainConfig.for_base("mini", steps=1, batch=1)
-    stage = prepared_run.begin("lora", config, prepared_run.inputs_from("dataset"), seed=config.seed)
+    stage = quick_run.begin("lora", config, quick_run.inputs_from("dataset"), seed=config.seed)
     path = stage.folder / file
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(to_bytes(value))
     if file == "cache.pt":
-        train_lora(prepared_run, config)
+        train_lora(quick_run, config)
     else:
-        with pytest.warns(UserWarning, match="000001.pt"):
-            train_lora(prepared_run, config)
-    assert prepared_run.has("lora")
+        with pytest.warns(UserWarning, match="damaged checkpoint 000001.pt"):
+            train_lora(quick_run, config)
+    assert quick_run.has("lora")
 
 
-def test_a_checkpoint_of_another_training_is_not_gone_on_with(prepared_run):
+def test_a_checkpoint_of_another_training_is_not_gone_on_with(quick_run):
     first, second = (TrainConfig.for_base("mini", steps=2, batch=1, checkpoint_every_steps=1, seed=n) for n in (0, 1))
 
     class Stopped(Exception):
         pass
 
-    folder = prepared_run.path("lora") / "checkpoints"
+    folder = quick_run.path("lora") / "checkpoints"
     with pytest.raises(Stopped), pytest.MonkeyPatch.context() as patch:
         patch.setattr("headshotkit.training.train.write_trained", _raise(Stopped))
-        train_lora(prepared_run, first)
+        train_lora(quick_run, first)
     data = next(folder.glob("*.pt")).read_bytes()
-    prepared_run.begin("lora", second, prepared_run.inputs_from("dataset"), seed=1)
+    quick_run.begin("lora", second, quick_run.inputs_from("dataset"), seed=1)
     folder.mkdir()
     (folder / "000001.pt").write_bytes(data)
-    with pytest.warns(UserWarning, match="000001.pt"):
-        train_lora(prepared_run, second)
+    with pytest.warns(UserWarning, match="belongs to another training"):
+        train_lora(quick_run, second)
 
 
 def _raise(error):

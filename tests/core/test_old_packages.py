@@ -62,7 +62,7 @@ def run(code, place):
     return subprocess.run([sys.executable, "-c", code, place], env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("name", TOO_OLD)
+@pytest.mark.parametrize("name", ["torchao", pytest.param("gptqmodel", marks=pytest.mark.slow)])
 def test_peft_alone_refuses_it(place, name):
     """Where peft no longer does, nothing has to be done about it."""
     for other in set(TOO_OLD) - {name}:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import P1
 
 from headshotkit.cli import main
 from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RunSettings, TrainConfig
@@ -18,11 +17,11 @@ def begun(config, stage="lora", **facts):
     return {"stage": stage, "config": settings_of(config), "status": "done"} | facts
 
 
-def test_a_finished_run_is_used_whatever_is_left_out_later(brief_run, capsys):
+def test_a_finished_run_is_used_whatever_is_left_out_later(brief_run, five_photos, capsys):
     """The run was made with a class word, steps, snapshots and batches that no later command names."""
     made = {stage: brief_run.peek(stage)["finished"] for stage in ("photos", "dataset", "lora")}
     shots = brief_run.manifest("headshots")["headshots"]
-    options = RunSettings(photos=P1, count=5)
+    options = RunSettings(photos=five_photos, count=5)
     for stage in ("photos", "dataset", "lora", "headshots"):
         do_stage(stage, brief_run, options)
     after = brief_run.manifest("headshots")

@@ -36,23 +36,6 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.fixture(scope="module")
-def three_photos(tmp_path_factory):
-    """A run with three photos of the sample person, who looks aside in the second, prepared for the embedded base."""
-    photos, run = tmp_path_factory.mktemp("three"), Run(tmp_path_factory.mktemp("small") / "run")
-    for name in ("p1_09.jpg", "p1_14.jpg", "p1_16.jpg"):
-        shutil.copy(P1 / name, photos)
-    judge_photos(photos, run, GateConfig(min_photos=1))
-    build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
-    return run.folder
-
-
-@pytest.fixture
-def small_run(three_photos, tmp_path):
-    """A run of one's own with three photos."""
-    return Run(shutil.copytree(three_photos, tmp_path / "small"))
-
-
 def test_the_dataset_holds_square_pictures_with_captions(small_run):
     made = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man"))
     folder = small_run.path("dataset")

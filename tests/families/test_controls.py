@@ -86,6 +86,7 @@ def test_edges_without_strength_change_nothing(family, controls, photo):
     assert equal(made, family.render(*INPUTS, SIX)[0])
 
 
+@pytest.mark.slow
 def test_the_trained_controlnet_is_obeyed(controls, photo):
     edges = controls.edges_of(photo, SIX.size_px)
     sampling, inputs = replace(SIX, steps=10), (INPUTS[0] * 4, [""] * 4, [1, 2, 3, 4])

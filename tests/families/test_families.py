@@ -39,7 +39,7 @@ def shaken(family, targets="all"):
     return family
 
 
-@pytest.mark.parametrize("targets", ["attention", "all"])
+@pytest.mark.parametrize("targets", [pytest.param("attention", marks=pytest.mark.slow), "all"])
 def test_a_lora_file_gives_equal_pixels_in_a_fresh_pipeline(tmp_path, family, targets):
     trained = shaken(load_family("mini"), targets)
     wanted, bare = picture(trained), picture(family)

@@ -44,7 +44,11 @@ SAID = [
     MemoryError("std::bad_alloc"),
 ]
 """A class of running out of memory each, on the GPU and in the host."""
-by_class = pytest.mark.parametrize("error", SAID, ids=lambda error: type(error).__name__ + str(error)[:24])
+SOME = [SAID[0], *(pytest.param(error, marks=pytest.mark.slow) for error in SAID[1:])]
+by_class, by_some = (
+    pytest.mark.parametrize("error", some, ids=lambda error: type(error).__name__ + str(error)[:24])
+    for some in (SAID, SOME)
+)
 TINY = Sampling((64, 64), 2, 1.0)
 INPUTS = ["photo of a man"] * 4, [""] * 4, [1, 2, 3, 4]
 
@@ -125,7 +129,7 @@ def test_one_picture_that_is_too_much_is_an_error_and_a_bug_is_none_of_it(family
     assert not family.pipeline.unet._forward_hooks and len(family.pipeline.unet._forward_pre_hooks) == 1
 
 
-@by_class
+@by_some
 def test_decoding_goes_on_in_slices_then_in_tiles(tiling, monkeypatch, error):
     """The autoencoder refuses two pictures at once, then a whole one; at this size tiles alter nothing."""
     family = tiling
@@ -148,7 +152,7 @@ def test_decoding_goes_on_in_slices_then_in_tiles(tiling, monkeypatch, error):
     assert not (vae.use_slicing or vae.use_tiling), "the next picture is encoded whole"
 
 
-@by_class
+@by_some
 def test_encoding_goes_on_in_tiles(tiling, monkeypatch, error):
     family, image, vae = tiling, Image.new("RGB", (64, 64), "grey"), tiling.pipeline.vae
     encode = vae.encode
@@ -361,15 +365,15 @@ def test_a_restored_face_that_is_not_finite_is_not_kept(good_photo):
 
 
 @pytest.fixture(scope="module")
-def encoded(prepared, loaded, tmp_path_factory):
+def encoded(quick, loaded, tmp_path_factory):
     """What all trainings here draw from, encoded once."""
     loaded.changes = []
-    dataset = Dataset.from_dict(Run(prepared).manifest("dataset")["dataset"])
-    return cached_examples(loaded, prepared / "dataset", dataset, tmp_path_factory.mktemp("cache"), {dataset.size_px})
+    dataset = Dataset.from_dict(Run(quick).manifest("dataset")["dataset"])
+    return cached_examples(loaded, quick / "dataset", dataset, tmp_path_factory.mktemp("cache"), {dataset.size_px})
 
 
 @pytest.fixture
-def training(prepared_run, encoded, monkeypatch):
+def training(quick_run, encoded, monkeypatch):
     """Trains a fresh base: training(config, fault before each pass, what becomes of each prediction)."""
     monkeypatch.setattr(train, "cached_examples", lambda *_: encoded)
 
@@ -382,9 +386,9 @@ def training(prepared_run, encoded, monkeypatch):
                 lambda net, inputs, made: replace_sample(made, spoil(made.sample))
             )
         monkeypatch.setattr(train, "load_family", lambda name: family)
-        return train_lora(prepared_run, config)
+        return train_lora(quick_run, config)
 
-    go.run = prepared_run
+    go.run = quick_run
     return go
 
 
@@ -398,9 +402,9 @@ def settings(**others):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prepared, encoded, tmp_path_factory):
+def undisturbed(quick, encoded, tmp_path_factory):
     """The tensors of a training of `settings()` in which nothing went wrong."""
-    run = Run(shutil.copytree(prepared, tmp_path_factory.mktemp("undisturbed") / "run"))
+    run = Run(shutil.copytree(quick, tmp_path_factory.mktemp("undisturbed") / "run"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "cached_examples", lambda *_: encoded)
         train_lora(run, settings())
@@ -412,7 +416,7 @@ def equal(run, tensors, limit=1e-6):
     return max(float((mine[name] - tensors[name]).abs().max()) for name in tensors) < limit
 
 
-@by_class
+@by_some
 def test_a_step_that_ran_out_of_memory_is_made_again_with_checkpointing(training, undisturbed, error):
     fault = Fault(error, lambda rows: len(fault.seen) == 2)
     training(settings(), fault)

@@ -62,6 +62,12 @@ def trained(request, prepared, tmp_path_factory):
     return request.param, run, held[0], said
 
 
+@pytest.fixture(scope="module")
+def prepared(quick):
+    """Three small pictures: what is trained on matters to no test here."""
+    return quick
+
+
 def encoders_of(family):
     return [getattr(family.pipeline, encoder) for encoder, _ in ENCODERS.values()]
 
@@ -369,7 +375,7 @@ def test_captions_without_the_token_can_teach_no_token(bare, prepared_run):
     known = prepared_run.manifest("dataset")["dataset"]
     photos = [photo | {"caption": "photo of a man"} for photo in known["photos"]]
     dataset = Dataset.from_dict(known | {"photos": photos})
-    with pytest.raises(BadConfig, match="0 of 17 .*'ohwx'"):
+    with pytest.raises(BadConfig, match="0 of 3 captions hold the token 'ohwx'"):
         load_method(bare, TrainConfig.for_base("mini", method="textual-inversion"), dataset)
     load_method(bare, TrainConfig.for_base("mini", method="dreambooth"), dataset)
     assert names_token("OHWX? no; ohwx: yes", "ohwx") and not names_token("xohwx", "ohwx")

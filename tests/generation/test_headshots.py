@@ -25,12 +25,13 @@ from headshotkit.generation.prompts import SIZES_PX, load_prompts
 from headshotkit.generation.session import Session
 
 BRIEF = {"count": 4, "sampler_steps": 6, "max_attempts": 2, "batch": 2}
+TWO = {"count": 2, "sampler_steps": 2, "max_attempts": 2, "batch": 2}
 COMMAND = """
 import sys
 from headshotkit.config import RenderConfig
 from headshotkit.core.run import Run
 from headshotkit.generation.headshots import render_headshots
-render_headshots(Run(sys.argv[1]), RenderConfig.for_base("mini", count=4, steps=6, max_attempts=2, batch=2))
+render_headshots(Run(sys.argv[1]), RenderConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=1, batch=2))
 """
 
 
@@ -42,7 +43,7 @@ def test_the_manifest_has_the_names_that_others_build_on(brief_run):
     assert len(manifest["delivered"]) == 4
     assert manifest["forwards"] == 10 * len(manifest["headshots"])  # 6 steps, in 2 of them the words as well
     assert manifest["forwards_per_headshot"] == 10 and manifest["decoding"] == "whole"
-    assert manifest["pass_mark"]["own_median"] == pytest.approx(0.762, abs=0.02)
+    assert manifest["pass_mark"]["own_median"] == pytest.approx(0.739, abs=0.02)
 
 
 def test_refused_headshots_are_tried_again_from_another_seed(brief_run):
@@ -54,7 +55,7 @@ def test_refused_headshots_are_tried_again_from_another_seed(brief_run):
 
 
 def test_accepted_headshots_are_not_tried_again(brief_run):
-    config = RenderConfig.for_base("mini", **BRIEF, pass_floor=-1.0, pass_ceiling=-0.9)
+    config = RenderConfig.for_base("mini", **TWO, pass_floor=-1.0, pass_ceiling=-0.9)
     shots = render_headshots(brief_run, config, planned=("steps",))
     assert brief_run.manifest("headshots")["planned"] == ["steps"]
     with_face = [s for s in shots if s.identity is not None]
@@ -65,7 +66,8 @@ def test_accepted_headshots_are_not_tried_again(brief_run):
 
 def test_near_duplicates_are_tried_again_after_an_interruption_too(brief_run):
     """With a correlation of 0 any two headshots are near-duplicates: one passes, the rest is tried again in vain."""
-    settings = BRIEF | {"pass_floor": -1.0, "pass_ceiling": -0.9, "max_near_duplicate": 0.0, "min_sharpness": 0.0}
+    settings = BRIEF | {"count": 3, "pass_floor": -1.0, "pass_ceiling": -0.9, "max_near_duplicate": 0.0}
+    settings |= {"min_sharpness": 0.0}
     config = RenderConfig.for_base("mini", **settings, max_disagreement=9.0)
     shots = render_headshots(brief_run, config)
     assert sum(s.accepted for s in shots) == 1
@@ -74,7 +76,7 @@ def test_near_duplicates_are_tried_again_after_an_interruption_too(brief_run):
     manifest = brief_run.peek("headshots")
     write_json(
         brief_run.path("headshots") / "manifest.json",
-        manifest | {"status": "started", "headshots": manifest["headshots"][:2]},
+        manifest | {"status": "started", "headshots": manifest["headshots"][:-1]},
     )
     again = render_headshots(brief_run, config)
     assert [(s.file, s.accepted, s.reasons) for s in again] == [(s.file, s.accepted, s.reasons) for s in shots]
@@ -88,6 +90,7 @@ def test_a_headshot_says_how_it_was_made(brief_run):
     assert how["seed"] == shot["seed"] and how["prompt"] == shot["prompt"] and how["base"] == "mini"
 
 
+@pytest.mark.slow
 def test_a_killed_rendering_goes_on_to_the_same_pictures(brief_run, briefly_trained):
     """kill -9 in the middle of a real rendering process, then the same call: the pictures of the undisturbed run."""
     shutil.rmtree(brief_run.path("headshots"))
@@ -100,9 +103,9 @@ def test_a_killed_rendering_goes_on_to_the_same_pictures(brief_run, briefly_trai
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not brief_run.has("headshots"), "it was killed after its end"
-    render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
+    render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF | {"max_attempts": 1}))
     undisturbed = Run(briefly_trained)
-    files = {s["file"] for s in undisturbed.manifest("headshots")["headshots"]}
+    files = {s["file"] for s in undisturbed.manifest("headshots")["headshots"] if s["attempt"] == 1}
     assert files == {f.name for f in brief_run.path("headshots").glob("*.png")}
     for file in files:
         a, b = (np.asarray(open_picture(run.path("headshots") / file)) for run in (brief_run, undisturbed))
@@ -133,8 +136,9 @@ def test_under_a_clock_it_ends_in_time_with_the_same_pictures_and_says_what_is_m
         assert (a == b).all()
 
 
+@pytest.mark.slow
 def test_other_strengths_are_tried_under_a_clock_each_with_an_attempt_of_its_own(brief_run):
-    config = RenderConfig.for_base("mini", **BRIEF | {"count": 2}, minutes=0.9, other_scales=(0.5,))
+    config = RenderConfig.for_base("mini", **TWO, minutes=0.5, other_scales=(0.5,))
     shots = render_headshots(brief_run, config, Ticking())
     assert {s.lora_scale for s in shots} == {1.0, 0.5} and len({s.file for s in shots}) == len(shots) >= 6
     for prompt in {s.prompt_id for s in shots}:
@@ -143,7 +147,7 @@ def test_other_strengths_are_tried_under_a_clock_each_with_an_attempt_of_its_own
 
 
 def test_under_a_clock_an_interrupted_run_goes_on_alike(brief_run):
-    config = RenderConfig.for_base("mini", **BRIEF, minutes=0.5)
+    config = RenderConfig.for_base("mini", **TWO, minutes=0.2)
     whole = render_headshots(brief_run, config, Ticking())
     manifest = brief_run.peek("headshots")
     interrupted = manifest | {"status": "started", "headshots": manifest["headshots"][:2], "seconds": 0.0}
@@ -183,13 +187,11 @@ def test_the_bar_shows_accepted_of_wanted_tries_and_minutes_left(brief_run, monk
     written = io.StringIO()
     bar = partial(tqdm, file=written, mininterval=0, ncols=120)
     monkeypatch.setattr(runtime, "progress", lambda items, title, total=None: bar(items, desc=title, total=total))
-    shots = render_headshots(
-        brief_run, RenderConfig.for_base("mini", **BRIEF, seed=1, pass_floor=-1, pass_ceiling=-0.9)
-    )
+    shots = render_headshots(brief_run, RenderConfig.for_base("mini", **TWO, seed=1, pass_floor=-1, pass_ceiling=-0.9))
     shown = written.getvalue()
-    assert "?" not in shown.split("accepted headshots", 1)[1].split("[")[0] and "0/4" in shown
+    assert "?" not in shown.split("accepted headshots", 1)[1].split("[")[0] and "0/2" in shown
     assert f"tried={len(shots)}" in shown and "minutes_left=" in shown
-    assert f"{len({s.prompt_id for s in shots if s.accepted})}/4" in shown
+    assert f"{len({s.prompt_id for s in shots if s.accepted})}/2" in shown
 
 
 @pytest.mark.parametrize(

@@ -456,6 +456,7 @@ def test_the_sample_person_looks_to_one_side_only(prepared):
     assert (requests[0]["code"], requests[0]["count"]) == ("pose", 2) and "left" in requests[0]["text"]
 
 
+@pytest.mark.slow
 def test_real_photos_of_two_people_are_named(tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(1, 6):
@@ -469,6 +470,7 @@ def test_real_photos_of_two_people_are_named(tmp_path):
         assert f"({names})" in first["text"]
 
 
+@pytest.mark.slow
 def test_a_real_burst_is_one_scene(tmp_path):
     """Five frames each of two photos, moved and lit a little differently, as a hand-held burst is."""
     (tmp_path / "photos").mkdir()

@@ -16,17 +16,24 @@ from headshotkit.photos.override import override_verdict
 ODD = 'a"><script>.jpg'
 
 
-@pytest.fixture
-def checked(tmp_path):
-    """A run of two good photos, a dark one and one that is none, whose name is HTML: (run, the photos' folder)."""
-    photos = tmp_path / "photos"
+@pytest.fixture(scope="module")
+def four_files(tmp_path_factory):
+    """A folder with a judged run of two good photos, a dark one and one that is none, whose name is HTML."""
+    place = tmp_path_factory.mktemp("four")
+    photos = place / "photos"
     photos.mkdir()
     for name in ("p1_01.jpg", "p1_02.jpg", "bad_02_dark.jpg"):
         shutil.copy(P1 / name, photos)
     (photos / ODD).write_bytes(b"no photo")
-    run = Run(tmp_path / "run")
-    judge_photos(photos, run, GateConfig(min_photos=1))
-    return run, photos
+    judge_photos(photos, Run(place / "run"), GateConfig(min_photos=1))
+    return place
+
+
+@pytest.fixture
+def checked(four_files, tmp_path):
+    """A run of one's own, and the photos' folder."""
+    shutil.copytree(four_files, tmp_path, dirs_exist_ok=True)
+    return Run(tmp_path / "run"), tmp_path / "photos"
 
 
 def test_the_page_shows_every_photo_with_its_reasons_and_what_to_add(checked):

@@ -49,8 +49,8 @@ def test_the_networks_have_the_published_sizes():
     ("kind", "px"),
     [
         ("forward", 1024),
-        ("step_half_norms", 1024),
-        ("step_checkpointed", 1024),
+        pytest.param("step_half_norms", 1024, marks=pytest.mark.slow),
+        pytest.param("step_checkpointed", 1024, marks=pytest.mark.slow),
         ("decode", 1024),
         ("text", 1024),
         ("mini_step", 256),
@@ -68,7 +68,14 @@ def test_the_kept_figures_are_what_is_counted(kind, px):
     assert counted.weights_gib == pytest.approx(kept.weights_gib, rel=0.01)
 
 
-@pytest.mark.parametrize("kind", ["step_half_norms", "dreambooth_checkpointed", "textual-inversion_checkpointed"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("step_half_norms", marks=pytest.mark.slow),
+        "dreambooth_checkpointed",
+        pytest.param("textual-inversion_checkpointed", marks=pytest.mark.slow),
+    ],
+)
 def test_what_grows_with_the_batch_is_told_from_what_does_not(kind):
     """DreamBooth's gradients are as large as its weights, and of one size whatever the batch."""
     counted, reckoned = counting.count(kind, 512, batch=2), cost(kind, 512, batch=2)

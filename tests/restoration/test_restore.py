@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import P1, note_again
+from conftest import note_again
 from PIL import Image
 
 from headshotkit import pipeline
@@ -129,13 +129,14 @@ def test_bad_weights_in_the_cache_are_no_error(brief_run, stand_in, monkeypatch,
     assert "NaN" in manifest["missing"][0] and handed_on(brief_run)
 
 
-def test_a_run_does_the_stages_after_it_and_then_says_what_could_not_be_done(brief_run, monkeypatch):
+def test_a_run_does_the_stages_after_it_and_then_says_what_could_not_be_done(brief_run, five_photos, monkeypatch):
     """The check stands for them here, as it is done already."""
-    monkeypatch.setattr(pipeline, "STAGES", ("restored", "photos"))
+    stages = tuple(pipeline.stage_named(name) for name in ("restore", "check"))
+    monkeypatch.setattr(pipeline, "STAGES", stages)
     lines = []
     with pytest.raises(CannotRestore):
         options = RunSettings(base="mini", codeformer_weights="none.pth")
-        pipeline.make_headshots(P1, brief_run.folder, options, tell=lines.append)
+        pipeline.make_headshots(five_photos, brief_run.folder, options, tell=lines.append)
     assert [line.split()[0] for line in lines] == ["note", "base", "restore", "check"] and handed_on(brief_run)
 
 

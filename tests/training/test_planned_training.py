@@ -28,6 +28,12 @@ SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capaci
 
 
 @pytest.fixture
+def prepared_run(small_run):
+    """Three pictures: what is trained on matters to no test here."""
+    return small_run
+
+
+@pytest.fixture
 def small_gpu(monkeypatch):
     """Makes the U-Net run out of memory as torch says it: small_gpu(batch, calls) for larger batches after calls."""
 
@@ -53,7 +59,7 @@ def controller_of(steps, lines=None, **options):
 
 
 def config_of(controller):
-    return TrainConfig.for_base("mini", checkpoint_every_steps=50, **controller.plan.training)
+    return TrainConfig.for_base("mini", checkpoint_every_steps=50, rank=4, alpha=4, **controller.plan.training)
 
 
 def interrupted_after(step, monkeypatch):
@@ -69,7 +75,7 @@ def interrupted_after(step, monkeypatch):
 
 
 def test_out_of_memory_leads_to_cheaper_plans_and_an_exact_resume(
-    prepared_run, prepared, tmp_path, small_gpu, monkeypatch
+    prepared_run, three_photos, tmp_path, small_gpu, monkeypatch
 ):
     """From step 3 no batch above 2 fits: three plans later it goes on, loses no step, and so it does once more."""
     lines, controller = [], controller_of(6)
@@ -81,11 +87,11 @@ def test_out_of_memory_leads_to_cheaper_plans_and_an_exact_resume(
     assert change["step"] == 3 and change["batch"] == 2 and change["why"].startswith("out of memory in train")
     assert seen[:3] == [4, 4, 4] and seen[-3:] == [2, 2, 2] and len(json.loads(losses(prepared_run))["loss"]) == 6
     assert all("out of memory in train" in line for line in lines) and len(lines) == len(seen) - 6
-    assert manifest["outcome"].startswith("LoRA of rank 32 after 6 steps") and manifest["lora"]["step"] == 6
+    assert manifest["outcome"].startswith("LoRA of rank 4 after 6 steps") and manifest["lora"]["step"] == 6
     again = Run(tmp_path / "again")
     again.folder.mkdir()
     for stage in ("photos", "dataset"):
-        (again.folder / stage).symlink_to(prepared / stage)
+        (again.folder / stage).symlink_to(three_photos / stage)
     controller = controller_of(6)
     small_gpu(batch=2, calls=3)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -103,11 +109,11 @@ def losses(run):
 
 def test_without_a_plan_it_goes_on_with_checkpointing_then_half_the_batch_then_ends(prepared_run, small_gpu):
     small_gpu(batch=2, calls=2)
-    train_lora(prepared_run, TrainConfig.for_base("mini", steps=3))
+    train_lora(prepared_run, TrainConfig.for_base("mini", steps=3, rank=4, alpha=4))
     (change,) = prepared_run.manifest("lora")["changes"]
     assert (change["step"], change["batch"], change["checkpointing"]) == (2, 2, True)
     small_gpu(batch=0, calls=2)
-    config = TrainConfig.for_base("mini", steps=4)
+    config = TrainConfig.for_base("mini", steps=4, rank=4, alpha=4)
     with pytest.raises(OutOfMemory, match="step 3 at 256 px, batch 1, with checkpointing") as caught:
         train_lora(prepared_run, config)
     assert caught.value.why == SAID
@@ -118,12 +124,14 @@ def test_without_a_plan_it_goes_on_with_checkpointing_then_half_the_batch_then_e
     assert [change["step"] for change in prepared_run.manifest("lora")["changes"]] == [2]
 
 
-def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(prepared_run, prepared, tmp_path, monkeypatch):
+def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(
+    prepared_run, three_photos, tmp_path, monkeypatch
+):
     """Half of the matrices are updated then; the LoRA must be that of a training whose update did not fail."""
     loras, make, beside = [], train.make_optimizer, Run(tmp_path / "beside")
     beside.folder.mkdir()
     for stage in ("photos", "dataset"):
-        (beside.folder / stage).symlink_to(prepared / stage)
+        (beside.folder / stage).symlink_to(three_photos / stage)
     for run, fails in ((prepared_run, True), (beside, False)):
         done = []
 
@@ -282,9 +290,9 @@ def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
         assert planned_settings("headshots", prepared_run, "mini", RunSettings(count=2), None)["minutes"] == minutes
 
 
-def test_a_run_that_is_gone_on_with_is_planned_for_what_is_left(brief_run, tmp_path):
+def test_a_run_that_is_gone_on_with_is_planned_for_what_is_left(brief_run, five_photos, tmp_path):
     """Finished stages and steps need no minutes, as long as they are what is asked for."""
-    asked, lines = RunSettings(photos=P1, base="mini", class_word="man", steps=6, snapshots=2, count=4), []
+    asked, lines = RunSettings(photos=five_photos, base="mini", class_word="man", steps=6, snapshots=2, count=4), []
     assert progress_of(brief_run, "mini", asked, STEPS) == (("check", "prepare", "train"), 0)
     assert progress_of(brief_run, "mini", asked, ("download", "train")) == (("train",), 0)
     assert progress_of(brief_run, "mini", asked.replace(steps=7), STEPS) == (("check", "prepare"), 0)
@@ -320,7 +328,8 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     assert list(seen) == list(STAGES) and lines[2].startswith("plan       ")
     assert seen["lora"].training["steps"] == 300
     assert seen["lora"].rendering == {"sampler_steps": 20, "guidance_share": 0.2}
-    assert seen["headshots"].rendering["sampler_steps"] == 12 and [s.name for s in seen["gallery"].stages] == ["gallery"]
+    assert seen["headshots"].rendering["sampler_steps"] == 12
+    assert [s.name for s in seen["gallery"].stages] == ["gallery"]
     record = json.loads((tmp_path / "plan.json").read_text())
     assert [row["stage"] for row in record["stages"]] == [COMMANDS[stage] for stage in STAGES]
     assert [row["minutes"] for row in record["stages"]] == pytest.approx([0.1, 0.1, 24, 0.1, 0.1, 0.1, 0.1])

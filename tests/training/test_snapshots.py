@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit.config.bases import BASES
 from headshotkit.core.errors import BadConfig, StageMissing
 from headshotkit.core.records import Names
 from headshotkit.core.run import CHECK_SUM, Run, write_json
@@ -19,6 +20,18 @@ from headshotkit.generation import previews
 from headshotkit.generation.previews import render_previews
 from headshotkit.training.snapshots import snapshot_file, snapshot_steps, snapshots_in
 from headshotkit.training.train import train_lora
+
+
+@pytest.fixture
+def prepared_run(quick_run):
+    """Three small pictures: what is trained on matters to no test here."""
+    return quick_run
+
+
+@pytest.fixture(autouse=True)
+def few_sampler_steps(monkeypatch):
+    """Previews are drawn as the base's preset says; three steps tell them apart, too."""
+    monkeypatch.setitem(BASES["mini"].presets["RenderConfig"], "steps", 3)
 
 
 def largest_difference(one, other):
@@ -63,13 +76,13 @@ class Shorter:
     def time_step(self):
         self.told += 1
         if self.told == 2:
-            self.plan = SimpleNamespace(training=self.plan.training | {"schedule": ((256, 5),), "steps": 5})
+            self.plan = SimpleNamespace(training=self.plan.training | {"schedule": ((128, 5),), "steps": 5})
         return self.plan
 
 
 def test_a_training_that_is_cut_takes_those_of_what_is_left(prepared_run):
-    config = TrainConfig.for_base("mini", steps=9, batch=1, snapshots=3, checkpoint_every_steps=100)
-    training = {"schedule": ((256, 9),), "steps": 9, "batch": 1, "checkpointing": False}
+    config = TrainConfig.for_base("mini", steps=9, batch=1, rank=4, alpha=4, snapshots=3, checkpoint_every_steps=100)
+    training = {"schedule": ((128, 9),), "steps": 9, "batch": 1, "checkpointing": False}
     train_lora(prepared_run, config, Shorter(training))
     folder = prepared_run.path("lora")
     assert snapshots_in(folder) == (3, 5), "nine steps would have had 3, 6 and 9, five have 2, 3 and 5"

@@ -34,7 +34,7 @@ from headshotkit.training.checkpoints import (
 )
 from headshotkit.training.train import train_lora
 
-BRIEF = {"steps": 12, "batch": 2, "checkpoint_every_steps": 2}
+BRIEF = {"sampler_steps": 12, "batch": 2, "checkpoint_every_steps": 2, "rank": 4, "alpha": 4}
 COMMAND = """
 import json, sys
 from headshotkit.config import TrainConfig
@@ -69,6 +69,12 @@ def training_process(run, settings, before=""):
     """A training in a process of its own."""
     command = [sys.executable, "-c", before + COMMAND, str(run.folder), json.dumps(settings)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(quick):
+    """Three small pictures: what is trained on matters to no test here."""
+    return quick
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +257,9 @@ def small_disk(tmp_path):
     def make(mib):
         disk = tmp_path / f"disk{len(mounted)}"
         disk.mkdir()
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", disk], capture_output=True)
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={int(1024 * mib)}k", "tmpfs", disk], capture_output=True
+        )
         if made.returncode:
             pytest.skip(f"no tmpfs can be mounted here: {made.stderr.decode().strip()}")
         mounted.append(disk)
@@ -265,8 +273,8 @@ def small_disk(tmp_path):
 def test_on_a_full_disk_the_last_good_checkpoint_stays(small_disk, prepared, undisturbed):
     """A disk that holds one checkpoint (the LoRA and Adam's two means of it), not the LoRA too; then it is enlarged."""
     checkpoint_mib = 3 * sum(tensor.nbytes for tensor in undisturbed.values()) / 2**20
-    run = run_beside(small_disk(round(1.2 * checkpoint_mib)) / "run", prepared)
-    with pytest.raises(DiskFull, match="000002.pt") as full:
+    run = run_beside(small_disk(1.2 * checkpoint_mib) / "run", prepared)
+    with pytest.raises(DiskFull, match="the last good checkpoint, .*000002.pt, stays") as full:
         train_lora(run, TrainConfig.for_base("mini", **BRIEF))
     assert "step 2" in str(full.value) and len(read_checked(checkpoints_of(run)[0])["losses"]) == 2
     subprocess.run(["mount", "-o", "remount,size=300m", run.folder.parent], check=True)
@@ -286,7 +294,7 @@ def refuse(monkeypatch, number, refused):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("number", [pytest.param(errno.EDQUOT, marks=pytest.mark.slow), errno.EIO])
 def test_a_checkpoint_that_can_not_be_written_stops_no_training(prepared_run, undisturbed, monkeypatch, capsys, number):
     refuse(monkeypatch, number, lambda name: name.startswith(".0000") and not name.startswith((".000000", ".000002")))
     train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
@@ -392,11 +400,11 @@ def test_the_generators_go_on_where_they_were(tmp_path):
 # --- one size after the other -------------------------------------------------------------------------------------
 
 
-def test_two_sizes_one_after_the_other_go_on_exactly(prepared_run, prepared, tmp_path, monkeypatch):
+def test_two_sizes_one_after_the_other_go_on_exactly(small_run, three_photos, tmp_path, monkeypatch):
     """Stopped after step 7, in the midst of the second size; and what the U-Net saw, step by step."""
     settings, seen = BRIEF | {"schedule": ((192, 5), (256, 7)), "face_weight": 3.0}, []
-    halfway(prepared_run, monkeypatch, settings)
-    train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
+    halfway(small_run, monkeypatch, settings)
+    train_lora(small_run, TrainConfig.for_base("mini", **settings))
     loss = SdxlFamily.loss
 
     def watched(self, latents, condition, sizes, config, generator, weights):
@@ -404,9 +412,9 @@ def test_two_sizes_one_after_the_other_go_on_exactly(prepared_run, prepared, tmp
         return loss(self, latents, condition, sizes, config, generator, weights)
 
     monkeypatch.setattr(SdxlFamily, "loss", watched)
-    undisturbed = run_beside(tmp_path / "undisturbed", prepared)
+    undisturbed = run_beside(tmp_path / "undisturbed", three_photos)
     train_lora(undisturbed, TrainConfig.for_base("mini", **settings))
-    assert_equal_tensors(tensors(prepared_run), tensors(undisturbed))
+    assert_equal_tensors(tensors(small_run), tensors(undisturbed))
     small, full = ((12, 12), {(192, 192)}, (2, 1, 12, 12)), ((16, 16), {(256, 256)}, (2, 1, 16, 16))
     assert seen == [small] * 5 + [full] * 7
 
@@ -424,9 +432,9 @@ def test_a_schedule_that_contradicts_itself_is_named(settings, said):
         TrainConfig.for_base("mini", **BRIEF | settings)
 
 
-def test_a_size_beyond_the_dataset_is_refused(prepared_run):
-    with pytest.raises(BadConfig, match="schedule .*512 px, .* 256"):
-        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF | {"schedule": ((256, 6), (512, 6))}))
+def test_a_size_beyond_the_dataset_is_refused(small_run):
+    with pytest.raises(BadConfig, match="schedule has 512 px, the dataset's pictures have 256"):
+        train_lora(small_run, TrainConfig.for_base("mini", **BRIEF | {"schedule": ((256, 6), (512, 6))}))
 
 
 # --- the average of the LoRA --------------------------------------------------------------------------------------
@@ -441,7 +449,7 @@ def test_the_average_is_what_is_saved(prepared_run, undisturbed, monkeypatch):
         patch.setattr(train, "_tidy", lambda stage: None)
         train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
     states = [read_checked(folder / f"{step:06d}.pt") for step in range(1, 12)]
-    average = [p.detach().clone() for p in load_family("mini").add_lora(32, 32, "all", seed=0)]
+    average = [p.detach().clone() for p in load_family("mini").add_lora(4, 4, "all", seed=0)]
     loras = [list(state["lora"].values()) for state in states]
     loras.append([undisturbed[f"unet.{name}"] for name in states[0]["lora"]])
     for step, lora in enumerate(loras):
