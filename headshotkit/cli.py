@@ -74,36 +74,42 @@ def _hint(kind: type[Settings], name: str) -> object:
 
 def _note(kind: type[Settings], name: str) -> str:
     """Return a setting's range and default, and the embedded base's preset if it has another."""
-    hint, default = kind.model_fields[name].annotation, kind.model_fields[name].default
-    notes = (
-        [allowed(kind, name).removeprefix("a ").removeprefix("whole ").removeprefix("number ")]
-        if hint in (int, float)
-        else []
-    )
-    if default not in ("", ()):
-        notes.append(f"default: {' '.join(map(str, default)) if isinstance(default, tuple) else default}")
+
+    def text(value: object) -> str:
+        return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    default = kind.model_fields[name].default
     preset = BASES["mini"].presets.get(kind.__name__, {}).get(name, default)
-    if preset != default:
-        notes.append(f"{' '.join(map(str, preset)) if isinstance(preset, tuple) else preset} with base mini")
-    return "; ".join(notes)
+    notes = [allowed(kind, name).partition("number ")[2]] if kind.model_fields[name].annotation in (int, float) else []
+    notes += [f"default: {text(default)}"] if default not in ("", ()) else []
+    return "; ".join(notes + [f"{text(preset)} with base mini"] * (preset != default))
+
+
+FIRST = ("class_word", "count")
+"""Settings that most people set: the help shows them before those of the stages."""
 
 
 def run_options(commands: tuple[str, ...], others: tuple[str, ...] = ()) -> dict[str, object]:
-    """Return the options of stages by their names in RunSettings.
+    """Return the options of stages by their names in RunSettings; with several stages, those of each are a group.
 
     Args:
         commands: those whose settings are all included.
         others: names of further settings.
     """
     made = {"base": option(str, f"The base model: {', '.join(BASES)}.", "default: as the run began, else by device")}
-    for name, ((kind, field_name), *_) in NAMES.items():
-        homes = {home for home, _ in NAMES[name]}
-        if name not in SHARED and (name in others or homes & {CONFIGS[command] for command in commands}):
-            made |= {name: options_of(kind, [field_name])[field_name]}
-    made["seed"] = option(int, "Seed of everything random.", "default: 0")
     if "minutes" in others or {"generate", "evaluate"} & {*commands}:
         made["minutes"] = option(float, "Time limit in minutes from now; settings that you leave out are planned to "
                                  "fit; 0: no limit.", "default: none; 60 for run on CUDA")  # fmt: skip
+    made["seed"] = option(int, "Seed of everything random.", "default: 0")
+    groups: dict[str, dict[str, object]] = {command: {} for command in commands}
+    for name, ((kind, own), *_) in NAMES.items():
+        command = next(command for command, home in CONFIGS.items() if home is kind)
+        if name not in SHARED and (name in others or command in commands):
+            group = groups.get(command, made) if len(commands) > 1 and name not in FIRST else made
+            group[name] = options_of(kind, [own])[own]
+    for command, options in groups.items():
+        if options:
+            made[command] = Annotated[TypedDict(command, options), tyro.conf.arg(help=COMMAND_LINE[command].about)]
     return made
 
 
@@ -119,7 +125,12 @@ class Command:
     def parse(self, name: str, words: list[str]) -> Given:
         """Return the given arguments. Wrong ones, and --help, end the program as argparse does."""
         arguments = TypedDict("Arguments", self.options())
-        return tyro.cli(arguments, args=words, prog=f"headshotkit {name}", description=self.about)
+        given = tyro.cli(
+            arguments, args=words, prog=f"headshotkit {name}", description=self.about,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )  # fmt: skip
+        groups = [value for value in given.values() if isinstance(value, dict)]
+        return {key: value for part in (given, *groups) for key, value in part.items() if not isinstance(value, dict)}
 
 
 class Terminated(KeyboardInterrupt):
