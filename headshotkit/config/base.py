@@ -146,8 +146,9 @@ class Settings(BaseModel):
 
     @classmethod
     def named(cls, values: dict) -> dict:
-        """Return the settings of a file by their names in the code; unknown ones are left out."""
-        names = {field.serialization_alias or name: name for name, field in cls.model_fields.items()}
+        """Return the settings of a file, by either name, by their names in the code; unknown ones are left out."""
+        names = {name: name for name in cls.model_fields}
+        names |= {field.serialization_alias or name: name for name, field in cls.model_fields.items()}
         return {names[stored]: _as_tuples(value) for stored, value in values.items() if stored in names}
 
 

@@ -132,7 +132,7 @@ class SdxlFamily:
 
     def prompt_pieces(self, prompt: str) -> list[str]:
         tokenizer = self.pipeline.tokenizer
-        told = self.pipeline.maybe_convert_prompt(self.respell(prompt), tokenizer)
+        told = self.pipeline.maybe_convert_prompt(self.prompt_transform(prompt), tokenizer)
         return tokenizer.convert_ids_to_tokens(tokenizer(told).input_ids)
 
     def free_encoders(self) -> None:

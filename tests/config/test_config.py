@@ -150,7 +150,7 @@ def test_a_setting_knows_where_its_value_comes_from():
     origins = made.origins
     assert {"rank", "alpha", "seed", "base"} == {name for name, origin in origins.items() if origin == "you"}
     assert (origins["batch"], origins["warmup"]) == ("plan", "the run")
-    assert origins["steps"] == origins["learning_rate"] == "preset mini" and origins["ema"] == "default"
+    assert origins["learning_rate"] == "preset mini" and origins["steps"] == origins["ema"] == "default"
     said = " ".join(made.lines())
     assert "batch 2" in said and "warmup 0.1" in said and "rank" not in said and "ema" not in said
 

@@ -320,7 +320,7 @@ def test_previews_and_class_images_note_what_was_given_up(brief_run, tiling, mon
     assert [change["autoencoder"] for change in changes] == ["tiles"]
     family.changes = []
     monkeypatch.setattr(previews, "load_family", lambda name: family)
-    sketch = replace(RenderConfig.for_base("mini"), steps=1, guidance=1.0, base_guidance=1.0)
+    sketch = RenderConfig.for_base("mini", sampler_steps=1, guidance=1.0, base_guidance=1.0)
     monkeypatch.setattr(previews.RenderConfig, "for_base", lambda name: sketch)
     previews.render_previews(brief_run, pictures=1)
     facts = json.loads((brief_run.path("lora") / "previews" / "previews.json").read_text())

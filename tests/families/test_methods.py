@@ -466,6 +466,6 @@ def test_on_the_command_line(prepared_run, capsys):
     assert main(["train", "--method", "textual-inversion", *options]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["lora"]["method"] == "textual-inversion"
-    assert printed.err.startswith("Training by textual-inversion ")
+    assert "\nTraining by textual-inversion " in printed.err
     assert main(["train", "--method", "dreambooth", "--rank", "8", *options]) == 2
     assert "rank is 8" in capsys.readouterr().err

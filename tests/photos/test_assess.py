@@ -1,4 +1,3 @@
-import dataclasses
 
 import cv2
 import numpy as np
@@ -64,7 +63,7 @@ def test_every_limit_of_the_config_is_used():
         "min_photos", "max_photos", "min_same_person", "max_hash_distance", "min_duplicate_identity",
         "min_duplicate_structure", "max_stops_below",
     }  # fmt: skip
-    limits = {f.name for f in dataclasses.fields(GateConfig)}
+    limits = set(GateConfig.model_fields)
     assert limits == {rule.limit for rule in assess.RULES} | set_level
 
 

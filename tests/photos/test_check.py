@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +232,7 @@ def test_a_second_photo_of_a_scene_is_kept_only_where_there_are_too_few(tmp_path
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
     few, enough = (
-        judge_photos(folder, Run(tmp_path / f"run{least}"), replace(AS_BURST, min_photos=least)) for least in (4, 2)
+        judge_photos(folder, Run(tmp_path / f"run{least}"), AS_BURST.replace(min_photos=least)) for least in (4, 2)
     )
     assert sum(v.kept for v in few) == 4 and sum(v.kept for v in enough) == 2
     assert all("better photo" in v.reasons[0].text for v in enough if not v.kept)

@@ -153,7 +153,7 @@ def test_what_cannot_be_exported_is_said(shaken_run, tmp_path):
     with pytest.raises(BadConfig, match="format is 'onnx'"):
         export_lora(shaken_run, tmp_path / "me.safetensors", "onnx")
     for strange in ("text_model.layers.0", "down_blocks.0.resnets.0.norm1"):
-        with pytest.raises(BadLora, match=f"1 of 2 layers {strange}"):
+        with pytest.raises(BadLora, match=f"1 of 2 layers .*{strange}"):
             kohya_names(["down_blocks.0.resnets.0.conv1", strange])
     assert not list(tmp_path.glob("*.safetensors"))
 

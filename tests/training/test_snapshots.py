@@ -31,7 +31,7 @@ def prepared_run(quick_run):
 @pytest.fixture(autouse=True)
 def few_sampler_steps(monkeypatch):
     """Previews are drawn as the base's preset says; three steps tell them apart, too."""
-    monkeypatch.setitem(BASES["mini"].presets["RenderConfig"], "steps", 3)
+    monkeypatch.setitem(BASES["mini"].presets["RenderConfig"], "sampler_steps", 3)
 
 
 def largest_difference(one, other):
