@@ -273,7 +273,7 @@ def line_of_crop(crop: Cropped) -> str:
     """Return the result for one photo in a line; a name that is not UTF-8 is shown with replaced letters.
 
     >>> line_of_crop(Cropped("a.png", "a.jpg", "1:1", (64, 64), (0, 0, 32, 32), 2.0, True))
-    'a.png: a.jpg, 64 x 64 px (1:1); enlarged 2.00 times, for the photo has only 32 x 32 px there'
+    'a.png: a.jpg, 64 x 64 px (1:1); enlarged 2.00 times, because the crop has only 32 x 32 px in the photo'
     """
     name, file = plain_name(crop.photo), plain_name(crop.file)
     if crop.reason:
