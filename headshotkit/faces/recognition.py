@@ -58,6 +58,8 @@ class Face:
 def model_folder() -> tuple[Path, str]:
     """Return the folder of insightface's models, and why that one: (folder of .onnx files, reason).
 
+    A check's manifest holds the reason among its inputs: another wording makes old runs judge their photos anew.
+
     Raises:
         MissingModel: they are not on this machine and can't be downloaded, or HEADSHOTKIT_FACES names an unknown pack.
     """
@@ -70,9 +72,9 @@ def model_folder() -> tuple[Path, str]:
         )
     spec = importlib.util.find_spec(OFFLINE_PACK)
     if spec is not None and not chosen:
-        return Path(spec.submodule_search_locations[0]) / "model", f"the package {OFFLINE_PACK} has them"
+        return Path(spec.submodule_search_locations[0]) / "model", f"the package {OFFLINE_PACK} brings them"
     pack = chosen or ONLINE_PACK
-    other = "" if pack == ONLINE_PACK else "; limits were measured with buffalo_s and may not fit"
+    other = "" if pack == ONLINE_PACK else "; limits were measured with buffalo_s, and may be off"
     return pack_folder(pack), f"insightface's pack {pack}{other}"
 
 
