@@ -74,7 +74,7 @@ def model_folder() -> tuple[Path, str]:
     if spec is not None and not chosen:
         return Path(spec.submodule_search_locations[0]) / "model", f"the package {OFFLINE_PACK} brings them"
     pack = chosen or ONLINE_PACK
-    other = "" if pack == ONLINE_PACK else "; limits were measured with buffalo_s and may not fit"
+    other = "" if pack == ONLINE_PACK else "; limits were measured with buffalo_s, and may be off"
     return pack_folder(pack), f"insightface's pack {pack}{other}"
 
 

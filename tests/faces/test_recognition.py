@@ -70,3 +70,18 @@ def test_recognisers_tell_real_people_apart(recogniser, limit):
     people = np.array([f.name[:3] for f in files])
     same = people[:, None] == people[None]
     assert table[same & ~np.eye(len(files), dtype=bool)].min() > limit > table[~same].max()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ("", f"the package {recognition.OFFLINE_PACK} brings them"),
+        ("buffalo_s", "insightface's pack buffalo_s"),
+        ("buffalo_l", "insightface's pack buffalo_l; limits were measured with buffalo_s, and may be off"),
+    ],
+)
+def test_the_words_that_runs_hold_among_their_inputs_stay(monkeypatch, chosen, words):
+    """With other words a run of an earlier version would judge its photos again and train anew."""
+    monkeypatch.setenv("HEADSHOTKIT_FACES", chosen)
+    monkeypatch.setattr(recognition, "pack_folder", lambda pack: pack)
+    assert recognition.model_folder()[1] == words
