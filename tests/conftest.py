@@ -6,6 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # each miss of the hub costs about 47 s of retries
 
+import gc
+import importlib
 import json
 import shutil
 import signal
@@ -26,10 +28,29 @@ from headshotkit.photos.check import judge_photos
 from headshotkit.pipeline import make_headshots
 from headshotkit.training.train import train_lora
 
+LONGEST = (
+    "test_notebooks", "test_train", "test_memory", "test_methods", "test_check", "test_planned_training",
+    "test_evaluate", "test_families_flow", "test_browser", "test_families", "test_headshots", "test_pictures",
+    "test_few_steps", "test_snapshots", "test_build", "test_controls", "test_picking", "test_restore", "test_cli",
+)  # fmt: skip
+"""The files that take longest, in that order; the others come after them."""
 collect_ignore = ["colab"]  # what `make test-colab` runs; its stand-in for google.colab can't be imported from here
 
 P1, P2 = runtime.data_path("people", "p1"), runtime.data_path("people", "p2")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first, so that at the end no worker waits for the other one's long file."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish():
+    """Leaves what was imported out of all garbage collections, which else look through it again and again."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        importlib.import_module("headshotkit.families.sdxl")
+    gc.collect()
+    gc.freeze()
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -428,7 +428,7 @@ def test_a_renamed_knob_fails(tmp_path):
 SMALL = {
     "00_quickstart": {"STEPS": 4, "COUNT": 1},
     "01_check_photos": {"PHOTOS": "few", "MIN_PHOTOS": 3},
-    "02_train_lora": {"STEPS": 4, "PREVIEWS": 1},
+    "02_train_lora": {"STEPS": 4, "RANK": 4, "PREVIEWS": 1},
     "03_generate_headshots": {"COUNT": 2, "MAX_ATTEMPTS": 1, "SCALES": "1.0"},
     "04_restore_faces": {},
     "05_evaluate": {},
@@ -491,7 +491,7 @@ def test_02_trains(results_of):
     assert results["steps"] == 4 and math.isfinite(results["loss"])
     assert (results_of.folder / "me" / "lora" / results["lora"]["path"]).is_file()
     assert [preview["step"] for preview in results["previews"]] == [0, 0, 4, 4]
-    assert results["layer"]["rank"] == 32 and 0 < results["layer"]["share"] < 1
+    assert results["layer"]["rank"] == 4 and 0 < results["layer"]["share"] < 1
     trained = json.loads((results_of.folder / "me" / "lora" / "manifest.json").read_text())
     assert trained["planned"] and trained["config"]["schedule"] == [[256, 4]], "it goes by the plan that was shown"
 

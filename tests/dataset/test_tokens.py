@@ -123,6 +123,7 @@ def test_the_best_has_the_least_trouble(measured):
     assert all(0 <= s.sameness <= 1 and 0 <= s.name_likeness <= 2 for s in measured)
 
 
+@pytest.mark.slow
 def test_a_measurement_can_be_repeated(measured, family):
     assert measure_tokens([measured[0]], family)[0].moved == measured[0].moved
 

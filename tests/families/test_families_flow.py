@@ -180,13 +180,13 @@ def test_new_prompts_find_room_and_the_lora_comes_back(tmp_path, name, monkeypat
     assert np.array_equal(np.asarray(used.render(*asked)[0]), np.asarray(bare))
 
 
-def test_the_loop_and_the_renderer_name_no_family(prepared_run):
+def test_the_loop_and_the_renderer_name_no_family(small_run):
     """Plumbing only: the stages as they are, on a flow-matching base; the pictures are noise, so none is accepted."""
-    lora = train_lora(prepared_run, TrainConfig.for_base("flux2", steps=2, rank=2, alpha=2))
+    lora = train_lora(small_run, TrainConfig.for_base("flux2", steps=2, rank=2, alpha=2))
     assert lora.base == "flux2"
-    assert "not NF4" in prepared_run.manifest("lora")["dtype"]
+    assert "not NF4" in small_run.manifest("lora")["dtype"]
     config = RenderConfig.for_base("flux2", count=1, size_px=SIZE_PX, sampler_steps=2, max_attempts=1)
-    assert [shot.accepted for shot in render_headshots(prepared_run, config)] == [False]
+    assert [shot.accepted for shot in render_headshots(small_run, config)] == [False]
 
 
 # --- the same mathematics as the stock pipelines ------------------------------------------------------------------

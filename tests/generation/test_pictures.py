@@ -34,6 +34,8 @@ def test_a_preset_suits_the_base():
     config = RenderConfig.for_base("mini")
     assert BRIEF.size_px == (config.size_px,) * 2 and BRIEF.guidance == config.without_base_guidance().guidance == 3.0
     assert PictureRequest.from_dict(json.loads(json.dumps(BRIEF.to_dict()))) == BRIEF
+    mini, sdxl = (set(styles_of(base).values()) for base in ("mini", "sdxl"))
+    assert len(mini) == 6 and not mini & sdxl
 
 
 def test_the_shown_call_draws_the_same_picture_after_others(brief_run, studio):

@@ -30,8 +30,9 @@ def test_every_base_has_every_figure():
 
 @pytest.mark.parametrize(
     ("base", "kind", "px"),
-    [("flux2", "step_checkpointed", 512), ("zimage", "text", 1024), ("flux2", "decode", 512)],
-)  # the others in test_every_kept_figure_is_what_is_counted
+    [("flux", "forward", 512), ("flux2", "step_checkpointed", 512), ("zimage", "forward", 1024),
+     ("flux", "text", 1024), ("zimage", "text", 1024), ("flux2", "decode", 512)],
+)  # fmt: skip
 def test_the_kept_figures_are_what_is_counted(base, kind, px):
     """Another diffusers or peft may need other memory: then the table must be printed anew."""
     counted, kept = counting_flow.count(base, kind, px), cost(kind, px, family=base)

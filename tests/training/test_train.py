@@ -400,11 +400,11 @@ def test_the_generators_go_on_where_they_were(tmp_path):
 # --- one size after the other -------------------------------------------------------------------------------------
 
 
-def test_two_sizes_one_after_the_other_go_on_exactly(small_run, three_photos, tmp_path, monkeypatch):
+def test_two_sizes_one_after_the_other_go_on_exactly(prepared_run, prepared, tmp_path, monkeypatch):
     """Stopped after step 7, in the midst of the second size; and what the U-Net saw, step by step."""
-    settings, seen = BRIEF | {"schedule": ((192, 5), (256, 7)), "face_weight": 3.0}, []
-    halfway(small_run, monkeypatch, settings)
-    train_lora(small_run, TrainConfig.for_base("mini", **settings))
+    settings, seen = BRIEF | {"schedule": ((64, 5), (128, 7)), "face_weight": 3.0}, []
+    halfway(prepared_run, monkeypatch, settings)
+    train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
     loss = SdxlFamily.loss
 
     def watched(self, latents, condition, sizes, config, generator, weights):
@@ -412,10 +412,10 @@ def test_two_sizes_one_after_the_other_go_on_exactly(small_run, three_photos, tm
         return loss(self, latents, condition, sizes, config, generator, weights)
 
     monkeypatch.setattr(SdxlFamily, "loss", watched)
-    undisturbed = run_beside(tmp_path / "undisturbed", three_photos)
+    undisturbed = run_beside(tmp_path / "undisturbed", prepared)
     train_lora(undisturbed, TrainConfig.for_base("mini", **settings))
-    assert_equal_tensors(tensors(small_run), tensors(undisturbed))
-    small, full = ((12, 12), {(192, 192)}, (2, 1, 12, 12)), ((16, 16), {(256, 256)}, (2, 1, 16, 16))
+    assert_equal_tensors(tensors(prepared_run), tensors(undisturbed))
+    small, full = ((4, 4), {(64, 64)}, (2, 1, 4, 4)), ((8, 8), {(128, 128)}, (2, 1, 8, 8))
     assert seen == [small] * 5 + [full] * 7
 
 
