@@ -71,7 +71,7 @@ def test_every_command_has_help_and_json(capsys):
         (["plan"], set()),
         (["gallery", "--out", "{out}"], set()),
         (["crop", "{photos}", "{out}"], {"onnxruntime"}),
-        (["check", "{photos}", "--out", "{out}", "--min-photos", "1"], {"onnxruntime"}),
+        (["check", "{photos}", "--out", "{out}", "--min-photos", "1"], {"onnxruntime", "jinja2"}),
         (["restore", "--out", "{out}"], set()),
         (["evaluate", "--out", "{out}"], {"matplotlib"}),
     ],
@@ -92,7 +92,10 @@ def test_a_command_loads_only_what_it_needs(command, heavy, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.splitlines()[-1].split())
     assert "headshotkit" in loaded
-    assert loaded & {"torch", "diffusers", "transformers", "matplotlib", "huggingface_hub", "onnxruntime"} == heavy
+    assert (
+        loaded & {"torch", "diffusers", "transformers", "matplotlib", "huggingface_hub", "onnxruntime", "jinja2"}
+        == heavy
+    )
 
 
 def photo_folder(tmp_path, kind):

@@ -1,6 +1,7 @@
 """Keep all sentences that the package shows in messages.txt, which is read as prose.
 
-It holds every string of two words or more that isn't a docstring, and the one-sentence help of each setting. Renew it:
+It holds every string of two words or more that isn't a docstring, the one-sentence help of each setting, and the text
+of the HTML templates. Renew it:
 python tests/test_messages.py --write
 """
 
@@ -14,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 SNAPSHOT = Path(__file__).with_name("messages.txt")
 WRITE = f"python tests/{Path(__file__).name} --write"
 WORDS = re.compile(r"[A-Za-z}][,.:;]? [A-Za-z{]")
-UNSEEN = {"STYLE", "POLICY", "_FACE_WORDS", "_EMPTY_WORDS", "MEMORY_WORDS", "LIBRARY_WORDS"}
-"""Constants that hold style sheets, word lists and patterns, not messages."""
+UNSEEN = {"_FACE_WORDS", "_EMPTY_WORDS", "MEMORY_WORDS", "LIBRARY_WORDS"}
+"""Constants that hold word lists and patterns, not messages."""
 
 
 def messages_of(tree: ast.Module, with_help: bool) -> Iterator[str]:
@@ -60,10 +61,13 @@ def _code(expression: ast.expr) -> str:
 def snapshot() -> str:
     """Return all messages, one a line, below the name of their module."""
     blocks = []
-    for file in sorted([*(ROOT / "headshotkit").rglob("*.py"), *(ROOT / "headshotkit").rglob("*.js")]):
+    for file in sorted(f for f in (ROOT / "headshotkit").rglob("*") if f.suffix in (".py", ".js", ".html")):
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".js":
             lines = [words for words in re.findall(r'"([^"\n]*)"', text) if WORDS.search(words)]
+        elif file.suffix == ".html":
+            between = re.split(r"<style>.*?</style>|<[^>]*>|{%.*?%}|{#.*?#}", text, flags=re.DOTALL)
+            lines = [words for words in (" ".join(part.split()) for part in between) if WORDS.search(words)]
         else:
             lines = list(messages_of(ast.parse(text), with_help=file.parent.name == "config"))
         if lines:

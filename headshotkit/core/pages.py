@@ -1,9 +1,9 @@
-"""One HTML page that loads nothing: its style, its pictures as data, and its content policy."""
+"""Fill in the HTML templates, and embed pictures as data, so that a page loads nothing from elsewhere."""
 
 from __future__ import annotations
 
 import base64
-import html
+import functools
 import io
 from pathlib import Path
 
@@ -11,35 +11,15 @@ from PIL import Image
 
 PAGE = "index.html"
 EMBED_BYTES = 150_000
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Content policy of a page: it loads nothing; its pictures and its style are inside."""
-STYLE = """
-:root{--page:#fafafa;--card:#fff;--ink:#222;--soft:#555;--tick:#2a7f3f;--cross:#b3382c}
-@media(prefers-color-scheme:dark){:root{--page:#181818;--card:#242424;--ink:#eee;--soft:#b0b0b0;--tick:#6cc283;
---cross:#f08a7e}}
-body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:var(--ink);
-background:var(--page)}
-h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .6rem}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem;align-items:start}
-figure{margin:0;background:var(--card);border-radius:.5rem;overflow:hidden;box-shadow:0 1px 4px #0002}
-figure img{width:100%;display:block}
-figcaption{padding:.5rem .7rem;font-size:.8rem;color:var(--soft);overflow-wrap:anywhere}
-figcaption b{display:block;color:var(--ink);font-size:.9rem}.pass b::before{content:"\\2713 ";color:var(--tick)}
-.near b::before{content:"\\2717 ";color:var(--cross)}
-table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .9rem .25rem 0;text-align:left}
-footer{margin:2.5rem 0 1rem;font-size:.8rem;color:var(--soft)}
-"""
 
 
-def document(title: str, parts: list[str]) -> str:
-    """Return a page of HTML parts; it loads nothing from elsewhere."""
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>{html.escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+@functools.cache
+def template(name: str):
+    """Return a file of `headshotkit/templates` to render; values are escaped, and one that is missing is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    files = PackageLoader("headshotkit")
+    return Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)
 
 
 def embedded(file: Path, most_px: int = 0) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import math
 import textwrap
@@ -18,6 +17,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
 from headshotkit.core.errors import DamagedRun, NothingToShow
+from headshotkit.core.pages import template
 from headshotkit.core.records import Verdict
 from headshotkit.core.run import Run, read_json
 from headshotkit.photos.coverage import quality
@@ -343,12 +343,7 @@ class Table:
     rows: list[tuple[str, ...]]
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-        body = "".join(
-            "<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
-            for row in self.rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return template("widgets/table.html").render(header=self.header, rows=self.rows)
 
     def __repr__(self) -> str:
         lines = [self.header, *self.rows]

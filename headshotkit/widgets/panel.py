@@ -12,9 +12,9 @@ from pathlib import Path
 from headshotkit.config.base import meaning, schema_of
 from headshotkit.core import runtime
 from headshotkit.core.errors import HeadshotError
-from headshotkit.core.pages import data_uri
+from headshotkit.core.pages import data_uri, template
 from headshotkit.core.run import Run
-from headshotkit.generation.pictures import FOLDER, Picture, PictureRequest, Studio
+from headshotkit.generation.pictures import FOLDER, PictureRequest, Studio
 
 SIDES = {"width": 0, "height": 1}
 """Knobs of `size_px`; every other knob is named like its setting of PictureRequest."""
@@ -53,8 +53,10 @@ def control_panel(run: Run, request: PictureRequest, studio: Studio | None = Non
             runtime.free_memory()
         else:
             line.value = f"{len(pictures)} in {html.escape(str(run.path(FOLDER)))}."
-            shown.value = "".join(_shown(run, picture) for picture in pictures)
-            call.value = f"The call that draws them again:<pre {WRAPPED}>{html.escape(wanted.call(run))}</pre>"
+            drawn = [(one, data_uri((run.path(FOLDER) / one.file).read_bytes(), "png")) for one in pictures]
+            width_px = max(256, min(PICTURE_PX, wanted.size_px[0]))
+            shown.value = template("widgets/drawn.html").render(drawn=drawn, width_px=width_px)
+            call.value = template("widgets/call.html").render(call=wanted.call(run))
         finally:
             draw.disabled = False
 
@@ -72,9 +74,6 @@ def control_panel(run: Run, request: PictureRequest, studio: Studio | None = Non
     right = w.VBox([line, shown, call], layout=w.Layout(flex="1 1 auto", min_width="0", margin="0 0 0 16px"))
     left = w.VBox(left, layout=w.Layout(width="400px", flex="0 0 auto"))
     return w.HBox([left, right], layout=w.Layout(width="100%"))
-
-
-WRAPPED = 'style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3"'
 
 
 def _unexpected(error: Exception) -> str:
@@ -138,15 +137,3 @@ def _photos(run: Run, also: str) -> list[tuple[str, str]]:
     paths = sorted(str(file) for file in kept.iterdir()) if kept.is_dir() else []
     paths += [also] * bool(also and also not in paths)
     return [("none", ""), *((Path(path).name, path) for path in paths)]
-
-
-def _shown(run: Run, picture: Picture) -> str:
-    """Return a picture with its seed, its identity and a save button, as HTML that loads nothing from elsewhere."""
-    data = data_uri((run.path(FOLDER) / picture.file).read_bytes(), "png")
-    width = max(256, min(PICTURE_PX, picture.request.size_px[0]))
-    return (
-        f'<div style="display:inline-block;margin:4px;max-width:100%"><img src="{data}" alt="" '
-        f'style="width:{width}px;max-width:100%"><br>seed {picture.seed}: {picture.words} '
-        f'<a class="jupyter-button widget-button" style="width:auto" href="{data}" '
-        f'download="{html.escape(picture.file)}">Save</a></div>'
-    )

@@ -19,7 +19,7 @@ from PIL import Image
 
 from headshotkit.core import pages, runtime
 from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
-from headshotkit.core.pages import data_uri, embedded
+from headshotkit.core.pages import data_uri, embedded, template
 from headshotkit.core.records import LEFT_OUT, Verdict
 from headshotkit.core.run import COMMANDS, Run, make_folder
 from headshotkit.delivery.pack import accepted_headshots, nothing_accepted, pack_headshots
@@ -96,14 +96,13 @@ def take_headshots(run: Run):
         error = nothing_accepted(run)
         print(error.happened, error.why, error.next_step, sep="\n")
         return None
-    captioned = (f'<img src="{embedded(file)}" alt="{html.escape(name)}"><p>{html.escape(name)}</p>'
-                 for name, file in accepted.items())  # fmt: skip
-    display(HTML("".join(captioned)))
+    pictures = {name: embedded(file) for name, file in accepted.items()}
+    display(HTML(template("widgets/headshots.html").render(headshots=pictures)))
     packed = pack_headshots(run)
     print(f"{len(accepted)} accepted headshots are in {packed.absolute()}")
     if "google.colab" not in sys.modules:
         # Without `download` JupyterLab opens a zip as text.
-        return _link(packed, f"Save {packed.name}", f' download="{packed.name}"')
+        return _link(packed, f"Save {packed.name}", packed.name)
     from google.colab import files
 
     files.download(str(packed))
@@ -127,7 +126,7 @@ def link_page(run: Run, stage: str):
     return None
 
 
-def _link(file: Path, words: str, attributes: str = ""):
+def _link(file: Path, words: str, saved_as: str = ""):
     """Return a link to a file relative to the notebook; None if it is on another drive, which a link can't reach."""
     from IPython.display import HTML
 
@@ -135,7 +134,7 @@ def _link(file: Path, words: str, attributes: str = ""):
         place = Path(os.path.relpath(file)).as_posix()
     except ValueError:
         return None
-    return HTML(f'<a href="{html.escape(quote(place))}"{attributes}>{html.escape(words)}</a>')
+    return HTML(template("widgets/link.html").render(address=quote(place), words=words, saved_as=saved_as))
 
 
 def uploaded_files(value) -> list[tuple[str, bytes]]:
@@ -323,7 +322,9 @@ def _verdict_card(run: Run, name: str, line):
 
     def draw() -> None:
         verdict = _verdicts(run)[name]
-        page.value = _card(verdict, run.path("photos") / "thumbs" / f"{verdict['number']:03d}.jpg")
+        thumb = run.path("photos") / "thumbs" / f"{verdict['number']:03d}.jpg"
+        picture = data_uri(thumb.read_bytes(), "jpeg") if thumb.exists() else ""
+        page.value = template("widgets/verdict.html").render(verdict=Verdict.from_dict(verdict), picture=picture)
         button.description = LEAVE_OUT if verdict["kept"] else KEEP
         button.disabled = "face_box_px" not in verdict["measures"]  # there is no face to crop around
 
@@ -388,21 +389,6 @@ def _code(verdict: dict) -> str:
     return KEPT if verdict["kept"] else verdict["reasons"][0]["code"] if verdict["reasons"] else LEFT_OUT
 
 
-def _card(verdict: dict, thumb: Path) -> str:
-    """Return one photo with its verdict, as HTML that loads nothing from elsewhere."""
-    picture = _picture(thumb.read_bytes()) if thumb.exists() else ""
-    colour, style, sign = ("#2a7f3f", "solid", "\u2713") if verdict["kept"] else ("#b3382c", "dashed", "\u2717")
-    words = "<br>".join(map(html.escape, Verdict.from_dict(verdict).lines))
-    return (
-        f'<div style="width:160px;line-height:1.3;border:4px {style} {colour}">{picture}'
-        f"<b>{sign} {html.escape(verdict['photo'])}</b><br>{words}</div>"
-    )
-
-
-def _picture(jpeg: bytes) -> str:
-    return f'<img src="{data_uri(jpeg, "jpeg")}" style="width:100%" alt="">'
-
-
 def edit_captions(run: Run):
     """Show every training picture with its caption to edit, a page at a time; leaving a field saves it.
 
@@ -441,6 +427,5 @@ def _caption_card(run: Run, file: str, caption: str, line):
     thumb = io.BytesIO()
     with Image.open(run.path("dataset") / file, formats=("PNG",)) as picture:
         picture.convert("RGB").resize((THUMB_PX, THUMB_PX * picture.height // picture.width)).save(thumb, "JPEG")
-    return ipywidgets.VBox(
-        [ipywidgets.HTML(_picture(thumb.getvalue())), field], layout=ipywidgets.Layout(width="186px")
-    )
+    shown = template("widgets/picture.html").render(picture=data_uri(thumb.getvalue(), "jpeg"))
+    return ipywidgets.VBox([ipywidgets.HTML(shown), field], layout=ipywidgets.Layout(width="186px"))

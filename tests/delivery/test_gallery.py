@@ -1,15 +1,18 @@
 import base64
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import open_picture
+from jinja2 import UndefinedError
 from PIL import Image
 
 from headshotkit.core.errors import StageMissing
-from headshotkit.core.pages import STYLE, embedded
-from headshotkit.delivery.gallery import SHOWN_PX, TILE_PX, _card, build_gallery, contact_sheet
+from headshotkit.core.pages import embedded, template
+from headshotkit.delivery import gallery
+from headshotkit.delivery.gallery import SHOWN_PX, TILE_PX, build_gallery, contact_sheet
 from headshotkit.evaluation.evaluate import evaluate_run
 from headshotkit.restoration.restore import restore_headshots
 
@@ -66,15 +69,38 @@ def test_the_page_holds_all_its_pictures_and_loads_nothing(page):
 def test_a_large_headshot_is_shown_small_and_saved_whole(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
-    shot = {"prompt_id": 'a"b', "likeness": None, "reasons": [], "prompt": "p", "seed": 1, "attempt": 1}
     tags = Tags()
-    tags.feed(_card(3, shot | {"accepted": True}, tmp_path / "large.png"))
+    tags.feed(page_of(tmp_path / "large.png", prompt_id='a"b'))
     (link,), (shown,) = ([a for tag, a in tags.found if tag == wanted] for wanted in ("a", "img"))
     sizes = []
     for uri in (link["href"], shown["src"]):
         (tmp_path / "x.jpg").write_bytes(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")))
         sizes.append(open_picture(tmp_path / "x.jpg").size)
-    assert sizes == [(900, 900), (SHOWN_PX, SHOWN_PX)] and link["download"] == '03_a"b.jpg'
+    assert sizes == [(900, 900), (SHOWN_PX, SHOWN_PX)] and link["download"] == '01_a"b.jpg'
+
+
+def page_of(file, cause="", **facts):
+    """Return the gallery of one headshot that nobody measured."""
+    shot = {"prompt_id": "p", "likeness": None, "reasons": [], "prompt": "p", "seed": 1, "attempt": 1, "accepted": True}
+    generated = {"delivered": [file.name], "pass_mark": {"mark": 0.5, "reason": "r"}, "config": {"base": "mini"}}
+    generated |= {"finished": "today", "headshotkit": "0", "causes": [{"why": cause, "next_step": cause}]}
+    metrics = {"identity": {}, "accepted": 1, "attempted": 1, "seconds": {}}
+    return gallery.page([shot | facts], [file], generated, {"verdicts": []}, metrics)
+
+
+def test_words_of_a_run_are_no_tags_in_the_page(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
+    evil, tags, plain = """'"><script>alert(1)</script>""", Tags(), Tags()
+    tags.feed(page_of(tmp_path / "small.png", evil, prompt=evil, prompt_id=evil, reasons=[evil]))
+    plain.feed(page_of(tmp_path / "small.png", prompt="p", reasons=["x"]))
+    assert [tag for tag, _ in tags.found] == [tag for tag, _ in plain.found]
+    (picture,) = (a for tag, a in tags.found if tag == "img")
+    assert picture["title"].startswith(evil) and picture["alt"] == evil
+
+
+def test_a_missing_value_is_an_error():
+    with pytest.raises(UndefinedError):
+        template("widgets/picture.html").render()
 
 
 def luminance(colour):
@@ -86,9 +112,10 @@ def luminance(colour):
 
 
 def test_all_words_and_signs_have_enough_contrast_on_both_themes():
-    themes = [dict(re.findall(r"--(\w+):#(\w+)", root)) for root in re.findall(r":root{([^}]*)}", STYLE)]
-    assert len(themes) == 2 and "opacity" not in STYLE
-    assert set(re.findall(r"[:;{]color:([^;}]+)", STYLE)) <= {f"var(--{name})" for name in themes[0]}
+    style = (Path(gallery.__file__).parents[1] / "templates" / "page.html").read_text()
+    themes = [dict(re.findall(r"--(\w+):#(\w+)", root)) for root in re.findall(r":root{([^}]*)}", style)]
+    assert len(themes) == 2 and "opacity" not in style
+    assert set(re.findall(r"[\s:;{]color:([^;}]+)", style)) <= {f"var(--{name})" for name in themes[0]}
     for theme in themes:
         grounds = [luminance(theme.pop(name)) + 0.05 for name in ("page", "card")]
         for name, colour in theme.items():

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,11 @@ def generated(tmp_path):
     mark = {"mark": 0.55, "own_median": 0.75, "reason": "a reason that is as long as those of real runs are " * 3}
     stage.finish("3 of 3", headshots=shots, delivered=[one["file"] for one in shots], pass_mark=mark)
     return run
+
+
+def test_a_table_escapes_what_its_cells_hold():
+    shown = plots.Table(("photo",), [("<b>.jpg",), ("a & b.jpg",)])._repr_html_()
+    assert re.findall(r"<td.*?>(.*?)</td>", shown) == ["&lt;b&gt;.jpg", "a &amp; b.jpg"]
 
 
 def test_an_accepted_headshot_is_told_by_sign_frame_and_reason(generated):

@@ -271,7 +271,7 @@ def test_the_review_shows_all_then_those_of_one_verdict(tmp_path):
     assert control(box, "Show").options == ("all photos", "kept", "blurred")
     (good, _), (bad, _) = shown(box)
     assert "&lt;good&gt;.jpg" in good.value and "<good>" not in good.value and "data:image/jpeg" in good.value
-    assert "the face&#x27;s sharpness is 2.0" in bad.value and "data:image/jpeg" not in bad.value
+    assert "the face&#39;s sharpness is 2.0" in bad.value and "data:image/jpeg" not in bad.value
     control(box, "Show").value = "blurred"
     assert shown(box) == [(bad, shown(box)[0][1])]
 
