@@ -1,6 +1,7 @@
 """The costs of SDXL and the speeds of machines: the planner's figures, each with its source.
 
-Costs were counted by `counting`, rates were calibrated from public measurements. Nothing here was measured on a T4.
+Costs were counted by `tests/benchmarks/counting.py`, rates were calibrated from public measurements. Nothing here was
+measured on a T4.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Cost:
     weights_gib: float
 
 
-# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting`, with
+# (TFLOP, peak GiB, weights GiB) of batch 1, by `python tests/benchmarks/counting.py`, with
 # torch 2.13.0, diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan.py counts them again.
 COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("forward", 512): (1.589, 4.821, 4.782),

@@ -1,7 +1,7 @@
 """The costs of the flow-matching bases: counted figures, apart from SDXL's, as none of these bases was ever run whole.
 
-Bytes and FLOPs were counted by `counting_flow` on the published configs. The GPUs' speed is estimated from SDXL's
-rates. Nothing here was measured.
+Bytes and FLOPs were counted by `tests/benchmarks/counting_flow.py` on the published configs. The GPUs' speed is
+estimated from SDXL's rates. Nothing here was measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NF4_SLOWER = (1.1, 1.3)
 """Time with NF4 relative to float16 weights, central and pessimistic; estimate: turning FLUX.1's weights to float16
 moves 4.5 bytes a weight, 5 % of a pass on a T4 of 320 GB/s, and its kernel is not perfect."""
 
-# (TFLOP, peak GiB, weights GiB) of batch 1, by `python -m headshotkit.planning.counting_flow`, with torch 2.13.0,
+# (TFLOP, peak GiB, weights GiB) of batch 1, by `python tests/benchmarks/counting_flow.py`, with torch 2.13.0,
 # diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan_flow.py counts some of them again.
 COUNTED_FLOW: dict[tuple[str, str, int], tuple[float, float, float]] = {
     ("flux2", "forward", 512): (10.173, 2.218, 1.862),

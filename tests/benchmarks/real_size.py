@@ -33,6 +33,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import counting
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
@@ -43,7 +44,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from headshotkit import Run
 from headshotkit.config import bases
 from headshotkit.core import commits, runtime
-from headshotkit.planning import counting
 from headshotkit.restoration import restore
 
 REPOSITORY = Path(__file__).resolve().parents[2]

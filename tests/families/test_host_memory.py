@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 
+import counting
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,6 @@ from diffusers import UNet2DConditionModel
 
 from headshotkit.core import runtime
 from headshotkit.families.on_disk import copies_on_disk
-from headshotkit.planning import counting
 
 NEEDED_DISK, NEEDED_RAM = 6e9, 11e9
 LOADING = """

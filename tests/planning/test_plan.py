@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import counting
 import pytest
 import torch
 from conftest import P1
@@ -19,7 +20,6 @@ from headshotkit.core.run import Run
 from headshotkit.families import costs
 from headshotkit.families.costs import GPUS, cost, public_seconds
 from headshotkit.pipeline import _beside_class_images, begin_deadline, config_for, make_headshots
-from headshotkit.planning import counting
 from headshotkit.planning.ladder import (
     FIXED,
     LADDERS,

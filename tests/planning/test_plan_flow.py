@@ -2,6 +2,7 @@
 
 import json
 
+import counting_flow
 import pytest
 import torch
 
@@ -9,7 +10,6 @@ from headshotkit.cli import main
 from headshotkit.core.errors import NotEnoughMemory, TooFewMinutes
 from headshotkit.families.costs import GIB, GPUS, cost
 from headshotkit.families.costs_flow import COUNTED_FLOW, FLOW_KINDS, FLOW_SIZES_PX, PASSES
-from headshotkit.planning import counting_flow
 from headshotkit.planning.ladder import LADDERS, Task
 from headshotkit.planning.plan import plan_rest, plan_run
 

@@ -3,7 +3,7 @@
 The denoiser is counted as `families.flow_matching` runs it: float16 without autocast, a float32 LoRA, linear layers
 held in NF4, one at a time converted to float16. Text encoders and autoencoder are counted in float32, as on a GPU
 without fast bf16; with it they take about half. bitsandbytes itself has not been run: its bytes are arithmetic.
-The results are kept in `costs_flow.COUNTED_FLOW`, which `python -m headshotkit.planning.counting_flow` prints anew.
+The results are kept in `costs_flow.COUNTED_FLOW`, which `python tests/benchmarks/counting_flow.py` prints anew.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import counting
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -32,7 +33,6 @@ from headshotkit.families.costs_flow import FLOW_KINDS, FLOW_SIZES_PX, WORDS
 from headshotkit.families.flux import FluxFamily
 from headshotkit.families.flux2 import Flux2Family
 from headshotkit.families.zimage import ZImageFamily
-from headshotkit.planning import counting
 
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Bytes of a weight in NF4: 4 bits, an 8-bit scale for 64 weights, a 32-bit one for 256 scales (QLoRA, section 3)."""

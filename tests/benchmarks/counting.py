@@ -3,7 +3,7 @@
 The real networks run on tensors of device meta, which have a shape and a dtype but no memory. FLOPs are torch's own
 count (2 for a multiplication with addition). Memory is the sum of all live storages: weights, LoRA, gradients, and
 what autograd keeps for the backward pass. `Rules` makes the operations run as they do on a T4.
-The results are kept in `costs.COUNTED`, which `python -m headshotkit.planning.counting` prints anew.
+The results are kept in `costs.COUNTED`, which `python tests/benchmarks/counting.py` prints anew.
 
 A step at 768 px was counted with FakeTensorMode and real autocast as well: the same FLOPs, the same GiB to four
 digits. A test does so with a small U-Net.
