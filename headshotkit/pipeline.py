@@ -9,12 +9,12 @@ from pathlib import Path
 import headshotkit  # its verbs load torch and the like on first use, so `check` needs none
 from headshotkit.config import (
     UNUSED,
+    CheckConfig,
     Config,
-    DatasetConfig,
     EvaluateConfig,
-    GateConfig,
+    GenerateConfig,
     PickConfig,
-    RenderConfig,
+    PrepareConfig,
     Resolved,
     RestoreConfig,
     RunSettings,
@@ -27,11 +27,11 @@ from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhot
 from headshotkit.core.pages import PAGE
 from headshotkit.core.records import Verdict, kept_photos, refusals
 from headshotkit.core.run import BANKS, COMMANDS, Run, settings_of, write_json
-from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.build import prepare_dataset
 from headshotkit.dataset.class_images import missing_class_images
 from headshotkit.delivery.gallery import build_gallery
 from headshotkit.families import weights_here
-from headshotkit.photos.check import is_judged, judge_photos
+from headshotkit.photos.check import check_photos, is_judged
 from headshotkit.photos.class_words import propose_class_word
 from headshotkit.planning.deadline import DeadlineController, plan_here
 from headshotkit.planning.forecast import say_drawing
@@ -131,7 +131,7 @@ def begin_deadline(
             "Leave out --schedule, or --minutes.",
         )
     base, _ = run_base(run, options)
-    rendering = config_for(RenderConfig, base, options, begun=run.peek("headshots"))
+    rendering = config_for(GenerateConfig, base, options, begun=run.peek("headshots"))
     count = rendering.count
     training = {
         "method": run_method(run, options),
@@ -141,7 +141,7 @@ def begin_deadline(
     done, steps_done = progress_of(run, base, options, stages)
     left = tuple(stage for stage in stages if stage not in done and (stage != "download" or not weights_here(base)))
     if "prepare" in left:
-        wanted = config_for(DatasetConfig, base, options, begun=run.peek("dataset"))
+        wanted = config_for(PrepareConfig, base, options, begun=run.peek("dataset"))
         training["class_images"] = missing_class_images(wanted)
     plan = plan_here(base, count, options.minutes, options.steps or 0, left, steps_done=steps_done, **training)
     lines = f"{plan.minutes:.0f} minutes, at worst {plan.pessimistic:.0f}\n{plan.explain()}"
@@ -158,7 +158,7 @@ def progress_of(run: Run, base: str, options: RunSettings, stages: tuple[str, ..
     """
     planned = _as_begun("lora", run, base, options, MAY_CHANGE)
     wanted = {
-        "dataset": config_for(DatasetConfig, base, options, begun=run.peek("dataset")),
+        "dataset": config_for(PrepareConfig, base, options, begun=run.peek("dataset")),
         "lora": config_for(TrainConfig, base, options, planned, run.peek("lora")),
     }
     done: list[str] = []
@@ -289,7 +289,7 @@ def planned_settings(
 
 def _as_begun(stage: str, run: Run, base: str, options: RunSettings, names: Iterable[str]) -> dict:
     """Return the named settings as the stage began with, if all else is as set now; else {}."""
-    begun, kind = run.peek(stage), TrainConfig if stage == "lora" else RenderConfig
+    begun, kind = run.peek(stage), TrainConfig if stage == "lora" else GenerateConfig
     before = begun_settings(kind, begun, base)
     kept = {name: before[name] for name in kind.named(dict.fromkeys(names)) if name in before}
     as_begun = all(kept.get(name, value) == value for name, value in options.of(kind).items())
@@ -337,7 +337,7 @@ def _check(run: Run, options: RunSettings, base: str, controller: Controller) ->
     config = _gate_config(run, options)
     if options.photos is None:
         raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
-    verdicts: list[Verdict] = judge_photos(options.photos, run, config)
+    verdicts: list[Verdict] = check_photos(options.photos, run, config)
     judged = run.manifest("photos")
     kept_photos(verdicts, config.min_photos, judged["advice"], judged["left_out"])
 
@@ -348,10 +348,10 @@ def _prepare(run: Run, options: RunSettings, base: str, controller: Controller) 
         word, why = propose_class_word(run)
         runtime.say(f"{'prepare':<10} class word {word}: {why}; --class-word sets another")
         options = options.replace(class_word=word)
-    wanted = _told("dataset", run, settings_for(DatasetConfig, base, options, begun=run.peek("dataset")))
+    wanted = _told("dataset", run, settings_for(PrepareConfig, base, options, begun=run.peek("dataset")))
     if missing := missing_class_images(wanted):
-        say_drawing("class images", missing, RenderConfig.for_base(base).without_base_guidance())
-    build_dataset(run, wanted)
+        say_drawing("class images", missing, GenerateConfig.for_base(base).without_base_guidance())
+    prepare_dataset(run, wanted)
 
 
 def _train(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
@@ -365,15 +365,15 @@ def _train(run: Run, options: RunSettings, base: str, controller: Controller) ->
 def _pick(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
     """Choose checkpoint and lora_scale."""
     config = _told("picked", run, settings_for(PickConfig, base, options, begun=run.peek("picked")))
-    headshotkit.pick_lora(run, config, config_for(RenderConfig, base, options, begun=_picked_before(run)))
+    headshotkit.pick_lora(run, config, config_for(GenerateConfig, base, options, begun=_picked_before(run)))
 
 
 def _generate(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
     """Generate headshots; with a controller, minutes are those of the whole run, and it gives this stage its share."""
     options = options.replace(minutes=None) if controller else options
     planned = planned_settings("headshots", run, base, options, controller)
-    config = _told("headshots", run, settings_for(RenderConfig, base, options, planned, _drawn_before(run)))
-    headshotkit.render_headshots(run, config, planned=tuple(planned))
+    config = _told("headshots", run, settings_for(GenerateConfig, base, options, planned, _drawn_before(run)))
+    headshotkit.generate_headshots(run, config, planned=tuple(planned))
 
 
 def _restore(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
@@ -475,8 +475,8 @@ def _restore_config(run: Run, options: RunSettings) -> RestoreConfig:
     return config_for(RestoreConfig, "", options, begun=begun)
 
 
-def _gate_config(run: Run, options: RunSettings) -> GateConfig:
-    return config_for(GateConfig, "", options, begun=run.peek("photos"))
+def _gate_config(run: Run, options: RunSettings) -> CheckConfig:
+    return config_for(CheckConfig, "", options, begun=run.peek("photos"))
 
 
 def line_of(manifest: dict, run: Run | None = None) -> str:

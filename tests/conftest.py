@@ -19,12 +19,12 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RunSettings, TrainConfig
+from headshotkit.config import CheckConfig, GenerateConfig, PrepareConfig, RunSettings, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.run import Run, facts_of, write_json
-from headshotkit.dataset.build import build_dataset
-from headshotkit.generation.headshots import render_headshots
-from headshotkit.photos.check import judge_photos
+from headshotkit.dataset.build import prepare_dataset
+from headshotkit.generation.headshots import generate_headshots
+from headshotkit.photos.check import check_photos
 from headshotkit.pipeline import make_headshots
 from headshotkit.training.train import train_lora
 
@@ -111,8 +111,8 @@ def prepared(made_once) -> Path:
 
     def fill(folder: Path) -> None:
         run = Run(folder / "run")
-        judge_photos(P1, run)
-        build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+        check_photos(P1, run)
+        prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man"))
 
     return made_once("prepared", fill) / "run"
 
@@ -126,8 +126,8 @@ def three_photos(made_once) -> Path:
         photos.mkdir()
         for name in ("p1_09.jpg", "p1_14.jpg", "p1_16.jpg"):
             shutil.copy(P1 / name, photos)
-        judge_photos(photos, run, GateConfig(min_photos=1))
-        build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+        check_photos(photos, run, CheckConfig(min_photos=1))
+        prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man"))
 
     return made_once("three_photos", fill) / "run"
 
@@ -138,7 +138,7 @@ def quick(three_photos, made_once) -> Path:
 
     def fill(folder: Path) -> None:
         run = Run(shutil.copytree(three_photos, folder / "run"))
-        build_dataset(run, DatasetConfig.for_base("mini", class_word="man", size_px=128))
+        prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man", size_px=128))
         shutil.rmtree(run.folder / "earlier")
 
     return made_once("quick", fill) / "run"
@@ -174,10 +174,10 @@ def briefly_trained(made_once) -> Path:
         photos.mkdir()
         for number in (2, 3, 9, 14, 16):
             shutil.copy(P1 / f"p1_{number:02}.jpg", photos)
-        judge_photos(photos, run, GateConfig(min_photos=3))
-        build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+        check_photos(photos, run, CheckConfig(min_photos=3))
+        prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man"))
         train_lora(run, TrainConfig.for_base("mini", steps=6, batch=2, snapshots=2))
-        render_headshots(run, RenderConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=2, batch=2))
+        generate_headshots(run, GenerateConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=2, batch=2))
 
     return made_once("briefly_trained", fill) / "run"
 

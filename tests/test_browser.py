@@ -25,7 +25,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from headshotkit.core.run import Run
-from headshotkit.photos.check import judge_photos
+from headshotkit.photos.check import check_photos
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -264,7 +264,7 @@ def test_the_page_of_a_check_opens_in_a_tab(notebook, place):
     (place / "two").mkdir()
     for photo in sorted(P1.glob("p1_*.jpg"))[:2]:
         shutil.copy(photo, place / "two")
-    judge_photos(place / "two", Run(place / "paged"))
+    check_photos(place / "two", Run(place / "paged"))
     book = notebook(
         "from headshotkit.widgets import review\nrun = review.open_run('paged')", "review.link_page(run, 'photos')"
     )

@@ -11,7 +11,7 @@ from conftest import P1
 from PIL import Image
 
 from headshotkit.cli import COMMAND_LINE, chosen_by, main, parse
-from headshotkit.config import RenderConfig, RunSettings
+from headshotkit.config import GenerateConfig, RunSettings
 from headshotkit.pipeline import config_for
 
 
@@ -49,10 +49,10 @@ def test_check_prints_a_line_or_the_manifest(cli, ten_photos, tmp_path):
 @pytest.mark.parametrize("command", [["generate"], ["run", "photos"]])
 def test_how_headshots_are_drawn_can_be_said(command):
     drawing = ["--sampler-steps", "12", "--minutes", "20", "--guidance", "2", "--sampler", "dpmpp-2m-karras"]
-    config = config_for(RenderConfig, "mini", chosen_by(*parse([*command, *drawing])))
+    config = config_for(GenerateConfig, "mini", chosen_by(*parse([*command, *drawing])))
     assert (config.sampler_steps, config.minutes, config.guidance, config.sampler) == (12, 20.0, 2.0, "dpmpp-2m-karras")
-    usual = config_for(RenderConfig, "mini", RunSettings())
-    assert usual == RenderConfig.for_base("mini") and usual.minutes == 0
+    usual = config_for(GenerateConfig, "mini", RunSettings())
+    assert usual == GenerateConfig.for_base("mini") and usual.minutes == 0
 
 
 def test_every_command_has_help_and_json(capsys):

@@ -18,14 +18,14 @@ from store import HOME, SHARED
 from training import Faces
 
 import headshotkit.config.bases
-from headshotkit.config import RenderConfig, RunSettings
+from headshotkit.config import GenerateConfig, RunSettings
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
 from headshotkit.delivery.gallery import build_gallery
 from headshotkit.evaluation.evaluate import rise_of, score_files
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.methods import use_trained
-from headshotkit.generation.headshots import render_headshots
+from headshotkit.generation.headshots import generate_headshots
 from headshotkit.pipeline import config_for, do_stage
 from headshotkit.scoring.identity import known_faces
 
@@ -46,8 +46,8 @@ def personalise(name: str, steps: int | None, guidance: float | None, keep_lora:
         shutil.rmtree(run.folder / stage, ignore_errors=True)
     for stage in () if keep_lora else ("photos", "dataset", "lora"):
         do_stage(stage, run, options)
-    config = config_for(RenderConfig, "mini", options)
-    render_headshots(run, replace(config, guidance=guidance or config.guidance))
+    config = config_for(GenerateConfig, "mini", options)
+    generate_headshots(run, replace(config, guidance=guidance or config.guidance))
     for stage in ("restored", "report"):
         do_stage(stage, run, options)
     build_gallery(run)
@@ -62,7 +62,7 @@ def first_attempts(run: Run) -> tuple[list[Path], list[Path]]:
 
 def show_obedience(run: Run, images: int, judge) -> None:
     """Prints how often the person's headshots show what was asked, drawn by the preset of mini."""
-    config, lora = RenderConfig.for_base("mini"), Lora.from_dict(run.manifest("lora")["lora"])
+    config, lora = GenerateConfig.for_base("mini"), Lora.from_dict(run.manifest("lora")["lora"])
     family, size = load_family("mini"), (config.size_px, config.size_px)
     use_trained(family, run.path("lora"), lora, 1.0)
 
@@ -86,7 +86,7 @@ def main() -> None:
     bases = headshotkit.config.bases.BASES
     bases["mini"] = replace(bases["mini"], source=str(args.base.resolve()))
 
-    judge = Judge(Faces(), RenderConfig.for_base("mini").size_px) if args.obedience else None
+    judge = Judge(Faces(), GenerateConfig.for_base("mini").size_px) if args.obedience else None
     known = {}
     for name in CLASS_WORD:
         judged = Run(HOME / "personalise" / f"photos_of_{name}")

@@ -5,16 +5,17 @@ A config is frozen. Relations between settings are checked when it is created, a
 """
 
 from headshotkit.config.base import Config
-from headshotkit.config.dataset import ASPECTS, CLASS_WORDS, SDXL_SIZES_PX, TOKEN, DatasetConfig
-from headshotkit.config.gate import GateConfig
+from headshotkit.config.check import CheckConfig
+from headshotkit.config.generate import SAMPLERS, GenerateConfig
 from headshotkit.config.pick import PickConfig
-from headshotkit.config.render import SAMPLERS, RenderConfig, RestoreConfig
+from headshotkit.config.prepare import ASPECTS, CLASS_WORDS, SDXL_SIZES_PX, TOKEN, PrepareConfig
+from headshotkit.config.restore import RestoreConfig
 from headshotkit.config.run_settings import Resolved, RunSettings, resolve
 from headshotkit.config.tools import CropConfig, EvaluateConfig, PlanConfig, TokenConfig
 from headshotkit.config.train import METHODS, OPTIMIZERS, UNUSED, TrainConfig
 
 __all__ = [
     "ASPECTS", "CLASS_WORDS", "METHODS", "OPTIMIZERS", "SAMPLERS", "SDXL_SIZES_PX", "TOKEN", "UNUSED",
-    "Config", "CropConfig", "DatasetConfig", "EvaluateConfig", "GateConfig", "PickConfig", "PlanConfig",
-    "RenderConfig", "Resolved", "RestoreConfig", "RunSettings", "TokenConfig", "TrainConfig", "resolve",
+    "Config", "CropConfig", "PrepareConfig", "EvaluateConfig", "CheckConfig", "PickConfig", "PlanConfig",
+    "GenerateConfig", "Resolved", "RestoreConfig", "RunSettings", "TokenConfig", "TrainConfig", "resolve",
 ]  # fmt: skip

@@ -50,12 +50,12 @@ class Base:
 # Not tried on a GPU. dreambooth: the rate of diffusers' DreamBooth examples; textual-inversion: that of its SDXL
 # example, 5e-4 for each of 4 pictures a step; pivotal: cog-sdxl's, 1e-4 for the LoRA and 3e-4 for the tokens.
 _SDXL = {
-    "DatasetConfig": {},
+    "PrepareConfig": {},
     "TrainConfig": {},
     "TrainConfig.dreambooth": {"learning_rate": 5e-6, "steps": 800, "checkpointing": True, "keep_checkpoints": 1},
     "TrainConfig.textual-inversion": {"learning_rate": 2e-3, "caption_dropout": 0.0, "checkpointing": True},
     "TrainConfig.pivotal": {"checkpointing": True},
-    "RenderConfig": {"guidance_share": 0.6},
+    "GenerateConfig": {"guidance_share": 0.6},
 }
 # This project has never run these weights, only the embedded base's of the same classes.
 _SDXL_CONTROLS = {
@@ -67,7 +67,7 @@ _FLOW_TRAINING = {"rank": 16, "alpha": 16, "min_snr_gamma": 0.0, "checkpointing"
 
 def _flow(**render) -> dict:
     """Return presets of the flow-matching bases: untested estimates after model cards and diffusers' scripts."""
-    return {"DatasetConfig": {}, "TrainConfig": _FLOW_TRAINING, "RenderConfig": render}
+    return {"PrepareConfig": {}, "TrainConfig": _FLOW_TRAINING, "GenerateConfig": render}
 
 
 BASES = {
@@ -78,7 +78,7 @@ BASES = {
             square_only=True, without_base_guidance=(3.0, 0.2),
             controlnet="data:mini/controlnet", refiner="data:mini/refiner",
             presets={
-                "DatasetConfig": {"size_px": 256, "face_fractions": (0.55, 0.65)},
+                "PrepareConfig": {"size_px": 256, "face_fractions": (0.55, 0.65)},
                 "TrainConfig": {
                     "rank": 32, "alpha": 32, "targets": "all", "steps": 1000, "batch": 4,
                     "learning_rate": 2e-3, "checkpoint_every_steps": 50,
@@ -89,7 +89,7 @@ BASES = {
                 # (tests/benchmarks/README.md).
                 "TrainConfig.textual-inversion": {"learning_rate": 3e-3, "steps": 300, "caption_dropout": 0.0},
                 "TrainConfig.pivotal": {"steps": 600},
-                "RenderConfig": {
+                "GenerateConfig": {
                     "size_px": 256, "sampler_steps": 20, "batch": 8, "count": 24, "max_attempts": 2,
                     "guidance": 1.0, "guidance_share": 0.2,  # base-model guidance alone; guidance > 1 would act early
                     "base_guidance": 2.5,  # p2: smile adherence 60 -> 90 %, background 63 -> 90 %

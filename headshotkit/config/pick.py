@@ -16,7 +16,7 @@ def _numbers(typed: object) -> object:
 
 
 class PickConfig(Config):
-    """Settings for the choice of checkpoint and lora_scale; the pictures are drawn with RenderConfig."""
+    """Settings for the choice of checkpoint and lora_scale; the pictures are drawn with GenerateConfig."""
 
     pick_prompts: Annotated[int, Field(ge=2, le=24)] = stored_as("prompts", 6)
     """Number of the bank's prompts that each candidate draws, the same for all, with varied requests.

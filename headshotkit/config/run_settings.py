@@ -11,19 +11,20 @@ from typing import Annotated, Optional
 from pydantic import Field, create_model
 
 from headshotkit.config.base import Config, Settings
-from headshotkit.config.dataset import DatasetConfig
-from headshotkit.config.gate import GateConfig
+from headshotkit.config.check import CheckConfig
+from headshotkit.config.generate import GenerateConfig
 from headshotkit.config.pick import PickConfig
-from headshotkit.config.render import RenderConfig, RestoreConfig
+from headshotkit.config.prepare import PrepareConfig
+from headshotkit.config.restore import RestoreConfig
 from headshotkit.config.tools import EvaluateConfig
 from headshotkit.config.train import TrainConfig
 
 CONFIGS: dict[str, type[Config]] = {
-    "check": GateConfig,
-    "prepare": DatasetConfig,
+    "check": CheckConfig,
+    "prepare": PrepareConfig,
     "train": TrainConfig,
     "pick": PickConfig,
-    "generate": RenderConfig,
+    "generate": GenerateConfig,
     "restore": RestoreConfig,
     "evaluate": EvaluateConfig,
 }

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from headshotkit.config.base import Config, Seed, Text
-from headshotkit.config.dataset import ClassImages
-from headshotkit.config.render import Count
+from headshotkit.config.generate import Count
+from headshotkit.config.prepare import ClassImages
 from headshotkit.config.train import Method
 from headshotkit.core.errors import BadConfig
 

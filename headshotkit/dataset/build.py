@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import TOKEN, DatasetConfig, GateConfig
+from headshotkit.config import TOKEN, CheckConfig, PrepareConfig
 from headshotkit.config.bases import BASES, find_base
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.records import Dataset, TrainingPhoto, Verdict, kept_photos
@@ -30,7 +30,7 @@ from headshotkit.photos.files import png_bytes, read_photo
 
 @locks.writes("prepare")
 @runtime.frees_memory
-def build_dataset(run: Run, config: DatasetConfig) -> Dataset:
+def prepare_dataset(run: Run, config: PrepareConfig) -> Dataset:
     """Turn the kept photos into the training folder.
 
     Writes `dataset/`: one PNG and one editable caption (.txt) a crop, class/, manifest.json. Edited captions are kept,
@@ -91,7 +91,7 @@ def _name_strange_files(folder: Path, dataset: Dataset) -> None:
 
 
 def _prepare(
-    run: Run, verdicts: list[Verdict], config: DatasetConfig, edited: dict
+    run: Run, verdicts: list[Verdict], config: PrepareConfig, edited: dict
 ) -> tuple[list[TrainingPhoto], dict[str, float]]:
     """Write all pictures with their captions; return (pictures, enlarged pictures -> their scale factor)."""
     captioner = Captioner(config.captioner, config.captioner_weights) if config.captioner != "template" else None
@@ -131,7 +131,7 @@ def _picture_names(photos: list[str]) -> dict[str, str]:
 
 
 def _least_photos(judged: dict) -> int:
-    return judged["config"].get("min_photos", GateConfig().min_photos)
+    return judged["config"].get("min_photos", CheckConfig().min_photos)
 
 
 def _outcome(dataset: Dataset, photos: int, upscaled: int) -> str:
@@ -164,7 +164,7 @@ class _Piece:
     made_by: str = ""
 
 
-def _pieces(image: np.ndarray, stem: str, verdict: Verdict, config: DatasetConfig) -> Iterator[_Piece]:
+def _pieces(image: np.ndarray, stem: str, verdict: Verdict, config: PrepareConfig) -> Iterator[_Piece]:
     """Yield the crops of a photo, each followed by its augmented pictures."""
     height, width = image.shape[:2]
     box, points = (np.array(verdict.measures[name], float) for name in ("face_box_px", "face_points_px"))
@@ -220,7 +220,7 @@ def _mirrored(piece: _Piece) -> _Piece:
     return dataclasses.replace(piece, name=f"{piece.name}_mirrored", view=view, corner_px=corner, made_by="mirrored")
 
 
-def _store(piece: _Piece, folder: Path, caption: str, edited: str | None, config: DatasetConfig) -> TrainingPhoto:
+def _store(piece: _Piece, folder: Path, caption: str, edited: str | None, config: PrepareConfig) -> TrainingPhoto:
     """Write a picture and its caption; an edited caption replaces the generated one, with the current token."""
     instance = f"{config.token} {config.class_word}"
     words = edited["caption"].replace(edited["instance"], instance) if edited else caption
@@ -238,7 +238,7 @@ def _store(piece: _Piece, folder: Path, caption: str, edited: str | None, config
     )
 
 
-def _caption(piece: _Piece, config: DatasetConfig, captioner: Captioner | None) -> str:
+def _caption(piece: _Piece, config: PrepareConfig, captioner: Captioner | None) -> str:
     """Return the caption of a crop."""
     brief = config.base in BASES and BASES[config.base].brief_prompts
     seen = captioner.caption(piece.view.pixels) if captioner else ""

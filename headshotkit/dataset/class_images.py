@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from headshotkit.config import DatasetConfig, RenderConfig
+from headshotkit.config import GenerateConfig, PrepareConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.run import make_folder, sha256_of, write_atomic
@@ -16,7 +16,7 @@ from headshotkit.families import Family, Sampling, load_family, weights_place
 from headshotkit.photos.files import png_bytes
 
 
-def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:
+def build_class_images(config: PrepareConfig, folder: Path, changes: list[dict] | None = None) -> list[str]:
     """Return the class images of a dataset, drawn or taken from an earlier run.
 
     They are kept in the cache folder's class/, in a folder for each recipe: base, fingerprint of its weights, class
@@ -48,7 +48,7 @@ def build_class_images(config: DatasetConfig, folder: Path, changes: list[dict] 
     return names
 
 
-def missing_class_images(config: DatasetConfig) -> int:
+def missing_class_images(config: PrepareConfig) -> int:
     """Return how many class images of a config the cache lacks; a damaged one counts as present until it is read."""
     if not config.class_images:
         return 0
@@ -73,7 +73,7 @@ def weights_version(base_name: str) -> str:
     return " ".join(commits) if all(commits) else ""
 
 
-def class_cache_dir(config: DatasetConfig) -> Path:
+def class_cache_dir(config: PrepareConfig) -> Path:
     """Return the cache folder of a config's class images."""
     return _cache_dir(class_recipe(config))
 
@@ -82,9 +82,9 @@ def _cache_dir(recipe: dict[str, str]) -> Path:
     return runtime.cache_path("class", hashlib.sha256(repr(sorted(recipe.items())).encode()).hexdigest())
 
 
-def class_recipe(config: DatasetConfig) -> dict[str, str]:
+def class_recipe(config: PrepareConfig) -> dict[str, str]:
     """Return the settings that determine the class images, as text."""
-    render = RenderConfig.for_base(config.base).without_base_guidance()
+    render = GenerateConfig.for_base(config.base).without_base_guidance()
     facts = {
         "base": config.base,
         "weights": weights_version(config.base),

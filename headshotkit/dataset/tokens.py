@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from headshotkit.config import TOKEN, RenderConfig, TokenConfig
+from headshotkit.config import TOKEN, GenerateConfig, TokenConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
@@ -237,7 +237,7 @@ def _merges(tokenizer) -> tuple[list[tuple[str, str]], str]:
 
 def _draw(family: Family, prompt: str, seed: int) -> np.ndarray:
     """Draw pictures with the base: float32, 0 to 255, shape (SEEDS, 32, 32, 3)."""
-    preset = RenderConfig.for_base(family.base.name).without_base_guidance()
+    preset = GenerateConfig.for_base(family.base.name).without_base_guidance()
     seeds = [runtime.seed_for(seed, number) for number in range(SEEDS)]
     size = min(preset.size_px, MOST_PX)
     drawn = family.render([prompt] * SEEDS, [""] * SEEDS, seeds, Sampling((size, size), STEPS, preset.guidance))

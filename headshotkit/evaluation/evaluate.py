@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import EvaluateConfig, RenderConfig
+from headshotkit.config import EvaluateConfig, GenerateConfig
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
@@ -161,7 +161,7 @@ def _render_base(
     differently. When the time is up, the rest are left out.
     """
     deadline = deadline or Deadline(0.0)
-    config = RenderConfig.from_dict(generated["config"])
+    config = GenerateConfig.from_dict(generated["config"])
     files = [folder / h.file for h in first]
     pairs = zip(first, files, strict=True)
     batches = runtime.batches_of(pairs, config.batch, kind=lambda pair: pair[0].size_px)
@@ -185,7 +185,7 @@ def _draw_base(
     run: Run,
     todo: list[list[tuple[Headshot, Path]]],
     generated: dict,
-    config: RenderConfig,
+    config: GenerateConfig,
     deadline: Deadline,
     changes: list[dict],
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.config.bases import Base, find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.downloads import first_line
@@ -55,7 +55,7 @@ class Sampling:
 
     size_px: (width, height) · steps: of the sampler · guidance: classifier-free guidance scale, 1 is none ·
     guidance_share: fraction of the steps that are guided, the first ones, in [0, 1] · sampler: one of
-    `config.SAMPLERS` · base_guidance, base_guidance_every: as RenderConfig's · names: the prompts' name for the
+    `config.SAMPLERS` · base_guidance, base_guidance_every: as GenerateConfig's · names: the prompts' name for the
     person, the class prompt for the base model, and the usual expression; base-model guidance needs them.
     """
 
@@ -69,8 +69,8 @@ class Sampling:
     names: Names = NO_SUBJECT
 
     @classmethod
-    def of(cls, config: RenderConfig, size_px: tuple[int, int], names: Names = NO_SUBJECT) -> Sampling:
-        """Return the settings of a RenderConfig for the size (width, height) px; names as `Lora.names`."""
+    def of(cls, config: GenerateConfig, size_px: tuple[int, int], names: Names = NO_SUBJECT) -> Sampling:
+        """Return the settings of a GenerateConfig for the size (width, height) px; names as `Lora.names`."""
         drawn = (config.sampler_steps, config.guidance, config.guidance_share, config.sampler)
         return cls(size_px, *drawn, config.base_guidance, config.base_guidance_every, names)
 

@@ -188,7 +188,7 @@ def karras_dpm(usual: SchedulerMixin, base: str) -> DPMSolverMultistepScheduler:
             f"sampler is 'dpmpp-2m-karras', base {base!r} predicts "
             f"{kind}{' and starts from pure noise' if endless else ''}.",
             "Karras' highest noise level is finite, and DPM++ here needs a prediction of noise or velocity.",
-            "Set RenderConfig.sampler to base.",
+            "Set GenerateConfig.sampler to base.",
         )
     return DPMSolverMultistepScheduler.from_config(usual.config, use_karras_sigmas=True)
 

@@ -250,13 +250,13 @@ class FlowFamily(FlowParts):
             raise BadConfig(
                 f"base_guidance is {sampling.base_guidance}, base {self.base.name!r} draws by flow matching.",
                 "Base-model guidance is implemented for U-Nets only.",
-                "Set RenderConfig.base_guidance to 1.",
+                "Set GenerateConfig.base_guidance to 1.",
             )
         if sampling.sampler != "base":
             raise BadConfig(
                 f"sampler is {sampling.sampler!r}, base {self.base.name!r} draws by flow matching.",
                 "It was trained to predict velocity, which its scheduler's Euler steps follow.",
-                "Set RenderConfig.sampler to base.",
+                "Set GenerateConfig.sampler to base.",
             )
 
     # --- what a family defines -----------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ class TextualInversion(Method):
             raise BadConfig(
                 f"lora_scale is {scale}, the method {lora.method}.",
                 "New tokens are either in a prompt or not; there is no scale in between.",
-                "Set RenderConfig.lora_scale to 1, or 0 for the bare base.",
+                "Set GenerateConfig.lora_scale to 1, or 0 for the bare base.",
             )
         _use_embeddings(family, folder / EMBEDDINGS_FILE, lora, scale)
 

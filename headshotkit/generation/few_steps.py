@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.scoring.bootstrap import rise_of
 
@@ -19,7 +19,7 @@ MOST_LOST = 0.05
 """Largest accepted drop of identity: the lower end of the change's 95 % interval must be above minus this."""
 
 
-def drawn_in_few(config: RenderConfig) -> RenderConfig:
+def drawn_in_few(config: GenerateConfig) -> GenerateConfig:
     """Return the settings with the distilled LoRA's steps, sampler and guidance, without base-model guidance."""
     few = FEW_STEPS[config.distilled_lora]
     return config.replace(
@@ -28,7 +28,7 @@ def drawn_in_few(config: RenderConfig) -> RenderConfig:
 
 
 def compare_few(
-    draw: Callable[[RenderConfig], list[float | None]], use_few: Callable[[], None], config: RenderConfig
+    draw: Callable[[GenerateConfig], list[float | None]], use_few: Callable[[], None], config: GenerateConfig
 ) -> dict:
     """Compare identity with the usual steps and with the distilled LoRA: the change, and whether it `held`.
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.config.bases import find_base
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import hub, locks, runtime
@@ -29,12 +29,12 @@ from headshotkit.scoring.ranking import choose_headshots
 
 @locks.writes("generate")
 @runtime.frees_memory
-def render_headshots(
-    run: Run, config: RenderConfig, clock: Callable[[], float] = time.monotonic, planned: tuple[str, ...] = ()
+def generate_headshots(
+    run: Run, config: GenerateConfig, clock: Callable[[], float] = time.monotonic, planned: tuple[str, ...] = ()
 ) -> list[Headshot]:
     """Generate the headshots of a run and judge each; rejected ones are tried again from new noise.
 
-    With `RenderConfig.minutes` it ends in time by the clock (seconds), loading included, and lists what is missing.
+    With `GenerateConfig.minutes` it ends in time by the clock (seconds), loading included, and lists what is missing.
 
     Writes `headshots/`: a PNG an attempt (with its settings as metadata) and manifest.json: every attempt in
     `headshots`, the best `count` in `delivered`, best first, prompts without an accepted one in `missing`, denoiser
@@ -99,7 +99,7 @@ def render_headshots(
     return headshots
 
 
-def _picked(run: Run, config: RenderConfig) -> tuple[Pick | None, str]:
+def _picked(run: Run, config: GenerateConfig) -> tuple[Pick | None, str]:
     """Return the checkpoint and scale that were picked for this LoRA, if any, and words for the outcome."""
     if not config.use_pick or not run.peek("picked"):
         return None, ""
@@ -127,7 +127,7 @@ def _facts(headshots: list[Headshot], best: list[Headshot], tasks: list[Task]) -
     }
 
 
-def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, config: RenderConfig) -> str:
+def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, config: GenerateConfig) -> str:
     """Describe the outcome: how many passed, how similar they are, and what is missing when the time is up."""
     accepted, passed = sum(h.accepted for h in headshots), [h for h in best if h.accepted]
     prompts = len({h.prompt_id for h in passed})
@@ -143,13 +143,13 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
     return words
 
 
-def _tasks(bank: list[Prompt], lora: Lora, config: RenderConfig) -> list[Task]:
+def _tasks(bank: list[Prompt], lora: Lora, config: GenerateConfig) -> list[Task]:
     """Return the run's prompts, with the person named."""
     chosen = choose_prompts(bank, config.count, config.packs, config.seed)
     return [Task.of(number, name, prompt, lora, config) for number, (name, prompt) in enumerate(chosen)]
 
 
-def _shapes(tasks: list[Task], config: RenderConfig) -> str:
+def _shapes(tasks: list[Task], config: GenerateConfig) -> str:
     """Describe how many headshots have which shape, and whether it is the bank's."""
     meant = Counter(task.aspect for task in tasks)
     words = ", ".join(f"{count} of {aspect}" for aspect, count in meant.most_common())

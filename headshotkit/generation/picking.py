@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headshotkit.config import PickConfig, RenderConfig
+from headshotkit.config import GenerateConfig, PickConfig
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Headshot, Lora, Pick
@@ -30,13 +30,13 @@ from headshotkit.scoring.identity import Person, judge_headshot, known_person
 from headshotkit.training.snapshots import snapshot_file, snapshots_in
 
 OF_ONE_PICTURE = ("count", "max_attempts", "minutes", "other_scales", "packs", "lora_scale", "use_pick", "seed")
-"""Settings of RenderConfig that do not affect how one picture is drawn or judged."""
+"""Settings of GenerateConfig that do not affect how one picture is drawn or judged."""
 
 
 @locks.writes("pick")
 @runtime.frees_memory
-def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = None) -> Pick:
-    """Choose checkpoint and LoRA scale, which `render_headshots` then uses.
+def pick_lora(run: Run, config: PickConfig, rendering: GenerateConfig | None = None) -> Pick:
+    """Choose checkpoint and LoRA scale, which `generate_headshots` then uses.
 
     Writes `picked/`: a PNG a picture, and manifest.json: `candidates` with their likeness and prompt adherence,
     `chosen`, and every picture. What an interrupted call drew is kept.
@@ -55,7 +55,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: RenderConfig | None = Non
             "Only a LoRA has snapshots and scales to choose from.",
             f"Generate without picking: headshotkit generate --out {run.folder}",
         )
-    rendering = rendering or RenderConfig.for_base(lora.base)
+    rendering = rendering or GenerateConfig.for_base(lora.base)
     bank = Path(rendering.prompts) if rendering.prompts else BANK
     prompts = prompts_that_differ(load_prompts(bank), config.pick_prompts)
     tasks = [Task.of(number, prompt.id, prompt, lora, rendering) for number, prompt in enumerate(prompts)]
@@ -153,7 +153,7 @@ class _Session:
     """What drawing the candidates needs; `stage` keeps what was drawn."""
 
     family: Family
-    config: RenderConfig
+    config: GenerateConfig
     folder: Path
     lora: Lora
     tasks: list[Task]

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
-from headshotkit.config import DatasetConfig, RenderConfig
+from headshotkit.config import GenerateConfig, PrepareConfig
 from headshotkit.config.base import Batch, FilePath, Scale, Seed, Settings, Text, stored_as, usually
 from headshotkit.config.bases import find_base
-from headshotkit.config.render import Guidance, GuidanceShare, Sampler, SamplerSteps
+from headshotkit.config.generate import Guidance, GuidanceShare, Sampler, SamplerSteps
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Lora, Record
@@ -126,7 +126,7 @@ class PictureRequest(Settings):
             UnknownBase: no base has that name.
             BadConfig: a setting is out of its range.
         """
-        config = RenderConfig.for_base(base).without_base_guidance()
+        config = GenerateConfig.for_base(base).without_base_guidance()
         preset = {
             name: getattr(config, name)
             for name in ("sampler_steps", "guidance", "guidance_share", "sampler", "lora_scale")
@@ -197,7 +197,7 @@ class Studio:
     @runtime.frees_memory
     def render(self, request: PictureRequest, on_step: Callable[[], None] | None = None) -> list[Picture]:
         """Draw the pictures of a request, as `render_pictures`."""
-        config = RenderConfig.for_base(
+        config = GenerateConfig.for_base(
             request.base, sampler_steps=request.sampler_steps, guidance=request.guidance,
             guidance_share=request.guidance_share, sampler=request.sampler, base_guidance=1.0,
         )  # fmt: skip
@@ -262,13 +262,19 @@ class Studio:
         word = known.get("class_word", "person")
         return request.prompt.replace(PERSON, f"{known['token']} {word}" if request.lora_scale else f"a {word}")
 
-    def _person(self, config: RenderConfig) -> Person | None:
+    def _person(self, config: GenerateConfig) -> Person | None:
         if self.person is None and self.run.has("photos"):
             self.person = known_person(self.run, config)
         return self.person
 
     def _kept(
-        self, image: Image.Image, request: PictureRequest, seed: int, person: Person | None, config: RenderConfig, edges
+        self,
+        image: Image.Image,
+        request: PictureRequest,
+        seed: int,
+        person: Person | None,
+        config: GenerateConfig,
+        edges,
     ) -> Picture:
         """Judge and write one picture."""
         facts = request.to_dict() | {name: Path(getattr(request, name)).name for name in ("photo", "control")}
@@ -299,5 +305,5 @@ def fitted_photo(path: str, request: PictureRequest) -> Image.Image:
         return Image.fromarray(pixels)
     found = recognition.detect_faces(pixels)
     box = found[0].box if found else np.array([width, height, width, height]) / 2
-    fraction = DatasetConfig.for_base(request.base).face_fractions[0] if found else 0.0
+    fraction = PrepareConfig.for_base(request.base).face_fractions[0] if found else 0.0
     return crops.cut(pixels, crops.face_window(width, height, box, fraction, size), size)

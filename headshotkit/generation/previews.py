@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import StageMissing
 from headshotkit.core.records import Headshot, Lora, Name, Record
@@ -60,7 +60,7 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
     missing = [step for step in steps if step not in {p.step for p in drawn}]
     if not missing:
         return drawn
-    settings = RenderConfig.for_base(lora.base)
+    settings = GenerateConfig.for_base(lora.base)
     person = known_person(run, settings)
     family = load_family(lora.base)
     threshold, session = person.threshold, _Session(family, settings, run, person, lora)
@@ -104,7 +104,7 @@ class _Session:
     """What drawing needs: a base, the settings, and the person to compare with."""
 
     family: object
-    config: RenderConfig
+    config: GenerateConfig
     run: Run
     person: Person
     lora: Lora

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.config.bases import find_base
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import runtime
@@ -50,7 +50,7 @@ class Task:
     asked: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, number: int, name: str, prompt: Prompt, lora: Lora, config: RenderConfig) -> Task:
+    def of(cls, number: int, name: str, prompt: Prompt, lora: Lora, config: GenerateConfig) -> Task:
         """Return a task for a prompt of the bank, with the person named; `name` is unique in the run."""
         brief = find_base(config.base).brief_prompts
         return cls(
@@ -66,7 +66,7 @@ class Session:
         use_lora: makes the family draw with the person's LoRA at a scale.
     """
 
-    def __init__(self, family: Family, use_lora: Callable[[float], None], tasks: list[Task], config: RenderConfig,
+    def __init__(self, family: Family, use_lora: Callable[[float], None], tasks: list[Task], config: GenerateConfig,
                  stage: Stage, person: Person, deadline: policy.Deadline) -> None:  # fmt: skip
         self.family, self.use_lora, self.tasks, self.config = family, use_lora, tasks, config
         self.stage, self.person, self.deadline = stage, person, deadline
@@ -192,7 +192,7 @@ class Session:
         return judged
 
 
-def in_few_steps(session: Session) -> RenderConfig:
+def in_few_steps(session: Session) -> GenerateConfig:
     """Return a session's settings: with the distilled LoRA they name if identity holds, else without.
 
     The manifest's `few_steps` states which and why; an interrupted run resumes as it began.
@@ -200,7 +200,7 @@ def in_few_steps(session: Session) -> RenderConfig:
     config, family, manifest = session.config, session.family, session.stage.manifest
     tasks, few = session.tasks[:PAIRS], FEW_STEPS[session.config.distilled_lora]
 
-    def draw(settings: RenderConfig) -> list[float | None]:
+    def draw(settings: GenerateConfig) -> list[float | None]:
         session.use_lora(settings.lora_scale)
         seen = []
         for batch in runtime.batches_of(tasks, settings.batch, kind=lambda task: task.size_px):
@@ -231,7 +231,7 @@ def _numbered(one: policy.Try, made: Counter) -> policy.Try:
     return replace(one, attempt=made[one.number])
 
 
-def png_with_origin(image: Image.Image, shot: Headshot, config: RenderConfig) -> bytes:
+def png_with_origin(image: Image.Image, shot: Headshot, config: GenerateConfig) -> bytes:
     """Return a headshot as PNG whose text chunks state that it was generated, and how."""
     how = {name: getattr(shot, name) for name in ("prompt", "seed", "lora_scale", "identity", "likeness", "size_px")}
     drawn = ("base", "steps", "sampler", "guidance", "guidance_share", "word_guidance", "word_every")

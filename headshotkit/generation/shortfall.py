@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headshotkit.config import GateConfig, RenderConfig, TrainConfig
+from headshotkit.config import CheckConfig, GenerateConfig, TrainConfig
 from headshotkit.core.records import Headshot, Lora, Record
 
 FEW_PASSED = 0.5
@@ -49,7 +49,7 @@ def causes_of(
     threshold: float,
     lora: Lora,
     photos: dict,
-    config: RenderConfig,
+    config: GenerateConfig,
     picked: bool = False,
 ) -> tuple[Cause, ...]:
     """Return the causes of few accepted headshots, the one to mend first in front; empty if enough passed.
@@ -93,14 +93,20 @@ def causes_of(
 
 
 def _unlike(
-    refused: list[Headshot], threshold: float, lora: Lora, photos: dict, config: RenderConfig, picked: bool, share: str
+    refused: list[Headshot],
+    threshold: float,
+    lora: Lora,
+    photos: dict,
+    config: GenerateConfig,
+    picked: bool,
+    share: str,
 ) -> list[Cause]:
     """Return why the attempts do not look like the person."""
     median = statistics.median(h.identity for h in refused if "other_person" in h.reasons)
     seen = f"{share} are not similar enough (median {median:.2f}, threshold {threshold:.2f})"
     usual = TrainConfig.for_base(lora.base, method=lora.method).steps
     kept = sum(v["kept"] for v in photos["verdicts"])
-    scenes, needed = photos["coverage"]["moments"], GateConfig().min_photos
+    scenes, needed = photos["coverage"]["moments"], CheckConfig().min_photos
     found = []
     if lora.step < SHORT * usual:
         why = f"{seen}; {lora.step} training steps were used, {usual} are usual"
@@ -122,10 +128,10 @@ def _unlike(
     return found
 
 
-def _bad_faces(counts: Counter, config: RenderConfig, share: str) -> Cause:
+def _bad_faces(counts: Counter, config: GenerateConfig, share: str) -> Cause:
     """Return why faces can't be judged: too few sampler steps, or the base."""
     code, _ = max(((c, n) for c, n in counts.items() if c in BAD_FACE), key=lambda item: item[1])
-    why, usual = f"{share} show no good face, most often {code}", RenderConfig.for_base(config.base).sampler_steps
+    why, usual = f"{share} show no good face, most often {code}", GenerateConfig.for_base(config.base).sampler_steps
     if config.sampler_steps < SHORT * usual and not config.distilled_lora:
         return Cause("few_sampler_steps", f"{why}; {config.sampler_steps} sampler steps, {usual} are usual",
                      f"Draw with {usual} sampler steps.")  # fmt: skip

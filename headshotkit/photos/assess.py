@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.core.records import Reason
 from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos.files import Opened
@@ -149,7 +149,7 @@ class Rule:
     limit: str
     text: str
 
-    def broken_by(self, known: dict, config: GateConfig) -> Reason | None:
+    def broken_by(self, known: dict, config: CheckConfig) -> Reason | None:
         value, limit = known.get(self.measure), getattr(config, self.limit)
         if value is None or (abs(value) <= limit if self.side == "most" else value >= limit):
             return None
@@ -213,7 +213,7 @@ RULES = (
 """All checks of a single photo, in order of interest to a person."""
 
 
-def reasons_against(known: dict, config: GateConfig) -> list[Reason]:
+def reasons_against(known: dict, config: CheckConfig) -> list[Reason]:
     """Return the rules that a photo's measures break, one reason per code.
 
     A tier is checked only if no earlier one is broken: a dark photo is noisy too, and in a blurred one the eyes'

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import RunFolderError
 from headshotkit.core.pages import PAGE
@@ -47,7 +47,7 @@ OTHERS = 1
 
 @locks.writes("check")
 @runtime.frees_memory
-def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> list[Verdict]:
+def check_photos(photos: Path, run: Run, config: CheckConfig | None = None) -> list[Verdict]:
     """Judge all photos of a folder and keep the best of the good ones.
 
     Writes `photos/`: kept/ (the same pixels without metadata), thumbs/, index.html with all verdicts, and manifest.json
@@ -59,7 +59,7 @@ def judge_photos(photos: Path, run: Run, config: GateConfig | None = None) -> li
         NoPhotos: the folder is missing or holds no photo.
         RunFolderError, DiskFull: the run folder can't be written, or the photos are in one of its stage folders.
     """
-    config = config or GateConfig()
+    config = config or CheckConfig()
     photos = runtime.typed_path(photos)
     _demand_apart(photos, run)
     files = {plain_name(f): f for f in find_photos(photos)}
@@ -103,14 +103,14 @@ def _name_strange(kept: Path, verdicts: list[Verdict]) -> None:
         runtime.say(f"{what}: {', '.join(strange[:10])}. Put photos into your own folder, then check them again.")
 
 
-def is_judged(photos: Path, run: Run, config: GateConfig | None = None) -> bool:
+def is_judged(photos: Path, run: Run, config: CheckConfig | None = None) -> bool:
     """Return whether the run holds the verdicts on exactly these photos with these limits.
 
     Raises:
         NoPhotos: the folder is missing or holds no photo.
     """
     digests = _digests({plain_name(f): f for f in find_photos(photos)})
-    return run.is_begun("photos", config or GateConfig(), _inputs(digests, run)) and run.has("photos")
+    return run.is_begun("photos", config or CheckConfig(), _inputs(digests, run)) and run.has("photos")
 
 
 def _digests(files: dict[str, Path]) -> dict[str, str]:
@@ -156,7 +156,7 @@ def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
     return words + (f"; not read: {left_out}" if left_out else "")
 
 
-def advice_on(verdicts: list[Verdict], config: GateConfig) -> dict:
+def advice_on(verdicts: list[Verdict], config: CheckConfig) -> dict:
     """Return the verdicts, coverage, requests and choice of photos, with reasons, for the manifest."""
     shown = coverage(verdicts)
     asked = coach.requests(verdicts, shown, config)
@@ -180,7 +180,7 @@ class _Candidate:
             Verdict(name, False),
         )
 
-    def judge(self, config: GateConfig) -> bytes | None:
+    def judge(self, config: CheckConfig) -> bytes | None:
         """Judge the photo on its own; return its thumbnail, or None if it can't be read."""
         try:
             opened = open_photo(self.path, assess.LEAST_PX)
@@ -235,7 +235,7 @@ def thumbnail(image: np.ndarray) -> bytes:
 # --- the set ------------------------------------------------------------------------------------------------------
 
 
-def _judge_set(candidates: list[_Candidate], config: GateConfig) -> None:
+def _judge_set(candidates: list[_Candidate], config: CheckConfig) -> None:
     """Judge the photos as a set: other people, duplicates, bursts, and surplus photos."""
     _refuse_other_people([candidate for candidate in candidates if candidate.verdict.kept], config)
     _refuse_darker([candidate for candidate in candidates if candidate.verdict.kept], config)
@@ -293,7 +293,7 @@ def people(embeddings: np.ndarray, limit: float) -> np.ndarray:
     return numbers
 
 
-def _refuse_other_people(candidates: list[_Candidate], config: GateConfig) -> None:
+def _refuse_other_people(candidates: list[_Candidate], config: CheckConfig) -> None:
     """Refuse photos of anybody but the main person, and record each photo's identity."""
     if not candidates:
         return
@@ -315,7 +315,7 @@ def _refuse_other_people(candidates: list[_Candidate], config: GateConfig) -> No
             candidate.refuse("other_person", identity, limit, text)
 
 
-def _refuse_darker(candidates: list[_Candidate], config: GateConfig) -> None:
+def _refuse_darker(candidates: list[_Candidate], config: CheckConfig) -> None:
     """Refuse photos in which the face is far darker, in stops, than in most of the person's photos."""
     if len(candidates) < LEAST_TO_COMPARE:
         return
@@ -328,7 +328,7 @@ def _refuse_darker(candidates: list[_Candidate], config: GateConfig) -> None:
             candidate.refuse("dark", below, limit, text)
 
 
-def _refuse_duplicates(candidates: list[_Candidate], config: GateConfig) -> None:
+def _refuse_duplicates(candidates: list[_Candidate], config: CheckConfig) -> None:
     """Of equal pictures, keep the one with most pixels, then the one with the largest file.
 
     Pictures are equal if they are similar as a whole, or if their faces have the same fine structure.

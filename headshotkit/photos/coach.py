@@ -9,7 +9,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.core.records import Record, Verdict
 from headshotkit.photos.coverage import ONE_SIDED, Axis, Coverage, coverage, scenes
 from headshotkit.photos.selection import Choice, Chosen, choose_photos
@@ -67,7 +67,7 @@ class Request(Record):
     why: str
 
 
-def requests(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> tuple[Request, ...]:
+def requests(verdicts: list[Verdict], covered: Coverage, config: CheckConfig) -> tuple[Request, ...]:
     """Return at most three requests for photos, most useful first; empty if the set is good.
 
     Ranked by harm. Two people in the set come first, because a mixture of two is nobody. Then come too few photos or
@@ -130,7 +130,7 @@ def _two_people(verdicts: list[Verdict]) -> tuple[float, Request] | None:
     return 10.0, Request("two_people", strangers, text, why)
 
 
-def _too_few(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> tuple[float, Request] | None:
+def _too_few(verdicts: list[Verdict], covered: Coverage, config: CheckConfig) -> tuple[float, Request] | None:
     """Request the missing number of photos: of other scenes if many photos show the same few, else any."""
     kept = sum(v.kept for v in verdicts)
     same = kept + sum(not v.kept and v.reasons[:1] != () and v.reasons[0].code in REPEATED for v in verdicts)
@@ -149,7 +149,7 @@ def _too_few(verdicts: list[Verdict], covered: Coverage, config: GateConfig) -> 
     return useful, Request("few_photos", missing, _photos(missing).replace(" ", " more good "), why)
 
 
-def _spoilt(verdicts: list[Verdict], config: GateConfig) -> tuple[float, Request] | None:
+def _spoilt(verdicts: list[Verdict], config: CheckConfig) -> tuple[float, Request] | None:
     """Request a retake for the most frequent refusal that a retake fixes."""
     kept = sum(v.kept for v in verdicts)
     refused = Counter(v.reasons[0].code for v in verdicts if v.reasons and not v.kept)

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.core import locks
 from headshotkit.core.errors import CannotKeep, NoPhotos, StageMissing
 from headshotkit.core.records import Verdict
@@ -79,7 +79,7 @@ def _write_overrides(run: Run, said: dict, manifest: dict) -> None:
     write_json(run.folder / OVERRIDES, said)
     inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRIDES} | overrides_input(run)
     judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
-    manifest |= advice_on(judged, GateConfig.from_dict(manifest["config"])) | {
+    manifest |= advice_on(judged, CheckConfig.from_dict(manifest["config"])) | {
         "inputs": inputs,
         "outcome": outcome_of(judged, manifest.get("left_out", "")),
         "fingerprint": fingerprint(manifest["config"], inputs),

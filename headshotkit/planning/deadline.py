@@ -76,7 +76,7 @@ class DeadlineController:
 
     @property
     def rendering(self) -> dict:
-        """Return the RenderConfig settings that the plan decides, and the minutes that the later stages leave."""
+        """Return the GenerateConfig settings that the plan decides, and the minutes that the later stages leave."""
         after = STAGES[STAGES.index("generate") + 1 :]
         later = sum(stage.pessimistic for stage in self.plan.stages if stage.name in after)
         return self.plan.rendering | {"minutes": round(max(self.minutes_left - later, self.least_minutes), 2)}

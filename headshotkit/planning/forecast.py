@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit.config import GenerateConfig, TrainConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.records import Record
@@ -139,7 +139,7 @@ def _cost(config: TrainConfig, losses: int = 1):
     return cost(kind, COUNTED_PX, config.batch * losses, family)
 
 
-def expect_drawing(pictures: int, config: RenderConfig, device: tuple[str, str]) -> tuple[float | None, str]:
+def expect_drawing(pictures: int, config: GenerateConfig, device: tuple[str, str]) -> tuple[float | None, str]:
     """Return the minutes of loading the base and drawing, None if no rate is known, and the rate's source.
 
     Args:
@@ -147,7 +147,7 @@ def expect_drawing(pictures: int, config: RenderConfig, device: tuple[str, str])
         config: the settings they are drawn with.
         device: the computing device and the reason for it, from `runtime.choose_device`.
 
-    >>> minutes, source = expect_drawing(42, RenderConfig.for_base("sdxl"), ("cuda", "Tesla T4"))
+    >>> minutes, source = expect_drawing(42, GenerateConfig.for_base("sdxl"), ("cuda", "Tesla T4"))
     >>> round(minutes), source
     (12, 'planned for t4')
     """
@@ -163,7 +163,7 @@ def expect_drawing(pictures: int, config: RenderConfig, device: tuple[str, str])
     return drawing_minutes(task, pictures, seconds)[0], f"planned for {rates.name}"
 
 
-def say_drawing(title: str, pictures: int, config: RenderConfig) -> None:
+def say_drawing(title: str, pictures: int, config: GenerateConfig) -> None:
     """Print before a slow step how many pictures it draws, and about how long that takes."""
     minutes, source = expect_drawing(pictures, config, runtime.choose_device())
     words = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headshotkit.config import METHODS, EvaluateConfig, RenderConfig, TrainConfig
+from headshotkit.config import METHODS, EvaluateConfig, GenerateConfig, TrainConfig
 from headshotkit.config.bases import BASES
 from headshotkit.families.costs import (
     MINI_HEADSHOT_S,
@@ -331,7 +331,7 @@ def _prepare_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[f
     cutting = on_cpu(task, FIXED[task.kind]["prepare"])
     if not task.class_images:
         return cutting
-    config = RenderConfig.for_base(task.base).without_base_guidance()
+    config = GenerateConfig.for_base(task.base).without_base_guidance()
     drawing = drawing_minutes(
         task, task.class_images, picture_seconds(task, config.sampler_steps, config.guidance_share)
     )
@@ -351,7 +351,7 @@ def _train_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[flo
 
 def _pick_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
     """Return the minutes of picking; it draws by the base's preset, not by the plan."""
-    config = RenderConfig.for_base(task.base)
+    config = GenerateConfig.for_base(task.base)
     seconds = picture_seconds(task, config.sampler_steps, config.guidance_share, words=task.kind == "mini")
     return drawing_minutes(task, task.pick, seconds)
 

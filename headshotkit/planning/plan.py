@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 
-from headshotkit.config import PlanConfig, RenderConfig
+from headshotkit.config import GenerateConfig, PlanConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BadConfig, NotEnoughMemory, TooFewMinutes, UnknownGpu
 from headshotkit.families.costs import GPUS
@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def rendering(self) -> dict:
-        """Return the RenderConfig settings that the plan decides."""
+        """Return the GenerateConfig settings that the plan decides."""
         return {"sampler_steps": self.choice.sampler_steps, "guidance_share": self.choice.guidance_share}
 
     def doing(self, stage: str) -> bool:
@@ -76,7 +76,7 @@ class Plan:
         if self.doing("pick"):
             lines.append(f"pick by {self.task.pick} pictures")
         if self.doing("generate"):
-            guided = RenderConfig.for_base(self.task.base).guidance > 1
+            guided = GenerateConfig.for_base(self.task.base).guidance > 1
             lines.append(
                 f"generate {self.task.count} headshots, {ATTEMPTS[self.task.kind]:g} attempts each; "
                 f"{self.choice.sampler_steps} sampler steps"

@@ -114,7 +114,7 @@ class Pacing:
             raise BadConfig(
                 f"schedule has {largest} px, the dataset's pictures have {self.size_px}.",
                 "Enlarged pictures would teach blur.",
-                f"Lower TrainConfig.schedule, or prepare with DatasetConfig.size_px {largest}.",
+                f"Lower TrainConfig.schedule, or prepare with PrepareConfig.size_px {largest}.",
             )
 
 

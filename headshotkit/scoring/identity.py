@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core.records import Record, stored_as
 from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition
@@ -66,7 +66,7 @@ def known_faces(run: Run, recogniser: str) -> np.ndarray:
     return np.array([model.embed(image, face) for image, face in kept_faces(run, recogniser)], np.float32)
 
 
-def known_person(run: Run, config: RenderConfig) -> Person:
+def known_person(run: Run, config: GenerateConfig) -> Person:
     """Return what the gate needs to know about a run's person.
 
     Raises:
@@ -81,7 +81,7 @@ def known_person(run: Run, config: RenderConfig) -> Person:
     return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(face_crops))
 
 
-def calibrate(known: np.ndarray, config: RenderConfig) -> IdentityThreshold:
+def calibrate(known: np.ndarray, config: GenerateConfig) -> IdentityThreshold:
     """Return the identity threshold: a low quantile of leave-one-out identity, within floor and ceiling.
 
     Args:
@@ -89,7 +89,7 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> IdentityThreshold:
     Raises:
         NoKnownFaces: N is 0.
 
-    >>> calibrate(np.eye(512, dtype=np.float32)[[0, 0, 0]], RenderConfig()).value
+    >>> calibrate(np.eye(512, dtype=np.float32)[[0, 0, 0]], GenerateConfig()).value
     0.55
     """
     own = recognition.leave_one_out(known, recognition.load_recogniser("arcface"))
@@ -104,7 +104,7 @@ def calibrate(known: np.ndarray, config: RenderConfig) -> IdentityThreshold:
 
 
 def judge_headshot(
-    image: np.ndarray, person: Person, config: RenderConfig, asked: dict[str, str] | None = None
+    image: np.ndarray, person: Person, config: GenerateConfig, asked: dict[str, str] | None = None
 ) -> Judgement:
     """Judge whether a picture is a headshot of the person, and no copy of a photo.
 

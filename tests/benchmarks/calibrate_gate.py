@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from degradations import STRENGTHS, degrade
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.faces import recognition
 from headshotkit.photos import assess
 from headshotkit.photos.files import Opened, open_photo
 
 SUFFERS = 0.5
-SAME_AT = {"arcface": GateConfig().min_same_person, "dlib": 0.4}
+SAME_AT = {"arcface": CheckConfig().min_same_person, "dlib": 0.4}
 """From this similarity on two portraits are of one person; dlib's authors say 0.6 apart, which is 1 - 0.4."""
 
 
@@ -34,7 +34,7 @@ def opened(image: np.ndarray) -> Opened:
     return Opened(image, image.shape[1], image.shape[0], 1.0, None, None, None)
 
 
-def judged(image: np.ndarray, original: np.ndarray, config: GateConfig) -> dict:
+def judged(image: np.ndarray, original: np.ndarray, config: CheckConfig) -> dict:
     """What the gate says of one picture, and how alike it is to the original (None without a face)."""
     measured = assess.measure_photo(opened(image))
     codes = [reason.code for reason in assess.reasons_against(measured.measures, config)]
@@ -42,7 +42,7 @@ def judged(image: np.ndarray, original: np.ndarray, config: GateConfig) -> dict:
     return {"codes": codes, "cosine": cosine, "measures": measured.measures}
 
 
-def spoil_all(paths: list[Path], config: GateConfig) -> list[dict]:
+def spoil_all(paths: list[Path], config: CheckConfig) -> list[dict]:
     rows = []
     for number, path in enumerate(paths):
         image = open_photo(path, assess.LEAST_PX).pixels
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("/tmp/calibration"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    config, paths = GateConfig(), sorted(args.folder.glob("*.jpg"))
+    config, paths = CheckConfig(), sorted(args.folder.glob("*.jpg"))
     whole = [{"photo": p.name, **judged(open_photo(p, assess.LEAST_PX).pixels, np.zeros(512), config)} for p in paths]
     passed = sum(not row["codes"] for row in whole)
     lines = [f"originals: {passed} of {len(whole)} pass ({passed / len(whole):.1%})"]

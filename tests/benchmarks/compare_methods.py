@@ -25,16 +25,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import METHODS, DatasetConfig, RenderConfig, TrainConfig
+from headshotkit.config import METHODS, GenerateConfig, PrepareConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Names
 from headshotkit.core.run import Run, write_atomic, write_json
-from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.build import prepare_dataset
 from headshotkit.evaluation.evaluate import RECOGNISERS, rise_of, score_files
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
-from headshotkit.generation.headshots import render_headshots
-from headshotkit.photos.check import judge_photos
+from headshotkit.generation.headshots import generate_headshots
+from headshotkit.photos.check import check_photos
 from headshotkit.photos.files import png_bytes
 from headshotkit.scoring import adherence
 from headshotkit.scoring.identity import known_faces
@@ -61,8 +61,8 @@ def obeyed(prompts: list[str], files: list[Path]) -> float:
 def make_run(root: Path, method: str, count: int, dry: bool) -> Run:
     """A method's run up to its headshots; stages that are done are used."""
     prepared, run = Run(root / "prepared"), Run(root / method)
-    judge_photos(runtime.sample_person(), prepared)
-    build_dataset(prepared, DatasetConfig.for_base("mini", class_word="man"))
+    check_photos(runtime.sample_person(), prepared)
+    prepare_dataset(prepared, PrepareConfig.for_base("mini", class_word="man"))
     for stage in ("photos", "dataset"):
         if not run.path(stage).exists():
             shutil.copytree(prepared.path(stage), run.path(stage))
@@ -70,11 +70,11 @@ def make_run(root: Path, method: str, count: int, dry: bool) -> Run:
     train_lora(run, TrainConfig.for_base("mini", method=method, steps=2 if dry else None))
     if here and not known.exists():  # else it was trained before, elsewhere
         write_json(known, {"seconds": round(time.process_time() - begun, 1)})
-    render_headshots(run, RenderConfig.for_base("mini", count=2 if dry else count, max_attempts=1))
+    generate_headshots(run, GenerateConfig.for_base("mini", count=2 if dry else count, max_attempts=1))
     return run
 
 
-def bare_files(root: Path, shots: list[Headshot], config: RenderConfig) -> list[Path]:
+def bare_files(root: Path, shots: list[Headshot], config: GenerateConfig) -> list[Path]:
     """The same prompts and seeds on the bare base; made once for all methods."""
     files = [root / "base" / shot.file for shot in shots]
     todo = [(shot, file) for shot, file in zip(shots, files, strict=True) if not file.exists()]
@@ -91,7 +91,7 @@ def row_of(root: Path, method: str) -> str:
     headshots = run.manifest("headshots")
     shots = [Headshot.from_dict(shot) for shot in headshots["headshots"]]
     files = (
-        bare_files(root, shots, RenderConfig.from_dict(headshots["config"])),
+        bare_files(root, shots, GenerateConfig.from_dict(headshots["config"])),
         [run.path("headshots") / s.file for s in shots],
     )
     known = {name: known_faces(run, name) for name in RECOGNISERS}

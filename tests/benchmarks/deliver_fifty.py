@@ -32,12 +32,12 @@ import torch
 from perceptual import Lpips
 from PIL import Image
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import Run
 from headshotkit.evaluation.evaluate import RECOGNISERS, _render_base, score_files
 from headshotkit.faces import recognition
-from headshotkit.generation.headshots import render_headshots
+from headshotkit.generation.headshots import generate_headshots
 from headshotkit.scoring.identity import known_faces
 from headshotkit.scoring.near_duplicates import Album
 
@@ -86,7 +86,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
     made = run.manifest("headshots")
     shots = {s["file"]: Headshot.from_dict(s) for s in made["headshots"]}
     delivered, first = [shots[f] for f in made["delivered"]], [s for s in shots.values() if s.attempt == 1]
-    files, config = [run.path("headshots") / s.file for s in delivered], RenderConfig.from_dict(made["config"])
+    files, config = [run.path("headshots") / s.file for s in delivered], GenerateConfig.from_dict(made["config"])
     known = {name: known_faces(run, name) for name in RECOGNISERS}
     own = {name: recognition.leave_one_out(known[name], recognition.load_recogniser(name)) for name in RECOGNISERS}
     mark, quarter = made["pass_mark"]["mark"], float(np.quantile(own["arcface"], 0.25))
@@ -131,7 +131,7 @@ def main() -> None:
     for folder in args.runs:
         start = time.process_time()
         asked = {"count": args.count, "max_attempts": args.attempts, "minutes": args.minutes}
-        render_headshots(Run(folder), RenderConfig.for_base("mini", **asked))
+        generate_headshots(Run(folder), GenerateConfig.for_base("mini", **asked))
         drawn = time.process_time() - start
         print(f"{folder}: {Run(folder).manifest('headshots')['outcome']}; {drawn:.0f} s of the process now", flush=True)
         print("\n".join(mark.line() for mark in marks_of(Run(folder), net)), flush=True)

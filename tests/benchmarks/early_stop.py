@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
@@ -86,7 +86,7 @@ def measure(run: Run, count: int, steps: tuple[int, ...], batch: int, out: Path)
     rows = json.loads(out.read_text()) if out.exists() else []
     if len(rows) >= count:
         return rows
-    config = RenderConfig.for_base("mini", count=count)
+    config = GenerateConfig.for_base("mini", count=count)
     lora, person = Lora.from_dict(run.peek("lora")["lora"]), known_person(run, config)
     tasks, family = _tasks(load_prompts(), lora, config)[len(rows) :], load_family("mini")
     family.use_lora(run.path("lora") / lora.path, config.lora_scale)
@@ -162,7 +162,7 @@ def main() -> None:
     print(
         "refused stopped, accepted lost, time saved: by the best threshold in hindsight, by a line through the others"
     )
-    config = RenderConfig.for_base("mini")
+    config = GenerateConfig.for_base("mini")
     sampling, threshold = (
         Sampling.of(config, (config.size_px,) * 2),
         known_person(Run(args.run), config).threshold.value,

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/fuzz_photos.py [--count 5000] [--batch 250] [--seed 1]
 
-Each batch is a folder that `judge_photos` judges in a process of its own. The first holds the hostile files and the
+Each batch is a folder that `check_photos` judges in a process of its own. The first holds the hostile files and the
 entries that are no files; the second is judged without permission to open half of its files (only root can try that).
 A file's time is its process time, so that a busy machine changes nothing; a batch that hangs is killed after half an
 hour.
@@ -68,11 +68,11 @@ def judge_batch(batch: Path, as_nobody: bool) -> None:
 
     if as_nobody:  # models and modules are loaded first, for nobody may not be allowed to read them
         warm = Path(tempfile.mkdtemp()) / "run"
-        check.judge_photos(runtime.sample_person(), Run(warm))
+        check.check_photos(runtime.sample_person(), Run(warm))
         batch.parent.chmod(0o777)
         os.seteuid(NOBODY)
     runtime.progress, started = timed, time.process_time()
-    verdicts = check.judge_photos(batch, Run(batch.parent / "run"))
+    verdicts = check.check_photos(batch, Run(batch.parent / "run"))
     slowest = int(np.argmax(times))
     report = {
         "verdicts": len(verdicts),

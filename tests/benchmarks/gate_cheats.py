@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.faces import copies, recognition
 from headshotkit.photos.files import read_photo
 from headshotkit.scoring.identity import Person, calibrate, judge_headshot
 
-CONFIG = RenderConfig.for_base("mini")
+CONFIG = GenerateConfig.for_base("mini")
 SIDE_PX = CONFIG.size_px
 SMALL = (SIDE_PX, SIDE_PX)
 """As large as the embedded base's headshots are."""

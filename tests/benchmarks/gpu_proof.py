@@ -328,16 +328,16 @@ class Bench:
         """A headshot, after one of two steps to warm up: (seconds, what there is to say, peaks)."""
         import numpy as np
 
-        from headshotkit.config import RenderConfig
+        from headshotkit.config import GenerateConfig
         from headshotkit.families import Sampling, load_family
 
         side = 1024 // self.scale
-        config = RenderConfig.for_base("sdxl", sampler_steps=2)
+        config = GenerateConfig.for_base("sdxl", sampler_steps=2)
         family = load_family("sdxl")
         family.use_lora(self.lora or Path(), 1.0 if self.lora else 0)
         family.encode_prompts([PROMPT, ""])
         family.render([PROMPT], [""], [SEED], Sampling.of(config, (side, side)))
-        config = RenderConfig.for_base("sdxl", sampler_steps=4 if self.given.small else 25)
+        config = GenerateConfig.for_base("sdxl", sampler_steps=4 if self.given.small else 25)
         with Clock(self) as clock:
             clock.reset_peaks()
             begun_s = time.monotonic()
@@ -456,13 +456,13 @@ def write_dataset(folder: Path, px: int) -> None:
     """A run with a finished dataset of two pictures, cut from the sample person's photos without a face model."""
     from PIL import Image
 
-    from headshotkit import DatasetConfig, Run
+    from headshotkit import PrepareConfig, Run
     from headshotkit.core import runtime
     from headshotkit.core.records import Dataset, TrainingPhoto
     from headshotkit.core.run import write_atomic
     from headshotkit.photos.files import png_bytes
 
-    config = DatasetConfig.for_base("sdxl", class_word="man", size_px=px)
+    config = PrepareConfig.for_base("sdxl", class_word="man", size_px=px)
     stage = Run(folder).begin("dataset", config, {})
     photos = []
     for source in sorted(runtime.sample_person().glob("p1_*.jpg"))[:PICTURES]:
@@ -487,15 +487,15 @@ def pictures_of(folder: Path) -> Path:
 
 def planned(row: Row) -> tuple[float | None, float, float | None]:
     """What the planner has for a row: (seconds of the last size's step or of a picture, TFLOP of it, peak GiB)."""
-    from headshotkit.config import RenderConfig
+    from headshotkit.config import GenerateConfig
     from headshotkit.config.bases import BASES
     from headshotkit.core import runtime
     from headshotkit.families.costs import GPUS, cost, rates_of
     from headshotkit.planning.ladder import ATTEMPTS, Choice, Task, stages_of, step_seconds
 
     rates = rates_of(runtime.choose_device()[1]) or GPUS["t4"]
-    share = BASES["sdxl"].presets["RenderConfig"]["guidance_share"]
-    choice = Choice(tuple((px, 1) for px in row.px or (1024,)), 1, RenderConfig().sampler_steps, share)
+    share = BASES["sdxl"].presets["GenerateConfig"]["guidance_share"]
+    choice = Choice(tuple((px, 1) for px in row.px or (1024,)), 1, GenerateConfig().sampler_steps, share)
     task = Task(rates, "sdxl", 1, 60.0, CAP_GIB)
     stages = {stage.name: stage for stage in stages_of(task, choice, row.checkpointing)}
     peaks = ([stages["train"].peak_gib] if row.px else []) + ([stages["generate"].peak_gib] if row.picture else [])
@@ -503,7 +503,7 @@ def planned(row: Row) -> tuple[float | None, float, float | None]:
         tflop = task.step_cost(choice, row.px[-1], row.checkpointing).tflop
         seconds = step_seconds(task, choice, row.px[-1], row.checkpointing)[0]
     else:
-        tflop = RenderConfig().sampler_steps * (1 + share) * cost("forward").tflop + cost("decode").tflop
+        tflop = GenerateConfig().sampler_steps * (1 + share) * cost("forward").tflop + cost("decode").tflop
         seconds = 60 * stages["generate"].minutes / ATTEMPTS["sdxl"]
     return (None, tflop, None) if row.script else (seconds, tflop, max(peaks))
 

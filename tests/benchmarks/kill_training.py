@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from headshotkit import DatasetConfig, Run, TrainConfig, build_dataset, judge_photos
+from headshotkit import PrepareConfig, Run, TrainConfig, check_photos, prepare_dataset
 from headshotkit.core import runtime
 from headshotkit.families import load_family
 from headshotkit.training import train
@@ -38,8 +38,8 @@ STARTING = -1
 
 def prepare(folder: Path) -> None:
     """Judges the sample person's photos and builds the dataset, once for all trainings."""
-    judge_photos(runtime.sample_person(), Run(folder))
-    build_dataset(Run(folder), DatasetConfig.for_base("mini", class_word="man"))
+    check_photos(runtime.sample_person(), Run(folder))
+    prepare_dataset(Run(folder), PrepareConfig.for_base("mini", class_word="man"))
 
 
 def preload() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.faces import measures, recognition
 from headshotkit.photos import assess
 from headshotkit.photos.colour import srgb_curve
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--stops", type=float, nargs="+", default=[1, 2, 2.5, 3])
     parser.add_argument("--every", type=int, default=1, help="take every n-th portrait only")
     args = parser.parse_args()
-    paths, config = sorted(args.folder.glob("*.jpg"))[:: args.every], GateConfig()
+    paths, config = sorted(args.folder.glob("*.jpg"))[:: args.every], CheckConfig()
     angles, rows = defaultdict(list), []
     for path in paths:
         image, person = open_photo(path, assess.LEAST_PX).pixels, path.name.split("_")[0]

@@ -67,11 +67,11 @@ def first_of(folder: Path, count: int, links: Path) -> Path:
 
 def judge(folder: Path) -> None:
     """Judges one folder and prints seconds, process seconds, peak GiB and what was kept. In a process of its own."""
-    from headshotkit.photos.check import judge_photos
+    from headshotkit.photos.check import check_photos
 
     with tempfile.TemporaryDirectory() as run:
         started, worked = time.monotonic(), time.process_time()
-        verdicts = judge_photos(folder, Run(Path(run) / "run"))
+        verdicts = check_photos(folder, Run(Path(run) / "run"))
         done = {
             "photos": len(verdicts),
             "seconds": time.monotonic() - started,

@@ -23,7 +23,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
@@ -74,7 +74,7 @@ def stock_pipeline(family, lora: Path) -> StableDiffusionXLPipeline:
     return pipeline
 
 
-def draw_ours(side: Side, family, tasks: list[Task], config: RenderConfig, person: Person) -> None:
+def draw_ours(side: Side, family, tasks: list[Task], config: GenerateConfig, person: Person) -> None:
     start, before = now(), family.forwards
     seeds = [runtime.seed_for(config.seed, task.number, 1) for task in tasks]
     prompts, negatives = [t.text for t in tasks], [t.negative for t in tasks]
@@ -84,7 +84,7 @@ def draw_ours(side: Side, family, tasks: list[Task], config: RenderConfig, perso
     side.rows += family.forwards - before
 
 
-def draw_stock(side: Side, pipeline, tasks: list[Task], config: RenderConfig, person: Person) -> None:
+def draw_stock(side: Side, pipeline, tasks: list[Task], config: GenerateConfig, person: Person) -> None:
     made: list[Image.Image] = []
     counting = pipeline.unet.register_forward_pre_hook(
         lambda _, inputs: setattr(side, "rows", side.rows + len(inputs[0]))
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    run, config = Run(args.run), RenderConfig.for_base("mini", count=args.count, batch=args.batch)
+    run, config = Run(args.run), GenerateConfig.for_base("mini", count=args.count, batch=args.batch)
     lora = Lora.from_dict(run.peek("lora")["lora"])
     file = (run.path("lora") / lora.path).resolve()
     tasks, person = _tasks(load_prompts(), lora, config), known_person(run, config)

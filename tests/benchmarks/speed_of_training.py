@@ -30,8 +30,8 @@ from pathlib import Path
 
 from speed_of_check import machine
 
-from headshotkit import DatasetConfig, Run, build_dataset, judge_photos
-from headshotkit.config import GateConfig, TrainConfig
+from headshotkit import PrepareConfig, Run, check_photos, prepare_dataset
+from headshotkit.config import CheckConfig, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.records import Dataset
 
@@ -84,8 +84,8 @@ class Paced:
 def prepared(root: Path) -> tuple[Path, Path]:
     """A run with a dataset of 16 pictures, and a folder with the pictures alone: (run folder, pictures)."""
     run, pictures = Run(root / RUN), root / "pictures"
-    judge_photos(runtime.sample_person(), run, GateConfig(max_photos=PICTURES))
-    build_dataset(run, DatasetConfig.for_base("mini", class_word="man", size_px=LARGE_PX))
+    check_photos(runtime.sample_person(), run, CheckConfig(max_photos=PICTURES))
+    prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man", size_px=LARGE_PX))
     pictures.mkdir()
     dataset = Dataset.from_dict(run.manifest("dataset")["dataset"])
     for photo in dataset.photos:

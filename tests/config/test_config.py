@@ -7,11 +7,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from headshotkit.cli import main
 from headshotkit.config import (
+    CheckConfig,
     CropConfig,
-    DatasetConfig,
-    GateConfig,
+    GenerateConfig,
     PickConfig,
-    RenderConfig,
+    PrepareConfig,
     RestoreConfig,
     RunSettings,
     TrainConfig,
@@ -29,11 +29,20 @@ from headshotkit.generation.prompts import load_prompts
 from headshotkit.photos.files import find_photos
 from headshotkit.planning import plan
 
-CONFIGS = (GateConfig, DatasetConfig, TrainConfig, PickConfig, RenderConfig, RestoreConfig, CropConfig, PictureRequest)
+CONFIGS = (
+    CheckConfig,
+    PrepareConfig,
+    TrainConfig,
+    PickConfig,
+    GenerateConfig,
+    RestoreConfig,
+    CropConfig,
+    PictureRequest,
+)
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("config", [DatasetConfig, TrainConfig, RenderConfig])
+@pytest.mark.parametrize("config", [PrepareConfig, TrainConfig, GenerateConfig])
 def test_every_base_has_presets_that_hold(base, config):
     made = config.for_base(base)
     assert made.base == base
@@ -53,27 +62,27 @@ def test_an_unknown_base_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: RenderConfig(pass_floor=0.6, pass_ceiling=0.5), "pass_floor 0.6 is above pass_ceiling 0.5"),
-        (lambda: RenderConfig(count=0), "count is 0"),
-        (lambda: RenderConfig(guidance_share=1.2), "guidance_share is 1.2"),
-        (lambda: RenderConfig(base_guidance=0.5), "base_guidance is 0.5"),
-        (lambda: RenderConfig(base_guidance_every=0), "base_guidance_every is 0"),
-        (lambda: RenderConfig(max_near_duplicate=1.2), "max_near_duplicate is 1.2"),
-        (lambda: RenderConfig(minutes=-1), "minutes is -1"),
-        (lambda: RenderConfig(other_scales=(0.8,)), "other_scales are (0.8,), minutes is 0"),
-        (lambda: RenderConfig(sampler="ddim"), "sampler is 'ddim'"),
-        (lambda: DatasetConfig(size_px=1001), "size_px is 1001"),
-        (lambda: DatasetConfig(token=" "), "token ' '"),
+        (lambda: GenerateConfig(pass_floor=0.6, pass_ceiling=0.5), "pass_floor 0.6 is above pass_ceiling 0.5"),
+        (lambda: GenerateConfig(count=0), "count is 0"),
+        (lambda: GenerateConfig(guidance_share=1.2), "guidance_share is 1.2"),
+        (lambda: GenerateConfig(base_guidance=0.5), "base_guidance is 0.5"),
+        (lambda: GenerateConfig(base_guidance_every=0), "base_guidance_every is 0"),
+        (lambda: GenerateConfig(max_near_duplicate=1.2), "max_near_duplicate is 1.2"),
+        (lambda: GenerateConfig(minutes=-1), "minutes is -1"),
+        (lambda: GenerateConfig(other_scales=(0.8,)), "other_scales are (0.8,), minutes is 0"),
+        (lambda: GenerateConfig(sampler="ddim"), "sampler is 'ddim'"),
+        (lambda: PrepareConfig(size_px=1001), "size_px is 1001"),
+        (lambda: PrepareConfig(token=" "), "token ' '"),
         (lambda: TrainConfig(targets="everything"), "targets is 'everything'"),
         (lambda: TrainConfig(steps=0), "steps is 0"),
         (lambda: TrainConfig(learning_rate=3.0), "learning_rate is 3.0"),
         (lambda: RestoreConfig(fidelity=1.5), "fidelity is 1.5"),
-        (lambda: GateConfig(min_photos=0), "min_photos is 0"),
-        (lambda: RenderConfig(seed=-1), "seed is -1"),
+        (lambda: CheckConfig(min_photos=0), "min_photos is 0"),
+        (lambda: GenerateConfig(seed=-1), "seed is -1"),
         (lambda: PickConfig(seed=-1), "seed is -1"),
         (lambda: TrainConfig(seed=-1), "seed is -1"),
-        (lambda: DatasetConfig(seed=-1), "seed is -1"),
-        (lambda: DatasetConfig(class_images=-5), "class_images is -5"),
+        (lambda: PrepareConfig(seed=-1), "seed is -1"),
+        (lambda: PrepareConfig(class_images=-5), "class_images is -5"),
         (lambda: TrainConfig.for_base("mini", stepz=1), "TrainConfig has no setting stepz"),
     ],
 )
@@ -164,10 +173,10 @@ def test_settings_of_one_name_in_two_stages_carry_the_command():
 
 def test_files_keep_their_names_for_renamed_settings():
     """A run of an earlier version goes on, and programs read the same fields."""
-    drawing = RenderConfig.for_base("mini", sampler_steps=7, base_guidance=2.0)
+    drawing = GenerateConfig.for_base("mini", sampler_steps=7, base_guidance=2.0)
     stored = drawing.to_dict()
     assert (stored["steps"], stored["word_guidance"], stored["max_twin"]) == (7, 2.0, 0.95)
-    assert RenderConfig.from_dict(stored) == drawing and "sampler_steps" not in stored
+    assert GenerateConfig.from_dict(stored) == drawing and "sampler_steps" not in stored
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2J", "a\x00", "a" * 5000, 7, None])
@@ -181,8 +190,8 @@ def test_no_text_acts_on_a_terminal_or_is_endless(text):
 
 def test_letters_that_are_none_are_refused_in_words_and_taken_in_paths():
     with pytest.raises(BadConfig, match="token is"):
-        DatasetConfig(token="\udcff")
-    assert RenderConfig(prompts="/home/\udcff.toml").prompts
+        PrepareConfig(token="\udcff")
+    assert GenerateConfig(prompts="/home/\udcff.toml").prompts
     with pytest.raises(BadConfig, match="schedule is"):
         TrainConfig(schedule=((512, 1),) * (MOST_PARTS + 1), steps=MOST_PARTS + 1)
 

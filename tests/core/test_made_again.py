@@ -5,11 +5,11 @@ import pytest
 from conftest import open_picture
 
 from headshotkit.cli import main
-from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, TrainConfig
+from headshotkit.config import CheckConfig, GenerateConfig, PrepareConfig, TrainConfig
 from headshotkit.core.errors import DamagedRun
-from headshotkit.dataset.build import build_dataset
-from headshotkit.generation.headshots import render_headshots
-from headshotkit.photos.check import judge_photos
+from headshotkit.dataset.build import prepare_dataset
+from headshotkit.generation.headshots import generate_headshots
+from headshotkit.photos.check import check_photos
 from headshotkit.restoration.restore import restore_headshots
 from headshotkit.training.checkpoints import to_bytes
 from headshotkit.training.export import export_lora
@@ -26,24 +26,24 @@ def test_a_deleted_training_picture_is_named_and_made_again(prepared_run, capsys
     assert main(["train", "--out", str(prepared_run.folder), "--base", "mini", "--steps", "5"]) == 2
     said = capsys.readouterr().err
     assert "\nDamagedRun: " in f"\n{said}" and picture.name in said and "headshotkit prepare" in said
-    build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man"))
+    prepare_dataset(prepared_run, PrepareConfig.for_base("mini", class_word="man"))
     assert picture.read_bytes() == before and not (prepared_run.folder / "earlier").exists()
     assert other.with_suffix(".txt").read_text() == "photo of ohwx man, on a ship\n"
     assert prepared_run.files("dataset", [photo["file"] for photo in made])
 
 
 def test_a_kept_photo_that_was_edited_is_noticed_and_put_back(small_run, three_photos):
-    config = DatasetConfig.for_base("mini", class_word="man", face_fractions=(0.6,))
+    config = PrepareConfig.for_base("mini", class_word="man", face_fractions=(0.6,))
     kept = sorted((small_run.path("photos") / "kept").iterdir())
     first, second = kept[:2]
     before = first.read_bytes()
     open_picture(first).crop((300, 250, 700, 700)).save(first)
     second.write_bytes(second.read_bytes()[:-1] + b"x")  # of the same size
     with pytest.raises(DamagedRun, match=f"{first.name}.*{second.name}"):
-        build_dataset(small_run, config)
-    judge_photos(three_photos.parent / "photos", small_run, GateConfig(min_photos=1))
+        prepare_dataset(small_run, config)
+    check_photos(three_photos.parent / "photos", small_run, CheckConfig(min_photos=1))
     assert first.read_bytes() == before
-    build_dataset(small_run, config)
+    prepare_dataset(small_run, config)
 
 
 def test_a_lora_that_is_another_one_now_is_named_and_not_trained_again(brief_run, tmp_path):
@@ -56,7 +56,7 @@ def test_a_lora_that_is_another_one_now_is_named_and_not_trained_again(brief_run
         file.write_bytes(data)
         for verb in (
             lambda: export_lora(brief_run, tmp_path / "x.safetensors"),
-            lambda: render_headshots(brief_run, RenderConfig.for_base("mini", count=1, sampler_steps=2)),
+            lambda: generate_headshots(brief_run, GenerateConfig.for_base("mini", count=1, sampler_steps=2)),
         ):
             with pytest.raises(DamagedRun, match="person.safetensors"):
                 verb()
@@ -68,7 +68,7 @@ def test_a_lora_that_is_another_one_now_is_named_and_not_trained_again(brief_run
 
 
 def test_a_headshot_that_is_missing_is_drawn_again_from_its_seed(brief_run):
-    config = RenderConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=2, batch=2)
+    config = GenerateConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=2, batch=2)
     before = brief_run.manifest("headshots")
     lost, cut = (brief_run.path("headshots") / file for file in before["delivered"][:2])
     pixels = open_picture(lost)
@@ -76,7 +76,7 @@ def test_a_headshot_that_is_missing_is_drawn_again_from_its_seed(brief_run):
     cut.write_bytes(cut.read_bytes()[:200])
     with pytest.raises(DamagedRun, match=lost.name):
         restore_headshots(brief_run)
-    render_headshots(brief_run, config)
+    generate_headshots(brief_run, config)
     after = brief_run.manifest("headshots")
     assert after["headshots"] == before["headshots"] and after["delivered"] == before["delivered"]
     again = open_picture(lost)

@@ -14,7 +14,7 @@ from headshotkit.cli import main
 from headshotkit.config import RunSettings
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.delivery import gallery
-from headshotkit.photos.check import judge_photos
+from headshotkit.photos.check import check_photos
 from headshotkit.photos.override import override_verdict
 from headshotkit.pipeline import do_stage
 from headshotkit.widgets.review import photo_folder
@@ -54,7 +54,7 @@ def few_photos(tmp_path):
 
 def test_everything_in_a_run_is_its_owners_alone(whole_run, few_photos, open_to_all, tmp_path):
     run = Run(tmp_path / "made" / "run")
-    judge_photos(few_photos, run)
+    check_photos(few_photos, run)
     assert main(["export", str(tmp_path / "out" / "me.safetensors"), "--out", str(whole_run.folder)]) == 0
     every = [run.folder.parent, *run.folder.rglob("*"), run.folder, tmp_path / "out", *(tmp_path / "out").iterdir()]
     every += [p for s in ("restored", "report", "gallery") for p in (whole_run.path(s), *whole_run.path(s).rglob("*"))]
@@ -104,7 +104,7 @@ def test_where_photos_are_is_told_from_the_run_or_from_home(tmp_path, monkeypatc
 
 def test_a_photo_is_kept_by_hand_from_where_it_was(few_photos, tmp_path):
     run = Run(tmp_path / "run")
-    refused = next(v.photo for v in judge_photos(few_photos, run) if not v.kept and "face_box_px" in v.measures)
+    refused = next(v.photo for v in check_photos(few_photos, run) if not v.kept and "face_box_px" in v.measures)
     assert photo_folder("", run)[0].resolve() == few_photos.resolve()
     override_verdict(run, refused, True)
     assert run.files("photos", [f"kept/{refused}"], thorough=True)
@@ -146,6 +146,6 @@ def test_no_half_written_file_outlives_the_next_command(tmp_path):
 
 def test_check_writes_the_manifest_that_readers_expect(few_photos, tmp_path):
     run = Run(tmp_path / "run")
-    judge_photos(few_photos, run)
+    check_photos(few_photos, run)
     manifest = json.loads((run.path("photos") / "manifest.json").read_text())
     assert not os.path.isabs(manifest["folder"]) and len(manifest["files"]) >= 2 + len(FEW)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headshotkit.cli import main
-from headshotkit.config import DatasetConfig, GateConfig, RenderConfig, RunSettings, TrainConfig
+from headshotkit.config import CheckConfig, GenerateConfig, PrepareConfig, RunSettings, TrainConfig
 from headshotkit.core.errors import BadConfig, DamagedRun
 from headshotkit.core.run import Run, bytes_of, settings_of, write_json
 from headshotkit.generation.prompts import BANK
@@ -68,19 +68,19 @@ def test_settings_of_a_training_stay_as_far_as_they_go_together(first, then, exp
 
 
 def test_another_base_has_presets_of_its_own_and_the_same_person():
-    manifest = begun(DatasetConfig.for_base("mini", class_word="woman", token="zxq", face_fractions=(0.5,)), "dataset")
-    config = config_for(DatasetConfig, "sdxl", RunSettings(base="sdxl"), begun=manifest)
-    assert config == DatasetConfig.for_base("sdxl", class_word="woman", token="zxq")
+    manifest = begun(PrepareConfig.for_base("mini", class_word="woman", token="zxq", face_fractions=(0.5,)), "dataset")
+    config = config_for(PrepareConfig, "sdxl", RunSettings(base="sdxl"), begun=manifest)
+    assert config == PrepareConfig.for_base("sdxl", class_word="woman", token="zxq")
 
 
 def test_what_the_person_says_now_counts_and_the_plan_before_the_run():
-    manifest = begun(RenderConfig.for_base("mini", count=24, minutes=20.0, guidance=2.0), "headshots")
-    config = config_for(RenderConfig, "mini", RunSettings(count=26), {"minutes": 9.0}, manifest)
+    manifest = begun(GenerateConfig.for_base("mini", count=24, minutes=20.0, guidance=2.0), "headshots")
+    config = config_for(GenerateConfig, "mini", RunSettings(count=26), {"minutes": 9.0}, manifest)
     assert (config.count, config.minutes, config.guidance) == (26, 9.0, 2.0)
-    kept = begun_settings(GateConfig, begun(GateConfig(min_photos=3), "photos"))
+    kept = begun_settings(CheckConfig, begun(CheckConfig(min_photos=3), "photos"))
     assert kept["min_photos"] == 3
     with pytest.raises(DamagedRun):
-        begun_settings(GateConfig, {"stage": "photos", "config": {"min_photos": "many"}})
+        begun_settings(CheckConfig, {"stage": "photos", "config": {"min_photos": "many"}})
 
 
 def test_a_prompt_bank_of_ones_own_stays_without_its_place(brief_run, tmp_path):

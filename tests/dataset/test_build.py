@@ -8,12 +8,12 @@ import pytest
 from conftest import P1, SHARED, open_picture
 from PIL import Image
 
-from headshotkit.config import DatasetConfig, GateConfig, RunSettings, TrainConfig
+from headshotkit.config import CheckConfig, PrepareConfig, RunSettings, TrainConfig
 from headshotkit.core.errors import BadConfig, StageMissing, TooFewPhotos
 from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.core.run import Run, write_json
 from headshotkit.dataset import augment, captions
-from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.build import prepare_dataset
 from headshotkit.dataset.class_images import (
     build_class_images,
     class_cache_dir,
@@ -24,7 +24,7 @@ from headshotkit.dataset.class_images import (
 from headshotkit.dataset.crops import face_window
 from headshotkit.faces import recognition
 from headshotkit.families import load_family
-from headshotkit.photos.check import judge_photos
+from headshotkit.photos.check import check_photos
 from headshotkit.pipeline import do_stage
 from headshotkit.training import train
 
@@ -37,7 +37,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def test_the_dataset_holds_square_pictures_with_captions(small_run):
-    made = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man"))
+    made = prepare_dataset(small_run, PrepareConfig.for_base("mini", class_word="man"))
     folder = small_run.path("dataset")
     assert {p.photo for p in made.photos} == {p.name for p in (small_run.path("photos") / "kept").iterdir()}
     for photo in made.photos:
@@ -56,8 +56,8 @@ def test_no_metadata_of_a_photo_reaches_the_dataset(tmp_path, good_photo):
     exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)
     Image.fromarray(good_photo).save(folder / "a.jpg", exif=exif, comment=b"secret place")
     run = Run(tmp_path / "run")
-    judge_photos(folder, run, GateConfig(min_photos=1))
-    made = build_dataset(run, DatasetConfig.for_base("mini"))
+    check_photos(folder, run, CheckConfig(min_photos=1))
+    made = prepare_dataset(run, PrepareConfig.for_base("mini"))
     picture = open_picture(run.path("dataset") / made.photos[0].file)
     assert not picture.getexif() and not picture.info
     assert b"Secret" not in (run.path("dataset") / made.photos[0].file).read_bytes()
@@ -70,8 +70,8 @@ def test_a_photo_on_its_side_is_turned_upright(tmp_path, good_photo):
     exif[0x0112] = 6
     Image.fromarray(np.rot90(good_photo)).save(folder / "a.png", exif=exif)
     run = Run(tmp_path / "run")
-    judge_photos(folder, run, GateConfig(min_photos=1))
-    made = build_dataset(run, DatasetConfig.for_base("mini"))
+    check_photos(folder, run, CheckConfig(min_photos=1))
+    made = prepare_dataset(run, PrepareConfig.for_base("mini"))
     picture = np.asarray(open_picture(run.path("dataset") / made.photos[0].file), np.int16)
     upright = Image.fromarray(good_photo)
     left, top, side, _ = face_window(768, 768, np.array(_box(run)), 0.55, (256, 256))
@@ -88,14 +88,14 @@ def test_too_few_photos_stop_here(tmp_path, good_photo):
     folder.mkdir()
     Image.fromarray(good_photo).save(folder / "a.jpg")
     run = Run(tmp_path / "run")
-    judge_photos(folder, run)
+    check_photos(folder, run)
     with pytest.raises(TooFewPhotos, match="1 of 1 .* 10"):
-        build_dataset(run, DatasetConfig.for_base("mini"))
+        prepare_dataset(run, PrepareConfig.for_base("mini"))
 
 
 def test_without_a_photo_check_there_is_no_dataset(tmp_path):
     with pytest.raises(StageMissing, match="headshotkit check"):
-        build_dataset(Run(tmp_path), DatasetConfig.for_base("mini"))
+        prepare_dataset(Run(tmp_path), PrepareConfig.for_base("mini"))
 
 
 def test_photos_that_differ_in_their_suffix_alone_keep_their_pictures(tmp_path):
@@ -103,8 +103,8 @@ def test_photos_that_differ_in_their_suffix_alone_keep_their_pictures(tmp_path):
     shutil.copy(P1 / "p1_09.jpg", tmp_path / "photos" / "me.jpg")
     open_picture(P1 / "p1_16.jpg").save(tmp_path / "photos" / "me.png")
     run = Run(tmp_path / "run")
-    judge_photos(tmp_path / "photos", run, GateConfig(min_photos=1))
-    made = build_dataset(run, DatasetConfig.for_base("mini", face_fractions=(0.6,)))
+    check_photos(tmp_path / "photos", run, CheckConfig(min_photos=1))
+    made = prepare_dataset(run, PrepareConfig.for_base("mini", face_fractions=(0.6,)))
     assert [p.file for p in made.photos] == ["me_jpg_0.png", "me_png_0.png"]
 
 
@@ -120,7 +120,7 @@ def test_old_manifests_still_load():
 
 
 def test_pictures_of_another_aspect_have_sdxls_size_and_tell_it(small_run):
-    made = build_dataset(small_run, DatasetConfig(base="sdxl", size_px=256, aspect="4:5", face_fractions=(0.6,)))
+    made = prepare_dataset(small_run, PrepareConfig(base="sdxl", size_px=256, aspect="4:5", face_fractions=(0.6,)))
     for photo in made.photos:
         assert photo.size_px == (224, 288) == open_picture(small_run.path("dataset") / photo.file).size
         x0, y0, x1, y1 = photo.face_box_px
@@ -137,7 +137,7 @@ def test_pictures_of_another_aspect_have_sdxls_size_and_tell_it(small_run):
 )  # fmt: skip
 def test_what_a_base_can_not_do_is_refused(options, words):
     with pytest.raises(BadConfig, match=words):
-        DatasetConfig(**options)
+        PrepareConfig(**options)
 
 
 def iou(a, b):
@@ -150,7 +150,9 @@ def iou(a, b):
 def augmented(three_photos, tmp_path_factory):
     """A run of the sample person with all augmentation, at a size at which the detector is sure."""
     run = Run(shutil.copytree(three_photos, tmp_path_factory.mktemp("augmented") / "run"))
-    build_dataset(run, DatasetConfig(base="sdxl", size_px=384, class_word="man", augment="full", face_fractions=(0.5,)))
+    prepare_dataset(
+        run, PrepareConfig(base="sdxl", size_px=384, class_word="man", augment="full", face_fractions=(0.5,))
+    )
     return run
 
 
@@ -201,7 +203,7 @@ def test_safe_never_mirrors_and_the_same_seed_makes_the_same(small_run, tmp_path
     copy = Run(shutil.copytree(small_run.folder, tmp_path / "copy"))
     files = []
     for run, seed in ((small_run, 0), (copy, 0), (small_run, 1)):
-        made = build_dataset(run, DatasetConfig.for_base("mini", augment="safe", seed=seed))
+        made = prepare_dataset(run, PrepareConfig.for_base("mini", augment="safe", seed=seed))
         assert not [p for p in made.photos if "mirrored" in p.file]
         files.append({p.file: (run.path("dataset") / p.file).read_bytes() for p in made.photos})
     assert files[0] == files[1] != files[2]
@@ -238,23 +240,23 @@ def test_augmentation_is_off_for_a_reason_that_can_be_measured():
 
 
 def test_an_edited_caption_stays_and_is_recorded(small_run):
-    config = DatasetConfig.for_base("mini", class_word="man")
-    made = build_dataset(small_run, config)
+    config = PrepareConfig.for_base("mini", class_word="man")
+    made = prepare_dataset(small_run, config)
     photo = made.photos[1]
     text = (small_run.path("dataset") / photo.file).with_suffix(".txt")
     text.write_text("photo of ohwx man, in a red coat\n")
-    again = build_dataset(small_run, config).photos[1]
+    again = prepare_dataset(small_run, config).photos[1]
     assert again.caption == "photo of ohwx man, in a red coat" and again.written == photo.caption
     noted = small_run.manifest("dataset")["dataset"]["photos"][1]
     assert noted["caption"] == again.caption and noted["written"] == photo.caption
-    other = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man", token="fodils", seed=4))
+    other = prepare_dataset(small_run, PrepareConfig.for_base("mini", class_word="man", token="fodils", seed=4))
     kept = {p.file: p for p in other.photos}[photo.file]
     assert kept.caption == "photo of fodils man, in a red coat" and kept.written.startswith("photo of fodils man")
     assert text.read_text() == "photo of fodils man, in a red coat\n"
     assert sum(bool(p.written) for p in other.photos) == 1
     assert "1 edited" in small_run.manifest("dataset")["outcome"]
     text.write_text(kept.written)
-    assert not any(p.written for p in build_dataset(small_run, DatasetConfig(**_config(small_run))).photos)
+    assert not any(p.written for p in prepare_dataset(small_run, PrepareConfig(**_config(small_run))).photos)
 
 
 def test_an_edited_caption_is_not_given_to_another_photo_of_the_same_name(tmp_path):
@@ -266,8 +268,8 @@ def test_an_edited_caption_is_not_given_to_another_photo_of_the_same_name(tmp_pa
         if replaced:
             shutil.copy(P1 / "p1_05.jpg", photos / "p1_01.jpg")
             (photos / "p1_05.jpg").unlink()
-        judge_photos(photos, run, GateConfig(min_photos=1))
-        made = build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+        check_photos(photos, run, CheckConfig(min_photos=1))
+        made = prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man"))
         if not replaced:
             for name in ("p1_01.jpg", "p1_02.jpg"):
                 file = next(photo.file for photo in made.photos if photo.photo == name)
@@ -282,22 +284,22 @@ def _config(run):
 
 
 def test_edits_outlive_an_interrupted_preparation(small_run):
-    made = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man"))
+    made = prepare_dataset(small_run, PrepareConfig.for_base("mini", class_word="man"))
     captions.edit_caption(small_run, made.photos[0].file, "photo of ohwx man, on a ship")
-    config = DatasetConfig.for_base("mini", class_word="man", seed=9)
-    build_dataset(small_run, config)
+    config = PrepareConfig.for_base("mini", class_word="man", seed=9)
+    prepare_dataset(small_run, config)
     manifest = small_run.peek("dataset")
     for name in ("dataset", "upscaled", "outcome"):
         del manifest[name]
     write_json(small_run.path("dataset") / "manifest.json", manifest | {"status": "started"})
-    again = build_dataset(small_run, config)
+    again = prepare_dataset(small_run, config)
     assert again.photos[0].caption == "photo of ohwx man, on a ship"
 
 
 def test_training_reads_the_edited_text(small_run, monkeypatch):
     """What a real, one-step training gives to the text encoders, and what decides whether its LoRA is used again."""
     config = TrainConfig.for_base("mini", steps=1, batch=1)
-    made = build_dataset(small_run, DatasetConfig.for_base("mini", class_word="man"))
+    made = prepare_dataset(small_run, PrepareConfig.for_base("mini", class_word="man"))
     captions.edit_caption(small_run, made.photos[0].file, "photo of ohwx man, side light, on a ship")
     family, told = load_family("mini"), []
     encode = family.encode_prompts
@@ -321,8 +323,8 @@ COMMAND = """
 import sys
 from pathlib import Path
 from headshotkit.dataset.class_images import build_class_images
-from headshotkit.config import DatasetConfig
-build_class_images(DatasetConfig.for_base("mini", class_word="man", class_images=2), Path(sys.argv[1]))
+from headshotkit.config import PrepareConfig
+build_class_images(PrepareConfig.for_base("mini", class_word="man", class_images=2), Path(sys.argv[1]))
 """
 
 
@@ -331,12 +333,12 @@ def test_class_images_are_made_once_for_all_runs(small_run, own_cache, tmp_path)
 
     What is missing or damaged is made again, to the same picture.
     """
-    config = DatasetConfig.for_base("mini", class_word="man", class_images=2)
+    config = PrepareConfig.for_base("mini", class_word="man", class_images=2)
     cache_dir = class_cache_dir(config)
     other = subprocess.Popen([sys.executable, "-c", COMMAND, str(tmp_path / "other")], stderr=subprocess.PIPE)
     while not list(cache_dir.glob("*.png")) and other.poll() is None:
         time.sleep(0.05)
-    made = build_dataset(small_run, config)
+    made = prepare_dataset(small_run, config)
     errors = other.communicate()[1].decode()
     assert other.returncode == 0, errors
     first = [(small_run.path("dataset") / f).read_bytes() for f in made.class_images]
@@ -371,13 +373,13 @@ def test_class_images_are_announced(small_run, own_cache, capsys):
 
 def test_class_images_are_guided_in_a_share_of_the_steps(small_run, own_cache, monkeypatch):
     """20 sampler steps with guidance in four of them: 24 passes of the denoiser, not 40."""
-    config = DatasetConfig.for_base("mini", class_word="man", class_images=1)
+    config = PrepareConfig.for_base("mini", class_word="man", class_images=1)
     family = load_family("mini")
     monkeypatch.setattr("headshotkit.dataset.class_images.load_family", lambda base: family)
     assert missing_class_images(config) == 1
     build_class_images(config, small_run.path("dataset"))
-    assert family.forwards == 24 and class_recipe(DatasetConfig(class_images=1))["guidance_share"] == "0.6"
-    assert missing_class_images(config) == missing_class_images(DatasetConfig.for_base("mini")) == 0
+    assert family.forwards == 24 and class_recipe(PrepareConfig(class_images=1))["guidance_share"] == "0.6"
+    assert missing_class_images(config) == missing_class_images(PrepareConfig.for_base("mini")) == 0
 
 
 @pytest.mark.parametrize("change", [{"class_word": "woman"}, {"seed": 1}, {"size_px": 128}, {"base": "sdxl"},
@@ -385,16 +387,16 @@ def test_class_images_are_guided_in_a_share_of_the_steps(small_run, own_cache, m
 def test_another_recipe_is_another_shelf(own_cache, change):
     """Other settings never take these pictures; the number of pictures, and what is done to photos, does not count."""
     options = {"base": "mini", "class_word": "man", "size_px": 256}
-    cache_dir = class_cache_dir(DatasetConfig(**options, class_images=2))
+    cache_dir = class_cache_dir(PrepareConfig(**options, class_images=2))
     assert own_cache in cache_dir.parents
-    assert class_cache_dir(DatasetConfig(**options | change, class_images=2)) != cache_dir
-    assert class_cache_dir(DatasetConfig(**options, class_images=9, augment="safe", token="sks")) == cache_dir
+    assert class_cache_dir(PrepareConfig(**options | change, class_images=2)) != cache_dir
+    assert class_cache_dir(PrepareConfig(**options, class_images=9, augment="safe", token="sks")) == cache_dir
 
 
 def test_class_images_of_a_style_are_asked_for_and_learnt_in_its_words(small_run, own_cache):
     style = "portrait of a man, dark background, side light"
-    made = build_dataset(
-        small_run, DatasetConfig.for_base("mini", class_word="man", class_images=1, class_prompt=style)
+    made = prepare_dataset(
+        small_run, PrepareConfig.for_base("mini", class_word="man", class_images=1, class_prompt=style)
     )
     text = open_picture(small_run.path("dataset") / made.class_images[0]).text
     assert text["prompt"] == style and made.captions[-2:] == [style, ""]
@@ -403,7 +405,7 @@ def test_class_images_of_a_style_are_asked_for_and_learnt_in_its_words(small_run
 @pytest.mark.parametrize(("token", "said"), [("sks", "rifle"), ("anna", "name"), ("xqzvbk", "pieces|tokens")])
 def test_a_token_that_names_something_is_refused_before_anything_is_written(prepared_run, token, said):
     with pytest.raises(BadConfig, match=said):
-        build_dataset(prepared_run, DatasetConfig.for_base("mini", token=token))
+        prepare_dataset(prepared_run, PrepareConfig.for_base("mini", token=token))
     assert prepared_run.manifest("dataset")["config"]["token"] == "ohwx"
 
 
@@ -412,10 +414,10 @@ def test_own_pictures_in_the_training_folder_are_named_as_not_used(prepared_run,
     (folder / "mine.png").write_bytes(b"x")
     (folder / "mine.txt").write_text("photo of ohwx man")
     capsys.readouterr()
-    dataset = build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man"))
+    dataset = prepare_dataset(prepared_run, PrepareConfig.for_base("mini", class_word="man"))
     said = capsys.readouterr().err
     assert "2 files" in said and "mine.png, mine.txt" in said and "mine" not in str(dataset.photos)
     (folder / "mine.png").unlink()
     (folder / "mine.txt").unlink()
-    build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man"))
+    prepare_dataset(prepared_run, PrepareConfig.for_base("mini", class_word="man"))
     assert "not used" not in capsys.readouterr().err

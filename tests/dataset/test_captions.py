@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from conftest import P1, SHARED, open_picture
 
-from headshotkit.config import DatasetConfig, GateConfig
+from headshotkit.config import CheckConfig, PrepareConfig
 from headshotkit.core.errors import BaseUnavailable, StageMissing
 from headshotkit.core.run import Run
 from headshotkit.dataset import captions
-from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.build import prepare_dataset
 from headshotkit.dataset.captioners import FACE_WORDS, RECIPES, Captioner, without_the_face
 from headshotkit.dataset.captions import NoSuchCaption, View, caption_of, edit_caption
 from headshotkit.faces import recognition
-from headshotkit.photos.check import judge_photos
+from headshotkit.photos.check import check_photos
 
 MINI_WORDS = {
     "smiling", "neutral expression", "looking at the camera", "looking left", "looking right",
@@ -132,13 +132,13 @@ def own_run(tmp_path):
     (tmp_path / "photos").mkdir()
     shutil.copy(P1 / "p1_09.jpg", tmp_path / "photos")
     run = Run(tmp_path / "run")
-    judge_photos(tmp_path / "photos", run, GateConfig(min_photos=1))
-    build_dataset(run, DatasetConfig.for_base("mini", class_word="man"))
+    check_photos(tmp_path / "photos", run, CheckConfig(min_photos=1))
+    prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man"))
     return run
 
 
 def test_editing_a_caption_changes_file_and_manifest(own_run):
-    made = build_dataset(own_run, DatasetConfig.for_base("mini", class_word="man"))
+    made = prepare_dataset(own_run, PrepareConfig.for_base("mini", class_word="man"))
     photo = edit_caption(own_run, made.photos[0].file, "photo of ohwx man,\n  at sea ")
     assert photo.caption == "photo of ohwx man, at sea" and photo.written == made.photos[0].caption
     text = (own_run.path("dataset") / photo.file).with_suffix(".txt")
@@ -254,7 +254,7 @@ def test_florence_says_words_of_its_vocabulary(tiny_florence):
 def test_blip_writes_captions_from_pixels_to_the_file(tiny_blip, own_run):
     """Proves the plumbing only: load, pixels, generate, filter, file. Random weights see nothing."""
     options = {"base": "sdxl", "size_px": 256, "captioner": "blip", "captioner_weights": str(tiny_blip)}
-    made = build_dataset(own_run, DatasetConfig(**options))
+    made = prepare_dataset(own_run, PrepareConfig(**options))
     seen = Captioner("blip", str(tiny_blip)).caption(
         np.asarray(open_picture(own_run.path("dataset") / made.photos[0].file))
     )

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from test_coach import good_set, photo, refused
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.core.errors import StageMissing
 from headshotkit.core.records import Reason, Verdict
 from headshotkit.core.run import Run
@@ -23,7 +23,7 @@ def judged(folder, verdicts):
     (stage.folder / "thumbs").mkdir()
     Image.new("RGB", (12, 8), "orange").save(stage.folder / "thumbs" / "000.jpg")
     covered = coach.coverage(verdicts)
-    asked = coach.requests(verdicts, covered, GateConfig())
+    asked = coach.requests(verdicts, covered, CheckConfig())
     stage.finish(
         "judged",
         photos=[],

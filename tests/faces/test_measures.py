@@ -6,7 +6,7 @@ import pytest
 from conftest import P1, P2, open_picture
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.faces import measures, recognition
 
 
@@ -107,7 +107,7 @@ def test_one_tint_has_no_hues(name, tint):
     seen, tinted = (
         recognition.align_face(np.asarray(p), points, 128) for p in (photo, Image.open(buffer).convert("RGB"))
     )
-    assert measures.hue_spread(tinted) < GateConfig().min_hue_spread < 2.3 < measures.hue_spread(seen)
+    assert measures.hue_spread(tinted) < CheckConfig().min_hue_spread < 2.3 < measures.hue_spread(seen)
 
 
 @pytest.mark.parametrize("dark, light", [((0, 80, 20), (255, 90, 220)), ((30, 20, 80), (30, 215, 96))])
@@ -119,7 +119,7 @@ def test_two_tints_have_no_hues_but_noise_that_brightness_does_not_explain(dark,
     ImageOps.colorize(photo.convert("L"), dark, light).save(buffer, "JPEG", quality=40)
     tinted, plain = (recognition.align_face(np.asarray(Image.open(one).convert("RGB")), face.points, measures.FACE_PX)
                      for one in (buffer, P2 / "p2_09.jpg"))  # fmt: skip
-    assert measures.hue_spread(tinted) < GateConfig().min_hue_spread < measures.hue_spread(plain)
+    assert measures.hue_spread(tinted) < CheckConfig().min_hue_spread < measures.hue_spread(plain)
 
 
 def test_hues_stay_in_low_light_and_where_light_is_warm(aligned):

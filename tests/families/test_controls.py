@@ -14,7 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BaseUnavailable
@@ -23,7 +23,7 @@ from headshotkit.families.controls import Guide, load_controls
 from headshotkit.families.edges import edge_agreement
 from headshotkit.generation.pictures import PictureRequest, fitted_photo
 
-PX = RenderConfig.for_base("mini").size_px
+PX = GenerateConfig.for_base("mini").size_px
 SIX = Sampling((PX, PX), 6, 3.0)
 INPUTS = (["photo of a woman, smiling"], [""], [5])
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from tiny_flows import save_tiny
 
 from headshotkit import families
-from headshotkit.config import RenderConfig, TrainConfig, bases
+from headshotkit.config import GenerateConfig, TrainConfig, bases
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, DownloadFailed, MissingPackage
 from headshotkit.dataset.tokens import find_token
 from headshotkit.families import Sampling, loading
-from headshotkit.generation.headshots import render_headshots
+from headshotkit.generation.headshots import generate_headshots
 from headshotkit.training.export import PEFT_METADATA, header_of
 from headshotkit.training.train import train_lora
 
@@ -185,8 +185,8 @@ def test_the_loop_and_the_renderer_name_no_family(small_run):
     lora = train_lora(small_run, TrainConfig.for_base("flux2", steps=2, rank=2, alpha=2))
     assert lora.base == "flux2"
     assert "not NF4" in small_run.manifest("lora")["dtype"]
-    config = RenderConfig.for_base("flux2", count=1, size_px=SIZE_PX, sampler_steps=2, max_attempts=1)
-    assert [shot.accepted for shot in render_headshots(small_run, config)] == [False]
+    config = GenerateConfig.for_base("flux2", count=1, size_px=SIZE_PX, sampler_steps=2, max_attempts=1)
+    assert [shot.accepted for shot in generate_headshots(small_run, config)] == [False]
 
 
 # --- the same mathematics as the stock pipelines ------------------------------------------------------------------

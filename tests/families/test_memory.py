@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from headshotkit.config import METHODS, DatasetConfig, RenderConfig, RunSettings, TrainConfig
+from headshotkit.config import METHODS, GenerateConfig, PrepareConfig, RunSettings, TrainConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora, DiskFull, NotFinite, OutOfMemory
 from headshotkit.core.records import Dataset, Lora, Names
@@ -289,16 +289,16 @@ def test_headshots_go_on_with_fewer_at_once_and_lose_nothing_where_nothing_helps
     fault = Fault(SAID[2], lambda rows: rows > 1)
     put(family.pipeline.unet, fault)
     brief = {"count": 2, "sampler_steps": 2, "max_attempts": 1, "batch": 2, "guidance": 1.0, "base_guidance": 1.0}
-    shots = headshots.render_headshots(brief_run, RenderConfig.for_base("mini", **brief))
+    shots = headshots.generate_headshots(brief_run, GenerateConfig.for_base("mini", **brief))
     assert brief_run.manifest("headshots")[CHANGES][0]["pictures_at_once"] == 1 and len(shots) == 2
     fault.is_too_much = lambda rows: len(fault.seen) > 10
-    again = RenderConfig.for_base("mini", **brief | {"sampler_steps": 3, "batch": 1})
+    again = GenerateConfig.for_base("mini", **brief | {"sampler_steps": 3, "batch": 1})
     with pytest.raises(OutOfMemory):
-        headshots.render_headshots(brief_run, again)
+        headshots.generate_headshots(brief_run, again)
     kept = brief_run.peek("headshots")["headshots"]
     assert len(kept) == 1 and (brief_run.path("headshots") / kept[0]["file"]).is_file()
     fault.is_too_much = lambda rows: False
-    assert len(headshots.render_headshots(brief_run, again)) == 2 and brief_run.has("headshots")
+    assert len(headshots.generate_headshots(brief_run, again)) == 2 and brief_run.has("headshots")
 
 
 def test_previews_and_class_images_note_what_was_given_up(brief_run, tiling, monkeypatch, tmp_path):
@@ -315,13 +315,13 @@ def test_previews_and_class_images_note_what_was_given_up(brief_run, tiling, mon
     monkeypatch.setattr(class_images, "load_family", lambda name: family)
     monkeypatch.setattr(class_images, "weights_version", lambda name: "known")
     changes = []
-    config = DatasetConfig.for_base("mini", class_word="man", class_images=1)
+    config = PrepareConfig.for_base("mini", class_word="man", class_images=1)
     assert class_images.build_class_images(config, tmp_path / "dataset", changes) == ["class/000.png"]
     assert [change["autoencoder"] for change in changes] == ["tiles"]
     family.changes = []
     monkeypatch.setattr(previews, "load_family", lambda name: family)
-    sketch = RenderConfig.for_base("mini", sampler_steps=1, guidance=1.0, base_guidance=1.0)
-    monkeypatch.setattr(previews.RenderConfig, "for_base", lambda name: sketch)
+    sketch = GenerateConfig.for_base("mini", sampler_steps=1, guidance=1.0, base_guidance=1.0)
+    monkeypatch.setattr(previews.GenerateConfig, "for_base", lambda name: sketch)
     previews.render_previews(brief_run, pictures=1)
     facts = json.loads((brief_run.path("lora") / "previews" / "previews.json").read_text())
     assert [change["autoencoder"] for change in facts[CHANGES]] == ["tiles"]

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from test_train import checkpoints_of, run_beside
 
 from headshotkit.cli import main
-from headshotkit.config import METHODS, RenderConfig, TrainConfig
+from headshotkit.config import METHODS, GenerateConfig, TrainConfig
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Dataset, Lora
 from headshotkit.families import Sampling, load_family, loading, sdxl, sdxl_methods, weights_place
 from headshotkit.families.methods import load_method, names_token, use_trained
 from headshotkit.families.sdxl_methods import ENCODERS, NewTokens
-from headshotkit.generation.headshots import render_headshots
+from headshotkit.generation.headshots import generate_headshots
 from headshotkit.planning.forecast import expect_cost, expect_minutes, rates_of
 from headshotkit.training import train
 from headshotkit.training.export import export_lora
@@ -281,7 +281,7 @@ def test_headshots_are_rendered_with_it(trained, prepared, tmp_path):
         pytest.skip("one is enough: use_trained is tested with each")
     (run_beside(tmp_path / "run", prepared).folder / "lora").symlink_to(run.path("lora"))
     other = type(run)(tmp_path / "run")
-    shots = render_headshots(other, RenderConfig.for_base("mini", count=1, sampler_steps=2, max_attempts=1))
+    shots = generate_headshots(other, GenerateConfig.for_base("mini", count=1, sampler_steps=2, max_attempts=1))
     assert "ohwx man" in shots[0].prompt
     assert open_picture(other.path("headshots") / shots[0].file).size == (256, 256)
 

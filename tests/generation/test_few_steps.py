@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import open_picture
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.config.few_steps import FEW_STEPS, FewSteps
 from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.core.records import Names
@@ -18,7 +18,7 @@ from headshotkit.families import Sampling, load_family
 from headshotkit.families.drawing import scheduler_for
 from headshotkit.generation import few_steps
 from headshotkit.generation.few_steps import compare_few, drawn_in_few
-from headshotkit.generation.headshots import render_headshots
+from headshotkit.generation.headshots import generate_headshots
 from headshotkit.restoration.restore import restore_headshots
 
 BRIEF = {"count": 2, "sampler_steps": 6, "max_attempts": 1, "batch": 2, "distilled_lora": "tiny"}
@@ -52,10 +52,10 @@ def test_the_samplers_are_those_of_the_model_cards():
 
 def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
     with pytest.raises(BadConfig, match="distilled_lora is 'lightning', base is 'mini'"):
-        RenderConfig.for_base("mini", distilled_lora="lightning")
+        GenerateConfig.for_base("mini", distilled_lora="lightning")
     with pytest.raises(BadConfig, match="distilled_lora is 'turbo'"):
-        RenderConfig.for_base("sdxl", distilled_lora="turbo")
-    fast = drawn_in_few(RenderConfig.for_base("sdxl", distilled_lora="lightning"))
+        GenerateConfig.for_base("sdxl", distilled_lora="turbo")
+    fast = drawn_in_few(GenerateConfig.for_base("sdxl", distilled_lora="lightning"))
     assert (fast.sampler_steps, fast.sampler, fast.guidance) == (8, "euler-trailing", 1.0)
 
 
@@ -63,7 +63,7 @@ def test_they_are_for_sdxl_alone_and_set_how_is_drawn():
     "after, held", [([0.5, 0.6, 0.55], True), ([0.35, 0.45, 0.4], False), ([0.5, None, 0.6], False)]
 )
 def test_it_holds_where_identity_and_faces_do(tiny, after, held):
-    config = RenderConfig.for_base("mini", distilled_lora="tiny")
+    config = GenerateConfig.for_base("mini", distilled_lora="tiny")
     drawn = {config.sampler_steps: [0.5, 0.6, 0.56], 2: after}
     known = compare_few(lambda settings: drawn[settings.sampler_steps], lambda: None, config)
     assert known["held"] is held and ("not used" in known["words"]) is not held
@@ -72,9 +72,9 @@ def test_it_holds_where_identity_and_faces_do(tiny, after, held):
 
 def test_where_identity_holds_it_draws_and_goes_on_alike(tiny, brief_run, monkeypatch):
     monkeypatch.setattr(few_steps, "MOST_LOST", 2.0)  # the brief LoRA knows nobody, so that nothing can be lost
-    config = RenderConfig.for_base("mini", **BRIEF)
+    config = GenerateConfig.for_base("mini", **BRIEF)
     monkeypatch.setattr(few_steps, "PAIRS", 2)
-    shots = render_headshots(brief_run, config)
+    shots = generate_headshots(brief_run, config)
     manifest = brief_run.manifest("headshots")
     if not manifest["few_steps"]["held"]:  # a face may have been lost in two steps
         pytest.skip(manifest["few_steps"]["words"])
@@ -93,7 +93,7 @@ def test_a_whole_unet_leaves_no_room_for_one(tiny, brief_run):
     trained = brief_run.manifest("lora")
     write_json(brief_run.path("lora") / "manifest.json", trained | {"lora": trained["lora"] | {"method": "dreambooth"}})
     with pytest.raises(BadConfig, match="distilled_lora is 'tiny', the run was trained with method 'dreambooth'"):
-        render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
+        generate_headshots(brief_run, GenerateConfig.for_base("mini", **BRIEF))
 
 
 def test_where_it_does_not_hold_the_pictures_are_those_without(tiny, brief_run, monkeypatch):
@@ -101,7 +101,7 @@ def test_where_it_does_not_hold_the_pictures_are_those_without(tiny, brief_run, 
     before = [
         open_picture(brief_run.path("headshots") / s["file"]) for s in brief_run.manifest("headshots")["headshots"]
     ]
-    shots = render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF))
+    shots = generate_headshots(brief_run, GenerateConfig.for_base("mini", **BRIEF))
     manifest = brief_run.manifest("headshots")
     assert manifest["few_steps"]["held"] is False and "not used" in manifest["outcome"]
     for shot, picture in zip(shots, before, strict=False):

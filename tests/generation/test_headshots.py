@@ -15,12 +15,12 @@ import pytest
 from conftest import open_picture
 from tqdm import tqdm
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run, write_json
-from headshotkit.generation.headshots import _shapes, _tasks, render_headshots
+from headshotkit.generation.headshots import _shapes, _tasks, generate_headshots
 from headshotkit.generation.prompts import SIZES_PX, load_prompts
 from headshotkit.generation.session import Session
 
@@ -28,10 +28,10 @@ BRIEF = {"count": 4, "sampler_steps": 6, "max_attempts": 2, "batch": 2}
 TWO = {"count": 2, "sampler_steps": 2, "max_attempts": 2, "batch": 2}
 COMMAND = """
 import sys
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core.run import Run
-from headshotkit.generation.headshots import render_headshots
-render_headshots(Run(sys.argv[1]), RenderConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=1, batch=2))
+from headshotkit.generation.headshots import generate_headshots
+generate_headshots(Run(sys.argv[1]), GenerateConfig.for_base("mini", count=4, sampler_steps=6, max_attempts=1, batch=2))
 """
 
 
@@ -55,8 +55,8 @@ def test_refused_headshots_are_tried_again_from_another_seed(brief_run):
 
 
 def test_accepted_headshots_are_not_tried_again(brief_run):
-    config = RenderConfig.for_base("mini", **TWO, pass_floor=-1.0, pass_ceiling=-0.9)
-    shots = render_headshots(brief_run, config, planned=("steps",))
+    config = GenerateConfig.for_base("mini", **TWO, pass_floor=-1.0, pass_ceiling=-0.9)
+    shots = generate_headshots(brief_run, config, planned=("steps",))
     assert brief_run.manifest("headshots")["planned"] == ["steps"]
     with_face = [s for s in shots if s.identity is not None]
     assert all(s.accepted and s.attempt == 1 for s in with_face if s.attempt == 1)
@@ -68,8 +68,8 @@ def test_near_duplicates_are_tried_again_after_an_interruption_too(brief_run):
     """With a correlation of 0 any two headshots are near-duplicates: one passes, the rest is tried again in vain."""
     settings = BRIEF | {"count": 3, "pass_floor": -1.0, "pass_ceiling": -0.9, "max_near_duplicate": 0.0}
     settings |= {"min_sharpness": 0.0}
-    config = RenderConfig.for_base("mini", **settings, max_disagreement=9.0)
-    shots = render_headshots(brief_run, config)
+    config = GenerateConfig.for_base("mini", **settings, max_disagreement=9.0)
+    shots = generate_headshots(brief_run, config)
     assert sum(s.accepted for s in shots) == 1
     duplicates = {s.prompt_id for s in shots if s.reasons == ("near_twin",) and s.attempt == 1}
     assert len(duplicates) >= 2 and duplicates <= {s.prompt_id for s in shots if s.attempt == 2}
@@ -78,7 +78,7 @@ def test_near_duplicates_are_tried_again_after_an_interruption_too(brief_run):
         brief_run.path("headshots") / "manifest.json",
         manifest | {"status": "started", "headshots": manifest["headshots"][:-1]},
     )
-    again = render_headshots(brief_run, config)
+    again = generate_headshots(brief_run, config)
     assert [(s.file, s.accepted, s.reasons) for s in again] == [(s.file, s.accepted, s.reasons) for s in shots]
 
 
@@ -103,7 +103,7 @@ def test_a_killed_rendering_goes_on_to_the_same_pictures(brief_run, briefly_trai
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not brief_run.has("headshots"), "it was killed after its end"
-    render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF | {"max_attempts": 1}))
+    generate_headshots(brief_run, GenerateConfig.for_base("mini", **BRIEF | {"max_attempts": 1}))
     undisturbed = Run(briefly_trained)
     files = {s["file"] for s in undisturbed.manifest("headshots")["headshots"] if s["attempt"] == 1}
     assert files == {f.name for f in brief_run.path("headshots").glob("*.png")}
@@ -125,7 +125,7 @@ class Ticking:
 
 def test_under_a_clock_it_ends_in_time_with_the_same_pictures_and_says_what_is_missing(brief_run, briefly_trained):
     clock = Ticking()
-    shots = render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF, minutes=0.5), clock)
+    shots = generate_headshots(brief_run, GenerateConfig.for_base("mini", **BRIEF, minutes=0.5), clock)
     manifest = brief_run.manifest("headshots")
     assert clock.now <= 30 and len(shots) == 6 and len({s.prompt_id for s in shots}) == 4
     assert "4 of 4 are missing: the 0.5 minutes ran out" in manifest["outcome"] and len(manifest["missing"]) == 4
@@ -138,8 +138,8 @@ def test_under_a_clock_it_ends_in_time_with_the_same_pictures_and_says_what_is_m
 
 @pytest.mark.slow
 def test_other_strengths_are_tried_under_a_clock_each_with_an_attempt_of_its_own(brief_run):
-    config = RenderConfig.for_base("mini", **TWO, minutes=0.5, other_scales=(0.5,))
-    shots = render_headshots(brief_run, config, Ticking())
+    config = GenerateConfig.for_base("mini", **TWO, minutes=0.5, other_scales=(0.5,))
+    shots = generate_headshots(brief_run, config, Ticking())
     assert {s.lora_scale for s in shots} == {1.0, 0.5} and len({s.file for s in shots}) == len(shots) >= 6
     for prompt in {s.prompt_id for s in shots}:
         attempts = [s.attempt for s in shots if s.prompt_id == prompt]
@@ -147,33 +147,33 @@ def test_other_strengths_are_tried_under_a_clock_each_with_an_attempt_of_its_own
 
 
 def test_under_a_clock_an_interrupted_run_goes_on_alike(brief_run):
-    config = RenderConfig.for_base("mini", **TWO, minutes=0.2)
-    whole = render_headshots(brief_run, config, Ticking())
+    config = GenerateConfig.for_base("mini", **TWO, minutes=0.2)
+    whole = generate_headshots(brief_run, config, Ticking())
     manifest = brief_run.peek("headshots")
     interrupted = manifest | {"status": "started", "headshots": manifest["headshots"][:2], "seconds": 0.0}
     write_json(brief_run.path("headshots") / "manifest.json", interrupted)
-    again = render_headshots(brief_run, config, Ticking())
+    again = generate_headshots(brief_run, config, Ticking())
     assert [(s.file, s.seed, s.identity) for s in again[: len(whole)]] == [(s.file, s.seed, s.identity) for s in whole]
 
 
 def test_a_batch_that_would_be_late_is_broken_off(brief_run):
     clock = Ticking()
-    assert render_headshots(brief_run, RenderConfig.for_base("mini", **BRIEF, minutes=0.1), clock) == []
+    assert generate_headshots(brief_run, GenerateConfig.for_base("mini", **BRIEF, minutes=0.1), clock) == []
     assert clock.now <= 6 and brief_run.manifest("headshots")["delivered"] == []
 
 
 def test_a_lora_of_another_base_is_refused(brief_run):
     with pytest.raises(BadLora, match="base 'mini', .* base 'sdxl'"):
-        render_headshots(brief_run, RenderConfig.for_base("sdxl"))
+        generate_headshots(brief_run, GenerateConfig.for_base("sdxl"))
 
 
 def test_every_aspect_has_its_size_where_the_base_can_draw_it():
     lora = Lora("person.safetensors", "sdxl", 8, 8, "ohwx", "man", 1)
-    config = RenderConfig.for_base("sdxl")
+    config = GenerateConfig.for_base("sdxl")
     tasks = _tasks(load_prompts(), lora, config)
     assert {t.aspect: t.size_px for t in tasks} == {a: SIZES_PX[a] for a in ("1:1", "4:5", "3:4", "16:9")}
     assert _shapes(tasks, config).count(" of ") == 4 and "square" not in _shapes(tasks, config)
-    small = RenderConfig.for_base("mini", count=50)
+    small = GenerateConfig.for_base("mini", count=50)
     squares = _tasks(load_prompts(), lora, small)
     assert {t.size_px for t in squares} == {(256, 256)}
     assert _shapes(squares, small).startswith("all square, because base 'mini' ")
@@ -187,7 +187,9 @@ def test_the_bar_shows_accepted_of_wanted_tries_and_minutes_left(brief_run, monk
     written = io.StringIO()
     bar = partial(tqdm, file=written, mininterval=0, ncols=120)
     monkeypatch.setattr(runtime, "progress", lambda items, title, total=None: bar(items, desc=title, total=total))
-    shots = render_headshots(brief_run, RenderConfig.for_base("mini", **TWO, seed=1, pass_floor=-1, pass_ceiling=-0.9))
+    shots = generate_headshots(
+        brief_run, GenerateConfig.for_base("mini", **TWO, seed=1, pass_floor=-1, pass_ceiling=-0.9)
+    )
     shown = written.getvalue()
     assert "?" not in shown.split("accepted headshots", 1)[1].split("[")[0] and "0/2" in shown
     assert f"tried={len(shots)}" in shown and "minutes_left=" in shown

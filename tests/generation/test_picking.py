@@ -8,13 +8,13 @@ import pytest
 from conftest import open_picture
 
 from headshotkit.cli import chosen_by, parse
-from headshotkit.config import PickConfig, RenderConfig, RunSettings
+from headshotkit.config import GenerateConfig, PickConfig, RunSettings
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Names, Pick
 from headshotkit.core.run import Run, write_json
 from headshotkit.evaluation.plots_picking import plot_pick, table_pick
 from headshotkit.families import Sampling, load_family
-from headshotkit.generation.headshots import _picked, render_headshots
+from headshotkit.generation.headshots import _picked, generate_headshots
 from headshotkit.generation.picking import best_trade_off, choose_pick, pick_lora, prompts_that_differ
 from headshotkit.generation.prompts import Prompt, load_prompts
 from headshotkit.pipeline import config_for, do_stage
@@ -69,7 +69,7 @@ def test_settings_that_make_no_choice_are_refused():
 @pytest.fixture(scope="module")
 def picked(briefly_trained, tmp_path_factory):
     run = Run(shutil.copytree(briefly_trained, tmp_path_factory.mktemp("picked") / "run"))
-    pick_lora(run, SETTINGS, RenderConfig.for_base("mini", **RENDERING))
+    pick_lora(run, SETTINGS, GenerateConfig.for_base("mini", **RENDERING))
     return run
 
 
@@ -93,7 +93,7 @@ def test_every_candidate_draws_the_same_prompts_from_the_same_noise(picked):
 
 def test_a_picture_is_what_its_snapshot_draws_at_that_strength(picked):
     one = next(p for p in picked.manifest("picked")["pictures"] if p["file"].startswith("000003_1_"))
-    family, config = load_family("mini"), RenderConfig.for_base("mini", **RENDERING)
+    family, config = load_family("mini"), GenerateConfig.for_base("mini", **RENDERING)
     family.use_lora(picked.path("lora") / "previews" / "000003.safetensors", 1.0)
     (image,) = family.render([one["prompt"]], [""], [one["seed"]], Sampling.of(config, (config.size_px,) * 2, NAMES))
     saved = open_picture(picked.path("picked") / one["file"])
@@ -107,7 +107,7 @@ def test_an_interrupted_choice_goes_on_to_the_same(picked_run, picked, capsys):
     write_json(
         picked_run.path("picked") / "manifest.json", whole | {"status": "started", "pictures": whole["pictures"][:2]}
     )
-    assert pick_lora(picked_run, SETTINGS, RenderConfig.for_base("mini", **RENDERING)).to_dict() == whole["chosen"]
+    assert pick_lora(picked_run, SETTINGS, GenerateConfig.for_base("mini", **RENDERING)).to_dict() == whole["chosen"]
     assert "picking: 4 " in capsys.readouterr().err
     again = picked_run.manifest("picked")
     assert again["candidates"] == whole["candidates"]
@@ -115,8 +115,8 @@ def test_an_interrupted_choice_goes_on_to_the_same(picked_run, picked, capsys):
 
 
 def test_a_pick_stays_whatever_the_headshots_are_drawn_with(picked_run):
-    other = RenderConfig.for_base("mini", count=1, max_attempts=1, batch=1, sampler_steps=2)
-    render_headshots(picked_run, other)
+    other = GenerateConfig.for_base("mini", count=1, max_attempts=1, batch=1, sampler_steps=2)
+    generate_headshots(picked_run, other)
     before = picked_run.manifest("picked")
     assert do_stage("picked", picked_run, RunSettings()) == before
     assert picked_run.has("headshots") and not list((picked_run.folder / "earlier").glob("picked*"))
@@ -127,8 +127,8 @@ def test_headshots_are_drawn_as_picked_unless_a_strength_is_given(picked_run):
     manifest = picked_run.peek("picked")
     chosen = manifest["chosen"] | {"step": 3, "scale": 0.5, "file": "previews/000003.safetensors"}
     write_json(picked_run.path("picked") / "manifest.json", manifest | {"chosen": chosen})
-    config = RenderConfig.for_base("mini", count=1, max_attempts=1, **RENDERING)
-    (shot,) = render_headshots(picked_run, config)
+    config = GenerateConfig.for_base("mini", count=1, max_attempts=1, **RENDERING)
+    (shot,) = generate_headshots(picked_run, config)
     made = picked_run.manifest("headshots")
     assert made["lora"] == {"step": 3, "scale": 0.5, "picked": True} and shot.lora_scale == 0.5
     family = load_family("mini")
@@ -136,7 +136,7 @@ def test_headshots_are_drawn_as_picked_unless_a_strength_is_given(picked_run):
     (image,) = family.render([shot.prompt], [""], [shot.seed], Sampling.of(config, (config.size_px,) * 2, NAMES))
     assert (np.asarray(image) == np.asarray(open_picture(picked_run.path("headshots") / shot.file))).all()
     given = ["generate", "--out", str(picked_run.folder), "--lora-scale", "0.9"]
-    by_hand = config_for(RenderConfig, "mini", chosen_by(*parse(given)))
+    by_hand = config_for(GenerateConfig, "mini", chosen_by(*parse(given)))
     assert (by_hand.lora_scale, by_hand.use_pick, config.use_pick) == (0.9, False, True)
     assert _picked(picked_run, by_hand) == (None, "") and _picked(picked_run, config)[0].scale == 0.5
 
@@ -144,7 +144,7 @@ def test_headshots_are_drawn_as_picked_unless_a_strength_is_given(picked_run):
 def test_a_choice_for_another_lora_is_not_used_and_that_is_said(picked_run):
     manifest = picked_run.peek("picked")
     write_json(picked_run.path("picked") / "manifest.json", manifest | {"inputs": {"lora/manifest.json": "another"}})
-    pick, words = _picked(picked_run, RenderConfig.for_base("mini"))
+    pick, words = _picked(picked_run, GenerateConfig.for_base("mini"))
     assert pick is None and "ignored picked/" in words
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import P1, open_picture
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core.errors import BadConfig, BadLora, HeadshotError, StageMissing
 from headshotkit.core.run import Run, write_json
 from headshotkit.generation.pictures import Picture, PictureRequest, Studio, fitted_photo, render_pictures, styles_of
@@ -31,7 +31,7 @@ def pixels(run, pictures):
 
 
 def test_a_preset_suits_the_base():
-    config = RenderConfig.for_base("mini")
+    config = GenerateConfig.for_base("mini")
     assert BRIEF.size_px == (config.size_px,) * 2 and BRIEF.guidance == config.without_base_guidance().guidance == 3.0
     assert PictureRequest.from_dict(json.loads(json.dumps(BRIEF.to_dict()))) == BRIEF
     mini, sdxl = (set(styles_of(base).values()) for base in ("mini", "sdxl"))

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from headshotkit.cli import chosen_by, main, parse
-from headshotkit.config import RenderConfig, RunSettings
+from headshotkit.config import GenerateConfig, RunSettings
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Lora
@@ -320,16 +320,16 @@ def test_the_command_line_lists_the_bank_and_names_a_wrong_pack(capsys, bank):
 
 def test_the_packs_of_the_command_line_reach_the_renderer():
     given = chosen_by(*parse(["generate", "--packs", "linkedin", "studio"]))
-    config = config_for(RenderConfig, "mini", RunSettings(packs=given.packs))
-    assert config.packs == ("linkedin", "studio") and config_for(RenderConfig, "mini", RunSettings()).packs == ()
+    config = config_for(GenerateConfig, "mini", RunSettings(packs=given.packs))
+    assert config.packs == ("linkedin", "studio") and config_for(GenerateConfig, "mini", RunSettings()).packs == ()
     with pytest.raises(BadConfig, match="packs is 'linkedin'"):
-        RenderConfig(packs="linkedin")
+        GenerateConfig(packs="linkedin")
 
 
 @pytest.mark.parametrize(("base", "form"), [("mini", "brief"), ("sdxl", "text")])
 def test_the_renderer_asks_for_the_packs_with_its_seed(bank, base, form):
     lora = Lora("lora.safetensors", base, 4, 4, "ohwx", "person", 1)
-    tasks = _tasks(bank, lora, RenderConfig.for_base(base, count=16, packs=("medical",), seed=5))
+    tasks = _tasks(bank, lora, GenerateConfig.for_base(base, count=16, packs=("medical",), seed=5))
     chosen = choose_prompts(bank, 16, ("medical",), seed=5)
     assert [t.id for t in tasks] == ids(chosen)
     assert [t.text for t in tasks] == [getattr(p, form).replace("{person}", "ohwx person") for _, p in chosen]

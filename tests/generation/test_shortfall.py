@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core.records import Headshot, Lora
 from headshotkit.generation.shortfall import causes_of, is_offered
 
 MARK = 0.4
 WELL = Lora(Path("person.safetensors"), "sdxl", 32, 32, "ohwx", "man", 1000)
-CONFIG = RenderConfig(count=8)
+CONFIG = GenerateConfig(count=8)
 
 
 def photos(kept: int = 16, scenes: int = 12) -> dict:
@@ -51,14 +51,14 @@ def test_enough_headshots_have_no_cause():
         (STRANGERS, {"lora": replace(WELL, step=800, method="dreambooth", rank=0)}, ["strength"]),
         (STRANGERS, {"shown": photos(8, 8)}, ["few_photos"]),
         (STRANGERS, {"shown": photos(16, 2)}, ["few_photos"]),
-        (STRANGERS, {"lora": replace(WELL, step=6, base="mini"), "config": RenderConfig.for_base("mini", count=8),
+        (STRANGERS, {"lora": replace(WELL, step=6, base="mini"), "config": GenerateConfig.for_base("mini", count=8),
                      "shown": photos(4, 1)}, ["short_training", "few_photos", "embedded_base"]),
         (attempts(1, ("other_person", 0.35), times=8), {}, ["nearly"]),
         (attempts(1, ("copy_of_photo", 0.7), times=8), {}, ["overfitted"]),
         (attempts(1, ("near_twin", 0.6), times=8), {}, ["same_picture"]),
         (attempts(1, ("soft_face", 0.5), times=8), {"config": CONFIG.replace(sampler_steps=6)}, ["few_sampler_steps"]),
         (attempts(1, ("soft_face", 0.5), times=8), {}, ["bad_faces"]),
-        (attempts(0, ("no_face", None), times=9), {"config": RenderConfig.for_base("mini", count=8)},
+        (attempts(0, ("no_face", None), times=9), {"config": GenerateConfig.for_base("mini", count=8)},
          ["embedded_base"]),
         (attempts(0, ("copy_of_photo", 0.7), ("copy_of_photo", 0.7), ("other_person", 0.1), times=4), {},
          ["overfitted", "strength"]),

@@ -1,10 +1,9 @@
-
 import cv2
 import numpy as np
 import pytest
 from conftest import P1, P2
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.core.records import REASON_CODES
 from headshotkit.faces import recognition
 from headshotkit.photos import assess
@@ -19,17 +18,17 @@ def measured():
 def test_a_good_photo_has_every_measure_and_no_reason_against_it(measured):
     used = {rule.measure for rule in assess.RULES}
     assert used <= set(measured.measures) and all(measured.measures[name] is not None for name in used)
-    assert assess.reasons_against(measured.measures, GateConfig()) == []
+    assert assess.reasons_against(measured.measures, CheckConfig()) == []
     assert 0.8 < measured.measures["quality"] <= 1
 
 
 @pytest.mark.parametrize("rule", assess.RULES, ids=lambda rule: f"{rule.code}-{rule.side}-{rule.measure}")
 def test_each_limit_is_exact_and_names_the_number(rule, measured):
-    limit, step = getattr(GateConfig(), rule.limit), 1 if rule.limit in ("min_faces", "max_faces") else 0.001
+    limit, step = getattr(CheckConfig(), rule.limit), 1 if rule.limit in ("min_faces", "max_faces") else 0.001
     at = measured.measures | {rule.measure: limit}
     beyond = measured.measures | {rule.measure: limit + step if rule.side == "most" else limit - step}
-    assert assess.reasons_against(at, GateConfig()) == []
-    (reason,) = assess.reasons_against(beyond, GateConfig())
+    assert assess.reasons_against(at, CheckConfig()) == []
+    (reason,) = assess.reasons_against(beyond, CheckConfig())
     assert (reason.code, reason.limit) == (rule.code, limit) and reason.value == beyond[rule.measure]
     assert rule.code in REASON_CODES and (rule.code == "no_face" or any(c.isdigit() for c in reason.text))
 
@@ -55,7 +54,7 @@ def with_beard(image: np.ndarray) -> np.ndarray:
 def test_a_beard_covers_nothing_and_tints_nothing(photo):
     image = with_beard(open_photo(photo).pixels)
     measured = assess.measure_photo(Opened(image, image.shape[1], image.shape[0], 1.0, None))
-    assert assess.reasons_against(measured.measures, GateConfig()) == []
+    assert assess.reasons_against(measured.measures, CheckConfig()) == []
 
 
 def test_every_limit_of_the_config_is_used():
@@ -63,21 +62,21 @@ def test_every_limit_of_the_config_is_used():
         "min_photos", "max_photos", "min_same_person", "max_hash_distance", "min_duplicate_identity",
         "min_duplicate_structure", "max_stops_below",
     }  # fmt: skip
-    limits = set(GateConfig.model_fields)
+    limits = set(CheckConfig.model_fields)
     assert limits == {rule.limit for rule in assess.RULES} | set_level
 
 
 def test_turning_left_or_right_counts_alike(measured):
     for yaw in (-60, 60):
-        (reason,) = assess.reasons_against(measured.measures | {"yaw_deg": yaw}, GateConfig())
+        (reason,) = assess.reasons_against(measured.measures | {"yaw_deg": yaw}, CheckConfig())
         assert reason.code == "profile" and "60 degrees" in reason.text
 
 
 def test_the_cause_is_named_and_not_what_follows_from_it(measured):
     dark = measured.measures | {"visible": 1.0, "noise": 9.0, "disagreement": 0.5, "recognisable": 3.0}
-    assert [r.code for r in assess.reasons_against(dark, GateConfig())] == ["dark"]
+    assert [r.code for r in assess.reasons_against(dark, CheckConfig())] == ["dark"]
     two = measured.measures | {"other_face": 0.9, "face_px": 40}
-    assert [r.code for r in assess.reasons_against(two, GateConfig())] == ["many_faces", "small_face"]
+    assert [r.code for r in assess.reasons_against(two, CheckConfig())] == ["many_faces", "small_face"]
 
 
 def test_measures_do_not_depend_on_how_large_the_file_is_decoded(tmp_path):
@@ -96,11 +95,11 @@ def test_measures_do_not_depend_on_how_large_the_file_is_decoded(tmp_path):
 def test_a_picture_of_nothing_has_no_face():
     grey = np.full((300, 300, 3), 128, np.uint8)
     measured = assess.measure_photo(Opened(grey, 300, 300, 1.0, None, None, None))
-    (reason,) = assess.reasons_against(measured.measures, GateConfig())
+    (reason,) = assess.reasons_against(measured.measures, CheckConfig())
     assert (reason.code, measured.embedding) == ("no_face", None)
 
 
 def test_the_recognisers_limit_is_left_out_where_it_was_not_measured(measured, monkeypatch):
     monkeypatch.setattr("headshotkit.faces.recognition.norm_is_known", lambda: False)
     unknown = assess.measure_photo(open_photo(P1 / "p1_04.jpg", assess.LEAST_PX)).measures
-    assert unknown["recognisable"] is None and assess.reasons_against(unknown, GateConfig()) == []
+    assert unknown["recognisable"] is None and assess.reasons_against(unknown, CheckConfig()) == []

@@ -11,13 +11,13 @@ import pytest
 from conftest import P1, P2, SHARED, open_picture
 from PIL import Image, ImageFilter, ImageOps
 
-from headshotkit.config import DatasetConfig, GateConfig, RunSettings
+from headshotkit.config import CheckConfig, PrepareConfig, RunSettings
 from headshotkit.core.errors import CannotKeep, NoPhotos, RunFolderError, StageMissing, TooFewPhotos
 from headshotkit.core.records import REASON_CODES
 from headshotkit.core.run import Run
-from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.build import prepare_dataset
 from headshotkit.photos import assess
-from headshotkit.photos.check import judge_photos, main_person, people, write_kept
+from headshotkit.photos.check import check_photos, main_person, people, write_kept
 from headshotkit.photos.files import Opened, digest_of, left_out, open_photo, png_bytes
 from headshotkit.photos.metadata import ORIGIN
 from headshotkit.photos.override import override_verdict
@@ -28,7 +28,7 @@ from headshotkit.pipeline import do_stage
 def verdicts(prepared, tmp_path_factory):
     """The verdicts on all photos of the sample person, and the run that holds them."""
     run = Run(shutil.copytree(prepared, tmp_path_factory.mktemp("gate") / "run"))
-    return {v.photo: v for v in judge_photos(P1, run)}, run
+    return {v.photo: v for v in check_photos(P1, run)}, run
 
 
 def test_every_bad_photo_is_refused_for_its_labelled_reason_alone(verdicts, labels):
@@ -62,7 +62,7 @@ def test_kept_photos_are_copied_byte_for_byte(verdicts):
 def test_a_second_judging_does_nothing_again(verdicts):
     _, run = verdicts
     before = (run.path("photos") / "manifest.json").stat().st_mtime_ns
-    judge_photos(P1, run)
+    check_photos(P1, run)
     assert (run.path("photos") / "manifest.json").stat().st_mtime_ns == before
 
 
@@ -78,7 +78,7 @@ def test_a_folder_without_photos_is_an_error(tmp_path, make):
         (folder / "more.md").write_text("hello")
     said = {"missing": "photos", "file": "a file", "empty": " 0 files", "texts": " 2 files"}[make]
     with pytest.raises(NoPhotos, match=said):
-        judge_photos(folder, Run(tmp_path / "run"))
+        check_photos(folder, Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -87,7 +87,7 @@ def test_photos_in_a_stages_own_folder_stay_where_they_are(tmp_path, good_photo,
     (tmp_path / place).mkdir(parents=True)
     Image.fromarray(good_photo).save(tmp_path / place / "me.png")
     with pytest.raises(RunFolderError, match="--out"):
-        judge_photos(tmp_path / place, Run(tmp_path))
+        check_photos(tmp_path / place, Run(tmp_path))
     assert [p.name for p in (tmp_path / place).iterdir()] == ["me.png"]
 
 
@@ -95,7 +95,7 @@ def test_so_does_a_link_to_photos_in_a_stages_folder(tmp_path):
     (tmp_path / "run" / "photos").mkdir(parents=True)
     (tmp_path / "run" / "photos" / "mine").symlink_to(P1)
     with pytest.raises(RunFolderError, match="--out"):
-        judge_photos(tmp_path / "run" / "photos" / "mine", Run(tmp_path / "run"))
+        check_photos(tmp_path / "run" / "photos" / "mine", Run(tmp_path / "run"))
     assert (tmp_path / "run" / "photos" / "mine").is_dir()
 
 
@@ -115,12 +115,12 @@ def test_the_minority_of_a_mixed_folder_is_somebody_else(tmp_path):
         shutil.copy(P2 / f"p2_{n:02d}.jpg", folder)
     for n in (1, 4):
         shutil.copy(P1 / f"p1_{n:02d}.jpg", folder)
-    verdicts = judge_photos(folder, Run(tmp_path / "run"))
+    verdicts = check_photos(folder, Run(tmp_path / "run"))
     assert [v.reasons[0].code for v in verdicts if not v.kept] == ["other_person", "other_person"]
     assert all(v.photo.startswith("p2") == v.kept for v in verdicts)
 
 
-AS_BURST = GateConfig(max_hash_distance=0, min_duplicate_structure=2)
+AS_BURST = CheckConfig(max_hash_distance=0, min_duplicate_structure=2)
 """Pieces of one photo stand for a burst's, so that they must not count as one picture."""
 
 
@@ -144,7 +144,7 @@ def test_every_format_of_one_good_photo_is_readable(tmp_path, good_photo):
     }  # fmt: skip
     for name, data in made.items():
         (folder / name).write_bytes(data)
-    verdicts = judge_photos(folder, Run(tmp_path / "run"))
+    verdicts = check_photos(folder, Run(tmp_path / "run"))
     assert len(verdicts) == len(made)
     codes = {v.photo: [r.code for r in v.reasons] for v in verdicts if not v.kept}
     assert codes.pop("deep.png") == ["greyscale"]  # 16 bit, read as it should be: it has no colour
@@ -172,7 +172,7 @@ def test_any_byte_soup_ends_in_a_verdict(tmp_path, good_photo, files):
     (folder / "zeros.jpg").write_bytes(bytes(5000))
     (folder / "nothing.png").write_bytes(b"")
     (folder / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig())
+    verdicts = check_photos(folder, Run(tmp_path / "run"), CheckConfig())
     assert len(verdicts) == files + 3 and all(v.kept or v.reasons for v in verdicts)
 
 
@@ -182,7 +182,7 @@ def test_a_decompression_bomb_is_refused_by_its_claim(tmp_path):
     bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "bomb.png").write_bytes(bytes(bomb))
-    verdict = judge_photos(tmp_path / "photos", Run(tmp_path / "run"))[0]
+    verdict = check_photos(tmp_path / "photos", Run(tmp_path / "run"))[0]
     assert verdict.reasons[0].code == "unreadable" and "3600000000 pixels" in verdict.reasons[0].text
 
 
@@ -204,7 +204,7 @@ def test_two_people_are_named_with_the_photos_of_each(tmp_path):
         tmp_path, **{f"p{p}_{n}": (P1, P2)[p - 1] / f"p{p}_{n:02d}.jpg" for p in (1, 2) for n in (1, 3, 4, 5)}
     )
     run = Run(tmp_path / "run")
-    judge_photos(folder, run)
+    check_photos(folder, run)
     first = run.manifest("photos")["requests"][0]
     assert first["code"] == "two_people"
     assert all(f"p{p}_{n}.jpg" in first["text"] for p in (1, 2) for n in (1, 3, 4, 5))
@@ -221,7 +221,7 @@ def test_a_burst_is_one_scene(tmp_path):
     with Image.open(P1 / "p1_04.jpg") as image:
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
-    verdicts = judge_photos(folder, Run(tmp_path / "run"), AS_BURST)
+    verdicts = check_photos(folder, Run(tmp_path / "run"), AS_BURST)
     scenes = {v.photo: v.measures["moment"] for v in verdicts}
     assert len({scenes[name] for name in scenes if name.startswith("burst")}) == 1
     assert scenes["other.jpg"] not in {scenes[name] for name in scenes if name.startswith("burst")}
@@ -232,7 +232,7 @@ def test_a_second_photo_of_a_scene_is_kept_only_where_there_are_too_few(tmp_path
         bursts = {f"burst_{n}": encoded(image.crop((n * 9, n * 7, 700 + n * 9, 700 + n * 7)), "JPEG") for n in range(4)}
     folder = folder_of(tmp_path, other=P1 / "p1_08.jpg", **bursts)
     few, enough = (
-        judge_photos(folder, Run(tmp_path / f"run{least}"), AS_BURST.replace(min_photos=least)) for least in (4, 2)
+        check_photos(folder, Run(tmp_path / f"run{least}"), AS_BURST.replace(min_photos=least)) for least in (4, 2)
     )
     assert sum(v.kept for v in few) == 4 and sum(v.kept for v in enough) == 2
     assert all("better photo" in v.reasons[0].text for v in enough if not v.kept)
@@ -240,7 +240,7 @@ def test_a_second_photo_of_a_scene_is_kept_only_where_there_are_too_few(tmp_path
 
 def test_of_more_photos_than_needed_the_best_are_chosen(tmp_path):
     good = {f"n{n:02d}": P1 / f"p1_{n:02d}.jpg" for n in range(1, 10)}
-    verdicts = judge_photos(folder_of(tmp_path, **good), Run(tmp_path / "run"), GateConfig(max_photos=4, min_photos=3))
+    verdicts = check_photos(folder_of(tmp_path, **good), Run(tmp_path / "run"), CheckConfig(max_photos=4, min_photos=3))
     assert sum(v.kept for v in verdicts) == 4
     surplus = [r for v in verdicts for r in v.reasons if r.code == "surplus"]
     assert len(surplus) == 5 and all("4 of 9" in r.text for r in surplus)
@@ -253,7 +253,7 @@ def test_names_that_are_no_utf8_end_in_a_verdict_that_can_be_written(tmp_path):
     with open(raw, "wb") as file:
         file.write((P1 / "p1_04.jpg").read_bytes())
     run = Run(tmp_path / "run")
-    (verdict,) = judge_photos(folder, run)
+    (verdict,) = check_photos(folder, run)
     assert verdict.kept and verdict.photo == r"caf\xe9.jpg"
     assert (run.path("photos") / "kept" / verdict.photo).exists()
 
@@ -267,7 +267,7 @@ def judged_five(tmp_path_factory):
     place = tmp_path_factory.mktemp("five")
     names = {"a": "p1_04", "b": "p1_08", "c": "p1_12", "grey": "p1_11", "nobody": "bad_07_no_face"}
     folder = folder_of(place, **{name: P1 / f"{file}.jpg" for name, file in names.items()})
-    judge_photos(folder, Run(place / "run"), GateConfig(min_photos=2))
+    check_photos(folder, Run(place / "run"), CheckConfig(min_photos=2))
     return place
 
 
@@ -294,10 +294,10 @@ def test_an_override_holds_when_the_photos_are_judged_again(small_run):
     override_verdict(run, "grey.jpg", kept=True)
     override_verdict(run, "b.jpg", kept=False)
     written = (run.path("photos") / "manifest.json").stat().st_mtime_ns
-    judge_photos(folder, run, GateConfig(min_photos=2))
+    check_photos(folder, run, CheckConfig(min_photos=2))
     assert (run.path("photos") / "manifest.json").stat().st_mtime_ns == written  # nothing is done again
     shutil.copy(P1 / "p1_15.jpg", folder / "d.jpg")
-    again = {v.photo: v for v in judge_photos(folder, run, GateConfig(min_photos=2))}
+    again = {v.photo: v for v in check_photos(folder, run, CheckConfig(min_photos=2))}
     assert {name for name, v in again.items() if v.kept} == {"a.jpg", "c.jpg", "d.jpg", "grey.jpg"}
     assert again["b.jpg"].overridden and not again["b.jpg"].reasons
 
@@ -318,13 +318,13 @@ def test_a_moved_photo_folder_is_found_again(small_run, tmp_path):
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(CannotKeep, match="again"):
         override_verdict(run, "grey.jpg", kept=True)
-    judge_photos(tmp_path / "elsewhere", run, GateConfig(min_photos=2))
+    check_photos(tmp_path / "elsewhere", run, CheckConfig(min_photos=2))
     assert override_verdict(run, "grey.jpg", kept=True).kept
 
 
 def test_a_later_stage_notices_the_override(small_run):
     run, _ = small_run
-    build_dataset(run, DatasetConfig.for_base("mini"))
+    prepare_dataset(run, PrepareConfig.for_base("mini"))
     assert run.has("dataset")
     override_verdict(run, "b.jpg", kept=False)
     assert not run.has("dataset")
@@ -346,7 +346,7 @@ def test_a_photo_without_a_face_cannot_be_kept(small_run):
 
 
 def codes_of(folder, tmp_path, **limits) -> dict[str, list[str]]:
-    verdicts = judge_photos(folder, Run(tmp_path / "run"), GateConfig(**limits))
+    verdicts = check_photos(folder, Run(tmp_path / "run"), CheckConfig(**limits))
     return {v.photo.removesuffix(".jpg"): [r.code for r in v.reasons] for v in verdicts}
 
 
@@ -421,18 +421,18 @@ def test_what_is_not_looked_at_is_said(tmp_path):
     said += ", 1 raw file (CR3)"
     assert left_out(folder) == said
     run = Run(tmp_path / "run")
-    judge_photos(folder, run)
+    check_photos(folder, run)
     assert said in run.manifest("photos")["outcome"]
     for stage in ("photos", "dataset"):
         with pytest.raises(TooFewPhotos) as error:
             do_stage(stage, run, RunSettings(photos=folder, base="mini"))
         assert said in error.value.why
     (folder / "y.jxl").unlink()
-    judge_photos(folder, run)  # nothing is judged again
+    check_photos(folder, run)  # nothing is judged again
     assert "JPEG XL" not in run.manifest("photos")["outcome"]
     (folder / "a.jpg").unlink()
     with pytest.raises(NoPhotos, match="2 photos in 1 subfolder"):
-        judge_photos(folder, run)
+        check_photos(folder, run)
 
 
 def test_kept_photos_that_were_edited_are_copied_again_and_strange_ones_named(small_run, capsys):
@@ -442,11 +442,11 @@ def test_kept_photos_that_were_edited_are_copied_again_and_strange_ones_named(sm
     (kept / "b.jpg").unlink()
     (kept / "mine.jpg").write_bytes(b"x")
     capsys.readouterr()
-    judge_photos(folder, run, GateConfig(min_photos=2))
+    check_photos(folder, run, CheckConfig(min_photos=2))
     said = capsys.readouterr().err
     assert all((kept / name).read_bytes() == (folder / name).read_bytes() for name in ("a.jpg", "b.jpg", "c.jpg"))
     assert "a.jpg" in said and "b.jpg" in said and "mine.jpg" in said and (kept / "mine.jpg").exists()
-    judge_photos(folder, run, GateConfig(min_photos=2))
+    check_photos(folder, run, CheckConfig(min_photos=2))
     assert "a.jpg" not in capsys.readouterr().err
 
 
@@ -471,4 +471,4 @@ def test_low_light_refuses_no_skin_more_than_another():
         image = open_photo(SHARED / "london" / f"{person}_neutral.jpg", assess.LEAST_PX).pixels
         seen, dim = (assess.measure_photo(Opened(x, *x.shape[1::-1], 1.0, None)) for x in (image, dimmed(image, 3)))
         assert float(seen.embedding @ dim.embedding) > KNOWN
-        assert assess.reasons_against(dim.measures, GateConfig()) == []
+        assert assess.reasons_against(dim.measures, CheckConfig()) == []

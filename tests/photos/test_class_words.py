@@ -8,11 +8,11 @@ from conftest import P1
 from onnx import TensorProto, helper
 
 from headshotkit.cli import main
-from headshotkit.config import CLASS_WORDS, DatasetConfig, GateConfig, RunSettings
+from headshotkit.config import CLASS_WORDS, CheckConfig, PrepareConfig, RunSettings
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.run import Run, sha256_of
 from headshotkit.faces import recognition
-from headshotkit.photos.check import judge_photos
+from headshotkit.photos.check import check_photos
 from headshotkit.photos.class_words import propose_class_word
 from headshotkit.photos.override import override_verdict
 from headshotkit.pipeline import do_missing, do_stage
@@ -25,7 +25,7 @@ def somebodys(tmp_path_factory):
     (place / "photos").mkdir()
     for n in range(1, 5):
         shutil.copy(P1 / f"p1_{n:02d}.jpg", place / "photos")
-    judge_photos(place / "photos", Run(place / "run"), GateConfig(min_photos=4))
+    check_photos(place / "photos", Run(place / "run"), CheckConfig(min_photos=4))
     return place / "run"
 
 
@@ -69,7 +69,7 @@ def test_the_sample_persons_word_is_known(prepared_run):
 
 
 def test_without_a_model_it_is_the_word_for_everybody(somebody):
-    assert propose_class_word(somebody)[0] == "person" == DatasetConfig().class_word == CLASS_WORDS[0]
+    assert propose_class_word(somebody)[0] == "person" == PrepareConfig().class_word == CLASS_WORDS[0]
 
 
 @pytest.mark.parametrize(("numbers", "word"), [((2.0, -1.0), "woman"), ((-1.0, 2.0), "man")])
@@ -115,7 +115,7 @@ def test_it_is_said_and_the_run_keeps_it(somebody, sex_model, capsys):
 
 def test_an_unknown_word_is_answered_with_those_that_are_known(somebody, capsys):
     with pytest.raises(BadConfig) as caught:
-        DatasetConfig(class_word="womna")
+        PrepareConfig(class_word="womna")
     assert "womna" in caught.value.happened and all(word in caught.value.why for word in CLASS_WORDS)
     code = main(["prepare", "--out", str(somebody.folder), "--class-word", "womna"])
     said = capsys.readouterr().err

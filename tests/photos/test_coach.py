@@ -11,13 +11,13 @@ import pytest
 from conftest import P1, P2
 from PIL import Image
 
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.core.records import REASON_CODES, Reason, Verdict
 from headshotkit.core.run import Run
 from headshotkit.photos import coach, coverage, selection
-from headshotkit.photos.check import judge_photos
+from headshotkit.photos.check import check_photos
 
-CONFIG = GateConfig()
+CONFIG = CheckConfig()
 BLUE, RED, WHITE, GREY = [40, 5, -35], [45, 55, 35], [95, 0, 0], [60, 0, 0]
 POSES = [(0, 0), (-30, 0), (30, 0), (0, 25)]
 
@@ -377,7 +377,7 @@ def test_too_few():
 def test_a_small_uniform_set_is_asked_to_turn_and_to_smile(count, scenes):
     """Frontal, neutral selfies of one day; with min_photos as low as their number nothing else is in the way."""
     verdicts = [photo(f"a{i}", scene=i % scenes) for i in range(count)]
-    config = GateConfig(min_photos=min(count, 3))
+    config = CheckConfig(min_photos=min(count, 3))
     codes = [r.code for r in coach.requests(verdicts, coach.coverage(verdicts), config)]
     assert {"pose", "clothes" if min(count, scenes) >= 3 else "expression"} <= set(codes)
     lacking = coach.requests(
@@ -392,7 +392,7 @@ def test_a_small_uniform_set_is_asked_to_turn_and_to_smile(count, scenes):
 def test_a_small_set_that_shows_everything_once_is_not_asked_for_it_again():
     shown = [photo("a", yaw_deg=-30), photo("b", yaw_deg=30, smile=0.9, clothes_lab=RED, backdrop_lab=GREY), photo("c")]
     covered = coach.coverage(shown)
-    assert coach.requests(shown, covered, GateConfig(min_photos=3)) == ()
+    assert coach.requests(shown, covered, CheckConfig(min_photos=3)) == ()
 
 
 def test_a_dark_skin_in_good_light_is_not_in_dim_light():
@@ -446,7 +446,7 @@ def test_requests_go_to_json_and_back():
 def judged(photos, folder):
     """The manifest of a folder's photos."""
     run = Run(folder)
-    judge_photos(photos, run)
+    check_photos(photos, run)
     return run.manifest("photos")
 
 

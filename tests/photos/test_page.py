@@ -6,11 +6,11 @@ from conftest import P1
 from test_gallery import Tags
 
 from headshotkit.cli import main
-from headshotkit.config import GateConfig
+from headshotkit.config import CheckConfig
 from headshotkit.core.pages import PAGE
 from headshotkit.core.records import MOST_REFUSALS, Verdict, refusals
 from headshotkit.core.run import Run, write_json
-from headshotkit.photos.check import judge_photos
+from headshotkit.photos.check import check_photos
 from headshotkit.photos.override import override_verdict
 
 ODD = 'a"><script>.jpg'
@@ -25,7 +25,7 @@ def four_files(tmp_path_factory):
     for name in ("p1_01.jpg", "p1_02.jpg", "bad_02_dark.jpg"):
         shutil.copy(P1 / name, photos)
     (photos / ODD).write_bytes(b"no photo")
-    judge_photos(photos, Run(place / "run"), GateConfig(min_photos=1))
+    check_photos(photos, Run(place / "run"), CheckConfig(min_photos=1))
     return place
 
 
@@ -63,7 +63,7 @@ def test_an_overridden_photo_moves_on_the_page_and_nothing_is_judged_anew(checke
     override_verdict(run, "p1_02.jpg", False)
     assert page.read_text().count('class="near"') == 3 and "left out by you" in page.read_text()
     monkeypatch.setattr("headshotkit.photos.check.open_photo", lambda *_: pytest.fail("judged anew"))
-    assert sum(v.kept for v in judge_photos(photos, run, GateConfig(min_photos=1))) == 1
+    assert sum(v.kept for v in check_photos(photos, run, CheckConfig(min_photos=1))) == 1
     assert PAGE in run.manifest("photos")["files"] and run.files("photos", [PAGE], thorough=True)
 
 
@@ -73,7 +73,7 @@ def test_a_run_from_before_the_page_gets_one(checked):
     del made["files"]  # as runs were before files were noted
     (run.path("photos") / PAGE).unlink()
     write_json(run.path("photos") / "manifest.json", made)
-    judge_photos(photos, run, GateConfig(min_photos=1))
+    check_photos(photos, run, CheckConfig(min_photos=1))
     assert (run.path("photos") / PAGE).read_text() == text
 
 

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from headshotkit.core.run import Run
 from headshotkit.photos import stripping
-from headshotkit.photos.check import judge_photos
+from headshotkit.photos.check import check_photos
 from headshotkit.photos.files import open_photo, read_photo
 
 SECRETS = (b"ANNA-CAMERA", b"52.5200N", b"A private comment")
@@ -102,7 +102,7 @@ def test_the_check_keeps_no_metadata(photo, tmp_path):
         picture = open_picture(P1 / f"p1_{number:02d}.jpg")
         picture.save(tmp_path / "photos" / f"{number}.jpg", exif=told(1), quality=95)
     run = Run(tmp_path / "run")
-    kept = [v.photo for v in judge_photos(tmp_path / "photos", run) if v.kept]
+    kept = [v.photo for v in check_photos(tmp_path / "photos", run) if v.kept]
     assert kept
     for name in kept:
         file = run.path("photos") / "kept" / name

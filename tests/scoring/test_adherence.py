@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import P1, open_picture
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.faces import recognition
 from headshotkit.generation.prompts import load_prompts
 from headshotkit.scoring import adherence
@@ -52,7 +52,7 @@ def test_shares_count_what_is_asked_alone():
 def test_the_gate_reports_it_and_decides_nothing_by_it(seen):
     image = seen[0]
     embedding = recognition.load_recogniser("arcface").embed(image, recognition.detect_faces(image)[0])
-    config = RenderConfig.for_base("mini", max_copy=1.0)
+    config = GenerateConfig.for_base("mini", max_copy=1.0)
     person = Person(embedding, calibrate(np.stack([embedding] * 3), config), ())
     shown = shown_by(image, seen[1])
     lines = [

@@ -7,7 +7,7 @@ import pytest
 from conftest import P2, open_picture
 from PIL import Image, ImageFilter, ImageOps
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.core.errors import NoKnownFaces
 from headshotkit.core.run import Run
 from headshotkit.faces import copies, recognition
@@ -15,7 +15,7 @@ from headshotkit.generation.session import Session
 from headshotkit.scoring.identity import calibrate, judge_headshot, known_person
 from headshotkit.scoring.reasons import WORDS
 
-CONFIG = RenderConfig.for_base("mini")
+CONFIG = GenerateConfig.for_base("mini")
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +94,17 @@ def spread(cosine, n=12):
 
 @pytest.mark.parametrize(("cosine", "said"), [(0.95, "lowered to 0.55"), (0.2, "raised to 0.28")])
 def test_floor_and_ceiling_are_explained(cosine, said):
-    assert said in calibrate(spread(cosine), RenderConfig()).reason
+    assert said in calibrate(spread(cosine), GenerateConfig()).reason
 
 
 def test_the_mark_between_them_is_the_persons_own():
-    threshold = calibrate(spread(0.6), RenderConfig(pass_ceiling=0.9))
+    threshold = calibrate(spread(0.6), GenerateConfig(pass_ceiling=0.9))
     assert threshold.value == threshold.own_quantile and 0.4 < threshold.value < threshold.own_median
 
 
 def test_nobody_can_not_be_calibrated():
     with pytest.raises(NoKnownFaces):
-        calibrate(np.zeros((0, 512), np.float32), RenderConfig())
+        calibrate(np.zeros((0, 512), np.float32), GenerateConfig())
 
 
 def test_what_lies_outside_of_the_picture_is_not_compared(good_photo):

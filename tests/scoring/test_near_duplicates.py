@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import RenderConfig
+from headshotkit.config import GenerateConfig
 from headshotkit.scoring.near_duplicates import Album
 
 
@@ -12,7 +12,7 @@ def picture(motif: int, noise: int) -> Image.Image:
 
 
 def test_a_near_duplicate_is_found_through_noise_and_other_motifs_are_none():
-    album, mark = Album(), RenderConfig().max_near_duplicate
+    album, mark = Album(), GenerateConfig().max_near_duplicate
     for motif in range(5):
         assert album.nearest(picture(motif, 10 + motif))[0] < mark
         album.add(f"{motif}.png", picture(motif, 10 + motif))

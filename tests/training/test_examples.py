@@ -6,10 +6,10 @@ import torch
 from conftest import open_picture
 from PIL import Image
 
-from headshotkit.config import DatasetConfig, TrainConfig
+from headshotkit.config import PrepareConfig, TrainConfig
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.records import Dataset, TrainingPhoto
-from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.build import prepare_dataset
 from headshotkit.families import load_family
 from headshotkit.training.examples import Examples, _facts_at, cached_examples, face_weights, window_at
 
@@ -99,7 +99,7 @@ def test_the_loss_is_the_weighted_mean(family, monkeypatch):
 def test_where_the_face_is_survives_mirroring_and_turning(prepared_run, family):
     """Of each augmented picture, the middle of the weights is the mirrored, or about the turned, face's."""
     run = prepared_run
-    build_dataset(run, DatasetConfig.for_base("mini", class_word="man", augment="full"))
+    prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man", augment="full"))
     dataset = Dataset.from_dict(run.manifest("dataset")["dataset"])
     person = cached_examples(family, run.path("dataset"), dataset, run.folder, {256})[0][256]
     names = [photo.file for photo in dataset.photos]

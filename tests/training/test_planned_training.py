@@ -11,7 +11,7 @@ from test_deadline import clock  # noqa: F401
 
 from headshotkit import pipeline
 from headshotkit.cli import main
-from headshotkit.config import RenderConfig, RunSettings, TrainConfig
+from headshotkit.config import GenerateConfig, RunSettings, TrainConfig
 from headshotkit.core.errors import OutOfMemory
 from headshotkit.core.run import COMMANDS, STAGES, Run, write_json
 from headshotkit.families import load_family
@@ -268,7 +268,7 @@ def test_a_training_that_was_begun_goes_on_as_it_was_planned(prepared_run):
 def test_headshots_that_were_begun_go_on_as_they_were_planned(prepared_run):
     """Without minutes, or with fewer: the tries that were made belong to these settings."""
     planned = {"sampler_steps": 12, "guidance_share": 0.2, "minutes": 3.5}
-    begun = prepared_run.begin("headshots", RenderConfig.for_base("mini", **planned), {}, seed=0)
+    begun = prepared_run.begin("headshots", GenerateConfig.for_base("mini", **planned), {}, seed=0)
     begun.manifest["planned"] = list(planned)
     begun.note_seconds()
     late = DeadlineController(plan_run("cpu", 24, 2.9), tell=lambda line: None)
@@ -282,7 +282,7 @@ def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
     fresh = DeadlineController(plan_run("cpu", 2, 20), tell=lambda line: None)
     for minutes, delivered, again in ((0.5, 1, True), (0.5, 2, False), (0.6, 1, False)):
         planned = {"sampler_steps": 12, "guidance_share": 0.2, "minutes": minutes}
-        stage = prepared_run.begin("headshots", RenderConfig.for_base("mini", **planned, count=2), {}, seed=0)
+        stage = prepared_run.begin("headshots", GenerateConfig.for_base("mini", **planned, count=2), {}, seed=0)
         stage.manifest["planned"] = list(planned)
         stage.finish("", headshots=[], delivered=["a.png", "b.png"][:delivered], pass_mark={})
         settings = planned_settings("headshots", prepared_run, "mini", RunSettings(count=2), fresh)

@@ -10,7 +10,7 @@ from conftest import open_picture
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from headshotkit.config import RenderConfig, TrainConfig
+from headshotkit.config import GenerateConfig, TrainConfig
 from headshotkit.config.bases import BASES
 from headshotkit.core.errors import BadConfig, StageMissing
 from headshotkit.core.records import Names
@@ -31,7 +31,7 @@ def prepared_run(quick_run):
 @pytest.fixture(autouse=True)
 def few_sampler_steps(monkeypatch):
     """Previews are drawn as the base's preset says; three steps tell them apart, too."""
-    monkeypatch.setitem(BASES["mini"].presets["RenderConfig"], "sampler_steps", 3)
+    monkeypatch.setitem(BASES["mini"].presets["GenerateConfig"], "sampler_steps", 3)
 
 
 def largest_difference(one, other):
@@ -95,7 +95,7 @@ def test_each_preview_is_what_its_snapshot_draws(brief_run):
     """Equal pixels with the stock loader's: step 0 is the bare base, the last one the LoRA itself."""
     drawn = render_previews(brief_run, pictures=1)
     assert [p.step for p in drawn] == [0, 3, 6] and len({p.seed for p in drawn}) == 1
-    folder, config = brief_run.path("lora"), RenderConfig.for_base("mini")
+    folder, config = brief_run.path("lora"), GenerateConfig.for_base("mini")
     family = load_family("mini")
     for preview, scale in ((drawn[0], 0.0), (drawn[2], 1.0)):
         family.use_lora(folder / "person.safetensors", scale)

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from headshotkit.cli import main
-from headshotkit.config import DatasetConfig, TrainConfig
+from headshotkit.config import PrepareConfig, TrainConfig
 from headshotkit.core.errors import BadConfig, DiskFull, RunFolderError, StageMissing
 from headshotkit.core.run import Run
-from headshotkit.dataset.build import build_dataset
+from headshotkit.dataset.build import prepare_dataset
 from headshotkit.families import load_family
 from headshotkit.families.sdxl import SdxlFamily
 from headshotkit.training import train
@@ -524,7 +524,7 @@ def test_another_seed_is_another_lora_and_the_first_is_set_aside(prepared_run):
 
 
 def test_prior_preservation_adds_the_class(prepared_run):
-    build_dataset(prepared_run, DatasetConfig.for_base("mini", class_word="man", class_images=1))
+    prepare_dataset(prepared_run, PrepareConfig.for_base("mini", class_word="man", class_images=1))
     losses = {}
     for weight in (0.0, 1.0):
         train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF | {"steps": 1, "prior_weight": weight}))

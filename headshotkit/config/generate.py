@@ -1,4 +1,4 @@
-"""Settings of generation and restoration."""
+"""Settings of generation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from headshotkit.config.base import Batch, Config, FilePath, Minutes, Scale, Seed, Size, Text, stored_as
 from headshotkit.config.bases import BASES
-from headshotkit.config.dataset import SDXL_SIZES_PX
 from headshotkit.config.few_steps import FEW_STEPS
+from headshotkit.config.prepare import SDXL_SIZES_PX
 from headshotkit.core.errors import BadConfig
 
 Sampler = Literal["base", "dpmpp-2m-karras", "euler-trailing", "ddim-trailing", "lcm"]
@@ -41,7 +41,7 @@ def _split(names: object) -> object:
     return tuple(part for name in names for part in name.replace(",", " ").split())
 
 
-class RenderConfig(Config):
+class GenerateConfig(Config):
     """Settings of generation."""
 
     base: Text = "sdxl"
@@ -90,9 +90,9 @@ class RenderConfig(Config):
     """Least height of the face relative to the picture's shorter side; the embedded base's headshots have 0.74 to 0.98,
     a head and shoulders about 0.45; below 0.2 it is not a headshot."""
     min_sharpness: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """Least sharpness of the face, as GateConfig's; the embedded base's 128 px faces need less, see its preset."""
+    """Least sharpness of the face, as CheckConfig's; the embedded base's 128 px faces need less, see its preset."""
     min_eye_openness: Annotated[float, Field(ge=0, le=10)] = 0.12
-    """Least height of the eye opening relative to its width, as GateConfig's; 21 good headshots: at least 0.27."""
+    """Least height of the eye opening relative to its width, as CheckConfig's; 21 good headshots: at least 0.27."""
     max_disagreement: Annotated[float, Field(ge=0, le=10)] = 0.18
     """Largest distance between two landmark models' eyes, nose and mouth, in eye distances; beyond it the face is
     unclear. 21 good headshots: at most 0.11; blurred by 2.5 of 128 px: up to 0.33."""
@@ -117,19 +117,19 @@ class RenderConfig(Config):
             raise BadConfig(
                 f"pass_floor {self.pass_floor} is above pass_ceiling {self.pass_ceiling}.",
                 "The identity threshold lies between them.",
-                "Lower RenderConfig.pass_floor or raise RenderConfig.pass_ceiling.",
+                "Lower GenerateConfig.pass_floor or raise GenerateConfig.pass_ceiling.",
             )
         if self.other_scales and not self.minutes:
             raise BadConfig(
                 f"other_scales are {self.other_scales}, minutes is 0.",
                 "Strengths are compared while there is time to try; without minutes every try has lora_scale.",
-                "Set RenderConfig.minutes as well, or no other_scales.",
+                "Set GenerateConfig.minutes as well, or no other_scales.",
             )
         if self.distilled_lora and self.base not in FEW_STEPS[self.distilled_lora].bases:
             raise BadConfig(
                 f"distilled_lora is {self.distilled_lora!r}, base is {self.base!r}.",
                 "A distilled LoRA only fits the base that it was distilled from, and relatives of it.",
-                "Leave RenderConfig.distilled_lora empty, or choose another base: --base sdxl",
+                "Leave GenerateConfig.distilled_lora empty, or choose another base: --base sdxl",
             )
         return self
 
@@ -138,10 +138,10 @@ class RenderConfig(Config):
         """Return that a chosen lora_scale is used in place of a picked one."""
         return {"use_pick": False} if "lora_scale" in chosen else {}
 
-    def without_base_guidance(self) -> RenderConfig:
+    def without_base_guidance(self) -> GenerateConfig:
         """Return the settings without base-model guidance: for class images, or pictures from a photo or from edges.
 
-        >>> drawing = RenderConfig.for_base("mini").without_base_guidance()
+        >>> drawing = GenerateConfig.for_base("mini").without_base_guidance()
         >>> drawing.guidance, drawing.base_guidance
         (3.0, 1.0)
         """
@@ -155,20 +155,9 @@ class RenderConfig(Config):
         It is SDXL's size for the aspect, scaled with size_px to multiples of 64, like all of SDXL's sizes; size_px x
         size_px on a base that was trained on squares only.
 
-        >>> RenderConfig().size_for("4:5"), RenderConfig(base="mini", size_px=256).size_for("4:5")
+        >>> GenerateConfig().size_for("4:5"), GenerateConfig(base="mini", size_px=256).size_for("4:5")
         ((896, 1152), (256, 256))
         """
         if aspect == "1:1" or (self.base in BASES and BASES[self.base].square_only):
             return self.size_px, self.size_px
         return tuple(max(64, round(side * self.size_px / 1024 / 64) * 64) for side in SDXL_SIZES_PX[aspect])
-
-
-class RestoreConfig(Config):
-    """Settings of restoration."""
-
-    fidelity: Annotated[float, Field(ge=0, le=1)] = 0.7
-    """CodeFormer's weight: 0 = better looking, 1 = truer to the input."""
-    codeformer_weights: FilePath = stored_as("weights", "")
-    """Path of codeformer.pth; empty: the cache folder's `codeformer/codeformer.pth`."""
-    max_identity_loss: Annotated[float, Field(ge=0, le=2)] = 0.02
-    """Largest loss of identity by restoration; beyond it the unrestored headshot is kept."""

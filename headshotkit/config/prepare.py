@@ -27,7 +27,7 @@ Captioner = Literal["template", "blip", "florence"]
 AUGMENTS, CAPTIONERS = get_args(Augment), get_args(Captioner)
 
 
-class DatasetConfig(Config):
+class PrepareConfig(Config):
     """Settings of the training pictures."""
 
     base: Text = "sdxl"
@@ -66,19 +66,19 @@ class DatasetConfig(Config):
             raise BadConfig(
                 f"token {self.token!r} is empty.",
                 "Captions name the person by it and the class word.",
-                "Set DatasetConfig.token.",
+                "Set PrepareConfig.token.",
             )
         if not self.face_fractions:
             raise BadConfig(
                 "face_fractions are none.",
                 "Each photo is cropped once for each of them.",
-                "Set DatasetConfig.face_fractions, for example (0.45, 0.62).",
+                "Set PrepareConfig.face_fractions, for example (0.45, 0.62).",
             )
         if self.class_prompt and not self.class_images:
             raise BadConfig(
                 f"class_prompt is {self.class_prompt!r}, class_images is 0.",
                 "It says what class images show.",
-                "Set DatasetConfig.class_images as well, for example 50.",
+                "Set PrepareConfig.class_images as well, for example 50.",
             )
         self._demand_what_the_base_can_do()
         return self
@@ -90,17 +90,17 @@ class DatasetConfig(Config):
             raise BadConfig(
                 f"aspect is {self.aspect}, base is {self.base!r}.",
                 "This base was trained on square pictures only.",
-                "Set DatasetConfig.aspect to 1:1, or choose another base: --base sdxl",
+                "Set PrepareConfig.aspect to 1:1, or choose another base: --base sdxl",
             )
         if self.aspect != "1:1" and self.class_images:
             raise BadConfig(
                 f"aspect is {self.aspect}, class_images is {self.class_images}.",
                 "Class images are square, and a training batch holds pictures of one shape.",
-                "Set DatasetConfig.aspect to 1:1 or DatasetConfig.class_images to 0.",
+                "Set PrepareConfig.aspect to 1:1 or PrepareConfig.class_images to 0.",
             )
         if self.captioner != "template" and small:
             raise BadConfig(
                 f"captioner is {self.captioner!r}, base is {self.base!r}.",
                 "This base knows only the few words that the templates use.",
-                "Set DatasetConfig.captioner to template, or choose another base: --base sdxl",
+                "Set PrepareConfig.captioner to template, or choose another base: --base sdxl",
             )

@@ -10,7 +10,7 @@ from headshotkit.config.base import Config
 from headshotkit.core.errors import BadConfig
 
 
-class GateConfig(Config):
+class CheckConfig(Config):
     """Limits of the photo check."""
 
     min_photos: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -81,7 +81,7 @@ class GateConfig(Config):
     min_duplicate_structure: Annotated[float, Field(ge=-1, le=2)] = 0.96
     """Photos whose faces share at least this fraction of fine structure are duplicates, even after cropping, framing,
     mirroring, shrinking, squeezing, recolouring or photographing a print. Above 1 is off. Other photos of one person
-    stay below 0.943 (max_copy in config/render.py)."""
+    stay below 0.943 (max_copy in config/generate.py)."""
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
@@ -90,12 +90,12 @@ class GateConfig(Config):
             raise BadConfig(
                 f"min_photos {self.min_photos} is above max_photos {self.max_photos}.",
                 "Of more good photos than max_photos only the best are chosen, so there would never be enough.",
-                "Lower GateConfig.min_photos or raise GateConfig.max_photos.",
+                "Lower CheckConfig.min_photos or raise CheckConfig.max_photos.",
             )
         if self.min_faces > self.max_faces:
             raise BadConfig(
                 f"min_faces is {self.min_faces}, max_faces {self.max_faces}.",
                 "So no photo has as many faces as it should.",
-                "Set GateConfig.min_faces to 1.",
+                "Set CheckConfig.min_faces to 1.",
             )
         return self
