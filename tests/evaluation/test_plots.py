@@ -107,7 +107,7 @@ def test_no_name_lies_over_a_candidate(tmp_path):
     figure = plots_picking.plot_pick(run)
     names = [[t.get_text() for t in axes.get_legend().get_texts()] for axes in figure.axes]
     assert names[0][:4] == ["step 250", "step 500", "step 750", "chosen"]
-    assert names[1][:3] == ["strength 0.6", "strength 1", "chosen"]
+    assert names[1][:3] == ["lora_scale 0.6", "lora_scale 1", "chosen"]
     assert not any(axes.texts for axes in figure.axes)
     signs = [tuple(map(tuple, c.get_paths()[0].vertices)) for c in figure.axes[0].collections[:3]]
     assert len(set(signs)) == 3, "candidates in the same place are told apart"
