@@ -3,7 +3,7 @@
 WORDS = {
     "no_face": "no face was found", "many_faces": "more than one face", "small_face": "the face is small",
     "unclear_face": "no clear face", "soft_face": "the face is not sharp", "eyes_closed": "the eyes are closed",
-    "other_person": "not similar enough to you", "copy_of_photo": "almost a copy of one of your photos",
+    "other_person": "not similar enough", "copy_of_photo": "almost a copy of one of your photos",
     "near_twin": "almost the same picture as another",
 }  # fmt: skip
 """Code of the identity gate -> its reason in plain words."""
