@@ -25,7 +25,7 @@ from headshotkit.config.bases import choose_base
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.core.pages import PAGE
-from headshotkit.core.records import Verdict, kept_photos, refusals
+from headshotkit.core.records import MOST_REFUSALS, Verdict, kept_photos, refusals
 from headshotkit.core.run import BANKS, COMMANDS, Run, settings_of, write_json
 from headshotkit.dataset.build import prepare_dataset
 from headshotkit.dataset.class_images import missing_class_images
@@ -69,7 +69,7 @@ def make_headshots(
     run, options = Run(out), (options or RunSettings()).replace(photos=Path(photos))
     base, why = run_base(run, options)
     if base == "mini":
-        tell(f"{'note':<10} {runtime.toy_words()}")
+        tell(runtime.folded(f"{'note':<10} {runtime.toy_words()}"))
     tell(f"base       {base}: {why}")
     controller = _usual_deadline(run, base, options, tell) or begin_deadline(run, options, tell)
     cannot: CannotRestore | None = None
@@ -82,7 +82,7 @@ def make_headshots(
             manifest = do_stage(stage.folder, run, options, controller)
         except CannotRestore as error:  # the headshots exist; the error is raised at the end
             manifest, cannot = run.manifest(stage.folder), error
-        tell(line_of(manifest, run))
+        tell(runtime.folded(line_of(manifest, run, refused=0)))
         if controller:
             drawn = len(manifest.get("headshots", ())) if "drawing_seconds" in manifest else 0
             controller.finish(stage.command, manifest["drawing_seconds"] / drawn if drawn else 0.0)
@@ -479,16 +479,17 @@ def _gate_config(run: Run, options: RunSettings) -> CheckConfig:
     return config_for(CheckConfig, "", options, begun=run.peek("photos"))
 
 
-def line_of(manifest: dict, run: Run | None = None) -> str:
+def line_of(manifest: dict, run: Run | None = None, refused: int = MOST_REFUSALS) -> str:
     """Return one line on a finished stage: its name, what came out, seconds.
 
-    After the check there is also a line a rejected photo with the reason, and one on what is missing. After the check
-    and the gallery the last line gives the page's path in the run.
+    After the check there is also a line for each of the first `refused` refused photos, and one on what is missing.
+    After the check and the gallery the last line gives the page's path in the run.
     """
     stage = manifest["stage"]
     lines = [f"{COMMANDS[stage]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"]
     if stage == "photos":
-        lines += [*refusals([Verdict.from_dict(v) for v in manifest["verdicts"]]), manifest["advice"]]
+        verdicts = [Verdict.from_dict(v) for v in manifest["verdicts"]]
+        lines += [*(refusals(verdicts, refused) if refused else ()), manifest["advice"]]
     if run and stage in ("photos", "gallery"):
         lines.append(f"{(run.path(stage) / PAGE).resolve()}")
     return f"\n{'':<10} ".join(lines)

@@ -343,11 +343,11 @@ MOST_REFUSALS = 40
 """Number of refused photos that are listed by name."""
 
 
-def refusals(verdicts: list[Verdict]) -> list[str]:
-    """Return a line for each refused photo, its name and first reason; after MOST_REFUSALS, the number of the rest."""
+def refusals(verdicts: list[Verdict], most: int = MOST_REFUSALS) -> list[str]:
+    """Return a line for each refused photo, its name and first reason; after `most`, the number of the rest."""
     lines = [f"{v.photo}: {v.lines[0]}" for v in verdicts if not v.kept]
-    more = len(lines) - MOST_REFUSALS
-    return lines[:MOST_REFUSALS] + ([f"and {more} more, in photos/index.html"] if more > 0 else [])
+    more = len(lines) - most
+    return lines[:most] + [f"and {more} more, in photos/index.html"] * (more > 0)
 
 
 def kept_photos(verdicts: list[Verdict], at_least: int, advice: str = "", left_out: str = "") -> list[Verdict]:

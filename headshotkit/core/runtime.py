@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -483,17 +484,25 @@ def clock_in(minutes: float) -> str:
     return time.strftime("%H:%M", time.localtime(time.time() + 60 * minutes))
 
 
+def folded(text: str, width: int = 110) -> str:
+    """Return a command's lines, folded at a width, with what follows set below the text, not below its first word.
+
+    >>> folded("check      kept 17 of 30 photos", 24)
+    'check      kept 17 of 30\\n           photos'
+    """
+    whole = {"break_long_words": False, "break_on_hyphens": False}  # a path can be copied
+    lines = (textwrap.wrap(line, width, subsequent_indent=" " * 11, **whole) for line in text.split("\n"))
+    return "\n".join(part for parts in lines for part in parts)
+
+
 def toy_words() -> str:
     """Return the most important warning about the embedded base, and how to get real headshots."""
     if "google.colab" in sys.modules:
         way = "choose Runtime, Change runtime type, T4 GPU in the menu, and run the notebook again"
     else:
         page = REPOSITORY.replace("github.com", "colab.research.google.com/github")
-        way = f"open the quickstart on Colab, which offers a free GPU: {page}/blob/main/notebooks/00_quickstart.ipynb"
-    return (
-        "The embedded base is a toy model that draws pictures of 256 px. It shows the workflow; its headshots are "
-        f"not fit for use. For real ones, {way}"
-    )
+        way = f"use Colab's free GPU: {page}/blob/main/notebooks/00_quickstart.ipynb"
+    return f"The embedded base is a toy: its 256 px headshots are of no use. For real ones, {way}"
 
 
 def report() -> str:

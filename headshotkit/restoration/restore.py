@@ -73,7 +73,7 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         for file in files:
             write_atomic(stage.folder / file, (run.path("headshots") / file).read_bytes())
         manifest = stage.finish(
-            f"skipped: {missing[0]} ({len(files)} headshots copied unchanged)",
+            f"skipped, {len(files)} headshots copied unchanged: {missing[0]}",
             missing=list(missing),
             restored=[{"file": f, "kept": "unrestored"} for f in files],
         )
