@@ -345,7 +345,7 @@ MOST_REFUSALS = 40
 
 def refusals(verdicts: list[Verdict], most: int = MOST_REFUSALS) -> list[str]:
     """Return a line for each refused photo, its name and first reason; after `most`, the number of the rest."""
-    lines = [f"{v.photo}: {v.lines[0]}" for v in verdicts if not v.kept]
+    lines = [f"{v.photo}: {v.lines[0].removeprefix(f'{v.photo} ')}" for v in verdicts if not v.kept]
     more = len(lines) - most
     return lines[:most] + [f"and {more} more, in photos/index.html"] * (more > 0)
 
