@@ -76,6 +76,8 @@ warnings=(
     -W "ignore:datetime.datetime.utcnow() is deprecated:DeprecationWarning"
     # matplotlib 3.10.0 calls pyparsing by names that pyparsing 3.3 deprecates.
     -W "ignore::pyparsing.warnings.PyparsingDeprecationWarning"
+    # ipywidgets 7.7.1 asks for a trait's metadata in a way that traitlets 4.1 deprecates.
+    -W "ignore:Deprecated in traitlets 4.1:DeprecationWarning"
 )
 "$venv/bin/pytest" -q --durations=8 "${warnings[@]}" tests/core/test_runtime.py tests/core/test_old_packages.py \
     tests/families/test_families.py tests/generation/test_few_steps.py tests/training/test_train.py \
