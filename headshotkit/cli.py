@@ -23,7 +23,7 @@ import tyro
 
 from headshotkit.config import CropConfig, PlanConfig, RunSettings, TokenConfig
 from headshotkit.config.base import MOST_LETTERS, Settings, allowed, meaning, schema_of
-from headshotkit.config.bases import BASES, choose_base, find_base
+from headshotkit.config.bases import BASES, OTHER_WAYS, choose_base, find_base
 from headshotkit.config.run_settings import CONFIGS, NAMES, SHARED, flag
 from headshotkit.core import __version__, runtime
 from headshotkit.core.errors import ACTING, BadConfig, HeadshotError, NoPhotos
@@ -46,6 +46,7 @@ def option(hint: object, help_: str, note: str = "", metavar: str = "") -> objec
     return NotRequired[Annotated[hint, tyro.conf.arg(help=help_, help_behavior_hint=note)]]
 
 
+BASE = f"The base model: {', '.join(BASES)}; or {OTHER_WAYS}."
 JSON = option(bool, "Print the result as JSON.")
 RUN_FOLDER = option(Path, "The run folder.", "default: runs/me")
 
@@ -96,7 +97,7 @@ def run_options(commands: tuple[str, ...], others: tuple[str, ...] = ()) -> dict
         commands: those whose settings are all included.
         others: names of further settings.
     """
-    made = {"base": option(str, f"The base model: {', '.join(BASES)}.", "default: as the run began, else by device")}
+    made = {"base": option(str, BASE, "default: as the run began, else by device")}
     if "minutes" in others or {"generate", "evaluate"} & {*commands}:
         made["minutes"] = option(float, "Time limit in minutes from now; settings that you leave out are planned to "
                                  "fit; 0: no limit.", "default: none; 60 for run on CUDA")  # fmt: skip
@@ -405,7 +406,7 @@ COMMAND_LINE: dict[str, Command] = {
     "evaluate": Command("Measure identity and sharpness, and draw the plots.", _stage_options("evaluate"), _stage),
     "gallery": Command("Write the gallery page and the contact sheet.", _stage_options(), _stage),
     "token": Command("Find a rare token that means nothing to the base, and say why.",
-                     lambda: {"base": option(str, f"The base model: {', '.join(BASES)}.", "default: by device"),
+                     lambda: {"base": option(str, BASE, "default: by device"),
                               **options_of(TokenConfig), "json": JSON}, _token),
     "export": Command("Write the LoRA to a file for A1111, ComfyUI or diffusers.",
                       lambda: {"file": option(Path, "File to write, NAME.safetensors, or a folder.", metavar="FILE"),

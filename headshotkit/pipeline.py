@@ -21,7 +21,7 @@ from headshotkit.config import (
     TrainConfig,
     resolve,
 )
-from headshotkit.config.bases import choose_base
+from headshotkit.config.bases import choose_base, same_weights
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.core.pages import PAGE
@@ -187,12 +187,13 @@ def run_base(run: Run, options: RunSettings) -> tuple[str, str]:
     """Return the base of a run and why: the option, else the one the run began with, else by device.
 
     Raises:
-        UnknownBase: the option names no base.
+        UnknownBase, BaseUnavailable: the option names no base, or the base can't be found.
     """
     begun = run.peek("dataset").get("config", {}).get("base")
     if begun and not options.base:
         return begun, "as the run began"
-    return choose_base(options.base)
+    base, why = choose_base(options.base)
+    return (begun if begun and same_weights(begun, base) else base), why
 
 
 def run_method(run: Run, options: RunSettings) -> str:

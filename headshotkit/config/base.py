@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from headshotkit.config.bases import find_base
+from headshotkit.config.bases import find_base, stored_name
 from headshotkit.core.errors import BadConfig
 
 MOST_PARTS = 1000
@@ -53,6 +53,8 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Size = Annotated[int, Field(ge=16, le=4096, multiple_of=8)]
 Batch = Annotated[int, Field(ge=1, le=64)]
 Text = Annotated[str, Field(max_length=MOST_LETTERS), AfterValidator(_visible)]
+BaseName = Annotated[Text, AfterValidator(stored_name)]
+"""A base; the path of a folder or a file becomes the name that a run may hold."""
 FilePath = Annotated[str, Field(max_length=MOST_LETTERS), WrapValidator(_path)]
 Minutes = Annotated[float, Field(ge=0, le=100_000)]
 Scale = Annotated[float, Field(ge=0, le=2)]

@@ -1,11 +1,30 @@
-"""The bases: the source of each one's weights, the family that runs it, and the settings that suit it."""
+"""The bases: the source of each one's weights, the family that runs it, and the settings that suit it.
+
+`find_base` alone decides what a base is. Besides the presets of BASES it takes a hub id, a folder or a file, which get
+the settings of their family's preset. A run stores a folder or a file by NAME@FINGERPRINT, never by its path, because a
+run may be given away. Where it lies is kept in the cache folder of this machine.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from headshotkit.core.errors import UnknownBase
-from headshotkit.core.runtime import choose_device
+from headshotkit.core import hub
+from headshotkit.core.errors import BaseUnavailable, DownloadFailed, UnknownBase
+from headshotkit.core.pretrained import (
+    INDEX,
+    SDXL_SIZE_PX,
+    SUFFIX,
+    Pretrained,
+    read_family,
+    read_layout,
+    read_pretrained,
+)
+from headshotkit.core.run import read_json, write_json
+from headshotkit.core.runtime import cache_path, choose_device, typed_path
 
 
 @dataclass(frozen=True)
@@ -18,7 +37,8 @@ class Base:
     without base-model guidance; None: as in headshots. `experimental`: what was never tried with it; shown when the
     base is chosen. `download_gb`: size of its weights, GB. `gated`: the hub requires its licence to be accepted
     first. `controlnet`, `refiner`: sources of its ControlNet for edges and its refiner, a hub id or a folder of the
-    project's data; empty: none.
+    project's data; empty: none. `like`: the preset whose settings it has; empty: it is a preset. `counted`: the costs
+    of its family fit it, so its time can be planned.
     """
 
     name: str
@@ -35,6 +55,24 @@ class Base:
     gated: bool = False
     controlnet: str = ""
     refiner: str = ""
+    like: str = ""
+    counted: bool = True
+
+    @property
+    def place(self) -> Path | None:
+        """Return the folder or the file of a base that lies on this machine; None: a hub id, or the project's data."""
+        path = Path(self.source)
+        return path if path.is_absolute() else None
+
+    @property
+    def is_file(self) -> bool:
+        """Return whether it is a single file, not a folder in diffusers' layout."""
+        return self.source.endswith(SUFFIX) and self.place is not None
+
+    @property
+    def public_source(self) -> str:
+        """Return its source as other people may read it: a hub id, or its name; empty for the project's data."""
+        return "" if self.source.startswith("data:") else self.name if self.place else self.source
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -123,27 +161,134 @@ BASES = {
 }  # fmt: skip
 
 
+STORED = re.compile(r".+@(?P<print>[0-9a-f]{16})")
+"""How a run names a folder or a file."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+OTHER_WAYS = f"a hub id (owner/name), a folder in diffusers' layout, or a {SUFFIX} file"
+
+
 def find_base(name: str) -> Base:
-    """Return the base of that name.
+    """Return a base: a preset, a hub id, a folder in diffusers' layout, a .safetensors file, or one that a run stores.
+
+    No weights are loaded. Of a hub id the configs are downloaded once, a few kB.
 
     Raises:
-        UnknownBase: no base has that name.
+        UnknownBase: it is none of these, or its weights are of another kind.
+        BaseUnavailable: a run stores it, and it is not where it was; or the hub can't be reached.
     """
-    if name not in BASES:
-        raise UnknownBase(
-            f"no base is called {name!r}.",
-            f"The {len(BASES)} known ones are: {', '.join(BASES)}.",
-            f"Choose one of them, for example --base {next(iter(BASES))}.",
+    if name in BASES:
+        return BASES[name]
+    if stored := STORED.fullmatch(name):
+        return _stored(name, stored["print"])
+    if is_path(name):
+        return _local(typed_path(name).absolute())
+    if HUB_ID.fullmatch(name):
+        return _on_hub(name)
+    raise UnknownBase(
+        f"no base is called {name!r}.",
+        f"The {len(BASES)} known ones are: {', '.join(BASES)}.",
+        f"Choose one of them, for example --base {next(iter(BASES))}; or give {OTHER_WAYS}.",
+    )
+
+
+def is_path(name: str) -> bool:
+    """Return whether a person means a folder or a file, which may be missing.
+
+    >>> [is_path(name) for name in ("sdxl", "SG161222/RealVisXL_V5.0", "./model", "a/b/c", "photon.safetensors")]
+    [False, False, True, True, True]
+    """
+    if name in BASES or STORED.fullmatch(name) or not name:
+        return False
+    begins = name.startswith((".", "~", "/")) or Path(name).is_absolute()
+    ends = name.endswith((SUFFIX, ".ckpt", ".bin", ".pt", "/"))
+    return begins or ends or "\\" in name or name.count("/") > 1 or os.path.exists(typed_path(name))
+
+
+def stored_name(name: str) -> str:
+    """Return a base's name as a run may hold it: NAME@FINGERPRINT for a folder or a file, else as it is.
+
+    Raises:
+        UnknownBase: the folder or file is no base.
+    """
+    return find_base(name).name if is_path(name) else name
+
+
+def same_weights(one: str, other: str) -> bool:
+    """Return whether two stored names are of the same weights; a folder or a file may have been renamed."""
+    prints = [found["print"] if (found := STORED.fullmatch(name)) else name for name in (one, other)]
+    return prints[0] == prints[1]
+
+
+def _local(path: Path) -> Base:
+    """Return the base in a folder or a file, and note where it lies."""
+    found = read_pretrained(path)
+    known = found.fingerprint[:16]
+    called = re.sub(r"[^\w.+-]+", "-", path.resolve().stem if path.is_file() else path.resolve().name)[:60] or "base"
+    note = cache_path("bases", f"{known}.json")
+    if read_json(note, {}) != {"path": str(path)}:
+        write_json(note, {"path": str(path)})
+    return _other(f"{called}@{known}", str(path), found)
+
+
+def _stored(name: str, known: str) -> Base:
+    """Return the base that a run names, if it still lies where it was given."""
+    note = read_json(cache_path("bases", f"{known}.json"), {"path": str}) or {}
+    path, again = Path(note.get("path", "")), "Give it again: --base PATH"
+    if not note:
+        happened = f"the folder or file of base {name!r} is not known on this machine."
+        raise BaseUnavailable(happened, "A run stores its name and its fingerprint, never a path.", again)
+    try:
+        found = read_pretrained(path)
+    except UnknownBase as error:
+        raise BaseUnavailable(f"base {name!r} can't be used any more: {error.happened}", error.why, again) from error
+    if found.fingerprint[:16] != known:
+        raise BaseUnavailable(
+            f"{path} is no longer base {name!r}: its files were changed.",
+            "Results of two bases can't be mixed.",
+            "Put the earlier files back and give their place, --base PATH; or begin again with the new ones.",
         )
-    return BASES[name]
+    return _other(name, str(path), found)
+
+
+def _on_hub(name: str) -> Base:
+    """Return the base of a hub id, by its configs."""
+    wanted = hub.Wanted(name, f"the configs of base {name!r}", f"give {OTHER_WAYS.partition(', ')[2]}.", files=(INDEX,))
+    try:
+        folder = hub.fetch(wanted)
+        if read_family(folder, name) == "sdxl":
+            folder = hub.fetch(replace(wanted, files=("unet/config.json", "vae/config.json")))
+    except DownloadFailed as error:
+        if error.cause != "no such file":
+            raise
+        raise UnknownBase(
+            f"{name} on the hub is no base in diffusers' layout: {error.happened}",
+            f"Only such repositories can be loaded by their id; a single {SUFFIX} file can be loaded by its path.",
+            f"Download the file and give its path: --base FILE{SUFFIX}",
+        ) from error
+    return _other(name, name, read_layout(folder, name))
+
+
+def _other(name: str, source: str, found: Pretrained) -> Base:
+    """Return a base that is no preset, with the settings of its family's preset and the size of its own pictures."""
+    usual = BASES[found.family]
+    presets = {kind: dict(settings) for kind, settings in usual.presets.items()}
+    if found.size_px != SDXL_SIZE_PX:
+        for kind in ("PrepareConfig", "GenerateConfig"):
+            presets[kind]["size_px"] = found.size_px
+    controls = {} if found.usual else {"controlnet": "", "refiner": ""}
+    size = {"download_gb": found.numbers * 2 / 1e9} if found.numbers else {}
+    return replace(
+        usual, name=name, source=source, vae="", licence="not known: read it where you got the weights", gated=False,
+        like=usual.name, counted=found.usual, presets=presets, **controls, **size,
+    )  # fmt: skip
 
 
 def choose_base(name: str | None) -> tuple[str, str]:
     """Choose the base, and return it with the reason: the named one, else by device.
 
-    Returns: (name, reason).
+    Returns: (name as a run stores it, reason).
     Raises:
-        UnknownBase: no base has that name.
+        UnknownBase, BaseUnavailable: as `find_base`.
     """
     if name:
         base = find_base(name)

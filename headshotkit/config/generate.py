@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from headshotkit.config.base import Batch, Config, FilePath, Minutes, Scale, Seed, Size, Text, stored_as
+from headshotkit.config.base import BaseName, Batch, Config, FilePath, Minutes, Scale, Seed, Size, Text, stored_as
 from headshotkit.config.bases import BASES
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.config.prepare import SDXL_SIZES_PX
@@ -44,7 +44,7 @@ def _split(names: object) -> object:
 class GenerateConfig(Config):
     """Settings of generation."""
 
-    base: Text = "sdxl"
+    base: BaseName = "sdxl"
     """The base to render with; the LoRA must have been trained on it."""
     count: Count = 50
     """Number of prompts, and so of headshots to deliver; a bank that is too short is repeated."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from headshotkit.config.base import Config, FilePath, Seed, Size, Text
+from headshotkit.config.base import BaseName, Config, FilePath, Seed, Size, Text
 from headshotkit.config.bases import BASES
 from headshotkit.core.errors import BadConfig
 
@@ -30,7 +30,7 @@ AUGMENTS, CAPTIONERS = get_args(Augment), get_args(Captioner)
 class PrepareConfig(Config):
     """Settings of the training pictures."""
 
-    base: Text = "sdxl"
+    base: BaseName = "sdxl"
     """The base that will be trained on the pictures; decides their size."""
     token: Annotated[Text, Field(max_length=40)] = TOKEN
     """The rare token that names the person in captions."""

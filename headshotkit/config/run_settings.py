@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 from pydantic import Field, create_model
 
 from headshotkit.config.base import Config, Settings
+from headshotkit.config.bases import find_base
 from headshotkit.config.check import CheckConfig
 from headshotkit.config.generate import GenerateConfig
 from headshotkit.config.pick import PickConfig
@@ -145,7 +146,7 @@ def resolve(kind: type[Config], base: str, chosen: RunSettings, planned: dict | 
         config = kind.for_base(base, **values)
     else:
         preset, config = {}, kind.with_options(**values)
-    origins = {}
+    origins, like = {}, find_base(base).like or base if preset else base
     for name, field in kind.model_fields.items():
         usual = preset.get(name, field.default)
         if name == "base" or name in own:
@@ -155,5 +156,5 @@ def resolve(kind: type[Config], base: str, chosen: RunSettings, planned: dict | 
         elif name in begun and begun[name] != usual:
             origins[name] = "the run"
         else:
-            origins[name] = f"preset {base}" if usual != field.default else "default"
+            origins[name] = f"preset {like}" if usual != field.default else "default"
     return Resolved(config, origins)

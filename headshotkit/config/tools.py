@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from headshotkit.config.base import Config, Seed, Text
+from headshotkit.config.base import BaseName, Config, Seed, Text
 from headshotkit.config.generate import Count
 from headshotkit.config.prepare import ClassImages
 from headshotkit.config.train import Method
@@ -54,7 +54,7 @@ class PlanConfig(Config):
     """Number of headshots."""
     minutes: Annotated[float, Field(gt=0, le=100_000)] = 60.0
     """Time limit in the pessimistic case, minutes."""
-    base: Text = ""
+    base: BaseName = ""
     """The base to plan for; empty: mini on cpu, else sdxl."""
     method: Method = "lora"
     """How the base is trained."""

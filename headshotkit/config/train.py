@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from headshotkit.config.base import Batch, Config, Minutes, Seed, Text
+from headshotkit.config.base import BaseName, Batch, Config, Minutes, Seed
 from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BadConfig
 
@@ -29,7 +29,7 @@ Rank = Annotated[int, Field(ge=1, le=1024)]
 class TrainConfig(Config):
     """Settings of training."""
 
-    base: Text = "sdxl"
+    base: BaseName = "sdxl"
     """The base to train on."""
     method: Method = "lora"
     """What is trained: lora (small matrices next to the frozen base), dreambooth (all weights of the denoiser),

@@ -139,11 +139,16 @@ def choose_files(names: list[str], parts: tuple[str, ...], half: bool) -> list[s
     return sorted(chosen)
 
 
-def half_option(folder: Path | str, part: str = "") -> dict:
-    """Return from_pretrained's argument for float16 files, if the folder holds any."""
-    pattern = "*.fp16*.safetensors"
-    found = (Path(folder) / part).glob(pattern) if part else Path(folder).rglob(pattern)
-    return {"variant": "fp16"} if any(found) else {}
+def half_option(folder: Path | str, part: str = "", wanted: bool = True) -> dict:
+    """Return from_pretrained's argument for float16 files, if the folder holds any.
+
+    Args:
+        part: subfolder that is loaded separately.
+        wanted: False: only if it holds no others.
+    """
+    names = [file.name for file in (Path(folder) / part).rglob("*.safetensors") if WEIGHTS.fullmatch(file.name)]
+    halves = [name for name in names if ".fp16" in name]
+    return {"variant": "fp16"} if halves and (wanted or len(halves) == len(names)) else {}
 
 
 # --- the hub's cache --------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def weights_version(base_name: str) -> str:
 
     Raises:
         UnknownBase: no base has that name.
-        BaseUnavailable: the base is the embedded one, and its folder is missing.
+        BaseUnavailable: the base's folder or file is missing.
     """
     base = find_base(base_name)
     if base.source.startswith("data:"):
@@ -69,6 +69,8 @@ def weights_version(base_name: str) -> str:
         files = sorted(f for f in place.rglob("*") if f.is_file() and not f.name.startswith("."))
         listing = "".join(f"{f.relative_to(place).as_posix()} {sha256_of(f)}\n" for f in files)
         return hashlib.sha256(listing.encode()).hexdigest()
+    if base.like and base.place:
+        return base.name  # it holds a fingerprint of the weights
     commits = [hub.commit_of(source) for source in base.sources]
     return " ".join(commits) if all(commits) else ""
 

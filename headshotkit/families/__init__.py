@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from PIL.Image import Image
 
 from headshotkit.config import GenerateConfig
-from headshotkit.config.bases import Base, find_base
+from headshotkit.config.bases import BASES, Base, find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.downloads import first_line
 from headshotkit.core.errors import BadConfig, BaseUnavailable
@@ -198,8 +198,8 @@ def load_tokenizers(base_name: str) -> list:
     base = find_base(base_name)
     kinds, cause = TOKENIZERS[base.family], None
     title = f"the tokenizers of base {base.name!r}"
-    if base.source.startswith("data:"):
-        place = weights_place(base)
+    if base.source.startswith("data:") or base.is_file:
+        place = weights_place(BASES["mini"] if base.is_file else base)  # a single file holds none; all are CLIP's
     else:
         place = hub.fetch(replace(base_wanted(base), title=title, parts=tuple(kinds), size_gb=0.0))
     try:
@@ -230,7 +230,11 @@ def weights_here(base_name: str) -> bool:
     """
     base = find_base(base_name)
     wanted = replace(base_wanted(base), without=("vae",) if base.vae else ())
-    return base.source.startswith("data:") or any(hub.is_here(replace(wanted, half=half)) for half in (True, False))
+    return (
+        base.source.startswith("data:")
+        or base.place is not None
+        or any(hub.is_here(replace(wanted, half=half)) for half in (True, False))
+    )
 
 
 def weights_place(base: Base) -> str:

@@ -90,7 +90,7 @@ def nf4_option(library: str, dtype: torch.dtype) -> dict:
 
 
 def base_folder(base: Base, half: bool = False, without: tuple[str, ...] = ()) -> str:
-    """Return the folder of a base's weights; download the missing ones.
+    """Return the folder of a base's weights, or its single file; download the missing ones.
 
     Args:
         half: the float16 files, if there are any.
@@ -98,7 +98,7 @@ def base_folder(base: Base, half: bool = False, without: tuple[str, ...] = ()) -
     Raises:
         BaseUnavailable: it is not on this machine and can't be downloaded.
     """
-    if base.source.startswith("data:"):
+    if base.source.startswith("data:") or base.is_file:
         return weights_place(base)
     return str(hub.fetch(replace(base_wanted(base), half=half, without=without)))
 

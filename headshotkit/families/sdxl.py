@@ -29,6 +29,7 @@ from headshotkit.families import (
     sdxl_controls,
     sdxl_kohya,
     sdxl_methods,
+    sdxl_single_file,
 )
 from headshotkit.families.expressions import with_expression
 from headshotkit.families.half import keep_norms_half
@@ -58,7 +59,7 @@ class SdxlFamily:
         self.base = base
         self.device, _ = runtime.choose_device()
         self.dtype, self.dtype_reason = runtime.choose_dtype(self.device)
-        self.half = bool(base.vae) and self.dtype != torch.float32  # use the hub's float16 files
+        self.half = not base.source.startswith("data:") and self.dtype != torch.float32  # use float16 files if any
         self.pipeline = self._load()
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(self.device)
@@ -71,7 +72,7 @@ class SdxlFamily:
         self.prompt_transform = str  # transforms a prompt for the encoders; new tokens set it
 
     def _load(self) -> StableDiffusionXLPipeline:
-        """Load the stock pipeline: the embedded base from its folder, other bases from the hub or its cache."""
+        """Load the stock pipeline from a folder, a single file, or the hub or its cache."""
         title, otherwise = f"the weights of base {self.base.name!r}", "use the embedded base: --base mini"
         self.place = base_folder(self.base, self.half, without=("vae",) if self.base.vae else ())
         options = self._options(self.place)
@@ -81,6 +82,8 @@ class SdxlFamily:
             with loading(wanted.title, vae, otherwise):
                 options["vae"] = AutoencoderKL.from_pretrained(vae, use_safetensors=True, **dtype_option(self.dtype))
         with loading(title, self.place, otherwise):
+            if self.base.is_file:
+                return sdxl_single_file.load_pipeline(self.place, self.dtype)
             return StableDiffusionXLPipeline.from_pretrained(self.place, add_watermarker=False, **options)
 
     def _options(self, place: str, part: str = "") -> dict:
@@ -89,7 +92,7 @@ class SdxlFamily:
         Args:
             part: subfolder that is loaded separately.
         """
-        half = hub.half_option(place, part) if self.half else {}
+        half = hub.half_option(place, part, self.half)
         return dtype_option(self.dtype) | {"use_safetensors": True} | half
 
     def restore_unet(self) -> None:
@@ -99,6 +102,9 @@ class SdxlFamily:
         self.pipeline.unet = self._own_unet()
 
     def _own_unet(self) -> torch.nn.Module:
+        if self.base.is_file:
+            with quiet():
+                return sdxl_single_file.load_unet(self.place, self.dtype).to(self.device)
         kind, options = type(self.pipeline.unet), self._options(self.place, "unet")
         with quiet():
             return kind.from_pretrained(self.place, subfolder="unet", **options).to(self.device)

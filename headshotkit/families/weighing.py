@@ -7,7 +7,6 @@ too large a request raises an exception there, and the stages continue with less
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from headshotkit.config import TrainConfig
 from headshotkit.config.bases import Base
@@ -40,7 +39,7 @@ def demand_room(what: str, gib: float, next_step: str) -> None:
 
 
 def demand_room_for_base(base: Base, device: str, itemsize: int) -> None:
-    """Check that the host can hold a base's weights, before they are downloaded; a local folder is not checked.
+    """Check that the host can hold a base's weights, before they are downloaded or loaded.
 
     SDXL's networks are held together; of another family's about half, one network after the other.
 
@@ -49,7 +48,7 @@ def demand_room_for_base(base: Base, device: str, itemsize: int) -> None:
     Raises:
         NotEnoughMemory: it can't.
     """
-    if device == "cpu" and not base.source.startswith("data:") and not Path(base.source).is_dir():
+    if device == "cpu" and not base.source.startswith("data:") and (base.like or base.place is None):
         together = 1.0 if base.family == "sdxl" else 0.5
         gib = together * base.download_gb * 1e9 / GIB * itemsize / COUNTED_BYTES
         half = "Set HEADSHOTKIT_DTYPE=bfloat16, which takes half of it, or use" if itemsize > 2 else "Use"

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from headshotkit.config import GenerateConfig, PrepareConfig
-from headshotkit.config.base import Batch, FilePath, Scale, Seed, Settings, Text, stored_as, usually
+from headshotkit.config.base import BaseName, Batch, FilePath, Scale, Seed, Settings, Text, stored_as, usually
 from headshotkit.config.bases import find_base
 from headshotkit.config.generate import Guidance, GuidanceShare, Sampler, SamplerSteps
 from headshotkit.core import locks, runtime
@@ -70,7 +70,7 @@ class PictureRequest(Settings):
     """Prompt; {person} becomes the person."""
     negative: Words = ""
     """Negative prompt; used only with guidance."""
-    base: Text = "sdxl"
+    base: BaseName = "sdxl"
     """The base model; the run's LoRA must have been trained on it."""
     sampler_steps: Annotated[SamplerSteps, usually(1, 60, 1)] = stored_as("steps", 25)
     """Sampler steps; image-to-image runs `strength` of them."""

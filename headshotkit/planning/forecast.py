@@ -37,7 +37,7 @@ class MethodCost(Record):
     """The cost of a training.
 
     `parameters`: trained numbers. `minutes`: None if no rate is known. `held_gib`: weights, gradients and
-    optimizer state, exact. `peak_gib`: the planner's peak with activations, None on the embedded base.
+    optimizer state, exact. `peak_gib`: the planner's peak with activations, None if its cost was not counted.
     `left_mib`: on the disk in the end. `working_mib`: more while the training runs, for checkpoints.
     """
 
@@ -105,7 +105,7 @@ def expect_minutes(config: TrainConfig, device: tuple[str, str], class_images: b
         source = f"{seconds:.2f} s for a step of {MINI_STEP_PICTURES} pictures on a free core"
         return round(config.steps * seconds * config.batch / MINI_STEP_PICTURES * times / 60, 1), source
     rates = _rates_on(device)
-    if rates is None:
+    if rates is None or not find_base(config.base).counted:
         return None, "its speed is not known"
     seconds = rates.seconds("train", _cost(config).tflop)[0]
     return round(config.steps * seconds * times / 60, 1), f"planned for {rates.name} at {COUNTED_PX} px"
@@ -118,12 +118,13 @@ def _rates_on(device: tuple[str, str]) -> Rates | None:
 
 
 def expect_peak_gib(config: TrainConfig, optimizer_bytes: int, prior: bool = False) -> float | None:
-    """Return the GPU's peak at 1024 px with the planner's slack; None on the embedded base, which trains on a CPU.
+    """Return the GPU's peak at 1024 px with the planner's slack; None on the embedded base, which
+    trains on a CPU, and for a base whose costs were not counted.
 
     Args:
         prior: whether class images are trained as well, so that two losses are held at once.
     """
-    if config.base == "mini":
+    if config.base == "mini" or not find_base(config.base).counted:
         return None
     peak = _cost(config, 2 if prior else 1).peak_gib
     return round((peak + optimizer_bytes / GIB) * SLACK + CONTEXT_GIB, 1)
@@ -155,7 +156,7 @@ def expect_drawing(pictures: int, config: GenerateConfig, device: tuple[str, str
     if mini and device[0] != "cpu":
         return None, "the embedded base was timed on a CPU only"
     rates = GPUS["cpu"] if mini else _rates_on(device)
-    if rates is None:
+    if rates is None or not find_base(config.base).counted:
         return None, "its speed is not known"
     task = Task(rates, config.base, pictures, math.inf, 0.0)
     share = config.guidance_share if config.guidance > 1 else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from headshotkit.config import METHODS, EvaluateConfig, GenerateConfig, TrainConfig
-from headshotkit.config.bases import BASES
+from headshotkit.config.bases import BASES, find_base
 from headshotkit.families.costs import (
     MINI_HEADSHOT_S,
     MINI_METHOD_STEP_S,
@@ -207,7 +207,7 @@ class Task:
     @property
     def kind(self) -> str:
         """Return the ladder's name: mini, or the base's family."""
-        return "mini" if self.base == "mini" else BASES[self.base].family
+        return "mini" if self.base == "mini" else find_base(self.base).family
 
     @property
     def slower_by(self) -> tuple[float, float]:
@@ -216,7 +216,7 @@ class Task:
 
     def cost(self, kind: str, px: int = 1024, batch: int = 1):
         """Return a counted cost of the base's family."""
-        return cost(kind, px, batch, BASES[self.base].family)
+        return cost(kind, px, batch, find_base(self.base).family)
 
     def step_cost(self, choice: Choice, px: int, checkpointing: bool) -> Cost:
         """Return a training step's counted cost; class images add a second loss, of as many pictures, held as well."""

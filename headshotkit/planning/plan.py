@@ -120,7 +120,7 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         gpu: one of `costs.GPUS`.
         count: headshots to deliver, at least 1.
         minutes: the run's limit in the pessimistic case, finite.
-        base: one of `bases.BASES`; None is mini on "cpu", else sdxl.
+        base: as `bases.find_base` takes it; None is mini on "cpu", else sdxl.
         known: other fields of `Task`, such as `memory_gib`, `done`, `steps`, `class_images`, `pick`.
     Raises:
         UnknownGpu, UnknownBase: no rates of that GPU; no such base.
@@ -137,12 +137,19 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
         raise UnknownGpu(
             f"no speeds are known for GPU {gpu!r}.", f"The known GPUs are: {known}.", "Use the closest slower GPU."
         )
-    base = find_base(base or ("mini" if gpu == "cpu" else "sdxl")).name
+    found = find_base(base or ("mini" if gpu == "cpu" else "sdxl"))
+    base = found.name
     PlanConfig(count=count, minutes=minutes, class_images=known.get("class_images", 0), pick=known.get("pick", 0))
     if (gpu == "cpu") != (base == "mini"):
         why = "The embedded base was timed on a CPU only, and a larger base would take hours there."
         raise BadConfig(
             f"base is {base!r}, gpu is {gpu!r}.", why, "Plan --gpu cpu --base mini or --gpu t4 --base sdxl."
+        )
+    if not found.counted:
+        raise BadConfig(
+            f"base is {base!r}: its time is not known.",
+            "Costs were counted for SDXL's own sizes, and this denoiser has others.",
+            "Run without --minutes; the training prints its time after the first steps.",
         )
     task = replace(Task(GPUS[gpu], base, count, float(minutes), GPUS[gpu].memory_gib), **known)
     _demand_a_known_method(task)

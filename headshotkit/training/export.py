@@ -121,12 +121,12 @@ def _header(source: Path, lora: Lora, version: str) -> dict[str, str]:
     said = {name: value for name, value in header_of(source).items() if name != PEFT_METADATA}
     captions = json.loads(said["headshotkit.captions"])
     tags = Counter(tag for caption in captions for tag in caption.split(", "))
-    embedded = find_base(lora.base).source.startswith("data:")
+    source = find_base(lora.base).public_source
     return said | {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(lora.rank),
         "ss_network_alpha": str(lora.alpha),
         "ss_steps": str(lora.step),
         "ss_tag_frequency": json.dumps({lora.token: dict(tags.most_common())}),
-        **({} if embedded else {"ss_base_model_version": version, "ss_sd_model_name": find_base(lora.base).source}),
+        **({"ss_base_model_version": version, "ss_sd_model_name": source} if source else {}),
     }

@@ -17,9 +17,9 @@ from hub_server import Fault, Hub, serve
 
 from headshotkit.config import bases, few_steps
 from headshotkit.core import commits, downloads, hub, runtime
-from headshotkit.core.errors import BaseUnavailable, DownloadFailed
+from headshotkit.core.errors import BaseUnavailable, DownloadFailed, UnknownBase
 from headshotkit.dataset import captioners
-from headshotkit.families import load_tokenizers
+from headshotkit.families import load_family, load_tokenizers, weights_here
 from headshotkit.families.sdxl import SdxlFamily
 
 SOURCE, REAL, VAE = "someone/small", "someone/base", "someone/vae"
@@ -297,6 +297,51 @@ def test_tokenizers_alone_are_small(server, base, monkeypatch):
     monkeypatch.setitem(bases.BASES, "net", replace(bases.find_base("mini"), name="net", source=REAL, download_gb=0.1))
     assert all(len(tokenizer) > 1000 for tokenizer in load_tokenizers("net"))
     assert not any(line.endswith("safetensors") for line in server.requests)
+
+
+def test_a_hub_id_is_a_base(server, base):
+    """Its kind is known from a few kB of configs; its weights are loaded like a preset's."""
+    server.add(REAL, base)
+    found = bases.find_base(REAL)
+    assert (found.name, found.source, found.family, found.like) == (REAL, REAL, "sdxl", "sdxl")
+    assert found.presets["GenerateConfig"]["size_px"] == 256 and server.sent < 10_000
+    assert asked_for(server, REAL) == {"model_index.json", "unet/config.json", "vae/config.json"}
+    assert not weights_here(REAL)
+    family = load_family(REAL)
+    assert family.pipeline.unet.config.sample_size == 16 and weights_here(REAL)
+    asked = len(server.requests)
+    assert bases.choose_base(REAL)[0] == REAL and len(server.requests) == asked
+    assert hub.commits_of(*family.base.sources) == {REAL: server.repositories[REAL][0]}
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionPipeline", None])
+def test_a_repository_of_another_kind_is_no_base(server, tmp_path, kind):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "lora.safetensors").write_bytes(b"x" * 10_000)
+    if kind:
+        (tmp_path / "other" / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    server.add("someone/other", tmp_path / "other")
+    with pytest.raises(UnknownBase):
+        bases.find_base("someone/other")
+    assert server.sent < 1000
+
+
+def test_a_hub_id_that_is_not_there_is_told_from_no_network(server, monkeypatch):
+    for offline, cause in (False, "no such repository"), (True, "offline"):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(DownloadFailed) as failed:
+            bases.find_base("someone/nothing")
+        assert failed.value.cause == cause and failed.value.next_step
+
+
+def test_a_folder_of_float16_files_alone_is_loaded(base, tmp_path):
+    """As a download of a base's fp16 variant leaves it; the U-Net's only, here."""
+    place = shutil.copytree(base, tmp_path / "halves", ignore=shutil.ignore_patterns("vae_1_0", "*.bin"))
+    for file in place.glob("*/*.safetensors"):
+        half = file.name.replace(".safetensors", ".fp16.safetensors")
+        file.rename(file.with_name(half)) if ".fp16" not in file.name else None
+    (place / "whole.safetensors").unlink()
+    assert load_family(str(place)).pipeline.unet.dtype == torch.float32
 
 
 def test_one_file_of_a_repository(server):
