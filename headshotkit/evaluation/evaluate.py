@@ -139,7 +139,7 @@ def _outcome(metrics: dict) -> str:
         )
     pairs = metrics["pairs"]
     late = f" instead of {pairs['wanted']}, because time was short" if pairs["drawn"] < pairs["wanted"] else ""
-    drawn = f"{pairs['drawn']} pairs{late}"
+    drawn = f"{pairs['drawn']} pair{'s' * (pairs['drawn'] != 1)}{late}"
     return "identity base -> LoRA: " + "; ".join([*parts, drawn, *metrics["missing"]])
 
 
