@@ -80,10 +80,16 @@ def _note(kind: type[Settings], name: str) -> str:
         return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
     default = kind.model_fields[name].default
-    preset = BASES["mini"].presets.get(kind.__name__, {}).get(name, default)
+    presets = {base: BASES[base].presets.get(kind.__name__, {}).get(name, default) for base in ("sdxl", "mini")}
     notes = [allowed(kind, name).partition("number ")[2]] if kind.model_fields[name].annotation in (int, float) else []
-    notes += [f"default: {text(default)}"] if default not in ("", ()) else []
-    return "; ".join(notes + [f"{text(preset)} with base mini"] * (preset != default))
+    usual = DEFAULTS.get(name, text(default))
+    notes += [f"default: {usual}"] if usual else []
+    notes += [f"{text(preset)} with base {base}" for base, preset in presets.items() if preset != default]
+    return "; ".join(notes)
+
+
+DEFAULTS = {"class_word": "what the photos suggest"}
+"""Settings whose default is decided by the run."""
 
 
 FIRST = ("class_word", "count")
@@ -100,8 +106,8 @@ def run_options(commands: tuple[str, ...], others: tuple[str, ...] = ()) -> dict
     made = {"base": option(str, BASE, "default: as the run began, else by device")}
     if "minutes" in others or {"generate", "evaluate"} & {*commands}:
         made["minutes"] = option(float, "Time limit in minutes from now; settings that you leave out are planned to "
-                                 "fit; 0: no limit.", "default: none; 60 for run on CUDA")  # fmt: skip
-    made["seed"] = option(int, "Seed of everything random.", "default: 0")
+                                 "fit; 0: no limit.", "default: no limit; 60 for run on an NVIDIA GPU")  # fmt: skip
+    made["seed"] = option(int, "Random seed.", "default: 0")
     groups: dict[str, dict[str, object]] = {command: {} for command in commands}
     for name, ((kind, own), *_) in NAMES.items():
         command = next(command for command, home in CONFIGS.items() if home is kind)
@@ -166,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt as stop:
         ended = "Stopped by SIGTERM" if isinstance(stop, Terminated) else "Interrupted"
-        print(f"{ended}. Give the same command again: it goes on from the last checkpoint.", file=sys.stderr)
+        print(f"{ended}. Give the same command again: it resumes where it stopped.", file=sys.stderr)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
@@ -174,10 +180,10 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         if runtime.out_of_memory(error):
-            print(f"OutOfMemory: memory gave out: {said}\n  {runtime.MORE_MEMORY}", file=sys.stderr)
+            print(f"OutOfMemory: {said}\n  {runtime.MORE_MEMORY}", file=sys.stderr)
             return BAD_INPUT
         print(
-            f"{type(error).__name__}: {said}\n  This is a fault of headshotkit's own; what was finished before stays."
+            f"{type(error).__name__}: {said}\n  This is a bug in headshotkit. Finished work is kept."
             f"\n  Its log, for a bug report: {_log(error)}",
             file=sys.stderr,
         )
@@ -367,16 +373,18 @@ def _settings(command: str, given: Given) -> None:
         {"command": stage, "option": flag(name), "values": allowed(kind, own),
          "default": kind.model_fields[own].default, "meaning": meaning(kind, own),
          "presets": {base.name: base.presets[kind.__name__][own] for base in BASES.values()
-                     if own in (base.presets or {}).get(kind.__name__, {})}}
+                     if (base.presets or {}).get(kind.__name__, {}).get(own, usual) != usual}}
         for stage, kind in CONFIGS.items()
         for name, homes in NAMES.items() for home, own in homes if home is kind
+        for usual in [kind.model_fields[own].default]
     ]  # fmt: skip
     if given.get("json"):
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
         presets = "".join(f"; {value} with base {base}" for base, value in row["presets"].items())
-        print(f"{row['command']:<9} {row['option']}: {row['values']}; default: {row['default'] or '-'}{presets}")
+        default = "none" if row["default"] in ("", ()) else row["default"]
+        print(f"{row['command']:<9} {row['option']}: {row['values']}; default: {default}{presets}")
         print(f"{'':<9} {row['meaning']}")
 
 
@@ -390,15 +398,26 @@ def _stage_options(*commands: str, photos: bool = False, others: tuple[str, ...]
     return options
 
 
+def _plan_options() -> dict[str, object]:
+    """Return the options of plan, with the names of the GPUs."""
+    from headshotkit.families.costs import GPUS
+
+    gpu = option(str, f"The GPU to plan for: {', '.join(GPUS)}.", f"default: {PlanConfig().gpu}")
+    return {**options_of(PlanConfig), "gpu": gpu, "json": JSON}
+
+
 DRAWING = ("sampler_steps", "guidance", "guidance_share", "base_guidance", "base_guidance_every", "sampler", "prompts")
 """Settings of generation that affect how pick draws its pictures."""
 COMMAND_LINE: dict[str, Command] = {
-    "check": Command("Judge the photos: keep the good ones, and say why not the others.",
+    "run": Command("Run all stages, from photos to gallery.", _stage_options(*CONFIGS, photos=True), _stage),
+    "demo": Command("Run all stages for the sample person, offline, with the embedded base.", _stage_options(*CONFIGS),
+                    _stage, Path("demo")),
+    "check": Command("Judge the photos: keep the good ones, and explain why the rest were refused.",
                      _stage_options("check", photos=True), _stage),
     "prepare": Command("Crop, resize and caption the kept photos.", _stage_options("prepare"), _stage),
-    "train": Command("Train the person's LoRA, or go on where it was interrupted.",
+    "train": Command("Train the person's LoRA, or resume an interrupted training.",
                      _stage_options("train", others=("minutes",)), _stage),
-    "pick": Command("Choose the checkpoint and the LoRA's scale by pictures; generate then uses them.",
+    "pick": Command("Draw test pictures to choose the best checkpoint and LoRA scale, which generate then uses.",
                     _stage_options("pick", others=DRAWING), _stage),
     "generate": Command("Generate headshots, and try again where the identity is below the threshold.",
                         _stage_options("generate"), _stage),
@@ -420,15 +439,12 @@ COMMAND_LINE: dict[str, Command] = {
                              "out": option(Path, "Folder for the crops.", metavar="CROPS"),
                              **options_of(CropConfig), "json": JSON}, _crop),
     "plan": Command("Estimate time and memory on a GPU, and what to cut to fit.",
-                    lambda: {**options_of(PlanConfig), "json": JSON}, _plan),
+                    _plan_options, _plan),
     "settings": Command("List every setting of a run, its values, its default and what it does.",
                         lambda: {"json": JSON}, _settings),
-    "clean": Command("Delete earlier results, which were set aside when a stage was done again.",
+    "clean": Command("List earlier results, which were set aside when a stage was done again; --yes deletes them.",
                      lambda: {"run": option(Path, "The run folder.", metavar="RUN"),
                               "yes": option(bool, "Delete them for good."), "json": JSON}, _clean),
-    "run": Command("Do all of it, from photos to gallery.", _stage_options(*CONFIGS, photos=True), _stage),
-    "demo": Command("Do all of it for the sample person, offline, with the embedded base.", _stage_options(*CONFIGS),
-                    _stage, Path("demo")),
 }  # fmt: skip
 
 

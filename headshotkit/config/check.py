@@ -22,58 +22,58 @@ class CheckConfig(Config):
     max_faces: Annotated[int, Field(ge=1, le=100)] = 5
     """Most faces in a photo, including passers-by and posters; in a crowd the person can't be identified reliably."""
     max_other_face: Annotated[float, Field(ge=0, le=1)] = 0.35
-    """Largest height of a second face relative to the main one; smaller ones count as passers-by."""
+    """Maximum height of a second face relative to the main one; smaller ones count as passers-by."""
     min_face_px: Annotated[int, Field(ge=1, le=4096)] = 90
-    """Smallest width of the main face, px; ArcFace reads 112 px, so it is unreliable below about 90."""
+    """Minimum width of the main face, px; ArcFace reads 112 px, so it is unreliable below about 90."""
     min_face_inside: Annotated[float, Field(ge=0, le=1)] = 0.7
-    """Least fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
+    """Minimum fraction of the face's square (112 px ArcFace template) that lies inside the picture."""
     min_visible: Annotated[float, Field(ge=0, le=255)] = 5.0
-    """Least contrast of the face, grey levels, or least twelfth of its brightness if that is larger."""
+    """Minimum visible detail of the face, grey levels: the larger of its contrast and 1/12 of its brightness."""
     max_stops_below: Annotated[float, Field(ge=0, le=20)] = 5.0
-    """Largest number of stops of exposure by which a face may be darker than in most of the person's photos."""
+    """Maximum number of stops of exposure by which a face may be darker than in most of the person's photos."""
     max_clipped: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """Largest fraction of the face's pixels that are pure white (luma above 250)."""
+    """Maximum fraction of the face's pixels that are pure white (luma above 250)."""
     max_roll_deg: Annotated[float, Field(ge=0, le=180)] = 45.0
-    """Largest lean of the head to a side, degrees; beyond it the landmarks fail."""
+    """Maximum lean of the head to a side, degrees; beyond it the landmarks fail."""
     min_contrast: Annotated[float, Field(ge=0, le=255)] = 5.0
-    """Least standard deviation of the face's luma, grey levels."""
+    """Minimum standard deviation of the face's luma, grey levels."""
     max_noise: Annotated[float, Field(ge=0, le=255)] = 5.0
-    """Largest noise on the face, aligned to 128 px, grey levels."""
+    """Maximum noise on the face, aligned to 128 px, grey levels."""
     min_sharpness: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """Least sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
+    """Minimum sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
     min_steadiness: Annotated[float, Field(ge=0, le=1000)] = 5.5
-    """Least detail in the direction that has least of it; camera motion removes it in one direction only."""
+    """Minimum sharpness along the blurriest direction; camera shake blurs only one."""
     max_blockiness: Annotated[float, Field(ge=0, le=1000)] = 3.0
-    """Largest ratio of the brightness steps between a JPEG's blocks to all other steps."""
+    """Maximum ratio of the brightness steps between a JPEG's blocks to all other steps."""
     min_hue_spread: Annotated[float, Field(ge=0, le=100)] = 1.8
-    """Least difference of hues of equal brightness on the face, percent; 0 is greyscale, sepia stays below 1.2."""
+    """Minimum difference of hues of equal brightness on the face, percent; 0 is greyscale, sepia stays below 1.2."""
     max_bars: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Largest part of the height or width that bars along the edges take; larger bars get into the training picture."""
+    """Maximum part of the height or width that bars along the edges take; larger bars get into the training picture."""
     min_eye_contrast: Annotated[float, Field(ge=0, le=255)] = 0.35
-    """Least luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
+    """Minimum luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
     max_eye_contrast: Annotated[float, Field(ge=0, le=255)] = 1.3
-    """Largest luma of the eye band relative to the cheeks; a light bar over the eyes rises above."""
+    """Maximum luma of the eye band relative to the cheeks; a light bar over the eyes rises above."""
     min_skin_share: Annotated[float, Field(ge=0, le=1)] = 0.55
-    """Least fraction of the face's oval that has the colour of its cheeks and forehead."""
+    """Minimum fraction of the face's oval that has the colour of its cheeks and forehead."""
     min_nose_free: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """Least share of skin on the nose's tip, in [0, 1]: dark pixels count twice against it, other colours once."""
+    """Minimum share of skin-coloured pixels on the nose's tip; dark pixels count double against it."""
     max_disagreement: Annotated[float, Field(ge=0, le=10)] = 0.18
-    """Largest distance between two landmark models' points, in eye distances; 0.05 on a clear face."""
+    """Maximum distance between two landmark models' points, in eye distances; 0.05 on a clear face."""
     max_yaw_deg: Annotated[float, Field(ge=0, le=180)] = 50.0
-    """Largest turn of the head to a side, degrees."""
+    """Maximum turn of the head to a side, degrees."""
     max_pitch_deg: Annotated[float, Field(ge=0, le=180)] = 35.0
-    """Largest rise or fall of the head, degrees; the limit is wide because an average head is fitted."""
+    """Maximum rise or fall of the head, degrees; the limit is wide because an average head is fitted."""
     min_eye_openness: Annotated[float, Field(ge=0, le=10)] = 0.12
-    """Least height of the eye opening relative to its width; about 0.3 is open, below 0.12 closed."""
+    """Minimum height of the eye opening relative to its width; about 0.3 is open, below 0.12 closed."""
     max_mouth_open: Annotated[float, Field(ge=0, le=10)] = 0.45
-    """Largest gap between the lips relative to the mouth's width."""
+    """Maximum gap between the lips relative to the mouth's width."""
     max_wink: Annotated[float, Field(ge=0, le=10)] = 0.2
-    """Largest difference of the two eyes' openness."""
+    """Maximum difference of the two eyes' openness."""
     min_recognisable: Annotated[float, Field(ge=0, le=1000)] = 16.0
-    """Least norm of ArcFace's embedding before normalisation, which falls with any defect of a face (arXiv:2103.06627);
-    used only with the recogniser that it was measured on."""
+    """Minimum norm of ArcFace's embedding before normalisation, which falls with any defect of a face
+    (arXiv:2103.06627); used only with the recogniser that it was measured on."""
     min_same_person: Annotated[float, Field(ge=-1, le=1)] = 0.35
-    """Least cosine to the mean of the person's photos, itself included; 99 % of strangers stay below 0.33."""
+    """Minimum cosine to the mean of the person's photos, itself included; 99 % of strangers stay below 0.33."""
     max_hash_distance: Annotated[int, Field(ge=0, le=64)] = 6
     """Two photos whose 64-bit difference hashes differ in at most this many bits are candidates for duplicates."""
     min_duplicate_identity: Annotated[float, Field(ge=-1, le=2)] = 0.9
@@ -95,7 +95,7 @@ class CheckConfig(Config):
         if self.min_faces > self.max_faces:
             raise BadConfig(
                 f"min_faces is {self.min_faces}, max_faces {self.max_faces}.",
-                "So no photo has as many faces as it should.",
+                "No photo can satisfy both.",
                 "Set CheckConfig.min_faces to 1.",
             )
         return self

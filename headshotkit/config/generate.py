@@ -47,7 +47,7 @@ class GenerateConfig(Config):
     base: BaseName = "sdxl"
     """The base to render with; the LoRA must have been trained on it."""
     count: Count = 50
-    """Number of prompts, and so of headshots to deliver; a bank that is too short is repeated."""
+    """Number of headshots, one for each prompt; prompts repeat if there are fewer."""
     size_px: Size = 1024
     """Side of the square headshot, px. Other aspects have about as many pixels."""
     sampler_steps: SamplerSteps = stored_as("steps", 25)
@@ -62,7 +62,7 @@ class GenerateConfig(Config):
     base_guidance_every: Annotated[int, Field(ge=1, le=1000)] = stored_as("word_every", 3)
     """Sampler steps between two updates of base_guidance; an updating step takes three times as long."""
     sampler: Sampler = "base"
-    """The sampler; a base that it does not fit refuses it."""
+    """The sampler; not every base supports every one."""
     distilled_lora: DistilledLora = stored_as("few_steps", "")
     """A distilled LoRA that draws in 8 steps; empty: none. It replaces sampler_steps, sampler and
     guidance if identity holds on first attempts drawn both ways; if it doesn't, the manifest records that."""
@@ -76,32 +76,32 @@ class GenerateConfig(Config):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """Most attempts per prompt, each with a new seed; used when minutes is 0."""
     minutes: Minutes = 0.0
-    """Time limit in minutes; 0 is none. Attempts go where they pass, more than max_attempts per prompt if that helps,
-    until count headshots are accepted, with one of each prompt, or the time is up."""
+    """Time limit in minutes; 0 is none. Attempts go to the prompts most likely to pass, more than max_attempts per
+    prompt if that helps, until count headshots are accepted, with one of each prompt, or the time is up."""
     other_scales: tuple[Scale, ...] = ()
     """Further values of lora_scale to try; used only with minutes."""
     pass_quantile: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Quantile of the person's own leave-one-out similarities that gives the identity threshold."""
     pass_floor: Cosine = 0.28
-    """Smallest identity threshold; ArcFace's 0.1 % false accepts on LFW are at 0.28."""
+    """Minimum identity threshold; ArcFace's 0.1 % false accepts on LFW are at 0.28."""
     pass_ceiling: Cosine = 0.55
-    """Largest identity threshold; near-equal photos must not demand more than people vary."""
+    """Maximum identity threshold, so that near-identical photos don't make it too strict."""
     min_face: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Least height of the face relative to the picture's shorter side; the embedded base's headshots have 0.74 to 0.98,
-    a head and shoulders about 0.45; below 0.2 it is not a headshot."""
+    """Minimum height of the face relative to the picture's shorter side. The embedded base's headshots have 0.74 to
+    0.98, head and shoulders about 0.45; below 0.2 it is not a headshot."""
     min_sharpness: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """Least sharpness of the face, as CheckConfig's; the embedded base's 128 px faces need less, see its preset."""
+    """Minimum sharpness of the face, as CheckConfig's; the embedded base's 128 px faces need less, see its preset."""
     min_eye_openness: Annotated[float, Field(ge=0, le=10)] = 0.12
-    """Least height of the eye opening relative to its width, as CheckConfig's; 21 good headshots: at least 0.27."""
+    """Minimum height of the eye opening relative to its width, as CheckConfig's; 21 good headshots: at least 0.27."""
     max_disagreement: Annotated[float, Field(ge=0, le=10)] = 0.18
-    """Largest distance between two landmark models' eyes, nose and mouth, in eye distances; beyond it the face is
+    """Maximum distance between two landmark models' eyes, nose and mouth, in eye distances; beyond it the face is
     unclear. 21 good headshots: at most 0.11; blurred by 2.5 of 128 px: up to 0.33."""
     max_copy: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """Largest similarity of the face's fine structure to that of one photo. Pairs of 54 photos of three sample people:
+    """Maximum similarity of the face's fine structure to that of one photo. Pairs of 54 photos of three sample people:
     at most 0.942; their 72 headshots: 0.72 to 0.80 in the median, at most 0.918; 162 altered copies of photos: 160 at
     least 0.963, two noisy ones 0.89 and 0.93."""
     max_near_duplicate: Annotated[float, Field(ge=0, le=1)] = stored_as("max_twin", 0.95)
-    """Largest correlation of a headshot with an accepted one, both small and grey; above it the new one is a
+    """Maximum correlation of a headshot with an accepted one, both small and grey; above it the new one is a
     near-duplicate, and its prompt is tried again; 1 is off. Pairs of different prompts of one person: at most 0.948."""
     prompts: FilePath = ""
     """Path of a person's own prompt bank (TOML); empty: the bank that comes with headshotkit."""

@@ -35,7 +35,7 @@ class PrepareConfig(Config):
     token: Annotated[Text, Field(max_length=40)] = TOKEN
     """The rare token that names the person in captions."""
     class_word: ClassWord = "person"
-    """Class word of the person."""
+    """What captions call the person; left open, it is proposed from the photos."""
     size_px: Size = 1024
     """Side of the square training picture, px. Other aspects have about as many pixels."""
     aspect: Aspect = "1:1"
@@ -70,7 +70,7 @@ class PrepareConfig(Config):
             )
         if not self.face_fractions:
             raise BadConfig(
-                "face_fractions are none.",
+                "face_fractions is empty.",
                 "Each photo is cropped once for each of them.",
                 "Set PrepareConfig.face_fractions, for example (0.45, 0.62).",
             )

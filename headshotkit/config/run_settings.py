@@ -123,7 +123,8 @@ class Resolved:
                 value = getattr(self.config, name)
                 words = f"{value:g}" if isinstance(value, float) else str(value)
                 sources.setdefault(origin, []).append(f"{name} {words}")
-        text = "; ".join(f"{origin}: {', '.join(names)}" for origin, names in sources.items())
+        words = {"plan": "set by the plan", "the run": "kept from the run's start"}
+        text = "; ".join(f"{words.get(origin, origin)}: {', '.join(names)}" for origin, names in sources.items())
         return textwrap.wrap(text, width)
 
 

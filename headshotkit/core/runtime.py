@@ -501,8 +501,8 @@ def toy_words() -> str:
         way = "choose Runtime, Change runtime type, T4 GPU in the menu, and run the notebook again"
     else:
         page = REPOSITORY.replace("github.com", "colab.research.google.com/github")
-        way = f"use Colab's free GPU: {page}/blob/main/notebooks/00_quickstart.ipynb"
-    return f"The embedded base is a toy: its 256 px headshots are of no use. For real ones, {way}"
+        way = f"use a GPU, for example Colab's free one: {page}/blob/main/notebooks/00_quickstart.ipynb"
+    return f"This run uses a small test model: it shows the steps, not what headshots look like. For real ones, {way}"
 
 
 def report() -> str:

@@ -291,7 +291,7 @@ class _Loop:
             raise OutOfMemory(
                 f"step {step + 1} at {px} px, batch 1, with checkpointing, ran out of memory.",
                 problem,
-                "Close other programs that use the memory, or train at smaller sizes (--schedule 768:1000), with a "
+                "Close other programs that use the memory, or train at smaller sizes (--schedule 768 1000), with a "
                 f"smaller --rank, or on a larger GPU. The checkpoint of step {len(self.losses)} is kept.",
             )
         cheaper = {"batch": settings.batch // 2} if settings.checkpointing else {"checkpointing": True}
