@@ -106,7 +106,7 @@ class GenerateConfig(Config):
     prompts: FilePath = ""
     """Path of a person's own prompt bank (TOML); empty: the bank that comes with headshotkit."""
     packs: Annotated[tuple[Annotated[Text, Field(max_length=80)], ...], BeforeValidator(_split)] = ()
-    """Packs of the bank to take prompts from, such as ("linkedin",); empty: the whole bank."""
+    """Packs of the bank to take prompts from, such as linkedin or studio; empty: the whole bank."""
     seed: Seed = 0
     """Seed that all headshots' seeds are derived from."""
 

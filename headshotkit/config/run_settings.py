@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from headshotkit.config.prepare import PrepareConfig
 from headshotkit.config.restore import RestoreConfig
 from headshotkit.config.tools import EvaluateConfig
 from headshotkit.config.train import TrainConfig
+from headshotkit.core.errors import BadConfig
 
 CONFIGS: dict[str, type[Config]] = {
     "check": CheckConfig,
@@ -59,6 +61,16 @@ def flag(name: str) -> str:
     '--sampler-steps'
     """
     return f"--{name.replace('_', '-')}"
+
+
+def in_options(text: str) -> str:
+    """Return an error's text with options in place of a config's fields.
+
+    >>> in_options("Lower TrainConfig.batch or set PrepareConfig.token.")
+    'Lower --train-batch or set --token.'
+    """
+    flags = {f"{home.__name__}.{field}": flag(name) for name, homes in NAMES.items() for home, field in homes}
+    return re.sub(r"\b[A-Z][a-z]+Config\.[a-z_]+\b", lambda found: flags.get(found[0], found[0]), text)
 
 
 class _Chosen(Settings):
@@ -142,11 +154,12 @@ def resolve(kind: type[Config], base: str, chosen: RunSettings, planned: dict | 
     """
     own, planned, begun = chosen.of(kind), planned or {}, begun or {}
     values = begun | planned | own
-    if "base" in kind.model_fields:
-        preset = kind.preset(base, **values)
-        config = kind.for_base(base, **values)
-    else:
-        preset, config = {}, kind.with_options(**values)
+    of_base = "base" in kind.model_fields
+    preset = kind.preset(base, **values) if of_base else {}
+    try:
+        config = kind.for_base(base, **values) if of_base else kind.with_options(**values)
+    except BadConfig as error:
+        raise BadConfig(*(in_options(text) for text in (error.happened, error.why, error.next_step))) from error
     origins, like = {}, find_base(base).like or base if preset else base
     for name, field in kind.model_fields.items():
         usual = preset.get(name, field.default)

@@ -48,7 +48,8 @@ class TrainConfig(Config):
     steps: TrainSteps = 1000
     """Number of optimizer updates."""
     schedule: tuple[tuple[TrainSize, TrainSteps], ...] = ()
-    """(side px, steps) in sequence, such as ((768, 700), (1024, 300)); empty: the dataset's size throughout.
+    """(side px, steps) in sequence, such as ((768, 700), (1024, 300)), on the command line 768 700 1024 300; empty: the
+    dataset's size throughout.
     A step at 3/4 of the side takes about half the time. Each side is a multiple of 32."""
     batch: Batch = 1
     """Pictures per step."""
