@@ -71,6 +71,7 @@ def test_peft_alone_refuses_it(place, name):
     assert done.returncode == 1 and f"ImportError: Found an incompatible version of {name}" in done.stderr
 
 
+@pytest.mark.slow
 def test_every_lora_works_beside_them(place):
     done = run(EVERY_LORA, place)
     assert done.returncode == 0, done.stderr
