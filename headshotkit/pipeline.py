@@ -487,7 +487,9 @@ def line_of(manifest: dict, run: Run | None = None, refused: int = MOST_REFUSALS
     After the check and the gallery the last line gives the page's path in the run.
     """
     stage = manifest["stage"]
-    lines = [f"{COMMANDS[stage]:<10} {manifest['outcome']} ({manifest['seconds']:.1f} s)"]
+    lines = [
+        f"{COMMANDS[stage]:<10} {manifest['outcome']} ({manifest['seconds']:{'.0f' if manifest['seconds'] >= 10 else '.1f'}} s)"
+    ]
     if stage == "photos":
         verdicts = [Verdict.from_dict(v) for v in manifest["verdicts"]]
         lines += [*(refusals(verdicts, refused) if refused else ()), manifest["advice"]]

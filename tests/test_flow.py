@@ -67,7 +67,7 @@ TOLD = ["note", "base", "check", "prepare", "train", "generate", "restore", "eva
 def test_the_demo_tells_a_line_a_stage(runs):
     assert words_of(runs[2]) == TOLD
     text = "\n".join(runs[2])
-    for part in ("kept 17 of 30 photos; refused: 2 duplicate", "accepted", "arcface", "dlib", "untouched"):
+    for part in ("kept 17 of 30 photos, refused 2 duplicate", "accepted", "arcface", "dlib", "unchanged"):
         assert part in text
 
 

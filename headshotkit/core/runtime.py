@@ -492,7 +492,7 @@ def folded(text: str, width: int = 110) -> str:
     """
     whole = {"break_long_words": False, "break_on_hyphens": False}  # a path can be copied
     lines = (textwrap.wrap(line, width, subsequent_indent=" " * 11, **whole) for line in text.split("\n"))
-    return "\n".join(part for parts in lines for part in parts)
+    return "\n".join(part if len(part) <= width else part.strip() for parts in lines for part in parts)
 
 
 def toy_words() -> str:
@@ -502,7 +502,7 @@ def toy_words() -> str:
     else:
         page = REPOSITORY.replace("github.com", "colab.research.google.com/github")
         way = f"use a GPU, for example Colab's free one: {page}/blob/main/notebooks/00_quickstart.ipynb"
-    return f"This run uses a small test model: it shows the steps, not what headshots look like. For real ones, {way}"
+    return f"This run uses a small test model. For real headshots, {way}"
 
 
 def report() -> str:

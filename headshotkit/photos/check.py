@@ -151,7 +151,7 @@ def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:
     counts = ", ".join(f"{n} {code}" for code, n in refused.most_common())
     overridden = sum(v.overridden for v in verdicts)
     words = f"kept {sum(v.kept for v in verdicts)} of {len(verdicts)} photos"
-    words += f"; refused: {counts}" if counts else ""
+    words += f", refused {counts}" if counts else ""
     words += f"; {overridden} overridden by you" if overridden else ""
     return words + (f"; not read: {left_out}" if left_out else "")
 
