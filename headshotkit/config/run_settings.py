@@ -99,7 +99,10 @@ class _Chosen(Settings):
 def left_open(kind: type[Config], field: str) -> tuple[object, object]:
     """Return a setting's type and field for a model in which it may be left open."""
     known = kind.model_fields[field]
-    hint = Annotated[(known.annotation, *known.metadata)] if known.metadata else known.annotation
+    notes = [*known.metadata]
+    if known.json_schema_extra:  # the words that are allowed
+        notes.append(Field(json_schema_extra=known.json_schema_extra))
+    hint = Annotated[(known.annotation, *notes)] if notes else known.annotation
     return Optional[hint], Field(None, description=known.description)  # noqa: UP045 (a type made at run time)
 
 
