@@ -117,8 +117,8 @@ def begin_deadline(
     Args:
         stages: those to do, as `ladder.STAGES` names them; installation is not part of a run.
     Raises:
-        BadConfig: a schedule is set as well, no rate is known for the base on this machine, or the method can't
-            train it.
+        BadConfig: a schedule is set as well, the training pictures have another size than the base's preset, no rate
+            is known for the base on this machine, or the method can't train it.
         NoPhotos: the photo folder is missing or holds no photo.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
@@ -135,13 +135,21 @@ def begin_deadline(
     count = rendering.count
     training = {
         "method": run_method(run, options),
+        "batch": options.train_batch or 0,
+        "checkpointing": options.checkpointing,
         "prior": bool(_class_images(run, options)),
         "worded": rendering.base_guidance > 1,
     }
     done, steps_done = progress_of(run, base, options, stages)
     left = tuple(stage for stage in stages if stage not in done and (stage != "download" or not weights_here(base)))
+    wanted, usual = config_for(PrepareConfig, base, options, begun=run.peek("dataset")), PrepareConfig.for_base(base)
+    if "train" in left and wanted.size_px != usual.size_px:
+        raise BadConfig(
+            f"prepare_size_px is {wanted.size_px}, minutes is {options.minutes:g}.",
+            f"With a time limit, the plan chooses the sizes of the training steps, up to {usual.size_px} px.",
+            f"Leave out --minutes, or prepare with --prepare-size-px {usual.size_px}.",
+        )
     if "prepare" in left:
-        wanted = config_for(PrepareConfig, base, options, begun=run.peek("dataset"))
         training["class_images"] = missing_class_images(wanted)
     plan = plan_here(base, count, options.minutes, options.steps or 0, left, steps_done=steps_done, **training)
     lines = f"{plan.minutes:.0f} minutes, at worst {plan.pessimistic:.0f}\n{plan.explain()}"
