@@ -271,7 +271,8 @@ def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict
     if kind is TrainConfig and chosen.get("method", kept.get("method")) != kept.get("method"):
         return {}
     method = kept.get("method") if kind is TrainConfig else None
-    gone = set(UNUSED.get(method, ())) | {a for a, others in TOGETHER.items() if any(o in chosen for o in others)}
+    anew = {name for name, value in chosen.items() if value != kept.get(name)}
+    gone = set(UNUSED.get(method, ())) | {name for name, others in TOGETHER.items() if anew.intersection(others)}
     if chosen.get("class_images") == 0:
         gone.add("class_prompt")
     if "minutes" in kept and not chosen.get("minutes", kept["minutes"]):
@@ -391,10 +392,11 @@ def _restore(run: Run, options: RunSettings, base: str, controller: Controller) 
 
 
 def _evaluate(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
-    """Measure what the run has made."""
+    """Measure what the run has made; a plan limits the minutes, and the pairs unless they are set."""
     chosen = options.of(EvaluateConfig)
-    limits = controller.evaluating if controller else {"minutes": chosen.get("minutes") or None}
-    headshotkit.evaluate_run(run, **chosen | limits)
+    minutes = chosen.pop("minutes", 0.0) or None
+    limits = controller.evaluating if controller else {"minutes": minutes}
+    headshotkit.evaluate_run(run, **limits | chosen, keep="pairs" not in chosen)
 
 
 def _gallery(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
