@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import counting
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -14,7 +15,6 @@ from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BaseUnavailable, NotEnoughMemory
 from headshotkit.core.pretrained import PIPELINES
 from headshotkit.families import FAMILIES, Sampling, load_family, load_tokenizers, sdxl_single_file, weighing
-import counting
 
 PROMPTS = (["photo of a woman, smiling"], ["blurry"], [3], Sampling((128, 128), 3, 5.0))
 
