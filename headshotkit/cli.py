@@ -24,7 +24,7 @@ import tyro
 from headshotkit.config import CropConfig, PlanConfig, RunSettings, TokenConfig
 from headshotkit.config.base import MOST_LETTERS, Settings, allowed, meaning, schema_of
 from headshotkit.config.bases import BASES, OTHER_WAYS, choose_base, find_base
-from headshotkit.config.run_settings import CONFIGS, NAMES, SHARED, flag
+from headshotkit.config.run_settings import CONFIGS, NAMES, SHARED, flag, in_options
 from headshotkit.core import __version__, runtime
 from headshotkit.core.errors import ACTING, BadConfig, HeadshotError, NoPhotos
 from headshotkit.core.run import Run, bytes_of, clean_run
@@ -76,20 +76,22 @@ def _hint(kind: type[Settings], name: str) -> object:
 def _note(kind: type[Settings], name: str) -> str:
     """Return a setting's range and default, and the embedded base's preset if it has another."""
 
-    def text(value: object) -> str:
-        return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
     default = kind.model_fields[name].default
     presets = {base: BASES[base].presets.get(kind.__name__, {}).get(name, default) for base in ("sdxl", "mini")}
     notes = [allowed(kind, name).partition("number ")[2]] if kind.model_fields[name].annotation in (int, float) else []
-    usual = DEFAULTS.get(name, text(default))
+    usual = DEFAULTS.get(name, as_typed(default))
     notes += [f"default: {usual}"] if usual else []
-    notes += [f"{text(preset)} with base {base}" for base, preset in presets.items() if preset != default]
+    notes += [f"{as_typed(preset)} with base {base}" for base, preset in presets.items() if preset != default]
     return "; ".join(notes)
 
 
 DEFAULTS = {"class_word": "what the photos suggest"}
 """Settings whose default is decided by the run."""
+
+
+def as_typed(value: object) -> str:
+    """Return a setting's value as a person types it: a list has spaces between."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 FIRST = ("class_word", "count")
@@ -168,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         COMMAND_LINE[command].run(command, given)
         sys.stdout.flush()
     except HeadshotError as error:
-        print(error, file=sys.stderr)
+        print(in_options(str(error)), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as stop:
         ended = "Stopped by SIGTERM" if isinstance(stop, Terminated) else "Interrupted"
@@ -382,8 +384,8 @@ def _settings(command: str, given: Given) -> None:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        presets = "".join(f"; {value} with base {base}" for base, value in row["presets"].items())
-        default = "none" if row["default"] in ("", ()) else row["default"]
+        presets = "".join(f"; {as_typed(value)} with base {base}" for base, value in row["presets"].items())
+        default = "none" if row["default"] in ("", ()) else as_typed(row["default"])
         print(f"{row['command']:<9} {row['option']}: {row['values']}; default: {default}{presets}")
         print(f"{'':<9} {row['meaning']}")
 
@@ -406,11 +408,13 @@ def _plan_options() -> dict[str, object]:
     return {**options_of(PlanConfig), "gpu": gpu, "json": JSON}
 
 
+WHOLE = tuple(command for command in CONFIGS if command != "pick")
+"""The commands of a whole run; only its own command picks."""
 DRAWING = ("sampler_steps", "guidance", "guidance_share", "base_guidance", "base_guidance_every", "sampler", "prompts")
 """Settings of generation that affect how pick draws its pictures."""
 COMMAND_LINE: dict[str, Command] = {
-    "run": Command("Run all stages, from photos to gallery.", _stage_options(*CONFIGS, photos=True), _stage),
-    "demo": Command("Run all stages for the sample person, offline, with the embedded base.", _stage_options(*CONFIGS),
+    "run": Command("Run all stages, from photos to gallery.", _stage_options(*WHOLE, photos=True), _stage),
+    "demo": Command("Run all stages for the sample person, offline, with the embedded base.", _stage_options(*WHOLE),
                     _stage, Path("demo")),
     "check": Command("Judge the photos: keep the good ones, and explain why the rest were refused.",
                      _stage_options("check", photos=True), _stage),

@@ -117,8 +117,8 @@ def begin_deadline(
     Args:
         stages: those to do, as `ladder.STAGES` names them; installation is not part of a run.
     Raises:
-        BadConfig: a schedule is set as well, no rate is known for the base on this machine, or the method can't
-            train it.
+        BadConfig: a schedule is set as well, the training pictures have another size than the base's preset, no rate
+            is known for the base on this machine, or the method can't train it.
         NoPhotos: the photo folder is missing or holds no photo.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.
     """
@@ -135,13 +135,21 @@ def begin_deadline(
     count = rendering.count
     training = {
         "method": run_method(run, options),
+        "batch": options.train_batch or 0,
+        "checkpointing": options.checkpointing,
         "prior": bool(_class_images(run, options)),
         "worded": rendering.base_guidance > 1,
     }
     done, steps_done = progress_of(run, base, options, stages)
     left = tuple(stage for stage in stages if stage not in done and (stage != "download" or not weights_here(base)))
+    wanted, usual = config_for(PrepareConfig, base, options, begun=run.peek("dataset")), PrepareConfig.for_base(base)
+    if "train" in left and wanted.size_px != usual.size_px:
+        raise BadConfig(
+            f"prepare_size_px is {wanted.size_px}, minutes is {options.minutes:g}.",
+            f"With a time limit, the plan chooses the sizes of the training steps, up to {usual.size_px} px.",
+            f"Leave out --minutes, or prepare with --prepare-size-px {usual.size_px}.",
+        )
     if "prepare" in left:
-        wanted = config_for(PrepareConfig, base, options, begun=run.peek("dataset"))
         training["class_images"] = missing_class_images(wanted)
     plan = plan_here(base, count, options.minutes, options.steps or 0, left, steps_done=steps_done, **training)
     lines = f"{plan.minutes:.0f} minutes, at worst {plan.pessimistic:.0f}\n{plan.explain()}"
@@ -263,7 +271,8 @@ def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict
     if kind is TrainConfig and chosen.get("method", kept.get("method")) != kept.get("method"):
         return {}
     method = kept.get("method") if kind is TrainConfig else None
-    gone = set(UNUSED.get(method, ())) | {a for a, others in TOGETHER.items() if any(o in chosen for o in others)}
+    anew = {name for name, value in chosen.items() if value != kept.get(name)}
+    gone = set(UNUSED.get(method, ())) | {name for name, others in TOGETHER.items() if anew.intersection(others)}
     if chosen.get("class_images") == 0:
         gone.add("class_prompt")
     if "minutes" in kept and not chosen.get("minutes", kept["minutes"]):
@@ -383,10 +392,11 @@ def _restore(run: Run, options: RunSettings, base: str, controller: Controller) 
 
 
 def _evaluate(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
-    """Measure what the run has made."""
+    """Measure what the run has made; a plan limits the minutes, and the pairs unless they are set."""
     chosen = options.of(EvaluateConfig)
-    limits = controller.evaluating if controller else {"minutes": chosen.get("minutes") or None}
-    headshotkit.evaluate_run(run, **chosen | limits)
+    minutes = chosen.pop("minutes", 0.0) or None
+    limits = controller.evaluating if controller else {"minutes": minutes}
+    headshotkit.evaluate_run(run, **limits | chosen, keep="pairs" not in chosen)
 
 
 def _gallery(run: Run, options: RunSettings, base: str, controller: Controller) -> None:

@@ -1,9 +1,12 @@
 """The command line as a person uses it: good input, bad input, and what is left after an error."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from conftest import P1
 from PIL import Image
 
 from headshotkit.cli import COMMAND_LINE, chosen_by, main, parse
-from headshotkit.config import GenerateConfig, RunSettings
+from headshotkit.config import GenerateConfig, PickConfig, RunSettings
+from headshotkit.config.run_settings import NAMES, flag, in_options
 from headshotkit.pipeline import config_for
 
 
@@ -205,3 +209,44 @@ def test_gallery_does_what_is_missing_of_the_short_stages(cli, brief_run):
     code, out, err = cli("gallery", "--out", brief_run.folder)
     assert code == 0, err
     assert [line.split()[0] for line in out.splitlines() if line[:1] != " "] == ["restore", "evaluate", "gallery"]
+
+
+def options_named(command):
+    """The names of a command's options, those in groups too."""
+    made = COMMAND_LINE[command].options()
+    kinds = [typing.get_args(typing.get_args(hint)[0] if "Required" in str(hint) else hint) for hint in made.values()]
+    groups = [kind[0].__annotations__ for kind in kinds if kind and typing.is_typeddict(kind[0])]
+    return {*made, *(name for group in groups for name in group)}
+
+
+def test_a_run_takes_the_settings_of_its_stages_alone(capsys):
+    """It does not pick, so the settings of picking would do nothing."""
+    for command in ("run", "demo"):
+        names = options_named(command)
+        assert {name for name, homes in NAMES.items() if homes[0][0] is not PickConfig} <= names
+        assert not names & {"scales", "pick_prompts", "pick"}
+        with pytest.raises(SystemExit) as stopped:
+            parse([command, *["photos"] * (command == "run"), "--scales", "1"])
+        assert stopped.value.code == 2
+    assert parse(["pick", "--scales", "1"])[1] == {"scales": (1.0,)}
+    capsys.readouterr()
+
+
+def test_the_list_of_settings_has_every_default_as_it_is_typed(cli):
+    rows = {line.split(":")[0].split()[-1]: line for line in cli("settings")[1].splitlines() if " --" in line}
+    wanted = {"seed": 0, "checkpointing": False, "snapshots": 0, "minutes": 0.0, "scales": "0.6 0.8", "packs": "none"}
+    wanted["face-fractions"] = "0.45 0.62; 0.55 0.65 with base mini"
+    assert {name for name, default in wanted.items() if f"default: {default}" not in rows[f"--{name}"]} == set()
+
+
+def test_messages_name_options_and_settings_that_exist(cli, tmp_path):
+    """And examples that can be typed."""
+    text = (Path(__file__).with_name("messages.txt")).read_text(encoding="utf-8")
+    known = {flag(name) for command in COMMAND_LINE for name in options_named(command)}
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) - {"--no-deps", "--force-reinstall"} <= known
+    settings = set(re.findall(r"\w+Config\.[a-z]\w+", text))
+    assert len(settings) > 20 and not [name for name in settings if not in_options(name).startswith("--")]
+    example = re.search(r"(--schedule \d[^)]*)\)", text)[1].split()
+    assert parse(["train", *example])[1]["schedule"] == ((768, 1000),)
+    code, _, err = cli("check", tmp_path, "--min-photos", 30, "--out", tmp_path / "run")
+    assert code == 2 and "--max-photos" in err and "CheckConfig" not in err

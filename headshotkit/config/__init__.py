@@ -12,10 +12,10 @@ from headshotkit.config.prepare import ASPECTS, CLASS_WORDS, SDXL_SIZES_PX, TOKE
 from headshotkit.config.restore import RestoreConfig
 from headshotkit.config.run_settings import Resolved, RunSettings, resolve
 from headshotkit.config.tools import CropConfig, EvaluateConfig, PlanConfig, TokenConfig
-from headshotkit.config.train import METHODS, OPTIMIZERS, UNUSED, TrainConfig
+from headshotkit.config.train import METHODS, UNUSED, TrainConfig
 
 __all__ = [
-    "ASPECTS", "CLASS_WORDS", "METHODS", "OPTIMIZERS", "SAMPLERS", "SDXL_SIZES_PX", "TOKEN", "UNUSED",
+    "ASPECTS", "CLASS_WORDS", "METHODS", "SAMPLERS", "SDXL_SIZES_PX", "TOKEN", "UNUSED",
     "Config", "CropConfig", "PrepareConfig", "EvaluateConfig", "CheckConfig", "PickConfig", "PlanConfig",
     "GenerateConfig", "Resolved", "RestoreConfig", "RunSettings", "TokenConfig", "TrainConfig", "resolve",
 ]  # fmt: skip

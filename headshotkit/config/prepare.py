@@ -19,12 +19,11 @@ ASPECTS = get_args(Aspect)
 """Shapes of training pictures and crops."""
 ClassWord = Literal["person", "woman", "man"]
 CLASS_WORDS = get_args(ClassWord)
+"""Class words of captions; the token stands before one, as in "photo of ohwx woman"."""
 TOKEN = "ohwx"
 ClassImages = Annotated[int, Field(ge=0, le=10_000)]
-"""Class words of captions; the token stands before one, as in "photo of ohwx woman"."""
 Augment = Literal["off", "safe", "full"]
 Captioner = Literal["template", "blip", "florence"]
-AUGMENTS, CAPTIONERS = get_args(Augment), get_args(Captioner)
 
 
 class PrepareConfig(Config):

@@ -18,7 +18,7 @@ from headshotkit.config.generate import GenerateConfig
 from headshotkit.config.pick import PickConfig
 from headshotkit.config.prepare import PrepareConfig
 from headshotkit.config.restore import RestoreConfig
-from headshotkit.config.tools import EvaluateConfig
+from headshotkit.config.tools import CropConfig, EvaluateConfig, PlanConfig, TokenConfig
 from headshotkit.config.train import TrainConfig
 from headshotkit.core.errors import BadConfig
 
@@ -32,6 +32,8 @@ CONFIGS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
 }
 """Command -> the settings of its stage."""
+TOOLS = (CropConfig, PlanConfig, TokenConfig)
+"""Settings of the commands that are no stage of a run."""
 SHARED = ("base", "seed", "minutes")
 """Settings that mean the same in all stages."""
 
@@ -70,6 +72,7 @@ def in_options(text: str) -> str:
     'Lower --train-batch or set --token.'
     """
     flags = {f"{home.__name__}.{field}": flag(name) for name, homes in NAMES.items() for home, field in homes}
+    flags |= {f"{kind.__name__}.{name}": flag(name) for kind in TOOLS for name in kind.model_fields}
     return re.sub(r"\b[A-Z][a-z]+Config\.[a-z_]+\b", lambda found: flags.get(found[0], found[0]), text)
 
 
@@ -99,7 +102,10 @@ class _Chosen(Settings):
 def left_open(kind: type[Config], field: str) -> tuple[object, object]:
     """Return a setting's type and field for a model in which it may be left open."""
     known = kind.model_fields[field]
-    hint = Annotated[(known.annotation, *known.metadata)] if known.metadata else known.annotation
+    notes = [*known.metadata]
+    if known.json_schema_extra:  # the words that are allowed
+        notes.append(Field(json_schema_extra=known.json_schema_extra))
+    hint = Annotated[(known.annotation, *notes)] if notes else known.annotation
     return Optional[hint], Field(None, description=known.description)  # noqa: UP045 (a type made at run time)
 
 

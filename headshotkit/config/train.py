@@ -12,7 +12,7 @@ from headshotkit.core.errors import BadConfig
 
 Optimizer = Literal["auto", "adamw", "adamw8bit", "prodigy"]
 Method = Literal["lora", "dreambooth", "textual-inversion", "pivotal"]
-OPTIMIZERS, METHODS = get_args(Optimizer), get_args(Method)
+METHODS = get_args(Method)
 UNUSED = {
     "lora": ("token_vectors", "token_factor"),
     "dreambooth": ("rank", "alpha", "targets", "token_vectors", "token_factor"),

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import math
+import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,8 @@ def header_of(path: Path) -> dict[str, dict]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+            end = max((operator.index(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+            _numbers(header)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise ValueError("its safetensors header is damaged") from error
     if size != 8 + length + end:
@@ -188,7 +190,7 @@ def _read_file(path: Path, _seen: tuple) -> Pretrained:
         raise _refusal(f"{path} is not SDXL: it looks like {looks}.", "Give an SDXL checkpoint.")
     if missing:
         raise _refusal(f"{path} lacks {', '.join(missing)} of SDXL.", "Give a checkpoint that holds all parts.")
-    channels = header.get(FIRST_LAYER, {}).get("shape", [0, 4])[1]
+    channels = sum(header[FIRST_LAYER]["shape"][1:2]) if FIRST_LAYER in header else 4
     if channels != 4:
         raise _refusal(f"{path} does not draw from prompts alone: its U-Net reads {channels} channels, SDXL's latents "
                        "have 4.", NO_INPAINTING)  # fmt: skip
@@ -246,7 +248,7 @@ def _sound_header(path: Path) -> dict[str, dict]:
 
 
 def _numbers(header: dict[str, dict]) -> int:
-    return sum(math.prod(tensor["shape"]) for tensor in header.values())
+    return sum(math.prod(map(operator.index, tensor["shape"])) for tensor in header.values())
 
 
 def _add_weights(digest, name: str, path: Path) -> None:

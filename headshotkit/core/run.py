@@ -448,6 +448,16 @@ def _clear(folder: Path) -> None:
                 discard(half)
 
 
+def _is_same(before: dict, settings: dict, inputs: dict) -> bool:
+    """Return whether a stage was begun with these settings and inputs.
+
+    Earlier versions stored a number as it was typed, so 1 and 1.0 had different fingerprints.
+    """
+    if before.get("fingerprint") == fingerprint(settings, inputs):
+        return True
+    return bool(before) and before["config"] == settings and before["inputs"] == inputs
+
+
 def _is_grown(before: dict, settings: dict, inputs: dict, grows: tuple[str, ...]) -> bool:
     """Return whether a stage's new settings only extend those that it was begun with."""
     if not before or before["inputs"] != inputs:
@@ -554,7 +564,7 @@ class Run:
         key = fingerprint(settings, inputs)
         before = self.peek(stage)
         _clear(folder)
-        if before.get("fingerprint") == key:
+        if _is_same(before, settings, inputs):
             spoilt = self.spoilt(stage, before)
             if spoilt and stage == "lora":
                 raise _changed(self, stage, spoilt)
@@ -588,7 +598,7 @@ class Run:
 
     def is_begun(self, stage: str, config, inputs: dict[str, str]) -> bool:
         """Return whether a stage was begun with these settings and inputs, so that `begin` would continue it."""
-        return self.peek(stage).get("fingerprint") == fingerprint(settings_of(config), inputs)
+        return _is_same(self.peek(stage), settings_of(config), inputs)
 
     def spoilt(self, stage: str, manifest: dict, names: Iterable[str] | None = None, thorough: bool = False) -> list:
         """Return the files of a finished stage that are missing or changed.

@@ -36,18 +36,19 @@ RECOGNISERS = ("arcface", "dlib")
 @locks.writes("evaluate")
 @runtime.frees_memory
 def evaluate_run(
-    run: Run, pairs: int = PAIRS, minutes: float | None = None, clock: Callable[[], float] = time.monotonic
-) -> dict:
+    run: Run, pairs: int = PAIRS, minutes: float | None = None, clock: Callable[[], float] = time.monotonic,
+    keep: bool = True,
+) -> dict:  # fmt: skip
     """Measure what the run has made.
 
     Writes `report/`: base/ (the bare base's pictures), metrics.json, identity.png, losses.png, manifest.json.
     Returns the metrics.
 
     Args:
-        pairs: first attempts that are drawn without the LoRA as well, at most, spread over the prompts. A resumed
-            evaluation keeps the number it began with.
+        pairs: first attempts that are drawn without the LoRA as well, at most, spread over the prompts.
         minutes: time limit; if it is short, fewer pairs are drawn, even none; None is no limit.
         clock: monotonic seconds.
+        keep: an evaluation that began with another number of pairs keeps it.
     Raises:
         StageMissing: headshots have not been generated and restored.
         DamagedRun: a headshot is missing or changed.
@@ -62,7 +63,9 @@ def evaluate_run(
     run.files("restored", generated["delivered"])
     deadline.note(1, _picture_s(generated))
     inputs = run.inputs_from("photos", "headshots", "restored")
-    settings = {"pairs": _begun_pairs(run, inputs, deadline.room_for(min(pairs, len(first))))}
+    wanted = min(pairs, len(first))
+    room = deadline.room_for(wanted)
+    settings = {"pairs": _begun_pairs(run, inputs, room) if keep or room < wanted else wanted}
     stage = run.begin("report", settings, inputs)
     if stage.done:
         return stage.manifest["metrics"]
@@ -77,7 +80,7 @@ def evaluate_run(
     metrics = {
         "identity": {name: _identity(name, known[name], scores) for name in known},
         "sharpness": {kind: _median([s.sharpness for s in rows]) for kind, rows in scores.items()},
-        "pairs": {"drawn": len(base), "wanted": min(pairs, len(first)), "of": len(first)},
+        "pairs": {"drawn": len(base), "wanted": wanted, "of": len(first)},
         "missing": missing,
         "accepted": sum(shot.accepted for shot in shots),
         "attempted": len(shots),

@@ -305,7 +305,7 @@ class SdxlFamily:
                 raise OutOfMemory(
                     f"base-model guidance needs {needed:.1f} GiB more GPU memory, {free:.1f} are free.",
                     "All weights of the U-Net were trained, so the bare base is a second U-Net in memory.",
-                    "Set GenerateConfig.base_guidance to 1 (--base-guidance 1), or use a larger GPU.",
+                    "Set GenerateConfig.base_guidance to 1, or use a larger GPU.",
                 )
             self.bare = self._own_unet()
         needed = sum(weight.nbytes for weight in self.without_lora.values()) / 2**30 + WORKING_GIB

@@ -31,7 +31,8 @@ def plan_here(
             one on Apple's GPU at a T4's, its memory unchecked.
         steps: of the training, if the user set them; 0: the plan decides.
         stages: those to do, of `ladder.STAGES`.
-        **training: `method`, `prior`, `class_images`, `worded` and `steps_done`, as `Task` has them.
+        **training: `method`, `batch`, `checkpointing`, `prior`, `class_images`, `worded` and `steps_done`, as `Task`
+            has them.
     Raises:
         BadConfig: no rate is known for that base here, or it can't be trained by that method.
         TooFewMinutes, NotEnoughMemory: not even the cheapest plan fits.

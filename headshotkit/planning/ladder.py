@@ -174,7 +174,7 @@ class Task:
 
     `memory_gib`: a stage's limit on the GPU, 0 is not checked; `train_gib`: the training's limit, if lower.
     `done`: finished stages. `steps_done`: of the training. `slower`: measured seconds of a step relative to the
-    central ones, 0 if nothing was measured. `steps`: of the training, if the user set them.
+    central ones, 0 if nothing was measured. `steps`, `batch`, `checkpointing`: of the training, if the user set them.
     `method`: of the training. `prior`: whether class images are trained as well, as many as photos a step.
     `class_images`: those still to draw. `pick`: pictures that picking draws, 0: no picking.
     `begun`: the training's base is loaded, so only its steps are left. `drawing_slower`: as `slower`, of a picture.
@@ -191,6 +191,8 @@ class Task:
     steps_done: int = 0
     slower: float = 0.0
     steps: int = 0
+    batch: int = 0
+    checkpointing: bool | None = None
     method: str = "lora"
     prior: bool = False
     class_images: int = 0

@@ -201,10 +201,11 @@ def plan_rest(task: Task, must_fit: bool = True) -> Plan:
 
 
 def options_of(task: Task) -> list[Choice]:
-    """Return the ladder of a task with the user's number of training steps; equal options come once."""
+    """Return the ladder of a task with the user's training steps and batch; equal options come once."""
     options: list[Choice] = []
     for choice in task.ladder:
         made = choice.with_steps(task.steps)
+        made = replace(made, batch=task.batch or made.batch)
         if not options or replace(made, sacrificed="", stage="") != replace(options[-1], sacrificed="", stage=""):
             options.append(made)
     return options
@@ -213,11 +214,11 @@ def options_of(task: Task) -> list[Choice]:
 def _with_room(task: Task, choice: Choice, sacrifices: tuple[str, ...]) -> tuple[Plan | None, tuple[str, float]]:
     """Return a choice's plan, checkpointed if necessary; None if that isn't enough: (plan, (reason, GiB))."""
     too_large = ("", 0.0)
-    for checkpointing in (False, True):
+    for checkpointing in (False, True) if task.checkpointing is None else (task.checkpointing,):
         plan = Plan(task, choice, checkpointing, stages_of(task, choice, checkpointing), sacrifices)
         over = [stage for stage in plan.stages if stage.peak_gib > task.room_gib(stage.name)]
         if not over:
-            lost = (f"training without checkpointing: {too_large[0]}",) if checkpointing else ()
+            lost = (f"training without checkpointing: {too_large[0]}",) if too_large[0] else ()
             return replace(plan, sacrifices=sacrifices + lost), too_large
         room = task.room_gib(over[0].name)
         too_large = (f"{over[0].name} needs {over[0].peak_gib:.1f} GiB of {room:.1f}", over[0].peak_gib)

@@ -17,7 +17,7 @@ from headshotkit.config import (
     TrainConfig,
     resolve,
 )
-from headshotkit.config.base import MOST_PARTS, meaning, schema_of
+from headshotkit.config.base import MOST_PARTS, allowed, meaning, schema_of
 from headshotkit.config.bases import BASES, find_base
 from headshotkit.config.run_settings import NAMES, flag
 from headshotkit.core.errors import BadConfig, UnknownBase
@@ -204,6 +204,13 @@ def test_every_option_has_the_range_of_its_setting():
             with pytest.raises(BadConfig, match=f"{name} is") as caught:
                 RunSettings(**{name: math.nan})
             assert flag(name) in caught.value.next_step
+
+
+def test_a_run_allows_the_values_that_its_stages_allow():
+    """An error names the words to choose from."""
+    assert [name for name, ((kind, own), *_) in NAMES.items() if allowed(RunSettings, name) != allowed(kind, own)] == []
+    with pytest.raises(BadConfig, match="one of: lightning, hyper, lcm, or empty"):
+        RunSettings(distilled_lora="turbo")
 
 
 @pytest.mark.parametrize(

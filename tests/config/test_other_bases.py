@@ -130,11 +130,17 @@ def test_another_kind_of_file_is_refused(tmp_path, names):
     assert all((refused.value.happened, refused.value.why, refused.value.next_step))
 
 
-@pytest.mark.parametrize("how", ["cut", "long", "text", "endless", "empty", "json", "ckpt", "fifo"])
+@pytest.mark.parametrize(
+    "how", ["cut", "long", "text", "endless", "empty", "json", "shapeless", "words", "ckpt", "fifo"]
+)
 def test_a_file_that_is_not_whole_is_refused(file, how):
     data = file.read_bytes()
     made = {"cut": data[:-1], "long": data + b"x", "text": b"version https://git-lfs.github.com/spec/v1", "empty": b"",
             "endless": b"\xff" * 100, "json": (3).to_bytes(8, "little") + b"[1]"}  # fmt: skip
+    odd = {"shapeless": {"data_offsets": [0, 4]}, "words": {"shape": [1], "data_offsets": ["0", "4"]}}
+    for name, tensor in odd.items():
+        text = json.dumps({one: tensor for one in sdxl_names()}).encode()
+        made[name] = len(text).to_bytes(8, "little") + text + bytes(4)
     if how == "ckpt":
         file = file.rename(file.with_suffix(".ckpt"))
     elif how == "fifo":

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from headshotkit.config import CheckConfig, GenerateConfig, PrepareConfig, RunSe
 from headshotkit.core.errors import BadConfig, DamagedRun
 from headshotkit.core.run import Run, bytes_of, settings_of, write_json
 from headshotkit.generation.prompts import BANK
-from headshotkit.pipeline import begun_settings, config_for, do_stage
+from headshotkit.pipeline import begun_settings, config_for, do_stage, stage_named
 
 
 def begun(config, stage="lora", **facts):
@@ -57,6 +58,8 @@ def test_what_is_done_anew_is_said_and_can_be_cleaned(prepared_run, capsys):
         ({"steps": 9}, {"schedule": ((64, 2), (128, 2))}, {"steps": 4}),
         ({"optimizer": "prodigy", "learning_rate": 1.0}, {"optimizer": "adamw"}, {"optimizer": "adamw"}),
         ({"optimizer": "prodigy", "learning_rate": 1.0}, {}, {"optimizer": "prodigy", "learning_rate": 1.0}),
+        ({"optimizer": "adamw", "learning_rate": 5e-4}, {"optimizer": "adamw"}, {"learning_rate": 5e-4}),
+        ({"steps": 4, "schedule": ((64, 2), (128, 2))}, {"steps": 4}, {"schedule": ((64, 2), (128, 2))}),
         ({"method": "dreambooth", "steps": 3}, {}, {"method": "dreambooth", "steps": 3}),
         ({"rank": 8}, {"method": "dreambooth"}, {"method": "dreambooth", "rank": 32}),
     ],
@@ -118,3 +121,30 @@ def test_fewer_headshots_than_before_are_a_stage_of_their_own(tmp_path):
     ):
         assert "outcome" not in run.begin("headshots", settings, inputs, grows=("count",)).manifest
     assert len(run.earlier()) == 3
+
+
+def test_a_number_that_an_earlier_version_stored_as_it_was_typed_is_the_same(tmp_path):
+    """FIDELITY = 1 in a notebook was stored as 1; it is 1.0 now. Nothing is done again, and what follows stays."""
+    run = Run(tmp_path)
+    made = run.begin("gallery", {"fidelity": 1, "pairs": 2}, {"a": "0"}).finish("made")
+    again = run.begin("gallery", {"fidelity": 1.0, "pairs": 2}, {"a": "0"})
+    assert again.done and again.manifest == made and run.is_begun("gallery", {"fidelity": 1.0, "pairs": 2}, {"a": "0"})
+    assert not run.begin("gallery", {"fidelity": 0.9, "pairs": 2}, {"a": "0"}).done
+
+
+@pytest.mark.parametrize(
+    ("asked", "planned", "expected"),
+    [
+        ({"pairs": 3, "minutes": 9.0}, {"pairs": 6, "minutes": 2.0}, {"pairs": 3, "minutes": 2.0, "keep": False}),
+        ({"minutes": 9.0}, {"pairs": 6, "minutes": 2.0}, {"pairs": 6, "minutes": 2.0, "keep": True}),
+        ({"pairs": 0}, {}, {"pairs": 0, "minutes": None, "keep": False}),
+        ({"minutes": 0.0}, {}, {"minutes": None, "keep": True}),
+    ],
+)
+def test_pairs_that_a_person_set_count_more_than_a_plans(tmp_path, monkeypatch, asked, planned, expected):
+    """The evaluation itself only notes what it is given here."""
+    seen = []
+    monkeypatch.setattr("headshotkit.evaluate_run", lambda run, **given: seen.append(given))
+    controller = SimpleNamespace(evaluating=planned) if planned else None
+    stage_named("evaluate").do(Run(tmp_path), RunSettings(**asked), "", controller)
+    assert seen == [expected]

@@ -145,6 +145,7 @@ def test_minutes_that_are_short_draw_fewer_pairs_or_none(brief_run, counted):
     assert evaluate_run(brief_run)["pairs"]["drawn"] == 4, "with more time it is done anew"
     counted["drawn"] = 0
     assert evaluate_run(brief_run, pairs=1)["pairs"]["drawn"] == 4 and counted["drawn"] == 0, "what was begun holds"
+    assert evaluate_run(brief_run, pairs=1, keep=False)["pairs"]["drawn"] == 1, "unless a person set another number"
 
 
 def test_without_minutes_left_nothing_is_drawn(brief_run, counted):

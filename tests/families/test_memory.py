@@ -260,7 +260,7 @@ def test_a_second_unet_that_has_no_room_is_refused_before_it_is_loaded(family, m
     try:
         with pytest.raises(OutOfMemory) as caught:
             family.render(["photo of ohwx man"], [""], [1], worded)
-        assert "--base-guidance 1" in caught.value.next_step
+        assert "base_guidance to 1" in caught.value.next_step
     finally:
         family.pipeline.unet.moved = False
 

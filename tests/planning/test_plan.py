@@ -20,6 +20,7 @@ from headshotkit.core.run import Run
 from headshotkit.families import costs
 from headshotkit.families.costs import GPUS, cost, public_seconds
 from headshotkit.pipeline import _beside_class_images, begin_deadline, config_for, make_headshots
+from headshotkit.planning.deadline import DeadlineController
 from headshotkit.planning.ladder import (
     FIXED,
     LADDERS,
@@ -211,6 +212,9 @@ def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
         } - names
         if not here:
             assert run.choice == plan.choice
+    said = RunSettings(base="sdxl", minutes=300, train_batch=4, checkpointing=True)
+    made = begin_deadline(Run(tmp_path), said, lines.append).plan.training
+    assert (made["batch"], made["checkpointing"]) == (4, True)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +223,7 @@ def test_a_run_on_a_t4_decides_what_the_plan_says(tmp_path, monkeypatch):
         (("Tesla T4", 14.7), {}, 60), (("Tesla T4", 14.7), {"minutes": 0}, None), (None, {}, None),
         (("Tesla T4", 14.7), {"minutes": 90}, 90), (("Tesla T4", 14.7), {"base": "mini"}, None),
         (("Tesla T4", 14.7), {"schedule": ((1024, 5),)}, None), (("Tesla T4", 14.7), {"max_attempts": 2}, None),
+        (("Tesla T4", 14.7), {"prepare_size_px": 768}, None),
         (("Tesla T4", 14.7), {"count": 400}, None), (("Tesla T4", 14.7), {"base": "flux"}, None),
     ],
 )  # fmt: skip
@@ -236,7 +241,8 @@ def test_an_hour_is_what_a_run_on_cuda_is_planned_for(tmp_path, monkeypatch, gpu
     given = seen[0] and seen[0].first.task.minutes
     assert given == minutes
     assert (tmp_path / "plan.json").exists() == (minutes is not None)
-    assert any("plan       none: " in line for line in lines) == ("count" in asked or asked.get("base") == "flux")
+    none = asked.keys() & {"count", "prepare_size_px"} or asked.get("base") == "flux"
+    assert any("plan       none: " in line for line in lines) == bool(none)
 
 
 def test_what_was_given_up_is_said_with_its_numbers():
@@ -252,6 +258,24 @@ def test_steps_that_a_person_set_are_kept_and_shared_among_the_sizes():
     assert all(choice.steps == 500 for choice in options_of(plan.task)) and plan.training["steps"] == 500
     assert LADDERS["sdxl"][3].with_steps(501).schedule == ((768, 351), (1024, 150))
     assert len(options_of(plan.task)) < len(LADDERS["sdxl"])
+
+
+def test_a_batch_and_checkpointing_that_a_person_set_are_kept():
+    known = {"steps": 1000, "batch": 4, "checkpointing": True}
+    plan = plan_run("t4", 50, 600, **known)
+    assert {name: plan.training[name] for name in known} == known and not plan.sacrifices
+    assert all(choice.batch == 4 for choice in options_of(plan.task))
+    controller = DeadlineController(plan, clock=iter(range(0, 10**6, 60)).__next__, tell=lambda line: None)
+    controller.start_training(plan.training, 0)
+    made = [controller.time_step().training for _ in range(60)]
+    assert len({one["schedule"] for one in made}) > 1 and {(one["batch"], one["checkpointing"]) for one in made} == {
+        (4, True)
+    }
+    with pytest.raises(NotEnoughMemory):
+        plan_run("t4", 50, 60, batch=64)
+    with pytest.raises(NotEnoughMemory):
+        plan_run("t4", 50, 6000, batch=8, checkpointing=False)
+    assert plan_run("t4", 50, 6000, batch=8).checkpointing
 
 
 def test_more_minutes_never_plan_worse_and_fewer_never_take_longer():
