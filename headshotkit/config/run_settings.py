@@ -36,6 +36,8 @@ TOOLS = (CropConfig, PlanConfig, TokenConfig)
 """Settings of the commands that are no stage of a run."""
 SHARED = ("base", "seed", "minutes")
 """Settings that mean the same in all stages."""
+BY_CODE_ONLY = ("captioner_weights",)
+"""Settings that a run does not take: it would write down a private path, and could not find the folder again."""
 
 
 def _names() -> dict[str, tuple[tuple[type[Config], str], ...]]:
@@ -46,7 +48,7 @@ def _names() -> dict[str, tuple[tuple[type[Config], str], ...]]:
     times = Counter(name for kind in CONFIGS.values() for name in kind.model_fields)
     found: dict[str, tuple] = {}
     for command, kind in CONFIGS.items():
-        for name in kind.model_fields:
+        for name in (name for name in kind.model_fields if name not in BY_CODE_ONLY):
             own = name if times[name] == 1 or name in SHARED else f"{command}_{name}"
             found[own] = (*found.get(own, ()), (kind, name))
     return found
