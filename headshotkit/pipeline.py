@@ -497,9 +497,8 @@ def line_of(manifest: dict, run: Run | None = None, refused: int = MOST_REFUSALS
     After the check and the gallery the last line gives the page's path in the run.
     """
     stage = manifest["stage"]
-    lines = [
-        f"{COMMANDS[stage]:<10} {manifest['outcome']} ({manifest['seconds']:{'.0f' if manifest['seconds'] >= 10 else '.1f'}} s)"
-    ]
+    seconds = f"{manifest['seconds']:.0f}" if manifest["seconds"] >= 10 else f"{manifest['seconds']:.1f}"
+    lines = [f"{COMMANDS[stage]:<10} {manifest['outcome']} ({seconds} s)"]
     if stage == "photos":
         verdicts = [Verdict.from_dict(v) for v in manifest["verdicts"]]
         lines += [*(refusals(verdicts, refused) if refused else ()), manifest["advice"]]
