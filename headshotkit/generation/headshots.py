@@ -137,7 +137,7 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
     )
     if passed:
         likeness = statistics.median(h.likeness for h in passed)
-        words += f"; median likeness {likeness:.0%} of your own photos'"
+        words += f"; in the median {likeness:.0%} as similar as your own photos"
     if config.minutes and len(passed) < config.count:
         words += f"; {config.count - len(passed)} of {config.count} are missing: the {config.minutes:g} minutes ran out"
     return words

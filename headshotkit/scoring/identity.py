@@ -95,11 +95,12 @@ def calibrate(known: np.ndarray, config: GenerateConfig) -> IdentityThreshold:
     own = recognition.leave_one_out(known, recognition.load_recogniser("arcface"))
     quantile = float(np.quantile(own, config.pass_quantile))
     threshold = min(max(quantile, config.pass_floor), config.pass_ceiling)
-    source = f"the {config.pass_quantile:.0%} quantile of the similarities among your own photos is {quantile:.2f}"
+    percentile = f"{config.pass_quantile * 100:g}th percentile"
+    source = f"the {percentile} of each photo's similarity to the others is {quantile:.2f}"
     if threshold > quantile:
-        source += f", raised to {threshold:.2f}, because strangers pass below it"
+        source += f", raised to {threshold:.2f}, because strangers can be below that"
     elif threshold < quantile:
-        source += f", lowered to {threshold:.2f}, because near-identical photos would demand too much"
+        source += f", capped at {threshold:.2f}, so that similar photos do not make it too strict"
     return IdentityThreshold(round(threshold, 4), round(float(np.median(own)), 4), round(quantile, 4), source)
 
 

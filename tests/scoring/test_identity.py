@@ -92,7 +92,7 @@ def spread(cosine, n=12):
     return faces.astype(np.float32)
 
 
-@pytest.mark.parametrize(("cosine", "said"), [(0.95, "lowered to 0.55"), (0.2, "raised to 0.28")])
+@pytest.mark.parametrize(("cosine", "said"), [(0.95, "capped at 0.55"), (0.2, "raised to 0.28")])
 def test_floor_and_ceiling_are_explained(cosine, said):
     assert said in calibrate(spread(cosine), GenerateConfig()).reason
 
