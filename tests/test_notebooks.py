@@ -24,7 +24,7 @@ import pytest
 from conftest import P1
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from headshotkit.config import CLASS_WORDS, METHODS
+from headshotkit.config import CLASS_WORDS, METHODS, PickConfig, RestoreConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -624,6 +624,18 @@ def test_every_method_can_be_chosen_where_training_is_taught():
     )
     value, choices = line.removeprefix("METHOD = ").split("  # @param ")
     assert json.loads(value) == "" and json.loads(choices) == ["", *METHODS]
+
+
+@pytest.mark.parametrize(
+    ("book", "knob", "default"),
+    [("03_generate_headshots", "SCALES", ",".join(map(str, PickConfig().scales))),
+     ("04_restore_faces", "FIDELITY", RestoreConfig().fidelity)],
+)  # fmt: skip
+def test_a_knob_with_a_value_has_the_default_of_its_setting(book, knob, default):
+    """A notebook's first cells hold literals, so a default stands there a second time."""
+    source = tagged(nbformat.read(FOLDER / f"{book}.ipynb", 4), "parameters")[0].source
+    (line,) = re.findall(rf"^{knob} = (.*?)  # @param", source, re.MULTILINE)
+    assert ast.literal_eval(line) == default
 
 
 @pytest.mark.slow
