@@ -25,6 +25,7 @@ from conftest import P1
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from headshotkit.config import CLASS_WORDS, METHODS, PickConfig, RestoreConfig
+from headshotkit.config.run_settings import NAMES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -428,7 +429,7 @@ def test_a_renamed_knob_fails(tmp_path):
 SMALL = {
     "00_quickstart": {"STEPS": 4, "COUNT": 1},
     "01_check_photos": {"PHOTOS": "few", "MIN_PHOTOS": 3},
-    "02_train_lora": {"STEPS": 4, "RANK": 4, "PREVIEWS": 1},
+    "02_train_lora": {"STEPS": 4, "RANK": 4, "SNAPSHOTS": 1},
     "03_generate_headshots": {"COUNT": 2, "MAX_ATTEMPTS": 1, "SCALES": "1.0"},
     "04_restore_faces": {},
     "05_evaluate": {},
@@ -636,6 +637,14 @@ def test_a_knob_with_a_value_has_the_default_of_its_setting(book, knob, default)
     source = tagged(nbformat.read(FOLDER / f"{book}.ipynb", 4), "parameters")[0].source
     (line,) = re.findall(rf"^{knob} = (.*?)  # @param", source, re.MULTILINE)
     assert ast.literal_eval(line) == default
+
+
+def test_a_knob_of_a_setting_has_its_name():
+    """Messages name an option, and a notebook shows it as a knob of that name."""
+    known = {name.upper() for name in NAMES}
+    own = {"RUN", "PHOTOS", "MOUNT_DRIVE", "STYLE", "STYLE_STEPS", "PICTURES", "PROMPT"}
+    found = {knob for path in NOTEBOOKS for knob in knobs(nbformat.read(path, 4))}
+    assert found - known - own == set()
 
 
 @pytest.mark.slow
