@@ -74,8 +74,7 @@ def _hint(kind: type[Settings], name: str) -> object:
 
 
 def _note(kind: type[Settings], name: str) -> str:
-    """Return a setting's range and default, and the embedded base's preset if it has another."""
-
+    """Return a setting's range and default, and the presets of sdxl and mini that differ from it."""
     default = kind.model_fields[name].default
     presets = {base: BASES[base].presets.get(kind.__name__, {}).get(name, default) for base in ("sdxl", "mini")}
     notes = [allowed(kind, name).partition("number ")[2]] if kind.model_fields[name].annotation in (int, float) else []
@@ -218,9 +217,8 @@ def parse(words: list[str]) -> tuple[str, Given]:
     """
     for word in words:
         if ACTING.search(word) or len(word) > MOST_LETTERS:
-            shown = ACTING.sub(lambda found: ascii(found[0])[1:-1], word[:80])
             raise BadConfig(
-                f"the argument {shown!r} holds control characters, or is longer than {MOST_LETTERS} characters.",
+                f"the argument {word[:80]!r} holds control characters, or is longer than {MOST_LETTERS} characters.",
                 "A terminal would act on it.",
                 "Type it anew; rename a file whose name holds them.",
             )
@@ -253,7 +251,12 @@ def chosen_by(command: str, given: Given) -> RunSettings:
     """
     if command == "demo":
         given = {"base": "mini"} | given | {"photos": runtime.sample_person()}
-    return RunSettings(**{name: value for name, value in given.items() if name in RunSettings.model_fields})
+    return RunSettings(**settings_in(given, RunSettings))
+
+
+def settings_in(given: Given, kind: type[Settings]) -> Given:
+    """Return the given arguments that are settings of a config."""
+    return {name: value for name, value in given.items() if name in kind.model_fields}
 
 
 def _stage(command: str, given: Given) -> None:
@@ -287,7 +290,7 @@ def _crop(command: str, given: Given) -> None:
     """Crop a folder: print a line a photo, and at the end how many."""
     from headshotkit.dataset import crops
 
-    config = CropConfig(**{name: value for name, value in given.items() if name in CropConfig.model_fields})
+    config = CropConfig(**settings_in(given, CropConfig))
     made = crops.crop_folder(given["photos"], given["out"], config)
     in_json = given.get("json", False)
     stream = sys.stderr if in_json else sys.stdout
@@ -328,7 +331,7 @@ def _token(command: str, given: Given) -> None:
     from headshotkit.dataset import tokens
 
     base, why = choose_base(given.get("base"))
-    config = TokenConfig(**{name: value for name, value in given.items() if name in TokenConfig.model_fields})
+    config = TokenConfig(**settings_in(given, TokenConfig))
     scores = tokens.find_token(base, config.candidates, config.seed, also=(TOKEN,))
     in_json = given.get("json", False)
     stream = sys.stderr if in_json else sys.stdout
@@ -341,7 +344,7 @@ def _plan(command: str, given: Given) -> None:
     """Plan a run: print a table, then the choices and why; load neither torch nor weights."""
     from headshotkit.planning import plan as planner
 
-    config = PlanConfig(**{name: value for name, value in given.items() if name in PlanConfig.model_fields})
+    config = PlanConfig(**settings_in(given, PlanConfig))
     known = {"method": config.method, "prior": config.class_images > 0}
     known |= {"class_images": config.class_images, "pick": config.pick}
     plan = planner.plan_run(config.gpu, config.count, config.minutes, config.base or None, **known)

@@ -262,10 +262,11 @@ def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict
     """
     before, chosen = kind.named(begun.get("config", {})), chosen or {}
     try:
-        kept = {name: getattr(kind(**before), name) for name in before}
+        began = kind(**before)
     except BadConfig as error:
         problem = f"the {begun['stage']} stage's manifest holds a bad setting: {error.happened}"
         raise DamagedRun(problem, error.why, error.next_step) from error
+    kept = {name: getattr(began, name) for name in before}
     if kept.pop("base", base) != base:  # another base has presets of its own; the person stays the same one
         kept = {name: value for name, value in kept.items() if name in ("token", "class_word")}
     if kind is TrainConfig and chosen.get("method", kept.get("method")) != kept.get("method"):

@@ -212,12 +212,7 @@ def allowed(kind: type[Settings], name: str) -> str:
 @functools.cache
 def _schema(kind: type[Settings]) -> dict[str, dict]:
     """Return the JSON schema of each setting."""
-    whole = kind.model_json_schema(by_alias=False)
-    return {name: _resolved(part, whole.get("$defs", {})) for name, part in whole["properties"].items()}
-
-
-def _resolved(schema: dict, known: dict) -> dict:
-    return known[schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
+    return kind.model_json_schema(by_alias=False)["properties"]
 
 
 def schema_of(kind: type[Settings], name: str) -> dict:
