@@ -13,6 +13,7 @@ from headshotkit.config.bases import find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.run import make_folder, sha256_of, write_atomic
 from headshotkit.families import Family, Sampling, load_family, weights_place
+from headshotkit.families.jobs import Job, draw
 from headshotkit.photos.files import png_bytes
 
 
@@ -113,10 +114,10 @@ def _made_by(picture: Path, facts: dict[str, str]) -> bool:
 
 def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
     """Draw one class image. Two processes at once write the same, and neither reads the other's partial file."""
-    size, steps = int(facts["size_px"]), int(facts["steps"])
-    sampling = Sampling((size, size), steps, float(facts["guidance"]), float(facts["guidance_share"]))
-    made = family.render([facts["prompt"]], [""], [int(facts["noise"])], sampling)
-    write_atomic(picture, png_bytes(made[0], **facts))
+    job = Job(facts["prompt"], "", int(facts["noise"]), (int(facts["size_px"]),) * 2)
+    sampling = Sampling(job.size_px, int(facts["steps"]), float(facts["guidance"]), float(facts["guidance_share"]))
+    for _, image in draw(family, [job], sampling):
+        write_atomic(picture, png_bytes(image, **facts))
 
 
 def _link(picture: Path, place: Path) -> None:

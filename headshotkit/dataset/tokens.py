@@ -23,6 +23,7 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.records import Record, stored_as
 from headshotkit.families import TOKENIZERS, Family, Sampling, load_family, load_tokenizers
+from headshotkit.families.jobs import Job, draw
 
 KNOWN = runtime.PACKAGE / "dataset" / "tokens.txt"
 SHAPE = re.compile("[a-z]{3,6}")
@@ -238,10 +239,10 @@ def _merges(tokenizer) -> tuple[list[tuple[str, str]], str]:
 def _draw(family: Family, prompt: str, seed: int) -> np.ndarray:
     """Draw pictures with the base: float32, 0 to 255, shape (SEEDS, 32, 32, 3)."""
     preset = GenerateConfig.for_base(family.base.name).without_base_guidance()
-    seeds = [runtime.seed_for(seed, number) for number in range(SEEDS)]
-    size = min(preset.size_px, MOST_PX)
-    drawn = family.render([prompt] * SEEDS, [""] * SEEDS, seeds, Sampling((size, size), STEPS, preset.guidance))
-    return np.stack([np.asarray(picture.resize((SEEN_PX, SEEN_PX)), np.float32) for picture in drawn])
+    size_px = (min(preset.size_px, MOST_PX),) * 2
+    jobs = [Job(prompt, "", runtime.seed_for(seed, number), size_px) for number in range(SEEDS)]
+    drawn = draw(family, jobs, Sampling(size_px, STEPS, preset.guidance), SEEDS)
+    return np.stack([np.asarray(picture.resize((SEEN_PX, SEEN_PX)), np.float32) for _, picture in drawn])
 
 
 def _apart(pictures: np.ndarray, others: list[np.ndarray]) -> float:

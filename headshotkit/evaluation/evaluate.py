@@ -23,6 +23,7 @@ from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
 from headshotkit.evaluation.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.faces import measures, recognition
 from headshotkit.families import CHANGES, Sampling, load_family
+from headshotkit.families.jobs import Job, draw
 from headshotkit.generation.few_steps import drawn_in_few
 from headshotkit.generation.policy import Deadline, OutOfTime
 from headshotkit.photos.files import png_bytes
@@ -207,14 +208,12 @@ def _draw_base(
         batch, start = batch[: deadline.room_for(len(batch))], deadline.clock()
         if not batch:
             return
-        prompts, negatives = [h.prompt for h, _ in batch], [h.negative for h, _ in batch]
-        seeds = [h.seed for h, _ in batch]
-        sampling = Sampling.of(config, batch[0][0].size_px, lora.names)
+        jobs = [Job.of(headshot) for headshot, _ in batch]
         try:
-            images = family.render(prompts, negatives, seeds, sampling, on_step=deadline.check)
+            drawn = list(draw(family, jobs, Sampling.of(config, names=lora.names), len(jobs), deadline.check))
         except OutOfTime:
             return
-        for (_, file), image in zip(batch, images, strict=True):
+        for (_, file), (_, image) in zip(batch, drawn, strict=True):
             if not file.exists():
                 write_atomic(file, png_bytes(image))
         deadline.note(len(batch), deadline.clock() - start)

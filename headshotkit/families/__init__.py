@@ -69,9 +69,13 @@ class Sampling:
     names: Names = NO_SUBJECT
 
     @classmethod
-    def of(cls, config: GenerateConfig, size_px: tuple[int, int], names: Names = NO_SUBJECT) -> Sampling:
-        """Return the settings of a GenerateConfig for the size (width, height) px; names as `Lora.names`."""
+    def of(cls, config: GenerateConfig, size_px: tuple[int, int] | None = None, names: Names = NO_SUBJECT) -> Sampling:
+        """Return the settings of a GenerateConfig for the size (width, height) px; names as `Lora.names`.
+
+        Without a size it is the config's square.
+        """
         drawn = (config.sampler_steps, config.guidance, config.guidance_share, config.sampler)
+        size_px = size_px or (config.size_px, config.size_px)
         return cls(size_px, *drawn, config.base_guidance, config.base_guidance_every, names)
 
     @property
@@ -165,7 +169,7 @@ class Family(Protocol):
         sampling: Sampling,
         on_step: Callable[[], None] | None = None,
     ) -> list[Image]:
-        """Draw one picture a prompt; its noise depends only on its own seed.
+        """Draw one picture a prompt, all of one size; its noise depends only on its own seed. `jobs.draw` calls it.
 
         `on_step` is called after every sampler step; an exception from it ends the drawing.
         """

@@ -55,6 +55,25 @@ class Controls(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Guided:
+    """A family that draws with guides: `jobs.draw` takes it in place of the family."""
+
+    controls: Controls
+    guide: Guide
+
+    def render(
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        seeds: list[int],
+        sampling: Sampling,
+        on_step: Callable[[], None] | None = None,
+    ) -> list[Image]:
+        """Draw one picture a prompt, as `Controls.render` does with the guide."""
+        return self.controls.render(prompts, negatives, seeds, sampling, self.guide, on_step)
+
+
 def load_controls(family: Family) -> Controls:
     """Return a family's guided drawing; its weights are loaded at first use.
 

@@ -27,7 +27,7 @@ CUT = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 """Tensors of which StableDiffusionXLPipeline holds two while it guides: of the negative prompts, then the prompts."""
 
 
-def draw(
+def draw_latents(
     pipeline: StableDiffusionXLPipeline,
     base: str,
     conditions: tuple[Condition, Condition],

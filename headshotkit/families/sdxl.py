@@ -276,7 +276,9 @@ class SdxlFamily:
         def draw(indices: list[int]) -> torch.Tensor:
             conditioning, own_seeds = (wanted.pick(indices), avoided.pick(indices)), [seeds[n] for n in indices]
             words = self._base_guidance([prompts[n] for n in indices], sampling) if sampling.worded else None
-            return drawing.draw(self.pipeline, self.base.name, conditioning, own_seeds, sampling, on_step, words)
+            return drawing.draw_latents(
+                self.pipeline, self.base.name, conditioning, own_seeds, sampling, on_step, words
+            )
 
         with self.counting_rows():
             latents = frugal.in_parts(self, len(prompts), sampling.size_px, draw)

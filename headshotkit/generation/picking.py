@@ -21,6 +21,7 @@ from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Headshot, Lora, Pick
 from headshotkit.core.run import Run, Stage, settings_of, sha256_of, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling, load_family
+from headshotkit.families.jobs import draw
 from headshotkit.families.methods import use_trained
 from headshotkit.generation.prompts import BANK, Prompt, load_prompts
 from headshotkit.generation.session import Task, png_with_origin
@@ -163,14 +164,14 @@ class _Session:
 
     def compare(self, steps: Sequence[int], config: PickConfig) -> tuple[Pick, list[Pick]]:
         """Return the choice and every candidate: the checkpoints at the usual scale, then the best one's scales."""
-        first = [self.draw(step, config.usual_scale) for step in runtime.progress(steps, "checkpoints")]
+        first = [self.candidate(step, config.usual_scale) for step in runtime.progress(steps, "checkpoints")]
         best = choose_pick(first)
         others = [scale for scale in config.scales if scale != config.usual_scale]
-        second = [self.draw(best.step, scale) for scale in runtime.progress(others, "LoRA scales")]
+        second = [self.candidate(best.step, scale) for scale in runtime.progress(others, "LoRA scales")]
         return choose_pick([best, *second]), first + second
 
-    def draw(self, step: int, scale: float) -> Pick:
-        """Return one candidate with its pictures, including those drawn before."""
+    def candidate(self, step: int, scale: float) -> Pick:
+        """Return one candidate; draw, judge and write those of its pictures that are missing, batch by batch."""
         pictures = self.stage.manifest.setdefault("pictures", [])
         there = {shot["file"] for shot in pictures}
         batches = runtime.batches_of(self.tasks, self.config.batch, kind=lambda task: task.size_px)
@@ -180,25 +181,19 @@ class _Session:
             self.family.encode_prompts([text for task in self.tasks for text in (task.text, task.negative)])
             use_trained(self.family, self.folder, replace(self.lora, path=file), scale)
         for batch in missing:
-            pictures += [shot.to_dict() for shot in self._drawn(batch, step, scale)]
+            jobs, shots = [task.job(self.seed, attempt=0) for task in batch], []
+            drawn = draw(self.family, jobs, Sampling.of(self.config, names=self.lora.names), len(jobs))
+            for task, (job, image) in zip(batch, drawn, strict=True):
+                judged = judge_headshot(np.asarray(image), self.person, self.config, task.asked)
+                shot = Headshot(_file(task, step, scale), task.id, job.prompt, job.negative, job.seed, 1, scale,
+                                size_px=job.size_px, **asdict(judged))  # fmt: skip
+                write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, self.config))
+                shots.append(shot)
+            pictures += [shot.to_dict() for shot in shots]
             self.stage.note_seconds()
         names = {_file(task, step, scale) for task in self.tasks}
         own = [Headshot.from_dict(shot) for shot in pictures if shot["file"] in names]
         return _candidate(own, step, scale, file.as_posix())
-
-    def _drawn(self, batch: list[Task], step: int, scale: float) -> list[Headshot]:
-        """Draw, judge and write a batch of pictures."""
-        sampling = Sampling.of(self.config, batch[0].size_px, self.lora.names)
-        seeds = [runtime.seed_for(self.seed, task.number, 0) for task in batch]
-        images = self.family.render([t.text for t in batch], [t.negative for t in batch], seeds, sampling)
-        shots = []
-        for task, seed, image in zip(batch, seeds, images, strict=True):
-            judged = judge_headshot(np.asarray(image), self.person, self.config, task.asked)
-            shot = Headshot(_file(task, step, scale), task.id, task.text, task.negative, seed, 1, scale,
-                            size_px=image.size, **asdict(judged))  # fmt: skip
-            write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, self.config))
-            shots.append(shot)
-        return shots
 
 
 def _file(task: Task, step: int, scale: float) -> str:

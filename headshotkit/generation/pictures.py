@@ -28,8 +28,9 @@ from headshotkit.core.run import Run, write_atomic
 from headshotkit.dataset import crops
 from headshotkit.faces import recognition
 from headshotkit.families import CHANGES, Family, Sampling, load_family
-from headshotkit.families.controls import Controls, Guide, load_controls
+from headshotkit.families.controls import Controls, Guide, Guided, load_controls
 from headshotkit.families.edges import edge_agreement
+from headshotkit.families.jobs import Job, draw
 from headshotkit.families.methods import use_trained
 from headshotkit.photos.files import png_bytes, read_photo
 from headshotkit.photos.metadata import ORIGIN
@@ -202,18 +203,14 @@ class Studio:
             guidance_share=request.guidance_share, sampler=request.sampler, base_guidance=1.0,
         )  # fmt: skip
         family, edges = self._family(request), None
-        seeds = [request.seed + number for number in range(request.batch)]
-        inputs = [self._worded(request)] * request.batch, [request.negative] * request.batch, seeds
-        sampling = Sampling.of(config, tuple(request.size_px))
+        prompt, size_px = self._worded(request), tuple(request.size_px)
+        jobs = [Job(prompt, request.negative, request.seed + number, size_px) for number in range(request.batch)]
         if request.guided:
             guide = self._guide(request)
-            edges, images = guide.edges, self._controls(family).render(*inputs, sampling, guide, on_step)
-        else:
-            images = family.render(*inputs, sampling, on_step)
+            family, edges = Guided(self._controls(family), guide), guide.edges
+        drawn = list(draw(family, jobs, Sampling.of(config, size_px), request.batch, on_step))
         person = self._person(config)
-        return [
-            self._kept(image, request, seed, person, config, edges) for image, seed in zip(images, seeds, strict=True)
-        ]
+        return [self._kept(image, request, job.seed, person, config, edges) for job, image in drawn]
 
     def free(self) -> None:
         """Free the memory of base, LoRA and ControlNet; the next request loads them again."""

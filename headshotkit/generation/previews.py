@@ -12,6 +12,7 @@ from headshotkit.core.errors import StageMissing
 from headshotkit.core.records import Headshot, Lora, Name, Record
 from headshotkit.core.run import Run, read_json, write_atomic, write_json
 from headshotkit.families import CHANGES, Sampling, load_family
+from headshotkit.families.jobs import Job, draw
 from headshotkit.generation.session import png_with_origin
 from headshotkit.scoring.identity import Person, judge_headshot, known_person
 from headshotkit.training.snapshots import PREVIEWS, snapshot_file, snapshots_in
@@ -113,13 +114,12 @@ class _Session:
         """Draw the pictures of one snapshot, one at a time, so that they take no more memory than a headshot."""
         folder, config, scale = self.run.path("lora"), self.config, 1.0 if step else 0.0
         self.family.use_lora(snapshot_file(folder, step), scale)
-        sampling = Sampling.of(config, (config.size_px, config.size_px), self.lora.names)
-        drawn = []
-        for number, seed in enumerate(seeds):
-            (image,) = self.family.render([prompt], [""], [seed], sampling)
+        sampling = Sampling.of(config, names=self.lora.names)
+        jobs, drawn = [Job(prompt, "", seed, sampling.size_px) for seed in seeds], []
+        for number, (job, image) in enumerate(draw(self.family, jobs, sampling)):
             judged, file = judge_headshot(np.asarray(image), self.person, config), f"{step:06d}_{number}.png"
-            shot = Headshot(file, f"preview of step {step}", prompt, "", seed, 1, scale, size_px=image.size,
+            shot = Headshot(file, f"preview of step {step}", prompt, "", job.seed, 1, scale, size_px=job.size_px,
                             **asdict(judged))  # fmt: skip
             write_atomic(folder / PREVIEWS / shot.file, png_with_origin(image, shot, config))
-            drawn.append(Preview(step, seed, shot.file, shot.identity))
+            drawn.append(Preview(step, job.seed, shot.file, shot.identity))
         return drawn

@@ -22,6 +22,7 @@ from headshotkit.core import runtime
 from headshotkit.core.records import Headshot, Lora, Names
 from headshotkit.core.run import Stage, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling
+from headshotkit.families.jobs import Job, draw
 from headshotkit.generation import policy
 from headshotkit.generation.few_steps import PAIRS, compare_few, drawn_in_few
 from headshotkit.generation.prompts import Prompt
@@ -57,6 +58,10 @@ class Task:
             number, name, prompt.for_person(lora.names.person, brief), "" if brief else prompt.negative, prompt.aspect,
             config.size_for(prompt.aspect), lora.names, asked_of(prompt.brief),
         )  # fmt: skip
+
+    def job(self, seed: int, attempt: int) -> Job:
+        """Return the job of an attempt, whose noise depends on the run's seed, the prompt's number and the attempt."""
+        return Job(self.text, self.negative, runtime.seed_for(seed, self.number, attempt), self.size_px)
 
 
 class Session:
@@ -128,12 +133,11 @@ class Session:
             if shot.lora_scale != self.scale:
                 self.scale = shot.lora_scale
                 self.use_lora(self.scale)
-            names = next(task.names for task in self.tasks if task.id == shot.prompt_id)
-            sampling = Sampling.of(self.config, tuple(shot.size_px), names)
-            (image,) = self.family.render([shot.prompt], [shot.negative], [shot.seed], sampling, self.deadline.check)
-            write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, self.config))
-            if shot.accepted:
-                self.album.add(shot.file, image)
+            sampling = Sampling.of(self.config, names=self.tasks[0].names)
+            for _, image in draw(self.family, [Job.of(shot)], sampling, on_step=self.deadline.check):
+                write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, self.config))
+                if shot.accepted:
+                    self.album.add(shot.file, image)
 
     def _next_batch(self) -> list[policy.Try]:
         """Return the tries to make next, of one size and one scale; none at the end."""
@@ -160,20 +164,19 @@ class Session:
         """
         config, tasks = self.config, [self.tasks[one.number] for one in batch]
         start, before = self.deadline.clock(), self.family.forwards
-        seeds = [runtime.seed_for(config.seed, one.number, one.attempt) for one in batch]
-        sampling = Sampling.of(config, tasks[0].size_px, tasks[0].names)
-        prompts, negatives = [t.text for t in tasks], [t.negative for t in tasks]
+        jobs = [task.job(config.seed, one.attempt) for task, one in zip(tasks, batch, strict=True)]
+        sampling = Sampling.of(config, names=tasks[0].names)
         try:
-            images = self.family.render(prompts, negatives, seeds, sampling, on_step=self.deadline.check)
+            drawn = list(draw(self.family, jobs, sampling, len(jobs), self.deadline.check))
         finally:
             self.stage.manifest["forwards"] = self.stage.manifest.get("forwards", 0) + self.family.forwards - before
-        for one, task, seed, image in zip(batch, tasks, seeds, images, strict=True):
+        for one, task, (job, image) in zip(batch, tasks, drawn, strict=True):
             file = f"{task.id}_{one.attempt}.png"
             judged = self._unless_near_duplicate(
                 judge_headshot(np.asarray(image), self.person, config, task.asked), image, file
             )
-            shot = Headshot(file, task.id, task.text, task.negative, seed, one.attempt, one.scale, size_px=image.size,
-                            **asdict(judged))  # fmt: skip
+            shot = Headshot(file, task.id, job.prompt, job.negative, job.seed, one.attempt, one.scale,
+                            size_px=job.size_px, **asdict(judged))  # fmt: skip
             write_atomic(self.stage.folder / shot.file, png_with_origin(image, shot, config))
             self.headshots.append(shot)
         seconds = self.deadline.clock() - start
@@ -200,21 +203,15 @@ def in_few_steps(session: Session) -> GenerateConfig:
     config, family, manifest = session.config, session.family, session.stage.manifest
     tasks, few = session.tasks[:PAIRS], FEW_STEPS[session.config.distilled_lora]
 
-    def draw(settings: GenerateConfig) -> list[float | None]:
+    def identities(settings: GenerateConfig) -> list[float | None]:
         session.use_lora(settings.lora_scale)
-        seen = []
-        for batch in runtime.batches_of(tasks, settings.batch, kind=lambda task: task.size_px):
-            seeds = [runtime.seed_for(settings.seed, task.number, 1) for task in batch]
-            texts = [t.text for t in batch], [t.negative for t in batch]
-            made = family.render(
-                *texts, seeds, Sampling.of(settings, batch[0].size_px, batch[0].names), session.deadline.check
-            )
-            seen += [judge_headshot(np.asarray(image), session.person, settings).identity for image in made]
-        return seen
+        jobs, sampling = [task.job(settings.seed, 1) for task in tasks], Sampling.of(settings, names=tasks[0].names)
+        drawn = draw(family, jobs, sampling, settings.batch, session.deadline.check)
+        return [judge_headshot(np.asarray(image), session.person, settings).identity for _, image in drawn]
 
     before = manifest.get("few_steps")
     try:
-        known = before or compare_few(draw, lambda: family.use_few_steps(few), config)
+        known = before or compare_few(identities, lambda: family.use_few_steps(few), config)
     except policy.OutOfTime:
         known = {"held": False, "words": f"{config.distilled_lora}: not used, because there is no time to compare"}
     if before and known["held"]:
