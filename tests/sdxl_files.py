@@ -11,8 +11,9 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from headshotkit.config.families import FAMILIES
+from headshotkit.config.pretrained import FIRST_LAYER
 from headshotkit.core import runtime
-from headshotkit.core.pretrained import FIRST_LAYER, SDXL_PARTS
 
 WIDTHS = (32, 48)
 """Widths of the two text encoders; diffusers tells them apart by it."""
@@ -43,7 +44,7 @@ def write_header(path: Path, shapes: dict[str, list[int]], more: bytes = b"") ->
 
 def sdxl_names(channels: int = 4) -> dict[str, list[int]]:
     """Return one tensor of each part of SDXL in a single file; the U-Net reads that number of channels."""
-    return {FIRST_LAYER: [8, channels, 3, 3]} | {f"{begin}x": [4] for begin in SDXL_PARTS.values()}
+    return {FIRST_LAYER: [8, channels, 3, 3]} | {f"{begin}x": [4] for begin in FAMILIES["sdxl"].file_parts.values()}
 
 
 def small_sdxl() -> StableDiffusionXLPipeline:

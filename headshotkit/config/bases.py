@@ -12,9 +12,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headshotkit.core import hub
-from headshotkit.core.errors import BaseUnavailable, DownloadFailed, UnknownBase
-from headshotkit.core.pretrained import (
+from headshotkit.config.families import FAMILIES, FamilySpec
+from headshotkit.config.pretrained import (
     INDEX,
     SDXL_SIZE_PX,
     SUFFIX,
@@ -23,6 +22,8 @@ from headshotkit.core.pretrained import (
     read_layout,
     read_pretrained,
 )
+from headshotkit.core import hub
+from headshotkit.core.errors import BaseUnavailable, DownloadFailed, UnknownBase
 from headshotkit.core.run import read_json, write_json
 from headshotkit.core.runtime import cache_path, choose_device, typed_path
 
@@ -37,8 +38,8 @@ class Base:
     without base-model guidance; None: as in headshots. `experimental`: what was never tried with it; shown when the
     base is chosen. `download_gb`: size of its weights, GB. `gated`: the hub requires its licence to be accepted
     first. `controlnet`, `refiner`: sources of its ControlNet for edges and its refiner, a hub id or a folder of the
-    project's data; empty: none. `like`: the preset whose settings it has; empty: it is a preset. `counted`: the costs
-    of its family fit it, so its time can be planned.
+    project's data; empty: none. `like`: the preset whose settings it has; empty: it is a preset. `usual`: it has the
+    sizes for which its family's costs were counted, if they were.
     """
 
     name: str
@@ -56,7 +57,17 @@ class Base:
     controlnet: str = ""
     refiner: str = ""
     like: str = ""
-    counted: bool = True
+    usual: bool = True
+
+    @property
+    def spec(self) -> FamilySpec:
+        """Return the record of its family."""
+        return FAMILIES[self.family]
+
+    @property
+    def counted(self) -> bool:
+        """Return whether costs were counted for it, so that its time can be planned."""
+        return self.usual and bool(self.spec.costs)
 
     @property
     def place(self) -> Path | None:
@@ -255,8 +266,8 @@ def _on_hub(name: str) -> Base:
     wanted = hub.Wanted(name, f"the configs of base {name!r}", f"give {OTHER_WAYS.partition(', ')[2]}.", files=(INDEX,))
     try:
         folder = hub.fetch(wanted)
-        if read_family(folder, name) == "sdxl":
-            folder = hub.fetch(replace(wanted, files=("unet/config.json", "vae/config.json")))
+        if parts := FAMILIES[read_family(folder, name)].read_configs:
+            folder = hub.fetch(replace(wanted, files=tuple(f"{part}/config.json" for part in parts)))
     except DownloadFailed as error:
         if error.cause != "no such file":
             raise
@@ -270,16 +281,17 @@ def _on_hub(name: str) -> Base:
 
 def _other(name: str, source: str, found: Pretrained) -> Base:
     """Return a base that is no preset, with the settings of its family's preset and the size of its own pictures."""
-    usual = BASES[found.family]
+    untried = Base(found.family, found.family, "", "", presets=FAMILIES[found.family].presets)
+    usual = BASES.get(found.family, untried)
     presets = {kind: dict(settings) for kind, settings in usual.presets.items()}
     if found.size_px != SDXL_SIZE_PX:
         for kind in ("PrepareConfig", "GenerateConfig"):
-            presets[kind]["size_px"] = found.size_px
+            presets.setdefault(kind, {})["size_px"] = found.size_px
     controls = {} if found.usual else {"controlnet": "", "refiner": ""}
     size = {"download_gb": found.numbers * 2 / 1e9} if found.numbers else {}
     return replace(
         usual, name=name, source=source, vae="", licence="not known: read it where you got the weights", gated=False,
-        like=usual.name, counted=found.usual, presets=presets, **controls, **size,
+        like=usual.name, usual=found.usual, presets=presets, **controls, **size,
     )  # fmt: skip
 
 

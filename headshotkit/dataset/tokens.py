@@ -22,7 +22,7 @@ from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.records import Record, stored_as
-from headshotkit.families import TOKENIZERS, Family, Sampling, load_family, load_tokenizers
+from headshotkit.families import Family, Sampling, load_family, load_tokenizers
 from headshotkit.families.jobs import Job, draw
 
 KNOWN = runtime.PACKAGE / "dataset" / "tokens.txt"
@@ -96,7 +96,7 @@ def find_token(base: str = "mini", candidates: int = 12, seed: int = 0, also: Se
             tokenizers than CLIP.
     """
     TokenConfig(candidates=candidates, seed=seed)
-    kinds = TOKENIZERS[find_base(base).family].values()
+    kinds = find_base(base).spec.tokenizers.values()
     if set(kinds) != {"CLIPTokenizer"}:
         raise BadConfig(
             f"base {base!r} reads prompts with {' and '.join(kinds)}.",

@@ -1,7 +1,6 @@
 """Model families: the only place that holds diffusion parts and [-1, 1] tensors.
 
-`train`, `render` and `evaluate` use a `Family` and never name one. A new family is one module here and one line in
-`FAMILIES`. That alone lets it train LoRA; its module names its other training methods in `METHODS` (see `methods`).
+The stages use a `Family` and never name one. A new family is one module here and its record in `config.families`.
 """
 
 from __future__ import annotations
@@ -22,14 +21,8 @@ from headshotkit.core.errors import BadConfig, BaseUnavailable
 from headshotkit.core.records import NO_SUBJECT, Names
 from headshotkit.core.runtime import data_path
 from headshotkit.families import weighing
+from headshotkit.families.places import code_at
 
-FAMILIES = {"sdxl": "SdxlFamily", "flux": "FluxFamily", "flux2": "Flux2Family", "zimage": "ZImageFamily"}
-TOKENIZERS = {
-    "sdxl": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"},
-    "flux": {"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5TokenizerFast"},
-    "flux2": {"tokenizer": "Qwen2TokenizerFast"},
-    "zimage": {"tokenizer": "Qwen2TokenizerFast"},
-}
 CHANGES = "memory_changes"
 """The manifests' name for a family's `changes`."""
 EMPTY_TOKENIZER = 200
@@ -187,8 +180,7 @@ def load_family(base_name: str) -> Family:
     device = runtime.choose_device()[0]
     weighing.demand_room_for_base(base, device, runtime.choose_dtype(device)[0].itemsize)
     runtime.return_large_blocks()
-    module = runtime.import_whole(f"headshotkit.families.{base.family}")
-    return getattr(module, FAMILIES[base.family])(base)
+    return code_at(base.spec.code)(base)
 
 
 def load_tokenizers(base_name: str) -> list:
@@ -200,7 +192,7 @@ def load_tokenizers(base_name: str) -> list:
     """
     transformers = runtime.import_whole("transformers")
     base = find_base(base_name)
-    kinds, cause = TOKENIZERS[base.family], None
+    kinds, cause = base.spec.tokenizers, None
     title = f"the tokenizers of base {base.name!r}"
     if base.source.startswith("data:") or base.is_file:
         place = weights_place(BASES["mini"] if base.is_file else base)  # a single file holds none; all are CLIP's

@@ -1,11 +1,10 @@
 """Guides besides the prompt: a photo, a photo's edges, a refiner for the last steps.
 
-A family that supports them names a class of `Controls` in its module, as `CONTROLS`; any other family refuses them.
+A family that supports them names a class of `Controls` in its record; any other family refuses them.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +13,7 @@ from PIL.Image import Image
 
 from headshotkit.core.errors import BadConfig
 from headshotkit.families import Family, Sampling
+from headshotkit.families.places import code_at
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,10 @@ def load_controls(family: Family) -> Controls:
     Raises:
         BadConfig: the family has none.
     """
-    module = importlib.import_module(f"headshotkit.families.{family.base.family}")
-    if not hasattr(module, "CONTROLS"):
+    if not family.base.spec.controls:
         raise BadConfig(
             f"base {family.base.name!r} uses prompts only.",
             f"Photos, edges and refiners are not implemented for its family, {family.base.family}.",
             "Leave out photo, control and refiner, or choose another base: --base sdxl",
         )
-    return module.CONTROLS(family)
+    return code_at(family.base.spec.controls)(family)

@@ -1,4 +1,4 @@
-"""The costs of SDXL and the speeds of machines: the planner's figures, each with its source.
+"""The costs of the families, SDXL's here, and the speeds of machines: the planner's figures, each with its source.
 
 Costs were counted by `tests/benchmarks/counting.py`, rates were calibrated from public measurements. Nothing here was
 measured on a T4.
@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headshotkit.config import METHODS
+from headshotkit.config.families import FAMILIES
 from headshotkit.core.errors import BadConfig
-from headshotkit.families.costs_flow import COUNTED_FLOW
+from headshotkit.families.places import code_at
 
 GIB = 2**30
 STEPS = tuple(f"{step}{how}" for step in ("step", *METHODS[1:]) for how in ("", "_checkpointed"))
@@ -24,20 +25,6 @@ SIZES_OF = {"text": (1024,), **{f"mini_{step}": (192, 256) for step in STEPS}}
 """Sizes that a kind was counted at, if not SIZES_PX."""
 
 
-def step_kind(method: str, checkpointing: bool, mini: bool = False) -> str:
-    """Return the one of KINDS that a training step of SDXL or of the embedded base is, as `families` runs it.
-
-    Checkpointed ones were counted with norms in float32, so they take a little less.
-
-    >>> step_kind("lora", False), step_kind("pivotal", True, mini=True)
-    ('step_half_norms', 'mini_pivotal_checkpointed')
-    """
-    name = ("mini_" if mini else "") + ("step" if method == "lora" else method)
-    if checkpointing:
-        return f"{name}_checkpointed"
-    return "step_half_norms" if name == "step" else name
-
-
 @dataclass(frozen=True)
 class Cost:
     """TFLOP of one call, peak GiB of its live tensors (weights included), GiB of its weights."""
@@ -47,9 +34,35 @@ class Cost:
     weights_gib: float
 
 
+Figures = dict[tuple[str, int], tuple[float, float, float]]
+"""(kind, px) -> TFLOP, peak GiB, weights GiB of one call, batch 1."""
+
+
+@dataclass(frozen=True)
+class FamilyCosts:
+    """What a family costs, and how its parts work together.
+
+    `guided_passes`: denoiser passes of a sampler step; 0: two in a guided step, one in another. `together`: passes that
+    are one batch, so in memory together. `in_turn`: text encoders are dropped before the denoiser is loaded, else all
+    parts are loaded at once. `slower`: time relative to SDXL's rates, central and pessimistic.
+    """
+
+    counted: Figures
+    guided_passes: int = 0
+    together: int = 2
+    in_turn: bool = False
+    slower: tuple[float, float] = (1.0, 1.0)
+
+
+def costs_of(family: str) -> FamilyCosts | None:
+    """Return a family's costs; None if none were counted."""
+    place = FAMILIES[family].costs
+    return code_at(place) if place else None
+
+
 # (TFLOP, peak GiB, weights GiB) of batch 1, by `python tests/benchmarks/counting.py`, with
 # torch 2.13.0, diffusers 0.42.1, peft 0.21.2, transformers 5.23.0; tests/planning/test_plan.py counts them again.
-COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
+COUNTED: Figures = {
     ("forward", 512): (1.589, 4.821, 4.782),
     ("forward", 768): (3.641, 4.869, 4.782),
     ("forward", 1024): (6.761, 4.936, 4.782),
@@ -104,23 +117,45 @@ COUNTED: dict[tuple[str, int], tuple[float, float, float]] = {
     ("pivotal_checkpointed", 768): (10.83, 6.993, 6.479),
     ("pivotal_checkpointed", 1024): (20.43, 7.303, 6.479),
 }
+SDXL = FamilyCosts(COUNTED)
+
+
+def step_kind(method: str, checkpointing: bool, family: str = "sdxl", mini: bool = False) -> str:
+    """Return the kind of cost that a training step of a family, or of the embedded base, is, as `families` runs it.
+
+    Checkpointed ones were counted with norms in float32, so they take a little less.
+
+    >>> step_kind("lora", False), step_kind("lora", False, "flux"), step_kind("pivotal", True, mini=True)
+    ('step_half_norms', 'step', 'mini_pivotal_checkpointed')
+    """
+    name = ("mini_" if mini else "") + ("step" if method == "lora" else method)
+    if checkpointing:
+        return f"{name}_checkpointed"
+    costs = costs_of(family)
+    half = f"{name}_half_norms"
+    return half if costs and (half, SIZES_PX[-1]) in costs.counted else name
 
 
 def cost(kind: str, px: int = 1024, batch: int = 1, family: str = "sdxl") -> Cost:
     """Return a counted cost; FLOPs and the memory beyond weights and DreamBooth's gradients grow with the batch.
 
     Args:
-        kind: one of KINDS; for the other families one of `costs_flow.FLOW_KINDS`.
+        kind: one of KINDS for SDXL; of `costs_flow.FLOW_KINDS` for the flow-matching families.
         px: side of the square picture, one of SIZES_PX, or of SIZES_OF for some kinds.
         batch: pictures at once.
-        family: "sdxl", or a flow-matching one of `costs_flow`.
+        family: one of `config.families.FAMILIES`.
     Raises:
-        BadConfig: that size was not counted.
+        BadConfig: that size was not counted, or nothing of that family.
 
     >>> cost("forward", 1024, batch=2).tflop
     13.522
     """
-    counted = COUNTED.get((kind, px)) if family == "sdxl" else COUNTED_FLOW.get((family, kind, px))
+    costs = costs_of(family)
+    if costs is None:
+        raise BadConfig(
+            f"the cost of {kind} is not known.", f"No costs were counted for family {family}.", "Go on without a plan."
+        )
+    counted = costs.counted.get((kind, px))
     if counted is None:
         raise BadConfig(
             f"the cost of {kind} at {px} px is not known.",

@@ -6,15 +6,13 @@ estimated from SDXL's rates. Nothing here was measured.
 
 from __future__ import annotations
 
+from headshotkit.families.costs import FamilyCosts
+
 FLOW_KINDS = ("forward", "step", "step_checkpointed", "decode", "encode", "text")
 FLOW_SIZES_PX = (512, 768, 1024)
 WORDS = {"flux": 512, "flux2": 512, "zimage": 128}
 """Text tokens that a denoiser reads: the first two pad to this number; Z-Image reads only a caption's own, about
 128 at most with the chat template."""
-PASSES = {"flux": 1, "flux2": 2, "zimage": 2}
-"""Denoiser passes of a guided sampler step: FLUX.1's guidance is distilled into one. FLUX.2 runs its two in turn."""
-TOGETHER = {"flux": 1, "flux2": 1, "zimage": 2}
-"""Passes that are one batch, so in memory together."""
 NF4_SLOWER = (1.1, 1.3)
 """Time with NF4 relative to float16 weights, central and pessimistic; estimate: turning FLUX.1's weights to float16
 moves 4.5 bytes a weight, 5 % of a pass on a T4 of 320 GB/s, and its kernel is not perfect."""
@@ -71,3 +69,16 @@ COUNTED_FLOW: dict[tuple[str, str, int], tuple[float, float, float]] = {
     ("flux", "step_checkpointed", 768): (134.347, 7.383, 5.820),
     ("flux", "step_checkpointed", 1024): (245.852, 8.308, 5.820),
 }
+
+
+def _costs(family: str, guided_passes: int, together: int) -> FamilyCosts:
+    """Return a family's part of COUNTED_FLOW."""
+    counted = {(kind, px): figures for (name, kind, px), figures in COUNTED_FLOW.items() if name == family}
+    return FamilyCosts(counted, guided_passes, together, in_turn=True, slower=NF4_SLOWER)
+
+
+FLUX = _costs("flux", guided_passes=1, together=1)
+"""FLUX.1's guidance is distilled into one pass."""
+FLUX2 = _costs("flux2", guided_passes=2, together=1)
+"""FLUX.2 runs its two passes in turn."""
+ZIMAGE = _costs("zimage", guided_passes=2, together=2)

@@ -32,8 +32,6 @@ from headshotkit.families.lora_files import (
     put_lora,
 )
 
-PREFIX = "transformer."
-"""Prefix of the LoRA's names in its file, as in diffusers."""
 EDGE = 1e-4
 """Least distance of noise levels from 0 and 1, where the logit-normal density vanishes."""
 
@@ -174,7 +172,7 @@ class FlowFamily(FlowParts):
         return dequantize_module_weight(self.transformer.get_submodule(layer)).detach().float().cpu()
 
     def lora_file(self, metadata: dict[str, str]) -> bytes:
-        return lora_bytes(self.transformer, PREFIX, metadata)
+        return lora_bytes(self.transformer, self.base.spec.lora_prefix, metadata)
 
     # --- rendering -----------------------------------------------------------------------------------------------
 
@@ -184,7 +182,7 @@ class FlowFamily(FlowParts):
         self.pipeline.unload_lora_weights()
         if scale == 0:
             return
-        check_fits(path, PREFIX, self.transformer, self.base)
+        check_fits(path, self.transformer, self.base)
         load_lora_file(self.pipeline, path, scale, self.base)
         self.lora_in_use = path, scale
 

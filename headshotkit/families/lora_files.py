@@ -122,7 +122,7 @@ def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> by
     return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[start:]])
 
 
-def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) -> None:
+def check_fits(path: Path, network: torch.nn.Module, base: Base) -> None:
     """Refuse a file with a tensor that has no layer, as diffusers would load the rest and only log it.
 
     Raises:
@@ -132,7 +132,7 @@ def check_fits(path: Path, prefix: str, network: torch.nn.Module, base: Base) ->
     try:
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        strange = [name for name, shape in shapes.items() if not _fits(name, shape, prefix, layers)]
+        strange = [name for name, shape in shapes.items() if not _fits(name, shape, base.spec.lora_prefix, layers)]
         problem = f"{len(strange)} of {len(shapes)} tensors fit no layer: {', '.join(strange[:2])}"
     except (OSError, SafetensorError) as error:
         shapes, strange, problem = {}, [], str(error).splitlines()[0][:200]

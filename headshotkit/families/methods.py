@@ -1,12 +1,11 @@
 """The training methods: the weights that each trains, the files that it writes, and how they are loaded again.
 
-`train` and `render` use a `Method`. LoRA works with every `Family`; a family's module names its other methods in its
-`METHODS`: name -> subclass of `Method`. A family without it refuses them.
+`train` and `render` use a `Method`. LoRA works with every `Family`; a family's record names its other methods. A family
+without them refuses them.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from headshotkit.config import UNUSED, TrainConfig
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.records import Dataset, Lora
 from headshotkit.families import Condition, Family
+from headshotkit.families.places import code_at
 
 LORA_FILE = "person.safetensors"
 EMBEDDINGS_FILE = "person_emb.safetensors"
@@ -182,5 +182,4 @@ def _kind(family: Family, method: str) -> type[Method]:
 
 def _kinds(family: Family) -> dict[str, type[Method]]:
     """Return the methods that a family supports, by name."""
-    module = importlib.import_module(f"headshotkit.families.{family.base.family}")
-    return {"lora": Method} | getattr(module, "METHODS", {})
+    return {"lora": Method} | {name: code_at(place) for name, place in family.base.spec.methods.items()}

@@ -26,9 +26,6 @@ from headshotkit.families import (
     check_size,
     drawing,
     frugal,
-    sdxl_controls,
-    sdxl_kohya,
-    sdxl_methods,
     sdxl_single_file,
 )
 from headshotkit.families.expressions import with_expression
@@ -37,8 +34,6 @@ from headshotkit.families.loading import base_folder, dtype_option, loading, qui
 from headshotkit.families.lora_files import load_lora_file, load_lora_tensors, lora_bytes, lora_tensors, put_lora
 from headshotkit.families.on_disk import copies_on_disk
 
-METHODS = sdxl_methods.METHODS
-CONTROLS = sdxl_controls.SdxlControls
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
 TARGETS = {
     "attention": ["to_q", "to_k", "to_v", "to_out.0"],
@@ -49,7 +44,6 @@ TARGETS = {
 }  # fmt: skip
 WORKING_GIB = 0.5
 """Memory of one forward pass of the U-Net besides weights, with slack; 0.15 was counted for 1024 px."""
-KOHYA_VERSION, kohya_names = sdxl_kohya.KOHYA_VERSION, sdxl_kohya.kohya_names
 
 
 class SdxlFamily:
@@ -217,7 +211,7 @@ class SdxlFamily:
         return self.pipeline.unet.get_submodule(layer).weight.detach().float().cpu()
 
     def lora_file(self, metadata: dict[str, str]) -> bytes:
-        return lora_bytes(self.pipeline.unet, "unet.", metadata)
+        return lora_bytes(self.pipeline.unet, self.base.spec.lora_prefix, metadata)
 
     # --- rendering -----------------------------------------------------------------------------------------------
 

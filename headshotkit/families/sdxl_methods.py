@@ -288,6 +288,3 @@ def _demand_sound(tensors: dict[str, torch.Tensor]) -> None:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__} {str(error)[:200]}"
-
-
-METHODS = {"dreambooth": FullUnet, "textual-inversion": TextualInversion, "pivotal": Pivotal}

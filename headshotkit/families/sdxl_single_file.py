@@ -13,7 +13,7 @@ from diffusers import SchedulerMixin, StableDiffusionXLPipeline, UNet2DCondition
 from transformers import CLIPTokenizer
 
 from headshotkit.config.bases import BASES
-from headshotkit.core.pretrained import V_PREDICTION, ZERO_SNR, header_of
+from headshotkit.config.pretrained import V_PREDICTION, ZERO_SNR, header_of
 from headshotkit.families import weights_place
 from headshotkit.families.loading import dtype_option
 

@@ -133,10 +133,7 @@ def expect_peak_gib(config: TrainConfig, optimizer_bytes: int, prior: bool = Fal
 def _cost(config: TrainConfig, losses: int = 1):
     """Return the counted cost of a step at 1024 px that holds that number of losses at once."""
     family = find_base(config.base).family
-    if family == "sdxl":
-        kind = step_kind(config.method, config.checkpointing)
-    else:
-        kind = "step_checkpointed" if config.checkpointing else "step"
+    kind = step_kind(config.method, config.checkpointing, family)
     return cost(kind, COUNTED_PX, config.batch * losses, family)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headshotkit.config import METHODS, EvaluateConfig, GenerateConfig, TrainConfig
-from headshotkit.config.bases import BASES, find_base
+from headshotkit.config import EvaluateConfig, GenerateConfig, TrainConfig
+from headshotkit.config.bases import BASES, Base, find_base
+from headshotkit.config.families import FAMILIES
 from headshotkit.families.costs import (
     MINI_HEADSHOT_S,
     MINI_METHOD_STEP_S,
@@ -15,11 +16,12 @@ from headshotkit.families.costs import (
     MINI_WORD_PASSES,
     SCORE_S,
     Cost,
+    FamilyCosts,
     Rates,
     cost,
+    costs_of,
     step_kind,
 )
-from headshotkit.families.costs_flow import NF4_SLOWER, PASSES, TOGETHER
 from headshotkit.planning.schedule import px_at
 
 PAIRS = EvaluateConfig().pairs
@@ -99,6 +101,9 @@ _F_PAIRS = replace(_F_400, pairs=4, stage="evaluate",
                    sacrificed="8 of 12 pairs with and without the LoRA in the evaluation")  # fmt: skip
 _F_12 = replace(_F_PAIRS, sampler_steps=12, sacrificed="8 more sampler steps, so 12 are left", stage="generate")
 _FLOW = (_F, _F_768, _F_20, _F_600, _F_512, _F_400, _F_PAIRS, _F_12)
+_SDXL = (_BEST, _ONE, _SHARE, _SPLIT, _20, _PAIRS, _800, _600, _16, _768, _400, _512)
+COSTS = {name: costs for name in FAMILIES if (costs := costs_of(name))}
+"""The families that can be planned. They and the embedded base, mini, are the kinds below."""
 
 
 def _ladder(options: tuple[Choice, ...], steps: int) -> tuple[Choice, ...]:
@@ -120,14 +125,13 @@ def _best_steps(base: str, method: str) -> int:
 
 
 _OPTIONS = {
-    "sdxl": (_BEST, _ONE, _SHARE, _SPLIT, _20, _PAIRS, _800, _600, _16, _768, _400, _512),
     "mini": (_MINI, _MINI_SPLIT, _MINI_400, _MINI_12, _MINI_PAIRS, _MINI_2, _MINI_192),
-    **dict.fromkeys(PASSES, _FLOW),
+    **{name: _FLOW if costs.in_turn else _SDXL for name, costs in COSTS.items()},
 }
 LADDERS = {kind: _ladder(options, options[0].steps) for kind, options in _OPTIONS.items()}
 """Best first, for a LoRA. Their order and their end are estimates by what a headshot shows, not tried."""
 METHOD_LADDERS = {(kind, method): _ladder(_OPTIONS[kind], _best_steps(kind, method))
-                  for kind in ("sdxl", "mini") for method in METHODS if method != "lora"}  # fmt: skip
+                  for kind in _OPTIONS if kind in BASES for method in BASES[kind].spec.methods}  # fmt: skip
 """The same for the other methods: their presets' steps in the LoRA's proportions."""
 
 # Minutes, central and pessimistic, of fixed work: SDXL's are estimates for a free T4, the embedded base's were measured
@@ -145,19 +149,20 @@ FIXED = {
 def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
     """Return the same for a flow-matching base: fetching and loading takes time in proportion to its size."""
     sdxl = FIXED["sdxl"]
-    larger = next(base.download_gb for base in BASES.values() if base.family == family) / BASES["sdxl"].download_gb
+    size_gb = next((base.download_gb for base in BASES.values() if base.family == family), Base.download_gb)
+    larger = size_gb / BASES["sdxl"].download_gb
     download, load = (tuple(minutes * larger for minutes in sdxl[stage]) for stage in ("download", "load"))
     begin = tuple(a + b for a, b in zip(sdxl["prepare"], load, strict=True))
     return sdxl | {"download": download, "load": load, "begin": begin}
 
 
-FIXED |= {family: _fixed_flow(family) for family in PASSES}
+FIXED |= {name: _fixed_flow(name) if costs.in_turn else FIXED["sdxl"] for name, costs in COSTS.items()}
 STAGES = ("install", "check", "prepare", "download", "train", "pick", "generate", "restore", "evaluate", "gallery")
-ATTEMPTS = {"sdxl": 1.2, "mini": 1.5, **dict.fromkeys(PASSES, 1.2)}
+ATTEMPTS = dict.fromkeys(COSTS, 1.2) | {"mini": 1.5}
 """Rendered headshots for one that is kept: 36 for 24 on mini (tests/benchmarks/README.md), else estimates."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
 """Fragmentation, and CUDA's own memory; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
-OPTIMIZER_GIB = {"sdxl": 0.09, "mini": 0.02, **dict.fromkeys(PASSES, 0.09)}
+OPTIMIZER_GIB = dict.fromkeys(COSTS, 0.09) | {"mini": 0.02}
 """8-bit Adam's two bytes for each of the LoRA's 46.4 M parameters; Adam's eight for each of mini's 2.6 M; the other
 families' have fewer than SDXL's."""
 WITHOUT_LORA_GIB = 1.779
@@ -212,9 +217,9 @@ class Task:
         return "mini" if self.base == "mini" else find_base(self.base).family
 
     @property
-    def slower_by(self) -> tuple[float, float]:
-        """Return the denoiser's time relative to its FLOPs at SDXL's rates, central and pessimistic."""
-        return NF4_SLOWER if self.kind in PASSES else (1.0, 1.0)
+    def costs(self) -> FamilyCosts:
+        """Return the costs of the base's family."""
+        return COSTS[find_base(self.base).family]
 
     def cost(self, kind: str, px: int = 1024, batch: int = 1):
         """Return a counted cost of the base's family."""
@@ -222,15 +227,12 @@ class Task:
 
     def step_cost(self, choice: Choice, px: int, checkpointing: bool) -> Cost:
         """Return a training step's counted cost; class images add a second loss, of as many pictures, held as well."""
-        if self.kind in PASSES:
-            kind = "step_checkpointed" if checkpointing else "step"
-        else:
-            kind = step_kind(self.method, checkpointing, mini=self.kind == "mini")
+        kind = step_kind(self.method, checkpointing, find_base(self.base).family, mini=self.kind == "mini")
         return self.cost(kind, px, choice.batch * (2 if self.prior else 1))
 
     def seconds(self, stage: str, tflop: float) -> tuple[float, float]:
         """Return the denoiser's seconds for that much work, central and pessimistic."""
-        pairs = zip(self.rates.seconds(stage, tflop), self.slower_by, strict=True)
+        pairs = zip(self.rates.seconds(stage, tflop), self.costs.slower, strict=True)
         return tuple(seconds * factor for seconds, factor in pairs)
 
     def room_gib(self, stage: str) -> float:
@@ -306,9 +308,9 @@ def picture_seconds(task: Task, steps: int, guidance_share: float, words: bool =
         usual = LADDERS["mini"][0].sampler_steps * MINI_WORD_PASSES
         pair = tuple(seconds * passes / usual for seconds in MINI_HEADSHOT_S)
     else:
-        passes = steps * (PASSES.get(task.kind) or 1 + guidance_share)
+        passes = steps * (task.costs.guided_passes or 1 + guidance_share)
         drawing, fixed = task.seconds("generate", passes * task.cost("forward").tflop), task.rates.fixed_s
-        if task.kind in PASSES:  # autoencoder and text encoders in float32
+        if task.costs.in_turn:  # autoencoder and text encoders in float32
             texts = task.rates.seconds("train", task.cost("text").tflop)
             fixed = tuple(task.rates.fixed_fp32_s * factor + text for factor, text in zip((1, 2), texts, strict=True))
         pair = tuple(a + b for a, b in zip(drawing, fixed, strict=True))
@@ -382,11 +384,11 @@ def _peak_gib(task: Task, choice: Choice, checkpointing: bool, name: str) -> flo
     if name == "train":
         steps = [task.step_cost(choice, px, checkpointing) for px, _ in choice.schedule]
         peak = max(step.peak_gib for step in steps) + optimizer_gib(task, steps[0].weights_gib)
-    elif task.kind in PASSES:
+    elif task.costs.in_turn:
         peak = _flow_peak_gib(task, name)
     else:  # the whole pipeline is loaded, and its parts run one after the other
-        unet, text = cost("forward", batch=2), cost("text")
-        vae = cost("decode" if name == "generate" else "encode")
+        unet, text = task.cost("forward", batch=task.costs.together), task.cost("text")
+        vae = task.cost("decode" if name == "generate" else "encode")
         working = [one.peak_gib - one.weights_gib for one in ((unet, vae) if name == "generate" else (vae,))]
         peak = unet.weights_gib + text.weights_gib + vae.weights_gib + max(working)
         if name == "generate" and task.worded:
@@ -399,6 +401,6 @@ def _flow_peak_gib(task: Task, name: str) -> float:
     text, vae = task.cost("text"), task.cost("decode" if name == "generate" else "encode")
     if name == "prepare":
         return max(text.peak_gib, vae.peak_gib) + vae.weights_gib
-    denoiser = task.cost("forward", batch=TOGETHER[task.kind])
+    denoiser = task.cost("forward", batch=task.costs.together)
     working = max(one.peak_gib - one.weights_gib for one in (denoiser, vae))
     return max(text.peak_gib, denoiser.weights_gib + vae.weights_gib + working)

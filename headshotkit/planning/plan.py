@@ -148,7 +148,9 @@ def plan_run(gpu: str = "t4", count: int = 50, minutes: float = 60.0, base: str 
     if not found.counted:
         raise BadConfig(
             f"base is {base!r}: its time is not known.",
-            "Costs were counted for SDXL's own sizes, and this denoiser has others.",
+            "Costs were counted for SDXL's own sizes, and this denoiser has others."
+            if found.spec.costs
+            else f"No costs were counted for its family, {found.family}.",
             "Run without --minutes; the training prints its time after the first steps.",
         )
     task = replace(Task(GPUS[gpu], base, count, float(minutes), GPUS[gpu].memory_gib), **known)

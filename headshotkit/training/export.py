@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ from headshotkit.core.finite import spoilt
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.families.lora_files import file_bytes
+from headshotkit.families.places import code_at
 
 FORMATS = ("kohya", "diffusers")
 SUFFIX = ".safetensors"
@@ -98,15 +98,15 @@ def header_of(path: Path) -> dict[str, str]:
 
 def _kohya_file(source: Path, lora: Lora) -> bytes:
     """Return the same matrices under kohya's names, each pair with its alpha, which diffusers keeps in the header."""
-    family = find_base(lora.base).family
-    module = importlib.import_module(f"headshotkit.families.{family}")
-    if not hasattr(module, "kohya_names"):
+    family, spec = find_base(lora.base).family, find_base(lora.base).spec
+    if not spec.kohya:
         raise BadConfig(
             f"base {lora.base!r} is of the family {family}, for which kohya's naming is not implemented.",
             "Names differ from family to family.",
             "Export it for diffusers: --format diffusers",
         )
-    tensors = {name.removeprefix("unet."): tensor for name, tensor in load_file(source).items()}
+    module = code_at(spec.kohya)
+    tensors = {name.removeprefix(spec.lora_prefix): tensor for name, tensor in load_file(source).items()}
     names = module.kohya_names(dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors))
     renamed = {}
     for name, tensor in tensors.items():

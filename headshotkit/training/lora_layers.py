@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from safetensors.numpy import load_file
 
+from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora
@@ -71,7 +72,8 @@ class LoraLayers:
                 "Train with --method lora or pivotal to see the layers of one.",
             )
         self.tensors = load_file(self.folder / self.lora.path)
-        self.names = sorted({name.removeprefix("unet.").rpartition(".lora_")[0] for name in self.tensors})
+        self.prefix = find_base(self.lora.base).spec.lora_prefix
+        self.names = sorted({name.removeprefix(self.prefix).rpartition(".lora_")[0] for name in self.tensors})
 
     @cached_property
     def family(self) -> Family:
@@ -90,7 +92,7 @@ class LoraLayers:
 
     def __getitem__(self, name: str) -> LoraLayer:
         weight = self.family.layer_weight(name).numpy()
-        a, b = (self.tensors[f"unet.{name}.lora_{part}.weight"] for part in "AB")
+        a, b = (self.tensors[f"{self.prefix}{name}.lora_{part}.weight"] for part in "AB")
         flat = [np.float32(matrix.reshape(len(matrix), -1)) for matrix in (weight, a, b)]
         return LoraLayer(name, *flat, self.lora.alpha / self.lora.rank)
 

@@ -23,8 +23,10 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, DownloadFailed, MissingPackage
 from headshotkit.dataset.tokens import find_token
 from headshotkit.families import Sampling, loading
+from headshotkit.families.controls import load_controls
 from headshotkit.generation.headshots import generate_headshots
 from headshotkit.training.export import PEFT_METADATA, header_of
+from headshotkit.training.lora_layers import LoraLayers
 from headshotkit.training.train import train_lora
 
 NAMES = ("flux", "flux2", "zimage")
@@ -187,6 +189,8 @@ def test_the_loop_and_the_renderer_name_no_family(small_run):
     assert "not NF4" in small_run.manifest("lora")["dtype"]
     config = GenerateConfig.for_base("flux2", count=1, size_px=SIZE_PX, sampler_steps=2, max_attempts=1)
     assert [shot.accepted for shot in generate_headshots(small_run, config)] == [False]
+    layer = next(iter(LoraLayers(small_run)))
+    assert layer.name.startswith("single_transformer_blocks.") and layer.a.shape[0] == 2
 
 
 # --- the same mathematics as the stock pipelines ------------------------------------------------------------------
@@ -459,3 +463,8 @@ def test_zimage_stays_finite_in_float16(monkeypatch, image):
         loss.sum().backward()
         assert one.dtype == torch.float16 and bool(loss.isfinite().all()) == clamped
         assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in parameters) or not clamped
+
+
+def test_guides_are_refused(family):
+    with pytest.raises(BadConfig, match=f"its family, {family.base.name}"):
+        load_controls(family)

@@ -15,9 +15,10 @@ from test_train import checkpoints_of, run_beside
 
 from headshotkit.cli import main
 from headshotkit.config import METHODS, GenerateConfig, TrainConfig
+from headshotkit.config.families import FAMILIES
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Dataset, Lora
-from headshotkit.families import Sampling, load_family, loading, sdxl, sdxl_methods, weights_place
+from headshotkit.families import Sampling, load_family, loading, sdxl_methods, weights_place
 from headshotkit.families.methods import load_method, names_token, use_trained
 from headshotkit.families.sdxl_methods import ENCODERS, NewTokens
 from headshotkit.generation.headshots import generate_headshots
@@ -364,7 +365,7 @@ def test_each_base_has_its_own_settings_for_each_method():
 
 
 def test_a_family_that_knows_lora_alone_refuses_the_others(bare, prepared_run, monkeypatch):
-    monkeypatch.delattr(sdxl, "METHODS")
+    monkeypatch.setitem(FAMILIES, "sdxl", replace(FAMILIES["sdxl"], methods={}))
     dataset = Dataset.from_dict(prepared_run.manifest("dataset")["dataset"])
     with pytest.raises(BadConfig, match=r"'pivotal', base is 'mini'.\n.*: lora"):
         load_method(bare, TrainConfig.for_base("mini", method="pivotal"), dataset)

@@ -13,8 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from headshotkit.config.bases import find_base
 from headshotkit.core.errors import BaseUnavailable, NotEnoughMemory
-from headshotkit.core.pretrained import PIPELINES
-from headshotkit.families import FAMILIES, Sampling, load_family, load_tokenizers, sdxl_single_file, weighing
+from headshotkit.families import Sampling, load_family, load_tokenizers, sdxl_single_file, weighing
 
 PROMPTS = (["photo of a woman, smiling"], ["blurry"], [3], Sampling((128, 128), 3, 5.0))
 
@@ -92,10 +91,6 @@ def test_the_layout_is_that_of_sdxl():
     assert counted == [2_567_463_684, 83_653_863, 123_060_480, 694_659_840]
     unet = json.loads((sdxl_single_file.LAYOUT / "unet" / "config.json").read_text())
     assert {name: unet[name] for name in counting.UNET} == json.loads(json.dumps(counting.UNET))
-
-
-def test_every_known_class_has_a_family():
-    assert set(PIPELINES.values()) == set(FAMILIES)
 
 
 def test_a_local_base_that_the_host_cannot_hold_is_refused_before_it_is_loaded(file, monkeypatch):

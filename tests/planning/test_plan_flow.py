@@ -9,10 +9,11 @@ import torch
 from headshotkit.cli import main
 from headshotkit.core.errors import NotEnoughMemory, TooFewMinutes
 from headshotkit.families.costs import GIB, GPUS, cost
-from headshotkit.families.costs_flow import COUNTED_FLOW, FLOW_KINDS, FLOW_SIZES_PX, PASSES
+from headshotkit.families.costs_flow import COUNTED_FLOW, FLOW_KINDS, FLOW_SIZES_PX
 from headshotkit.planning.ladder import LADDERS, Task
 from headshotkit.planning.plan import plan_rest, plan_run
 
+FLOWS = ("flux", "flux2", "zimage")
 PARAMETERS = {"flux": 11_901_408_320, "flux2": 3_875_544_576, "zimage": 6_154_908_736}
 
 
@@ -25,7 +26,7 @@ def test_the_denoisers_have_the_published_sizes():
 
 def test_every_base_has_every_figure():
     sizes = {kind: FLOW_SIZES_PX[-1:] if kind == "text" else FLOW_SIZES_PX for kind in FLOW_KINDS}
-    assert set(COUNTED_FLOW) == {(b, kind, px) for b in PASSES for kind in FLOW_KINDS for px in sizes[kind]}
+    assert set(COUNTED_FLOW) == {(b, kind, px) for b in FLOWS for kind in FLOW_KINDS for px in sizes[kind]}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_flops_agree_with_a_count_by_hand():
 
 
 def test_a_checkpointed_step_computes_more_and_holds_less():
-    for base in PASSES:
+    for base in FLOWS:
         for px in FLOW_SIZES_PX:
             plain, frugal = cost("step", px, family=base), cost("step_checkpointed", px, family=base)
             forward = cost("forward", px, family=base)
@@ -70,7 +71,7 @@ def test_a_checkpointed_step_computes_more_and_holds_less():
             assert frugal.peak_gib < 0.6 * plain.peak_gib and frugal.peak_gib > plain.weights_gib
 
 
-@pytest.mark.parametrize("base", PASSES)
+@pytest.mark.parametrize("base", FLOWS)
 def test_the_verdict_on_a_t4_is_a_refusal_with_numbers_or_a_plan_that_fits(base):
     with pytest.raises(TooFewMinutes, match="50 headshots in 60 minutes .* t4") as caught:
         plan_run("t4", 50, 60, base)
@@ -81,7 +82,7 @@ def test_the_verdict_on_a_t4_is_a_refusal_with_numbers_or_a_plan_that_fits(base)
 
 
 @pytest.mark.parametrize("gpu", ["rtx3090", "rtx4090"])
-@pytest.mark.parametrize("base", PASSES)
+@pytest.mark.parametrize("base", FLOWS)
 def test_24_gb_hold_every_base(gpu, base):
     plan = plan_run(gpu, 50, 600, base)
     assert plan.fits and plan.peak_gib <= GPUS[gpu].memory_gib and plan.choice == LADDERS[base][0]

@@ -14,33 +14,20 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from headshotkit.config.families import FAMILIES
 from headshotkit.core.errors import UnknownBase
 
 INDEX = "model_index.json"
 SUFFIX = ".safetensors"
-PIPELINES = {
-    "StableDiffusionXLPipeline": "sdxl",
-    "FluxPipeline": "flux",
-    "Flux2KleinPipeline": "flux2",
-    "ZImagePipeline": "zimage",
-}
-"""Class in model_index.json -> family."""
 SDXL_BLOCKS = ([320, 640, 1280], [1, 2, 10])
 """SDXL 1.0's block_out_channels and transformer_layers_per_block; the planner's costs were counted for these."""
 SDXL_SIZE_PX = 1024
-SDXL_PARTS = {
-    "the U-Net": "model.diffusion_model.",
-    "the first text encoder": "conditioner.embedders.0.transformer.",
-    "the second text encoder": "conditioner.embedders.1.model.",
-    "the autoencoder": "first_stage_model.",
-}
-"""Part -> how its names begin in a single file of SDXL."""
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 OTHERS = {
     "a LoRA": (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", "lora_unet_"),
     "Stable Diffusion 1 or 2": ("cond_stage_model.",),
     "SDXL's refiner": ("conditioner.embedders.0.model.",),
-    "a Flux model": ("double_blocks.",),
+    **{spec.known_as: spec.file_marks for spec in FAMILIES.values() if spec.file_marks},
     "a single part of a pipeline": ("down_blocks.", "transformer_blocks.", "text_model.", "decoder.", "encoder."),
 }
 """What a file is that is not SDXL -> pieces of its tensors' names."""
@@ -95,13 +82,14 @@ def read_family(folder: Path, shown: str) -> str:
         UnknownBase: it is of another kind.
     """
     kind = _config(folder / INDEX, shown).get("_class_name")
-    if not isinstance(kind, str) or kind not in PIPELINES:
+    known = {spec.pipeline: name for name, spec in FAMILIES.items()}
+    if not isinstance(kind, str) or kind not in known:
         raise UnknownBase(
             f"{shown} is no base that is known: its {INDEX} names the class {str(kind)[:80]!r}.",
-            f"The known classes are: {', '.join(PIPELINES)}.",
+            f"The known classes are: {', '.join(known)}.",
             "Give a base of one of these, such as any fine-tuned SDXL, or a preset: --base sdxl",
         )
-    return PIPELINES[kind]
+    return known[kind]
 
 
 def read_layout(folder: Path, shown: str = "") -> Pretrained:
@@ -115,9 +103,10 @@ def read_layout(folder: Path, shown: str = "") -> Pretrained:
     """
     shown = shown or str(folder)
     family, index = read_family(folder, shown), _config(folder / INDEX, shown)
-    if family != "sdxl":
+    parts = FAMILIES[family].read_configs
+    if not parts:
         return Pretrained(family, SDXL_SIZE_PX, True)
-    unet, vae = (_config(folder / part / "config.json", shown) for part in ("unet", "vae"))
+    unet, vae = (_config(folder / part / "config.json", shown) for part in parts)
     if unet.get("in_channels", 4) != vae.get("latent_channels", 4):
         problem = f"its U-Net reads {unet.get('in_channels')} channels, its latents have {vae.get('latent_channels')}"
         raise _refusal(f"{shown} does not draw from prompts alone: {problem}.", NO_INPAINTING)
@@ -125,7 +114,7 @@ def read_layout(folder: Path, shown: str = "") -> Pretrained:
         raise _edm(shown)
     blocks = [unet.get(name) for name in ("block_out_channels", "transformer_layers_per_block")]
     size_px = _size_px(unet, vae)
-    return Pretrained("sdxl", size_px, tuple(blocks) == SDXL_BLOCKS and size_px == SDXL_SIZE_PX)
+    return Pretrained(family, size_px, tuple(blocks) == SDXL_BLOCKS and size_px == SDXL_SIZE_PX)
 
 
 def header_of(path: Path) -> dict[str, dict]:
@@ -181,10 +170,14 @@ def _read_file(path: Path, _seen: tuple) -> Pretrained:
         reason = "A .ckpt or .bin file can run programs when it is loaded. " * (path.suffix in (".ckpt", ".bin", ".pt"))
         raise UnknownBase(f"{path} is no {SUFFIX} file.", f"{reason}{NEEDED}", f"Give a {SUFFIX} file.")
     header = _sound_header(path)
-    missing = [part for part, begin in SDXL_PARTS.items() if not any(name.startswith(begin) for name in header)]
+    lacking = {
+        family: [part for part, begin in spec.file_parts.items() if not any(name.startswith(begin) for name in header)]
+        for family, spec in FAMILIES.items() if spec.file_parts
+    }  # fmt: skip
+    family, missing = min(lacking.items(), key=lambda found: len(found[1]))
     if any(name in header for name in EDM):
         raise _edm(str(path))
-    if len(missing) == len(SDXL_PARTS) or "the second text encoder" in missing:
+    if len(missing) == len(FAMILIES[family].file_parts) or "the second text encoder" in missing:
         kinds = (kind for kind, pieces in OTHERS.items() if any(piece in name for name in header for piece in pieces))
         looks = next(kinds, "something else")
         raise _refusal(f"{path} is not SDXL: it looks like {looks}.", "Give an SDXL checkpoint.")
@@ -196,7 +189,7 @@ def _read_file(path: Path, _seen: tuple) -> Pretrained:
                        "have 4.", NO_INPAINTING)  # fmt: skip
     digest = hashlib.sha256()
     _add_weights(digest, "", path)
-    return Pretrained("sdxl", SDXL_SIZE_PX, True, _numbers(header), digest.hexdigest())
+    return Pretrained(family, SDXL_SIZE_PX, True, _numbers(header), digest.hexdigest())
 
 
 def _seen_in(folder: Path) -> tuple:
