@@ -12,7 +12,7 @@ from headshotkit.config import GenerateConfig, PrepareConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.run import make_folder, sha256_of, write_atomic
-from headshotkit.families import Family, Sampling, load_family, weights_place
+from headshotkit.families import Sampling, load_family, weights_place
 from headshotkit.families.jobs import Job, draw
 from headshotkit.photos.files import png_bytes
 
@@ -44,7 +44,10 @@ def build_class_images(config: PrepareConfig, folder: Path, changes: list[dict] 
         if not _made_by(picture, facts):
             family = family or load_family(config.base)
             family.changes = family.changes if changes is None else changes
-            _render(family, picture, facts)
+            job = Job(recipe["prompt"], "", int(facts["noise"]), (int(recipe["size_px"]),) * 2)
+            guidance = float(recipe["guidance"]), float(recipe["guidance_share"])
+            for _, image in draw(family, [job], Sampling(job.size_px, int(recipe["steps"]), *guidance)):
+                write_atomic(picture, png_bytes(image, **facts))  # two processes at once write the same
         _link(picture, folder / name)
     return names
 
@@ -110,14 +113,6 @@ def _made_by(picture: Path, facts: dict[str, str]) -> bool:
             return image.text == facts
     except (OSError, ValueError, SyntaxError, AttributeError):
         return False
-
-
-def _render(family: Family, picture: Path, facts: dict[str, str]) -> None:
-    """Draw one class image. Two processes at once write the same, and neither reads the other's partial file."""
-    job = Job(facts["prompt"], "", int(facts["noise"]), (int(facts["size_px"]),) * 2)
-    sampling = Sampling(job.size_px, int(facts["steps"]), float(facts["guidance"]), float(facts["guidance_share"]))
-    for _, image in draw(family, [job], sampling):
-        write_atomic(picture, png_bytes(image, **facts))
 
 
 def _link(picture: Path, place: Path) -> None:

@@ -121,7 +121,8 @@ def rank_tokens(tokenizers: Sequence, also: Sequence[str] = ()) -> list[TokenSco
         also: tokens to include whatever the lists hold.
     """
     vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
-    merges, suffix = _merges(tokenizers[0])
+    model = json.loads(tokenizers[0].backend_tokenizer.to_str())["model"]
+    merges, suffix = [tuple(pair) for pair in model["merges"]], model["end_of_word_suffix"]  # in the merges' order
     made, taken_up = {}, {}
     for number, (left, right) in enumerate(merges):
         made.setdefault(left + right, number)
@@ -228,12 +229,6 @@ def _pieces_checked(word: str, tokenizers: Sequence) -> int:
             )
         numbers.append(tokenizer.convert_tokens_to_ids(pieces[0]))
     return numbers[0]
-
-
-def _merges(tokenizer) -> tuple[list[tuple[str, str]], str]:
-    """Return a byte-pair tokenizer's merges in their order, and the mark of a word's end."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    return [tuple(pair) for pair in model["merges"]], model["end_of_word_suffix"]
 
 
 def _draw(family: Family, prompt: str, seed: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from headshotkit.families.methods import use_trained
 from headshotkit.generation.policy import Deadline
 from headshotkit.generation.prompts import BANK, Prompt, choose_prompts, load_prompts
 from headshotkit.generation.session import Session, Task
-from headshotkit.generation.shortfall import Cause, causes_of
+from headshotkit.generation.shortfall import causes_of
 from headshotkit.scoring.identity import Person, known_person
 from headshotkit.scoring.ranking import choose_headshots
 
@@ -85,8 +85,10 @@ def generate_headshots(
     best = choose_headshots(headshots, config.count)
     few = [FEW_STEPS[config.distilled_lora].source] if config.distilled_lora else []
     causes = causes_of(headshots, person.threshold.value, used, run.manifest("photos"), drawing, bool(pick))
+    hastened = f"; {stage.manifest['few_steps']['words']}" if "few_steps" in stage.manifest else ""
+    advice = f". Why: {causes[0].why}. Next: {causes[0].next_step}" if causes else ""
     stage.finish(
-        _outcome(headshots, best, person, config) + picked + _hastened(stage.manifest) + _first_of(causes),
+        _outcome(headshots, best, person, config) + picked + hastened + advice,
         **_facts(headshots, best, tasks),
         pass_mark=person.threshold.to_dict(),
         causes=[cause.to_dict() for cause in causes],
@@ -107,14 +109,6 @@ def _picked(run: Run, config: GenerateConfig) -> tuple[Pick | None, str]:
         return None, "; ignored picked/: unfinished, or made from another LoRA or other photos"
     pick = Pick.from_dict(run.manifest("picked")["chosen"])
     return pick, f"; LoRA of step {pick.step} at lora_scale {pick.scale:g}, as picked"
-
-
-def _hastened(manifest: dict) -> str:
-    return f"; {manifest['few_steps']['words']}" if "few_steps" in manifest else ""
-
-
-def _first_of(causes: tuple[Cause, ...]) -> str:
-    return f". Why: {causes[0].why}. Next: {causes[0].next_step}" if causes else ""
 
 
 def _facts(headshots: list[Headshot], best: list[Headshot], tasks: list[Task]) -> dict:

@@ -34,7 +34,7 @@ from headshotkit.families.jobs import Job, draw
 from headshotkit.families.methods import use_trained
 from headshotkit.photos.files import png_bytes, read_photo
 from headshotkit.photos.metadata import ORIGIN
-from headshotkit.scoring.identity import Person, judge_headshot, known_person
+from headshotkit.scoring.identity import judge_headshot, known_person
 
 FOLDER = "pictures"
 PERSON = "{person}"
@@ -206,11 +206,14 @@ class Studio:
         prompt, size_px = self._worded(request), tuple(request.size_px)
         jobs = [Job(prompt, request.negative, request.seed + number, size_px) for number in range(request.batch)]
         if request.guided:
-            guide = self._guide(request)
-            family, edges = Guided(self._controls(family), guide), guide.edges
+            photo = fitted_photo(request.photo, request) if request.photo else None
+            edges = self.edges(request) if request.control else None
+            guide = Guide(photo, request.strength, edges, request.control_scale, request.refiner)
+            family = Guided(self._controls(family), guide)
         drawn = list(draw(family, jobs, Sampling.of(config, size_px), request.batch, on_step))
-        person = self._person(config)
-        return [self._kept(image, request, job.seed, person, config, edges) for job, image in drawn]
+        if self.person is None and self.run.has("photos"):
+            self.person = known_person(self.run, config)
+        return [self._kept(image, request, job.seed, config, edges) for job, image in drawn]
 
     def free(self) -> None:
         """Free the memory of base, LoRA and ControlNet; the next request loads them again."""
@@ -248,35 +251,17 @@ class Studio:
         self.controls = self.controls or load_controls(family)
         return self.controls
 
-    def _guide(self, request: PictureRequest) -> Guide:
-        photo = fitted_photo(request.photo, request) if request.photo else None
-        edges = self.edges(request) if request.control else None
-        return Guide(photo, request.strength, edges, request.control_scale, request.refiner)
-
     def _worded(self, request: PictureRequest) -> str:
         """Return the prompt with the person named."""
         known = self.run.peek("lora").get("lora") or self.run.peek("dataset").get("dataset") or {}
         word = known.get("class_word", "person")
         return request.prompt.replace(PERSON, f"{known['token']} {word}" if request.lora_scale else f"a {word}")
 
-    def _person(self, config: GenerateConfig) -> Person | None:
-        if self.person is None and self.run.has("photos"):
-            self.person = known_person(self.run, config)
-        return self.person
-
-    def _kept(
-        self,
-        image: Image.Image,
-        request: PictureRequest,
-        seed: int,
-        person: Person | None,
-        config: GenerateConfig,
-        edges,
-    ) -> Picture:
+    def _kept(self, image: Image.Image, request: PictureRequest, seed: int, config: GenerateConfig, edges) -> Picture:
         """Judge and write one picture."""
         facts = request.to_dict() | {name: Path(getattr(request, name)).name for name in ("photo", "control")}
         key = hashlib.sha256(json.dumps([request.to_dict(), self.loaded]).encode()).hexdigest()[:12]
-        judged = judge_headshot(np.asarray(image), person, config) if person else None
+        judged = judge_headshot(np.asarray(image), self.person, config) if self.person else None
         agreement = edge_agreement(image, edges) if edges else None
         measured = {
             "identity": judged and judged.identity,

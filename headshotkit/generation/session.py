@@ -153,8 +153,11 @@ class Session:
         if not tries:
             return []
         batch = runtime.batches_of(tries, config.batch, kind=lambda t: (self.tasks[t.number].size_px, t.scale))[0]
-        made = Counter(t.number for t in tried)
-        return [_numbered(one, made) for one in batch[: self.deadline.room_for(len(batch))]]
+        made, numbered = Counter(t.number for t in tried), []
+        for one in batch[: self.deadline.room_for(len(batch))]:  # tries before it may have been left out of the batch
+            made[one.number] += 1
+            numbered.append(replace(one, attempt=made[one.number]))
+        return numbered
 
     def _render(self, batch: list[policy.Try]) -> None:
         """Draw and judge one batch, write its pictures, then note all of them at once.
@@ -220,12 +223,6 @@ def in_few_steps(session: Session) -> GenerateConfig:
         family.drop_few_steps()
     manifest["few_steps"] = known
     return drawn_in_few(config) if known["held"] else config
-
-
-def _numbered(one: policy.Try, made: Counter) -> policy.Try:
-    """Return the try as its prompt's next attempt, because the batch may have left out tries before it."""
-    made[one.number] += 1
-    return replace(one, attempt=made[one.number])
 
 
 def png_with_origin(image: Image.Image, shot: Headshot, config: GenerateConfig) -> bytes:
