@@ -16,14 +16,15 @@ class FamilySpec:
 
     Code is named by its place in `headshotkit/families/`, module:name, so that reading this table loads no library.
 
-    code: class of its `Family` · pipeline: diffusers' class that model_index.json names · tokenizers: part of the
-    pipeline -> its class in transformers · lora_prefix: how the names in its LoRA files begin · methods: training
-    method -> its `Method`, besides the LoRA · controls: its `Controls`; empty: prompts only · costs: its `FamilyCosts`;
-    empty: none were counted · kohya: module of kohya's layer names, for A1111; empty: none · read_configs:
-    parts of the pipeline whose configs tell the size of its pictures; empty: all are of 1024 px · held_share: share of
-    its weights that are in memory at once · presets: settings of each config, for a base without a preset ·
-    file_parts: part -> how its names begin in a single file; empty: it can't be loaded from one · file_marks: pieces
-    of such names by which its files are told from others; known_as: how an error calls such a file.
+    `code`: the class of its `Family`. `pipeline`: the class in diffusers that model_index.json names. `tokenizers`:
+    part of the pipeline -> its class in transformers. `lora_prefix`: how tensors' names in its LoRA files begin.
+    `methods`: training method -> its `Method`; every family can train a LoRA. `controls`: its `Controls`; empty: it
+    draws by prompts only. `costs`: its `FamilyCosts`; empty: none were counted. `kohya`: the module of kohya's names
+    for its layers; empty: its LoRAs are exported for diffusers only. `read_configs`: U-Net and autoencoder, if their
+    configs tell the size of its pictures; empty: that is 1024 px. `held_share`: share of its weights that are in memory
+    at once. `presets`: config -> settings of its bases, if none of them is a preset of `bases.BASES`. `file_parts`:
+    part -> how its tensors' names begin in a single file; empty: it can't be loaded from one. `file_marks`: pieces of
+    tensors' names that show that a single file is of this family. `known_as`: the name of such a file in an error.
     """
 
     code: str
