@@ -8,7 +8,7 @@ from headshotkit import pipeline
 from headshotkit.config import RunSettings
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import COMMANDS, STAGES, Run
-from headshotkit.evaluation.evaluate import _render_base, rise_of, score_files
+from headshotkit.evaluation.evaluate import render_base, rise_of, score_files
 from headshotkit.pipeline import do_missing, make_headshots, run_base
 from headshotkit.scoring.identity import known_faces
 
@@ -47,7 +47,7 @@ def test_it_moves_towards_nobody_else(runs, trained, scored):
     run, known = runs[trained], {"arcface": known_faces(runs[scored], "arcface")}
     generated = run.manifest("headshots")
     first = [shot for shot in map(Headshot.from_dict, generated["headshots"]) if shot.attempt == 1]
-    drawn = _render_base(run, first, generated, run.path("report") / "base")  # those that evaluation left out, too
+    drawn = render_base(run, first, generated, run.path("report") / "base")  # those that evaluation left out, too
     files = {"base": drawn, "lora": [run.path("headshots") / shot.file for shot in first]}
     base, lora = ([s.arcface for s in score_files(some, known)] for some in files.values())
     rise = rise_of(base, lora)

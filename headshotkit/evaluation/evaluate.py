@@ -76,7 +76,7 @@ def evaluate_run(
     for file in (stage.folder / "base" / shot.file for shot in paired if f"base/{shot.file}" in stage.spoilt):
         discard(file)
     changes = stage.manifest.setdefault(CHANGES, [])
-    base = _render_base(run, paired, generated, stage.folder / "base", deadline, changes)
+    base = render_base(run, paired, generated, stage.folder / "base", deadline, changes)
     scores = {"base": score_files(base, known, "measuring base")} | scores
     metrics = {
         "identity": {name: _identity(name, known[name], scores) for name in known},
@@ -151,7 +151,7 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def _render_base(
+def render_base(
     run: Run,
     first: list[Headshot],
     generated: dict,

@@ -66,7 +66,7 @@ def generate_headshots(
             "Leave out --distilled-lora, or train with --method lora.",
         )
     bank = runtime.typed_path(config.prompts) if config.prompts else BANK
-    tasks = _tasks(load_prompts(bank), lora, config)
+    tasks = tasks_of(load_prompts(bank), lora, config)
     inputs = run.inputs_from("photos", "lora", *(("picked",) if pick else ())) | {"prompts": sha256_of(bank)}
     run.files("lora", [pick.file] if pick else lora.files, thorough=True)
     stage = run.begin("headshots", config, inputs, config.seed, grows=() if config.minutes else ("count",))
@@ -93,7 +93,7 @@ def generate_headshots(
         pass_mark=person.threshold.to_dict(),
         causes=[cause.to_dict() for cause in causes],
         lora={"step": used.step, "scale": drawing.lora_scale, "picked": bool(pick)},
-        shapes=_shapes(tasks, config),
+        shapes=shapes_of(tasks, config),
         decoding=family.decoding,
         weights=hub.commits_of(*family.base.sources, *few),
         forwards_per_headshot=round(stage.manifest.get("forwards", 0) / max(len(headshots), 1), 2),
@@ -137,13 +137,13 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
     return words
 
 
-def _tasks(bank: list[Prompt], lora: Lora, config: GenerateConfig) -> list[Task]:
+def tasks_of(bank: list[Prompt], lora: Lora, config: GenerateConfig) -> list[Task]:
     """Return the run's prompts, with the person named."""
     chosen = choose_prompts(bank, config.count, config.packs, config.seed)
     return [Task.of(number, name, prompt, lora, config) for number, (name, prompt) in enumerate(chosen)]
 
 
-def _shapes(tasks: list[Task], config: GenerateConfig) -> str:
+def shapes_of(tasks: list[Task], config: GenerateConfig) -> str:
     """Describe how many headshots have which shape, and whether it is the bank's."""
     meant = Counter(task.aspect for task in tasks)
     words = ", ".join(f"{count} of {aspect}" for aspect, count in meant.most_common())

@@ -35,7 +35,7 @@ from PIL import Image
 from headshotkit.config import GenerateConfig
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import Run
-from headshotkit.evaluation.evaluate import RECOGNISERS, _render_base, score_files
+from headshotkit.evaluation.evaluate import RECOGNISERS, render_base, score_files
 from headshotkit.faces import recognition
 from headshotkit.generation.headshots import generate_headshots
 from headshotkit.scoring.identity import known_faces
@@ -108,7 +108,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
              f"{which} correlate by {alike:.3f}", alike <= config.max_near_duplicate),
     ]  # fmt: skip
     if net:
-        bare = _render_base(run, delivered, made, run.folder / "deliver_fifty" / "base")
+        bare = render_base(run, delivered, made, run.folder / "deliver_fifty" / "base")
         photos = [run.path("dataset") / p["file"] for p in run.manifest("dataset")["dataset"]["photos"]]
         ours, base, own = (diversity(some, net) for some in (files, bare, photos))
         words = f"LPIPS {ours:.3f}, the bare base's {base:.3f}: {ours / base:.2f} of it; photos' crops {own:.3f}"

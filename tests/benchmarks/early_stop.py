@@ -26,7 +26,7 @@ from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
 from headshotkit.faces import recognition
 from headshotkit.families import Sampling, load_family
-from headshotkit.generation.headshots import _tasks
+from headshotkit.generation.headshots import tasks_of
 from headshotkit.generation.prompts import load_prompts
 from headshotkit.scoring.identity import identity_of, judge_headshot, known_person
 
@@ -88,7 +88,7 @@ def measure(run: Run, count: int, steps: tuple[int, ...], batch: int, out: Path)
         return rows
     config = GenerateConfig.for_base("mini", count=count)
     lora, person = Lora.from_dict(run.peek("lora")["lora"]), known_person(run, config)
-    tasks, family = _tasks(load_prompts(), lora, config)[len(rows) :], load_family("mini")
+    tasks, family = tasks_of(load_prompts(), lora, config)[len(rows) :], load_family("mini")
     family.use_lora(run.path("lora") / lora.path, config.lora_scale)
     family.encode_prompts([task.text for task in tasks])
     for part in runtime.batches_of(tasks, batch, kind=lambda task: task.size_px):

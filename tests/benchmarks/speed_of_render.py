@@ -29,7 +29,7 @@ from headshotkit.core.records import Lora
 from headshotkit.core.run import Run
 from headshotkit.evaluation.evaluate import rise_of
 from headshotkit.families import Sampling, load_family, weights_place
-from headshotkit.generation.headshots import _tasks
+from headshotkit.generation.headshots import tasks_of
 from headshotkit.generation.prompts import load_prompts
 from headshotkit.generation.session import Task
 from headshotkit.scoring.identity import Judgement, Person, judge_headshot, known_person
@@ -109,7 +109,7 @@ def main() -> None:
     run, config = Run(args.run), GenerateConfig.for_base("mini", count=args.count, batch=args.batch)
     lora = Lora.from_dict(run.peek("lora")["lora"])
     file = (run.path("lora") / lora.path).resolve()
-    tasks, person = _tasks(load_prompts(), lora, config), known_person(run, config)
+    tasks, person = tasks_of(load_prompts(), lora, config), known_person(run, config)
     family, ours, stock = load_family("mini"), Side("headshotkit"), Side("stock loop")
     family.use_lora(file, config.lora_scale)
     pipeline = stock_pipeline(family, file)

@@ -20,7 +20,7 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run, write_json
-from headshotkit.generation.headshots import _shapes, _tasks, generate_headshots
+from headshotkit.generation.headshots import generate_headshots, shapes_of, tasks_of
 from headshotkit.generation.prompts import SIZES_PX, load_prompts
 from headshotkit.generation.session import Session
 
@@ -170,13 +170,13 @@ def test_a_lora_of_another_base_is_refused(brief_run):
 def test_every_aspect_has_its_size_where_the_base_can_draw_it():
     lora = Lora("person.safetensors", "sdxl", 8, 8, "ohwx", "man", 1)
     config = GenerateConfig.for_base("sdxl")
-    tasks = _tasks(load_prompts(), lora, config)
+    tasks = tasks_of(load_prompts(), lora, config)
     assert {t.aspect: t.size_px for t in tasks} == {a: SIZES_PX[a] for a in ("1:1", "4:5", "3:4", "16:9")}
-    assert _shapes(tasks, config).count(" of ") == 4 and "square" not in _shapes(tasks, config)
+    assert shapes_of(tasks, config).count(" of ") == 4 and "square" not in shapes_of(tasks, config)
     small = GenerateConfig.for_base("mini", count=50)
-    squares = _tasks(load_prompts(), lora, small)
+    squares = tasks_of(load_prompts(), lora, small)
     assert {t.size_px for t in squares} == {(256, 256)}
-    assert _shapes(squares, small).startswith("all square, because base 'mini' ")
+    assert shapes_of(squares, small).startswith("all square, because base 'mini' ")
 
 
 # --- what is shown meanwhile ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Lora
 from headshotkit.dataset.crops import BUCKETS
-from headshotkit.generation.headshots import _tasks
+from headshotkit.generation.headshots import tasks_of
 from headshotkit.generation.prompts import OPENING, PACKS, SIZES_PX, Prompt, choose_prompts, in_packs, load_prompts
 from headshotkit.pipeline import config_for
 
@@ -329,7 +329,7 @@ def test_the_packs_of_the_command_line_reach_the_renderer():
 @pytest.mark.parametrize(("base", "form"), [("mini", "brief"), ("sdxl", "text")])
 def test_the_renderer_asks_for_the_packs_with_its_seed(bank, base, form):
     lora = Lora("lora.safetensors", base, 4, 4, "ohwx", "person", 1)
-    tasks = _tasks(bank, lora, GenerateConfig.for_base(base, count=16, packs=("medical",), seed=5))
+    tasks = tasks_of(bank, lora, GenerateConfig.for_base(base, count=16, packs=("medical",), seed=5))
     chosen = choose_prompts(bank, 16, ("medical",), seed=5)
     assert [t.id for t in tasks] == ids(chosen)
     assert [t.text for t in tasks] == [getattr(p, form).replace("{person}", "ohwx person") for _, p in chosen]
