@@ -272,7 +272,7 @@ def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
         planned = {"sampler_steps": 12, "guidance_share": 0.2, "minutes": minutes}
         stage = prepared_run.begin("headshots", GenerateConfig.for_base("mini", **planned, count=2), {}, seed=0)
         stage.manifest["planned"] = list(planned)
-        stage.finish("", headshots=[], delivered=["a.png", "b.png"][:delivered], pass_mark={})
+        stage.finish("", headshots=[], delivered=["a.png", "b.png"][:delivered], pass_mark={"mark": 0.5})
         settings = planned_settings("headshots", prepared_run, "mini", RunSettings(count=2), fresh)
         assert (settings["minutes"] > 15) == again, (minutes, delivered)
         assert planned_settings("headshots", prepared_run, "mini", RunSettings(count=2), None)["minutes"] == minutes
