@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from headshotkit.config import TrainConfig
 from headshotkit.core import hub, locks, runtime
-from headshotkit.core.records import Dataset, Lora
+from headshotkit.core.records import Lora
+from headshotkit.core.results import DatasetResult, LoraResult
 from headshotkit.core.run import Run, Stage, discard, write_json
 from headshotkit.dataset.captions import with_edits
 from headshotkit.families import CHANGES, load_family
@@ -60,12 +61,12 @@ def train_lora(
             written stops nothing: it is reported, noted in the manifest, and tried again when the next is due.
         KeyboardInterrupt: Ctrl-C; the same call resumes.
     """
-    dataset = with_edits(run.path("dataset"), Dataset.from_dict(run.manifest("dataset")["dataset"]))
+    dataset = with_edits(run.path("dataset"), DatasetResult.load(run).dataset)
     run.files("dataset", [*(photo.file for photo in dataset.photos), *dataset.class_images])
     stage = run.begin("lora", config, run.inputs_from("dataset"), seed=config.seed)
     if stage.done:
         _tidy(stage)
-        return Lora.from_dict(stage.manifest["lora"])
+        return LoraResult.from_dict(stage.manifest).lora
     family = load_family(config.base)
     family.changes = stage.manifest.setdefault(CHANGES, [])
     pacing = Pacing(config, dataset.size_px, stage.manifest.setdefault("changes", []))
