@@ -26,6 +26,7 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.core.pages import PAGE
 from headshotkit.core.records import MOST_REFUSALS, Verdict, kept_photos, refusals
+from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import BANKS, COMMANDS, Run, settings_of, write_json
 from headshotkit.dataset.build import prepare_dataset
 from headshotkit.dataset.class_images import missing_class_images
@@ -349,8 +350,8 @@ def _check(run: Run, options: RunSettings, base: str, controller: Controller) ->
     if options.photos is None:
         raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
     verdicts: list[Verdict] = check_photos(options.photos, run, config)
-    judged = run.manifest("photos")
-    kept_photos(verdicts, config.min_photos, judged["advice"], judged["left_out"])
+    judged = PhotosResult.load(run)
+    kept_photos(verdicts, config.min_photos, judged.advice, judged.left_out)
 
 
 def _prepare(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
