@@ -54,7 +54,7 @@ class Result(Begun):
 
     folder_name: ClassVar[str]
     outcome: str
-    seconds: float
+    seconds: float = field()  # required now
     finished: str
 
     @classmethod
@@ -66,6 +66,11 @@ class Result(Begun):
             DamagedRun: the manifest can't be used.
         """
         return cls.from_dict(run.manifest(cls.folder_name))
+
+    @staticmethod
+    def of(manifest: dict) -> Result:
+        """Return a finished stage's manifest as the result of its stage."""
+        return RESULTS[manifest["stage"]].from_dict(manifest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from conftest import P1, P2
+from conftest import P1, P2, result_of
 from safetensors.torch import load_file
 from test_deadline import clock  # noqa: F401
 
@@ -13,6 +13,7 @@ from headshotkit import pipeline
 from headshotkit.cli import main
 from headshotkit.config import GenerateConfig, RunSettings, TrainConfig
 from headshotkit.core.errors import OutOfMemory
+from headshotkit.core.results import GalleryResult
 from headshotkit.core.run import COMMANDS, STAGES, Run, write_json
 from headshotkit.families import load_family
 from headshotkit.pipeline import begin_deadline, make_headshots, planned_settings, progress_of
@@ -306,7 +307,7 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     def done(stage, run, options, controller):
         seen[stage] = controller.plan
         clock.now += 60 * {"lora": 24.0}.get(stage, 0.1)
-        return {"stage": stage, "outcome": "", "seconds": 0.0, "verdicts": [], "advice": ""}
+        return result_of(GalleryResult).to_dict()
 
     monkeypatch.setattr(pipeline, "do_stage", done)
     monkeypatch.setattr(pipeline, "DeadlineController", lambda plan, tell: DeadlineController(plan, clock, tell))
