@@ -379,9 +379,12 @@ class Stage:
         """
         self._demand_own()
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
+        found = (file for file in self.folder.rglob("*") if file.is_file() and file.suffix not in PASSING)
+        names = sorted(file.relative_to(self.folder).as_posix() for file in found)
+        permanent = [name for name in names if name != "manifest.json" and not name.startswith(".")]  # as Jupyter's
         self.manifest |= facts
         self.manifest |= {
-            "files": {name: facts_of(self.folder / name) for name in _made_in(self.folder)},
+            "files": {name: facts_of(self.folder / name) for name in permanent},
             "status": "done",
             "outcome": outcome,
             "seconds": round(seconds, 2),
@@ -413,13 +416,6 @@ class Stage:
             "This command's results belong to the run folder's earlier state.",
             "Give the same command again when no other command uses the run folder.",
         )
-
-
-def _made_in(folder: Path) -> list[str]:
-    """Return the names of a stage's permanent files, in order."""
-    found = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in PASSING)
-    names = (file.relative_to(folder).as_posix() for file in found)  # except hidden ones, such as Jupyter's
-    return sorted(name for name in names if name != "manifest.json" and not name.startswith("."))
 
 
 def facts_of(path: Path) -> dict:

@@ -162,7 +162,15 @@ def cached_examples(
         kept = {"latents": {}, "condition": dict(family.encode_prompts(captions)), **made_of}
     missing = sorted(sizes_px - set(kept["latents"]))
     for px in missing:
-        kept["latents"][px] = _encode(family, folder, dataset, px)
+        latents = []
+        for file in runtime.progress(files, f"encoding at {px} px"):
+            with Image.open(folder / file, formats=("PNG",)) as opened:
+                image = opened.convert("RGB")
+            size, window = window_at(image.size, dataset.size_px, px)
+            if size != image.size:
+                image = image.resize(size, Image.Resampling.LANCZOS, box=window)
+            latents.append(family.encode_images([image]))
+        kept["latents"][px] = torch.cat(latents)
     if missing:
         write_atomic(cache_folder / CACHE_FILE, to_bytes(kept))
     person, pictures, n = {}, {}, len(dataset.photos)
@@ -173,19 +181,6 @@ def cached_examples(
         sizes = [(dataset.size_px, dataset.size_px, 0, 0, px, px)] * len(dataset.class_images)
         pictures[px] = Examples(latents[n:], [len(captions) - 2] * len(sizes), sizes, [])
     return TrainingSet(person, pictures, Condition(kept["condition"]))
-
-
-def _encode(family: Family, folder: Path, dataset: Dataset, px: int) -> torch.Tensor:
-    """Encode all pictures of a dataset at one size to latents, shape (N, C, h, w); class images come last."""
-    latents = []
-    for file in runtime.progress([p.file for p in dataset.photos] + list(dataset.class_images), f"encoding at {px} px"):
-        with Image.open(folder / file, formats=("PNG",)) as opened:
-            image = opened.convert("RGB")
-        size, window = window_at(image.size, dataset.size_px, px)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.LANCZOS, box=window)
-        latents.append(family.encode_images([image]))
-    return torch.cat(latents)
 
 
 def window_at(

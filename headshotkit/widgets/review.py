@@ -65,20 +65,11 @@ def open_run(folder: Path | str, begins: bool = False) -> Run:
     sample = whose and whose.resolve() == runtime.sample_person().resolve()
     person = "the sample person, who does not exist" if sample else whose or ("not noted" if judged else "none yet")
     print(f"run folder: {whole}\nphotos:     {person}\nfinished:   {finished}")
-    _say_when_stopped()
-    return run
-
-
-def _say_when_stopped() -> None:
-    """Have the notebook's stop button end a cell with one line; do nothing outside of IPython."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell:
-        shell.set_custom_exc((KeyboardInterrupt,), _stopped)
-
-
-def _stopped(shell, kind, error, trace, tb_offset=None) -> None:
-    """Show that a cell was stopped and how to go on, in place of a traceback."""
-    print("Stopped. What was finished is kept: run the cell again to go on.")
+    if shell:  # the stop button then ends a cell with one line, not with a traceback
+        words = "Stopped. What was finished is kept: run the cell again to go on."
+        shell.set_custom_exc((KeyboardInterrupt,), lambda *_, **__: print(words))
+    return run
 
 
 def take_headshots(run: Run):
