@@ -26,6 +26,7 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadConfig, CannotRestore, DamagedRun, NoPhotos, TooFewMinutes
 from headshotkit.core.pages import PAGE
 from headshotkit.core.records import MOST_REFUSALS, Verdict, kept_photos, refusals
+from headshotkit.core.results import HeadshotsResult, PhotosResult, Result
 from headshotkit.core.run import BANKS, COMMANDS, Run, settings_of, write_json
 from headshotkit.dataset.build import prepare_dataset
 from headshotkit.dataset.class_images import missing_class_images
@@ -84,8 +85,9 @@ def make_headshots(
             manifest, cannot = run.manifest(stage.folder), error
         tell(runtime.folded(line_of(manifest, run, refused=0)))
         if controller:
-            drawn = len(manifest.get("headshots", ())) if "drawing_seconds" in manifest else 0
-            controller.finish(stage.command, manifest["drawing_seconds"] / drawn if drawn else 0.0)
+            result = Result.of(manifest)
+            drawn = len(result.headshots) if isinstance(result, HeadshotsResult) else 0
+            controller.finish(stage.command, result.drawing_seconds / drawn if drawn else 0.0)
             write_json(run.folder / PLAN_FILE, controller.record())
     if cannot:
         raise cannot
@@ -349,8 +351,8 @@ def _check(run: Run, options: RunSettings, base: str, controller: Controller) ->
     if options.photos is None:
         raise NoPhotos("no photo folder was given.", "", f"Give one: headshotkit check PHOTOS --out {run.folder}")
     verdicts: list[Verdict] = check_photos(options.photos, run, config)
-    judged = run.manifest("photos")
-    kept_photos(verdicts, config.min_photos, judged["advice"], judged["left_out"])
+    judged = PhotosResult.load(run)
+    kept_photos(verdicts, config.min_photos, judged.advice, judged.left_out)
 
 
 def _prepare(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
@@ -497,12 +499,11 @@ def line_of(manifest: dict, run: Run | None = None, refused: int = MOST_REFUSALS
     After the check there is also a line for each of the first `refused` refused photos, and one on what is missing.
     After the check and the gallery the last line gives the page's path in the run.
     """
-    stage = manifest["stage"]
-    seconds = f"{manifest['seconds']:.0f}" if manifest["seconds"] >= 10 else f"{manifest['seconds']:.1f}"
-    lines = [f"{COMMANDS[stage]:<10} {manifest['outcome']} ({seconds} s)"]
-    if stage == "photos":
-        verdicts = [Verdict.from_dict(v) for v in manifest["verdicts"]]
-        lines += [*(refusals(verdicts, refused) if refused else ()), manifest["advice"]]
-    if run and stage in ("photos", "gallery"):
-        lines.append(f"{(run.path(stage) / PAGE).resolve()}")
+    result = Result.of(manifest)
+    seconds = f"{result.seconds:.0f}" if result.seconds >= 10 else f"{result.seconds:.1f}"
+    lines = [f"{COMMANDS[result.stage]:<10} {result.outcome} ({seconds} s)"]
+    if isinstance(result, PhotosResult):
+        lines += [*(refusals(list(result.verdicts), refused) if refused else ()), result.advice]
+    if run and result.stage in ("photos", "gallery"):
+        lines.append(f"{(run.path(result.stage) / PAGE).resolve()}")
     return f"\n{'':<10} ".join(lines)

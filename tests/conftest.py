@@ -21,6 +21,7 @@ from PIL import Image
 
 from headshotkit.config import CheckConfig, GenerateConfig, PrepareConfig, RunSettings, TrainConfig
 from headshotkit.core import runtime
+from headshotkit.core.results import Result
 from headshotkit.core.run import Run, facts_of, write_json
 from headshotkit.dataset.build import prepare_dataset
 from headshotkit.generation.headshots import generate_headshots
@@ -207,6 +208,12 @@ def note_again(run: Run, stage: str) -> None:
     manifest, folder = run.manifest(stage), run.path(stage)
     manifest["files"] = {name: facts_of(folder / name) for name in manifest["files"]}
     write_json(folder / "manifest.json", manifest)
+
+
+def result_of(kind: type[Result], **facts) -> Result:
+    """Returns a finished stage's result from the facts of its manifest."""
+    begun = {"stage": kind.folder_name, "status": "done", "fingerprint": "", "config": {}, "inputs": {}, "started": ""}
+    return kind.from_dict(begun | {"outcome": "", "seconds": 1.0, "finished": ""} | facts)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,11 @@ class Record:
         """
         return typed(cls, values)
 
+    @classmethod
+    def shape(cls, values: dict) -> dict[str, object]:
+        """Return the types of the record's JSON keys: of the required ones, and of those that `values` has."""
+        return {key: kind for _, key, kind, needed in _fields_of(cls) if needed or key in values}
+
 
 def stored_as(key: str, **options):
     """Return a record's field whose JSON key differs from its name, because files with that key exist.
@@ -327,6 +332,16 @@ class Pick(Record):
             f"step {self.step} at {self.scale:g} (likeness {self.likeness:.0%} of your photos', prompt adherence "
             f"{self.adherence:.0%}, {round(self.passed * self.pictures)} of {self.pictures} accepted)"
         )
+
+
+@dataclass(frozen=True)
+class IdentityThreshold(Record):
+    """The least identity of an accepted headshot, and how it was derived from the own photos' identity."""
+
+    value: float = stored_as("mark")
+    own_median: float = 0.0
+    own_quantile: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ import stat
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 from headshotkit.core import __version__, locks, runtime
 from headshotkit.core.errors import BadCaption, DamagedRun, DiskFull, RunFolderError, StageMissing
-from headshotkit.core.records import Dataset, Headshot, Lora, Name, Photo, Pick, Verdict, is_inside, typed
+from headshotkit.core.records import is_inside, typed
+from headshotkit.core.results import shape_of
 
 STAGES = ("photos", "dataset", "lora", "headshots", "restored", "report", "gallery")
 COMMANDS = dict(zip(STAGES, ("check", "prepare", "train", "generate", "restore", "evaluate", "gallery"), strict=True))
@@ -45,27 +45,8 @@ CHECK_SUM = "headshotkit.sha256"
 LEFT_S = 24 * 3600
 """Age from which a half-written file of an unknown process is abandoned."""
 MAX_JSON_BYTES, MAX_DEPTH, MAX_CAPTION_BYTES = 64 * 2**20, 24, 16 * 2**10
-BEGUN = {"stage": str, "status": Literal["started", "done"], "fingerprint": str, "config": dict, "inputs": dict,
-         "started": str}  # fmt: skip
-"""Required keys of every manifest, and their types."""
-MAY_HOLD = {"files": dict, "seconds": float, "drawing_seconds": float, "planned": tuple[str, ...],
-            "causes": tuple[dict, ...]}  # fmt: skip
-"""Optional keys of a manifest, and their types."""
 PASSING = {".txt", ".pt", ".part", ".damaged"}
 """Suffixes of files that a person may edit, and of files that are deleted when the stage is done."""
-ENDED = {"outcome": str, "seconds": float, "finished": str}
-"""Further required keys of every finished stage's manifest."""
-FINISHED = {
-    "photos": {"verdicts": tuple[Verdict, ...], "photos": tuple[Photo, ...], "folder": str, "advice": str},
-    "dataset": {"dataset": Dataset},
-    "lora": {"lora": Lora},
-    "picked": {"chosen": Pick, "candidates": tuple[Pick, ...]},
-    "headshots": {"headshots": tuple[Headshot, ...], "delivered": tuple[Name, ...], "pass_mark": dict},
-    "restored": {"restored": tuple[dict, ...]},
-    "report": {"metrics": dict},
-    "gallery": {},
-}
-"""Stage -> the keys of its finished manifest that are its own."""
 
 
 def sha256_of(path: Path) -> str:
@@ -228,18 +209,25 @@ def write_json(path: Path, value: dict) -> None:
     write_atomic(path, text.encode(errors="backslashreplace"))
 
 
-def read_json(path: Path, shape: dict[str, object] | type, command: str = "") -> dict | None:
+def read_json(
+    path: Path, shape: dict[str, object] | type | Callable[[dict], dict[str, object]], command: str = ""
+) -> dict | None:
     """Return what `write_json` wrote; None if the file does not exist.
 
     Args:
-        shape: required name -> its type, as in `records.typed`; or the type of all values.
+        shape: required name -> its type, as in `records.typed`; a function that returns this for what was read; or the
+            type of all values.
         command: the command that makes the file anew, for the error.
     Raises:
         DamagedRun: the file exists but differs from what was written.
     """
     try:
         value = _parsed(path)
-        for name, kind in shape.items() if isinstance(shape, dict) else [(name, shape) for name in value]:
+        if isinstance(shape, type):
+            shape = dict.fromkeys(value, shape)
+        elif callable(shape):
+            shape = shape(value)
+        for name, kind in shape.items():
             if name not in value:
                 raise ValueError(f"it lacks {name}")
             typed(kind, value[name])
@@ -391,9 +379,12 @@ class Stage:
         """
         self._demand_own()
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started_s
+        found = (file for file in self.folder.rglob("*") if file.is_file() and file.suffix not in PASSING)
+        names = sorted(file.relative_to(self.folder).as_posix() for file in found)
+        permanent = [name for name in names if name != "manifest.json" and not name.startswith(".")]  # as Jupyter's
         self.manifest |= facts
         self.manifest |= {
-            "files": {name: facts_of(self.folder / name) for name in _made_in(self.folder)},
+            "files": {name: facts_of(self.folder / name) for name in permanent},
             "status": "done",
             "outcome": outcome,
             "seconds": round(seconds, 2),
@@ -425,13 +416,6 @@ class Stage:
             "This command's results belong to the run folder's earlier state.",
             "Give the same command again when no other command uses the run folder.",
         )
-
-
-def _made_in(folder: Path) -> list[str]:
-    """Return the names of a stage's permanent files, in order."""
-    found = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in PASSING)
-    names = (file.relative_to(folder).as_posix() for file in found)  # except hidden ones, such as Jupyter's
-    return sorted(name for name in names if name != "manifest.json" and not name.startswith("."))
 
 
 def facts_of(path: Path) -> dict:
@@ -694,12 +678,7 @@ class Run:
         """
         path, command = self.path(stage) / "manifest.json", f"headshotkit {COMMANDS.get(stage, stage)}"
         command = f"{command}{' PHOTOS' * (stage == 'photos')} --out {self.folder}"
-        found = read_json(path, BEGUN, command)
-        if found:
-            noted = {name: kind for name, kind in MAY_HOLD.items() if name in found}
-            ended = ENDED | FINISHED.get(stage, {}) if found["status"] == "done" else {}
-            found = read_json(path, BEGUN | noted | ended, command)
-        return found or {}
+        return read_json(path, lambda manifest: shape_of(manifest, stage), command) or {}
 
     def inputs_from(self, *stages: str) -> dict[str, str]:
         """Return the manifests of the given stages as inputs of the next: name -> sha256 of their content.

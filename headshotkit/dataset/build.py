@@ -19,6 +19,7 @@ from headshotkit.config import TOKEN, CheckConfig, PrepareConfig
 from headshotkit.config.bases import BASES, find_base
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.records import Dataset, TrainingPhoto, Verdict, kept_photos
+from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import Run, write_atomic, write_json
 from headshotkit.dataset import augment, captions, crops
 from headshotkit.dataset.captioners import Captioner, source_of
@@ -45,11 +46,9 @@ def prepare_dataset(run: Run, config: PrepareConfig) -> Dataset:
     """
     if config.token != TOKEN:  # the default is fine; reading the tokenizers takes a second
         check_token(config.token)
-    judged = run.manifest("photos")
-    advice, left_out = judged.get("advice", ""), judged.get("left_out", "")
-    verdicts = [Verdict.from_dict(v) for v in judged["verdicts"]]
-    verdicts = kept_photos(verdicts, _least_photos(judged), advice, left_out)
-    digests = {Path(photo["path"]).name: photo["sha256"] for photo in judged["photos"]}
+    judged = PhotosResult.load(run)
+    verdicts = kept_photos(list(judged.verdicts), _least_photos(judged), judged.advice, judged.left_out)
+    digests = {photo.path.name: photo.sha256 for photo in judged.photos}
     edited = {name: words for name, words in _edited_before(run).items() if _is_of(words, digests)}
     run.files("photos", [f"kept/{v.photo}" for v in verdicts], thorough=True)
     stage = run.begin("dataset", config, run.inputs_from("photos"), seed=config.seed)
@@ -130,8 +129,8 @@ def _picture_names(photos: list[str]) -> dict[str, str]:
     return names
 
 
-def _least_photos(judged: dict) -> int:
-    return judged["config"].get("min_photos", CheckConfig().min_photos)
+def _least_photos(judged: PhotosResult) -> int:
+    return judged.config.get("min_photos", CheckConfig().min_photos)
 
 
 def _outcome(dataset: Dataset, photos: int, upscaled: int) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 from headshotkit.core import locks
 from headshotkit.core.errors import HeadshotError
 from headshotkit.core.records import Dataset, TrainingPhoto
+from headshotkit.core.results import DatasetResult
 from headshotkit.core.run import Run, edited_captions, write_atomic, write_json
 from headshotkit.faces import measures, recognition
 from headshotkit.families.expressions import NEUTRAL, SMILING
@@ -225,12 +226,11 @@ def note_edits(run: Run) -> Dataset:
     Raises:
         StageMissing: the dataset has not been built.
     """
-    manifest = run.manifest("dataset")
-    before = Dataset.from_dict(manifest["dataset"])
+    before = DatasetResult.load(run).dataset
     now = with_edits(run.path("dataset"), before)
     if now != before:
         with locks.working(run.folder, "note_edits"):
-            write_json(run.path("dataset") / "manifest.json", manifest | {"dataset": now.to_dict()})
+            write_json(run.path("dataset") / "manifest.json", run.manifest("dataset") | {"dataset": now.to_dict()})
     return now
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from headshotkit.core import locks
 from headshotkit.core.pages import EMBED_BYTES, PAGE, embedded, template
+from headshotkit.core.records import Headshot, Verdict
+from headshotkit.core.results import HeadshotsResult, PhotosResult, ReportResult
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.generation.shortfall import OFFERED, is_offered
 from headshotkit.scoring.reasons import WORDS
@@ -28,18 +31,16 @@ def build_gallery(run: Run) -> Path:
     Raises:
         StageMissing: the run has not been evaluated.
     """
-    generated, judged = run.manifest("headshots"), run.manifest("photos")
-    metrics = run.manifest("report")["metrics"]
-    shots = {h["file"]: h for h in generated["headshots"]}
-    threshold = generated["pass_mark"]["mark"]
-    delivered = [shots[file] for file in generated["delivered"] if is_offered(shots[file], threshold)]
-    files = run.files("restored", [shot["file"] for shot in delivered])
+    generated, verdicts = HeadshotsResult.load(run), PhotosResult.load(run).verdicts
+    metrics = ReportResult.load(run).metrics
+    delivered = [shot for shot in generated.best if is_offered(shot, generated.threshold.value)]
+    files = run.files("restored", [shot.file for shot in delivered])
     stage = run.begin("gallery", {}, run.inputs_from("headshots", "restored", "report"))
     if stage.done:
         return stage.folder / PAGE
     write_atomic(stage.folder / SHEET, contact_sheet(files))
-    write_atomic(stage.folder / PAGE, page(delivered, files, generated, judged, metrics))
-    passed = sum(h["accepted"] for h in delivered)
+    write_atomic(stage.folder / PAGE, page(delivered, files, generated, verdicts, metrics))
+    passed = sum(shot.accepted for shot in delivered)
     stage.finish(f"{len(delivered)} headshots in gallery/{PAGE}, {passed} of them at or above the identity threshold")
     return stage.folder / PAGE
 
@@ -57,16 +58,17 @@ def contact_sheet(files: list[Path], columns: int = 6) -> bytes:
     return buffer.getvalue()
 
 
-def page(delivered: list[dict], files: list[Path], generated: dict, judged: dict, metrics: dict) -> str:
+def page(delivered: list[Headshot], files: list[Path], generated: HeadshotsResult, verdicts: Sequence[Verdict],
+         metrics: dict) -> str:  # fmt: skip
     """Return the gallery as one HTML page; a headshot's link saves it at full size, from the page itself."""
     shots = []
     for number, (shot, file) in enumerate(zip(delivered, files, strict=True), 1):
         whole = embedded(file)
         kind = "png" if whole.startswith("data:image/png") else "jpg"
         shown = whole if len(whole) <= 2 * EMBED_BYTES else embedded(file, SHOWN_PX)
-        saved = f"{number:02d}_{shot['prompt_id']}.{kind}"
-        against = [WORDS.get(code, code) for code in shot["reasons"]]
-        shots.append(shot | {"whole": whole, "shown": shown, "saved": saved, "against": against})
+        saved = f"{number:02d}_{shot.prompt_id}.{kind}"
+        against = [WORDS.get(code, code) for code in shot.reasons]
+        shots.append(shot.to_dict() | {"whole": whole, "shown": shown, "saved": saved, "against": against})
     return template("gallery.html").render(
-        shots=shots, generated=generated, verdicts=judged["verdicts"], metrics=metrics, offered=OFFERED
+        shots=shots, generated=generated, verdicts=verdicts, metrics=metrics, offered=OFFERED
     )

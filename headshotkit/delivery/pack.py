@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from headshotkit.core.errors import NothingToShow
+from headshotkit.core.results import HeadshotsResult
 from headshotkit.core.run import Run, write_atomic
 
 ZIP = "headshots.zip"
@@ -20,11 +21,9 @@ def accepted_headshots(run: Run) -> dict[str, Path]:
     Raises:
         StageMissing: no headshots were generated, or photos or LoRA have changed since.
     """
-    generated = run.manifest("headshots")
-    shots = {shot["file"]: shot for shot in generated["headshots"]}
+    shots = [shot for shot in HeadshotsResult.load(run).best if shot.accepted]
     folder = run.path("restored" if run.has("restored") else "headshots")
-    files = [file for file in generated["delivered"] if shots[file]["accepted"]]
-    return {f"{n:02d}_{shots[f]['prompt_id']}{Path(f).suffix}": folder / f for n, f in enumerate(files, 1)}
+    return {f"{n:02d}_{s.prompt_id}{Path(s.file).suffix}": folder / s.file for n, s in enumerate(shots, 1)}
 
 
 def pack_headshots(run: Run) -> Path:
@@ -48,11 +47,11 @@ def pack_headshots(run: Run) -> Path:
 
 def nothing_accepted(run: Run) -> NothingToShow:
     """Return the error that says why there is no headshot to download."""
-    generated = run.manifest("headshots")
+    generated = HeadshotsResult.load(run)
     rough = " The embedded base makes small, rough pictures; with a GPU, use SDXL."
     return NothingToShow(
-        f"0 of {len(generated['delivered'])} headshots are accepted.",
-        f"None reached the identity threshold {generated['pass_mark']['mark']:.2f} without another fault."
-        + (rough if generated["config"].get("base") == "mini" else ""),
+        f"0 of {len(generated.delivered)} headshots are accepted.",
+        f"None reached the identity threshold {generated.threshold.value:.2f} without another fault."
+        + (rough if generated.config.get("base") == "mini" else ""),
         "Train for more steps, add more varied photos, or allow more attempts.",
     )

@@ -18,7 +18,8 @@ from headshotkit.config import EvaluateConfig, GenerateConfig
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
-from headshotkit.core.records import Headshot, Lora, Score
+from headshotkit.core.records import Headshot, Score
+from headshotkit.core.results import HeadshotsResult, LoraResult, ReportResult, RestoredResult, Result
 from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
 from headshotkit.evaluation.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.faces import measures, recognition
@@ -57,11 +58,11 @@ def evaluate_run(
     """
     EvaluateConfig(pairs=pairs, minutes=minutes or 0.0)
     deadline = Deadline(0.0 if minutes is None else max(minutes, 1e-3), clock)
-    generated = run.manifest("headshots")
-    shots = [Headshot.from_dict(h) for h in generated["headshots"]]
+    generated = HeadshotsResult.load(run)
+    shots, delivered = list(generated.headshots), list(generated.delivered)
     first = [shot for shot in shots if shot.attempt == 1]
-    run.files("headshots", dict.fromkeys([*(shot.file for shot in first), *generated["delivered"]]))
-    run.files("restored", generated["delivered"])
+    run.files("headshots", dict.fromkeys([*(shot.file for shot in first), *delivered]))
+    run.files("restored", delivered)
     deadline.note(1, _picture_s(generated))
     inputs = run.inputs_from("photos", "headshots", "restored")
     wanted = min(pairs, len(first))
@@ -69,9 +70,9 @@ def evaluate_run(
     settings = {"pairs": _begun_pairs(run, inputs, room) if keep or room < wanted else wanted}
     stage = run.begin("report", settings, inputs)
     if stage.done:
-        return stage.manifest["metrics"]
+        return ReportResult.from_dict(stage.manifest).metrics
     known, missing = _known(run)
-    scores = _scores_of(run, shots, generated["delivered"], known)
+    scores = _scores_of(run, shots, delivered, known)
     paired = [first[place] for place in spread(len(first))[: settings["pairs"]]]
     for file in (stage.folder / "base" / shot.file for shot in paired if f"base/{shot.file}" in stage.spoilt):
         discard(file)
@@ -85,8 +86,10 @@ def evaluate_run(
         "missing": missing,
         "accepted": sum(shot.accepted for shot in shots),
         "attempted": len(shots),
-        "pass_mark": generated["pass_mark"],
-        "seconds": {s: run.manifest(s)["seconds"] for s in STAGES if run.has(s) and s not in ("report", "gallery")},
+        "pass_mark": generated.threshold.to_dict(),
+        "seconds": {
+            s: Result.of(run.manifest(s)).seconds for s in STAGES if run.has(s) and s not in ("report", "gallery")
+        },
     }
     table = {kind: [s.to_dict() for s in rows] for kind, rows in scores.items()}
     own = {name: recognition.leave_one_out(known[name], recognition.load_recogniser(name)).tolist() for name in known}
@@ -154,7 +157,7 @@ def _shown(value: float | None) -> str:
 def render_base(
     run: Run,
     first: list[Headshot],
-    generated: dict,
+    generated: HeadshotsResult,
     folder: Path,
     deadline: Deadline | None = None,
     changes: list[dict] | None = None,
@@ -165,7 +168,7 @@ def render_base(
     differently. When the time is up, the rest are left out.
     """
     deadline = deadline or Deadline(0.0)
-    config = GenerateConfig.from_dict(generated["config"])
+    config = GenerateConfig.from_dict(generated.config)
     files = [folder / h.file for h in first]
     pairs = zip(first, files, strict=True)
     batches = runtime.batches_of(pairs, config.batch, kind=lambda pair: pair[0].size_px)
@@ -180,15 +183,15 @@ def render_base(
     return [file for file in files if file.exists()]
 
 
-def _picture_s(generated: dict) -> float:
+def _picture_s(generated: HeadshotsResult) -> float:
     """Return the seconds of drawing and judging a headshot; older manifests hold the whole stage's."""
-    return generated.get("drawing_seconds", generated["seconds"]) / max(len(generated["headshots"]), 1)
+    return (generated.drawing_seconds or generated.seconds) / max(len(generated.headshots), 1)
 
 
 def _draw_base(
     run: Run,
     todo: list[list[tuple[Headshot, Path]]],
-    generated: dict,
+    generated: HeadshotsResult,
     config: GenerateConfig,
     deadline: Deadline,
     changes: list[dict],
@@ -198,9 +201,9 @@ def _draw_base(
     The face models, which measured the headshots before, are freed to make room for the base.
     """
     recognition.forget_models()
-    family, lora = load_family(config.base), Lora.from_dict(run.manifest("lora")["lora"])
+    family, lora = load_family(config.base), LoraResult.load(run).lora
     family.changes = changes
-    if generated.get("few_steps", {}).get("held"):
+    if generated.few_steps.get("held"):
         family.use_few_steps(FEW_STEPS[config.distilled_lora])
         config = drawn_in_few(config)
     family.encode_prompts([text for batch in todo for h, _ in batch for text in (h.prompt, h.negative)])
@@ -231,7 +234,7 @@ def _scores_of(
         file: _score_of_shot(run.path("headshots") / file, shot, known)
         for file, shot in runtime.progress(wanted.items(), "measuring headshots")
     }
-    changed = {row["file"] for row in run.manifest("restored")["restored"] if row["kept"] == "restored"}
+    changed = {face.file for face in RestoredResult.load(run).faces if face.kept == "restored"}
     restored = [file for file in delivered if file in changed]
     again = {s.file: s for s in score_files([run.path("restored") / f for f in restored], known, "measuring restored")}
     return {

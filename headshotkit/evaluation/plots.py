@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,15 @@ from PIL import Image, ImageOps
 from headshotkit.core.errors import DamagedRun, NothingToShow
 from headshotkit.core.pages import template
 from headshotkit.core.records import Verdict
+from headshotkit.core.results import (
+    DatasetResult,
+    HeadshotsResult,
+    LoraResult,
+    PhotosResult,
+    ReportResult,
+    RestoredFace,
+    RestoredResult,
+)
 from headshotkit.core.run import Run, read_json
 from headshotkit.photos.coverage import quality
 from headshotkit.scoring.reasons import WORDS
@@ -129,7 +139,7 @@ def read_losses(run: Run) -> list[float | None]:
         StageMissing: nothing has been trained.
         DamagedRun: the file is missing, or isn't what the training wrote.
     """
-    run.manifest("lora")
+    LoraResult.load(run)
     path = run.path("lora") / "losses.json"
     found = read_json(path, {"loss": tuple[float | None, ...]})
     if not found or not found["loss"]:
@@ -161,7 +171,7 @@ def plot_verdicts(run: Run, columns: int = 6, most: int = 120) -> Plot:
     Kept: a solid green frame and a tick. Rejected: a dashed red frame, a cross and the first reason with its number
     and its limit. After `most` photos the sheet ends and says so.
     """
-    verdicts = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"]]
+    verdicts = PhotosResult.load(run).verdicts
     order = sorted(range(len(verdicts)), key=lambda i: _place(verdicts[i]))[:most]
     rows = max(1, math.ceil(len(order) / columns))
     sheet_in, title_in = rows * 2.55, 0.35
@@ -226,8 +236,8 @@ def verdict_words(verdict: Verdict) -> str:
 
 def plot_dataset(run: Run, columns: int = 6) -> Plot:
     """Draw the training pictures with their captions."""
-    photos = run.manifest("dataset")["dataset"]["photos"]
-    tiles = [(run.path("dataset") / p["file"], _wrapped(p["caption"]), None) for p in photos]
+    photos = DatasetResult.load(run).dataset.photos
+    tiles = [(run.path("dataset") / photo.file, _wrapped(photo.caption), None) for photo in photos]
     return _grid(tiles, columns)
 
 
@@ -239,15 +249,12 @@ def plot_headshots(run: Run, stage: str = "headshots", columns: int = 6) -> Plot
     Raises:
         NothingToShow: no headshot was delivered.
     """
-    generated = run.manifest("headshots")
-    shots = {h["file"]: h for h in generated["headshots"]}
     tiles = []
-    for file in generated["delivered"]:
-        shot = shots[file]
-        words = [] if shot["identity"] is None else [f"identity {shot['identity']:.2f}"]
-        words += [WORDS.get(code, code) for code in shot["reasons"]]
-        words = "\n".join([_wrapped(shot["prompt_id"]), *map(_wrapped, words)])
-        tiles.append((run.path(stage) / file, words, shot["accepted"]))
+    for shot in HeadshotsResult.load(run).best:
+        words = [] if shot.identity is None else [f"identity {shot.identity:.2f}"]
+        words += [WORDS.get(code, code) for code in shot.reasons]
+        words = "\n".join([_wrapped(shot.prompt_id), *map(_wrapped, words)])
+        tiles.append((run.path(stage) / shot.file, words, shot.accepted))
     return _grid(tiles, columns, f"no headshot was delivered in {run.folder}.", "Generate some: run notebook 03, or "
                  f"headshotkit generate --out {run.folder}")  # fmt: skip
 
@@ -262,9 +269,9 @@ def plot_pictures(run: Run, pictures: list, titles: list[str] | None = None, col
 
 def plot_class_images(run: Run, most: int = 6) -> Plot:
     """Draw the first class images of a run's dataset, and their prompt."""
-    dataset = run.manifest("dataset")["dataset"]
-    words = _wrapped(dataset["class_prompt"] or f"photo of a {dataset['class_word']}")
-    tiles = [(run.path("dataset") / f, words, None) for f in dataset["class_images"][:most]]
+    dataset = DatasetResult.load(run).dataset
+    words = _wrapped(dataset.class_prompt or f"photo of a {dataset.class_word}")
+    tiles = [(run.path("dataset") / file, words, None) for file in dataset.class_images[:most]]
     return _grid(
         tiles,
         most,
@@ -279,25 +286,24 @@ def plot_restored(run: Run, pairs: int = 6) -> Plot:
 
     If none was restored, the headshots are drawn once.
     """
-    rows = sorted(run.manifest("restored")["restored"], key=lambda row: row["kept"] != "restored")[:pairs]
-    place, columns = run.path("headshots"), max(1, len(rows))
-    if not any(row["kept"] == "restored" for row in rows):
-        return _grid([(place / r["file"], "not restored" + _identity_words(r, "identity_before"), None) for r in rows],
-                     columns)  # fmt: skip
-    before = [(place / r["file"], "before" + _identity_words(r, "identity_before"), None) for r in rows]
-    after = [(run.path("restored") / r["file"], r["kept"] + _identity_words(r, "identity_after"), None) for r in rows]
+    faces = sorted(RestoredResult.load(run).faces, key=lambda face: face.kept != "restored")[:pairs]
+    columns, restored = max(1, len(faces)), any(face.kept == "restored" for face in faces)
+
+    def tiles(stage: str, words: Callable[[RestoredFace], str], identity: str) -> list[tuple[Path, str, None]]:
+        values = [getattr(face, identity) for face in faces]
+        numbers = ["" if value is None else f"\nidentity {value:.2f}" for value in values]
+        return [(run.path(stage) / f.file, words(f) + number, None) for f, number in zip(faces, numbers, strict=True)]
+
+    before = tiles("headshots", lambda face: "before" if restored else "not restored", "identity_before")
+    after = tiles("restored", lambda face: face.kept, "identity_after") if restored else []
     return _grid(before + after, columns)
-
-
-def _identity_words(row: dict, key: str) -> str:
-    return "" if row.get(key) is None else f"\nidentity {row[key]:.2f}"
 
 
 def plot_identity_threshold(run: Run) -> Plot:
     """Draw the basis of the identity threshold: identity of the own photos, and of every attempt at a headshot."""
-    generated = run.manifest("headshots")
-    own = [v["measures"].get("identity") for v in run.manifest("photos")["verdicts"] if v["kept"]]
-    attempts = sorted({shot["attempt"] for shot in generated["headshots"]})
+    generated = HeadshotsResult.load(run)
+    own = [verdict.measures.get("identity") for verdict in PhotosResult.load(run).kept]
+    attempts = sorted({shot.attempt for shot in generated.headshots})
     rows = ["own photos", *(f"attempt {number}" for number in attempts)]
     figure = Plot(figsize=(7, 2 + 0.5 * len(rows)), layout="constrained")
     colours = figure.colours
@@ -305,23 +311,23 @@ def plot_identity_threshold(run: Run) -> Plot:
     kinds = [("own photo", {"marker": "D", "facecolors": "none", "edgecolors": colours.green}, [(v, 0) for v in own])]
     for name, style, accepted in (("accepted", {"marker": "o", "color": colours.blue}, True),
                                   ("not accepted", {"marker": "x", "color": colours.red}, False)):  # fmt: skip
-        shots = [shot for shot in generated["headshots"] if shot["accepted"] == accepted]
-        kinds.append((name, style, [(s["identity"], 1 + attempts.index(s["attempt"])) for s in shots]))
+        shots = [shot for shot in generated.headshots if shot.accepted == accepted]
+        kinds.append((name, style, [(shot.identity, 1 + attempts.index(shot.attempt)) for shot in shots]))
     for name, style, points in kinds:
         there = np.array([point for point in points if point[0] is not None], float).reshape(-1, 2)
         axes.scatter(*there.T, s=22, alpha=0.7, label=f"{name}: {len(there)}", **style)
-    threshold = generated["pass_mark"]["mark"]
+    threshold = generated.threshold.value
     axes.axvline(threshold, color=colours.red, ls=":", label=f"identity threshold {threshold:.2f}")
     axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     axes.set(xlabel="identity to the own photos (higher is more similar)")
-    axes.set_title(textwrap.fill(generated["pass_mark"]["reason"], 90), fontsize=8)
+    axes.set_title(textwrap.fill(generated.threshold.reason, 90), fontsize=8)
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=4, frameon=False)
     return figure
 
 
 def plot_evaluation(run: Run) -> Plot:
     """Draw the identity of the base's, the LoRA's, the delivered and the restored headshots of an evaluated run."""
-    run.manifest("report")
+    ReportResult.load(run)
     command = f"headshotkit evaluate --out {run.folder}"
     metrics = read_json(
         run.path("report") / "metrics.json", {"identity": dict, "scores": dict, "pass_mark": dict}, command
@@ -353,14 +359,14 @@ class Table:
 
 def table_reasons(run: Run) -> Table:
     """Return why photos were rejected, a row a reason: photo, code, the number with its limit in words."""
-    verdicts = run.manifest("photos")["verdicts"]
-    rows = [(v["photo"], reason["code"], reason["text"]) for v in verdicts for reason in v["reasons"]]
+    verdicts = PhotosResult.load(run).verdicts
+    rows = [(verdict.photo, reason.code, reason.text) for verdict in verdicts for reason in verdict.reasons]
     return Table(("photo", "reason", "in words"), rows)
 
 
 def table_metrics(run: Run) -> Table:
     """Return identity by each recogniser, accepted headshots, sharpness and seconds of an evaluated run."""
-    metrics = run.manifest("report")["metrics"]
+    metrics = ReportResult.load(run).metrics
     rows = []
     for name, m in metrics["identity"].items():
         medians = ((kind, m[f"{kind}_median"]) for kind in ("own_photos", "base", "lora", "delivered", "restored"))
@@ -381,10 +387,10 @@ def _number(value: float | None) -> str:
 
 def table_restored(run: Run) -> Table:
     """Return how many faces were restored, and what is missing to restore them, with how to get it."""
-    manifest = run.manifest("restored")
-    kept = [row["kept"] for row in manifest["restored"]]
+    result = RestoredResult.load(run)
+    kept = [face.kept for face in result.faces]
     rows = [(f"{kind} headshots", str(kept.count(kind))) for kind in ("restored", "unrestored")]
-    rows += [("missing, and how to get it", text) for text in manifest.get("missing", [])]
+    rows += [("missing, and how to get it", text) for text in result.missing]
     return Table(("what", "value"), rows)
 
 

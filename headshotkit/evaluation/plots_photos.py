@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import Run
 from headshotkit.evaluation.plots import Plot, Table
+from headshotkit.photos.coach import Request
 from headshotkit.photos.coverage import EXPRESSIONS, POSES, Axis, Coverage
+from headshotkit.photos.selection import Choice
 
 MOST_BARS = 6
 
@@ -17,7 +20,7 @@ def plot_coverage(run: Run) -> Plot:
 
     A cell or a value that no photo shows is hatched, so that it shows without colour.
     """
-    covered = Coverage.from_dict(run.manifest("photos")["coverage"])
+    covered = Coverage.from_dict(PhotosResult.load(run).coverage)
     figure = Plot(figsize=(11, 5.2), layout="constrained")
     cells = figure.add_gridspec(2, 4, width_ratios=(1.25, 1, 1, 1))
     _draw_grid(figure.add_subplot(cells[:, 0]), np.array(covered.grid))
@@ -73,9 +76,10 @@ def _draw_bars(axes, axis: Axis) -> None:
 
 def table_requests(run: Run) -> Table:
     """Return what to take next, most useful first, and why; one row that says so if the set is good."""
-    judged = run.manifest("photos")
-    rows = [(str(number + 1), one["text"], one["why"]) for number, one in enumerate(judged["requests"])]
-    return Table(("", "to take next", "why"), rows or [("", judged["advice"], "")])
+    judged = PhotosResult.load(run)
+    asked = [Request.from_dict(one) for one in judged.requests]
+    rows = [(str(number), one.text, one.why) for number, one in enumerate(asked, 1)]
+    return Table(("", "to take next", "why"), rows or [("", judged.advice, "")])
 
 
 def table_chosen(run: Run) -> Table:
@@ -83,10 +87,10 @@ def table_chosen(run: Run) -> Table:
 
     Photos of one scene share its number, and the coverage figure counts it once.
     """
-    judged = run.manifest("photos")
-    scenes = {v["photo"]: v["measures"].get("moment") for v in judged["verdicts"]}
+    judged = PhotosResult.load(run)
+    scenes = {verdict.photo: verdict.measures.get("moment") for verdict in judged.verdicts}
     rows = []
-    for number, one in enumerate(judged["chosen"]["photos"], 1):
-        scene = scenes.get(one["photo"])
-        rows.append((str(number), one["photo"], one["why"], "" if scene is None else str(scene + 1)))
+    for number, one in enumerate(Choice.from_dict(judged.chosen).photos, 1):
+        scene = scenes.get(one.photo)
+        rows.append((str(number), one.photo, one.why, "" if scene is None else str(scene + 1)))
     return Table(("", "photo", "why", "scene"), rows)

@@ -7,6 +7,7 @@ from itertools import cycle
 from matplotlib.axes import Axes
 
 from headshotkit.core.records import Pick
+from headshotkit.core.results import PickedResult
 from headshotkit.core.run import Run
 from headshotkit.evaluation.plots import Plot, Table, legend_below
 from headshotkit.generation.picking import choose_pick
@@ -21,8 +22,8 @@ def plot_pick(run: Run) -> Plot:
     Raises:
         StageMissing: nothing was picked for this LoRA.
     """
-    manifest = run.manifest("picked")
-    tried, chosen = [Pick.from_dict(one) for one in manifest["candidates"]], Pick.from_dict(manifest["chosen"])
+    picked = PickedResult.load(run)
+    tried, chosen = picked.candidates, picked.chosen
     usual = tried[0].scale
     checkpoints = [one for one in tried if one.scale == usual]
     scales = sorted((one for one in tried if one.step == chosen.step), key=lambda one: one.scale)
@@ -34,7 +35,7 @@ def plot_pick(run: Run) -> Plot:
     _curve(right, scales, [f"lora_scale {one.scale:g}" for one in scales], colours.blue)
     right.set_title(f"lora_scales of step {chosen.step}", fontsize=9)
     chosen_ones = (choose_pick(checkpoints), chosen)
-    least = manifest["pass_mark"]["mark"] / manifest["pass_mark"]["own_median"]
+    least = picked.threshold.value / picked.threshold.own_median
     for axes, best in zip((left, right), chosen_ones, strict=True):
         axes.scatter(
             best.adherence,
@@ -66,10 +67,9 @@ def table_pick(run: Run) -> Table:
     Raises:
         StageMissing: nothing was picked for this LoRA.
     """
-    manifest = run.manifest("picked")
-    rows = []
-    for one in (Pick.from_dict(values) for values in manifest["candidates"]):
-        mark = "chosen" if one.to_dict() == manifest["chosen"] else ""
+    picked, rows = PickedResult.load(run), []
+    for one in picked.candidates:
+        mark = "chosen" if one == picked.chosen else ""
         passed = f"{round(one.passed * one.pictures)} of {one.pictures}"
         rows.append((str(one.step), f"{one.scale:g}", f"{one.likeness:.0%}", f"{one.adherence:.0%}", passed, mark))
     return Table(("step", "lora_scale", "as similar as a photo", "prompt adherence", "passed", ""), rows)

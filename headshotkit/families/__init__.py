@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from PIL.Image import Image
 
-from headshotkit.config import GenerateConfig
+from headshotkit.config import GenerateConfig, TrainConfig
 from headshotkit.config.bases import BASES, Base, find_base
 from headshotkit.core import hub, runtime
 from headshotkit.core.downloads import first_line
@@ -40,6 +40,19 @@ class Condition(dict):
     def pick(self, indices: list[int]) -> Condition:
         """Return the rows of some prompts, in that order."""
         return Condition({name: tensor[indices] for name, tensor in self.items()})
+
+
+class Noised(NamedTuple):
+    """Latents of N pictures with noise, to train on.
+
+    latents: (N, C, h, w) · levels: of the noise, (N,), as the denoiser takes them · target: what it should predict,
+    (N, C, h, w) · weights: of each picture's loss, (N,); None: all 1.
+    """
+
+    latents: Any
+    levels: Any
+    target: Any
+    weights: Any = None
 
 
 @dataclass(frozen=True)
@@ -123,14 +136,13 @@ class Family(Protocol):
     def use_checkpointing(self) -> None:
         """Trade time for memory: compute activations again in the backward pass."""
 
-    def loss(
-        self, latents: Any, condition: Condition, sizes: list[tuple[int, ...]], config: Any, generator: Any,
-        weights: Any = None,
-    ) -> Any:  # fmt: skip
-        """Return the denoising loss of each picture, shape (N,), differentiable in the LoRA's parameters.
+    def add_noise(self, latents: Any, config: TrainConfig, generator: Any) -> Noised:
+        """Return latents with noise of random levels, and what the denoiser should predict of them."""
+
+    def predict(self, noised: Noised, condition: Condition, sizes: list[tuple[int, ...]]) -> Any:
+        """Return the denoiser's prediction for each picture, shape (N, C, h, w), differentiable in what is trained.
 
         `sizes`: (original height, original width, crop top, crop left, target height, target width) px a picture.
-        `weights`: of each latent position, (N, 1, h, w), mean 1 a picture; None: all equal.
         """
 
     def lora_state(self) -> dict:

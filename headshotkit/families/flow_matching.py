@@ -21,7 +21,7 @@ from headshotkit.config import TrainConfig
 from headshotkit.config.bases import Base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig
-from headshotkit.families import Condition, Sampling, check_size, frugal, load_tokenizers
+from headshotkit.families import Condition, Noised, Sampling, check_size, frugal, load_tokenizers
 from headshotkit.families.flow_parts import FlowParts
 from headshotkit.families.lora_files import (
     check_fits,
@@ -114,17 +114,8 @@ class FlowFamily(FlowParts):
         self._need_transformer()
         self.transformer.enable_gradient_checkpointing()
 
-    def loss(
-        self,
-        latents: torch.Tensor,
-        condition: Condition,
-        sizes: list[tuple[int, ...]],
-        config: TrainConfig,
-        generator: torch.Generator,
-        weights: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Compute `Family.loss`; these denoisers don't read `sizes`. There is no autocast: stock classes clamp by their
-        input's dtype, and peft computes the float32 LoRA in float32 and returns the base's dtype.
+    def add_noise(self, latents: torch.Tensor, config: TrainConfig, generator: torch.Generator) -> Noised:
+        """Compute `Family.add_noise`; the target is the velocity from picture to noise.
 
         Raises:
             BadConfig: min-SNR is on, which weights noise predictions.
@@ -140,11 +131,14 @@ class FlowFamily(FlowParts):
         if config.noise_offset:
             noise += config.noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         sigma = levels.view(-1, 1, 1, 1)
-        noisy = (1 - sigma) * latents + sigma * noise
+        return Noised((1 - sigma) * latents + sigma * noise, levels, noise - latents)
+
+    def predict(self, noised: Noised, condition: Condition, sizes: list[tuple[int, ...]]) -> torch.Tensor:
+        """Compute `Family.predict`; these denoisers don't read `sizes`. There is no autocast: stock classes clamp by
+        their input's dtype, and peft computes the float32 LoRA in float32 and returns the base's dtype.
+        """
         conditioning = Condition({name: self._to_device(tensor) for name, tensor in condition.items()})
-        velocity = self._velocity(self._to_device(noisy), levels.to(self.device), conditioning)
-        error = (velocity.float() - (noise - latents).to(self.device)).pow(2)
-        return (error if weights is None else error * weights.to(self.device)).mean((1, 2, 3))
+        return self._velocity(self._to_device(noised.latents), noised.levels.to(self.device), conditioning)
 
     def noise_levels(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Draw noise levels to train at, in (0, 1), 1 is pure noise; shape (N,). A batch covers them evenly."""

@@ -22,6 +22,7 @@ from headshotkit.core import hub, runtime
 from headshotkit.core.errors import OutOfMemory
 from headshotkit.families import (
     Condition,
+    Noised,
     Sampling,
     check_size,
     drawing,
@@ -159,15 +160,7 @@ class SdxlFamily:
         """Trade time for memory: compute activations again in the backward pass."""
         self.pipeline.unet.enable_gradient_checkpointing()
 
-    def loss(
-        self,
-        latents: torch.Tensor,
-        condition: Condition,
-        sizes: list[tuple[int, ...]],
-        config: TrainConfig,
-        generator: torch.Generator,
-        weights: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def add_noise(self, latents: torch.Tensor, config: TrainConfig, generator: torch.Generator) -> Noised:
         schedule = self.pipeline.scheduler
         signal = schedule.alphas_cumprod.float()
         n = len(latents)
@@ -180,12 +173,9 @@ class SdxlFamily:
         noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
         kind = schedule.config.prediction_type
         target = noise if kind == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
-        predicted = self._predict(noisy, steps, condition, sizes)
-        error = (predicted.float() - target.to(self.device)).pow(2)
-        error = (error if weights is None else error * weights.to(self.device)).mean((1, 2, 3))
-        return error * _snr_weight(signal[steps], kind, config.min_snr_gamma).to(self.device)
+        return Noised(noisy, steps, target, _snr_weight(signal[steps], kind, config.min_snr_gamma))
 
-    def _predict(self, noisy, steps, condition: Condition, sizes) -> torch.Tensor:
+    def predict(self, noised: Noised, condition: Condition, sizes: list[tuple[int, ...]]) -> torch.Tensor:
         """Call the U-Net once, under autocast if the frozen weights are in half precision."""
         half = self.dtype != torch.float32
         autocast = torch.autocast(self.device, dtype=self.dtype) if half else nullcontext()
@@ -195,8 +185,8 @@ class SdxlFamily:
         }
         with autocast:
             return self.pipeline.unet(
-                noisy.to(self.device, self.dtype),
-                steps.to(self.device),
+                noised.latents.to(self.device, self.dtype),
+                noised.levels.to(self.device),
                 condition["text"].to(self.device, self.dtype),
                 added_cond_kwargs=added,
             ).sample

@@ -16,6 +16,7 @@ from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Headshot, Lora, Pick
+from headshotkit.core.results import HeadshotsResult, LoraResult, PhotosResult, PickedResult
 from headshotkit.core.run import BANKS, Run, sha256_of, write_atomic
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
@@ -51,7 +52,7 @@ def generate_headshots(
         BadConfig: a distilled LoRA is set, and a whole U-Net was trained.
         BadPromptBank: the prompt bank can't be used, or has no prompt in one of the packs.
     """
-    lora = Lora.from_dict(run.manifest("lora")["lora"])
+    lora = LoraResult.load(run).lora
     pick, picked = _picked(run, config)
     if lora.base != config.base:
         raise BadLora(
@@ -71,7 +72,7 @@ def generate_headshots(
     run.files("lora", [pick.file] if pick else lora.files, thorough=True)
     stage = run.begin("headshots", config, inputs, config.seed, grows=() if config.minutes else ("count",))
     if stage.done:
-        return [Headshot.from_dict(h) for h in stage.manifest["headshots"]]
+        return list(HeadshotsResult.from_dict(stage.manifest).headshots)
     if config.prompts:
         write_atomic(run.folder / BANKS / bank.name, bank.read_bytes())  # the next command won't name it
     if planned:
@@ -84,7 +85,7 @@ def generate_headshots(
     headshots = Session(family, use_lora, tasks, drawing, stage, person, deadline).run()
     best = choose_headshots(headshots, config.count)
     few = [FEW_STEPS[config.distilled_lora].source] if config.distilled_lora else []
-    causes = causes_of(headshots, person.threshold.value, used, run.manifest("photos"), drawing, bool(pick))
+    causes = causes_of(headshots, person.threshold.value, used, PhotosResult.load(run), drawing, bool(pick))
     hastened = f"; {stage.manifest['few_steps']['words']}" if "few_steps" in stage.manifest else ""
     advice = f". Why: {causes[0].why}. Next: {causes[0].next_step}" if causes else ""
     stage.finish(
@@ -107,7 +108,7 @@ def _picked(run: Run, config: GenerateConfig) -> tuple[Pick | None, str]:
         return None, ""
     if not run.has("picked"):
         return None, "; ignored picked/: unfinished, or made from another LoRA or other photos"
-    pick = Pick.from_dict(run.manifest("picked")["chosen"])
+    pick = PickedResult.load(run).chosen
     return pick, f"; LoRA of step {pick.step} at lora_scale {pick.scale:g}, as picked"
 
 

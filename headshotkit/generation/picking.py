@@ -19,6 +19,7 @@ from headshotkit.config import GenerateConfig, PickConfig
 from headshotkit.core import hub, locks, runtime
 from headshotkit.core.errors import BadConfig, BadPromptBank
 from headshotkit.core.records import Headshot, Lora, Pick
+from headshotkit.core.results import LoraResult, PickedResult
 from headshotkit.core.run import Run, Stage, settings_of, sha256_of, write_atomic
 from headshotkit.families import CHANGES, Family, Sampling, load_family
 from headshotkit.families.jobs import draw
@@ -49,7 +50,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: GenerateConfig | None = N
         BadConfig: another method than a LoRA was trained, which has neither snapshots nor scales.
         BadPromptBank: the bank has too few prompts with a measurable request.
     """
-    lora = Lora.from_dict(run.manifest("lora")["lora"])
+    lora = LoraResult.load(run).lora
     if lora.method != "lora":
         raise BadConfig(
             f"the run was trained with method {lora.method!r}.",
@@ -65,7 +66,7 @@ def pick_lora(run: Run, config: PickConfig, rendering: GenerateConfig | None = N
     run.files("lora", lora.files, thorough=True)
     stage = run.begin("picked", settings_of(config) | {"rendering": drawn_as}, inputs, seed=config.seed)
     if stage.done:
-        return Pick.from_dict(stage.manifest["chosen"])
+        return PickedResult.from_dict(stage.manifest).chosen
     person = known_person(run, rendering)
     steps = sorted({*snapshots_in(run.path("lora")), lora.step})
     pictures = len(tasks) * (len(steps) + len(set(config.scales)) - 1) - len(stage.manifest.get("pictures", ()))

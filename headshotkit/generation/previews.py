@@ -10,6 +10,7 @@ from headshotkit.config import GenerateConfig
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import StageMissing
 from headshotkit.core.records import Headshot, Lora, Name, Record
+from headshotkit.core.results import LoraResult
 from headshotkit.core.run import Run, read_json, write_atomic, write_json
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.families.jobs import Job, draw
@@ -47,8 +48,8 @@ def render_previews(run: Run, pictures: int = 2, prompt: str = "photo of {person
     Raises:
         StageMissing: the LoRA has not been trained, or without snapshots.
     """
-    trained = run.manifest("lora")
-    lora, config = Lora.from_dict(trained["lora"]), trained["config"]
+    trained = LoraResult.load(run)
+    lora, config = trained.lora, trained.config
     steps, folder = (0, *snapshots_in(run.path("lora"))), run.path("lora") / PREVIEWS
     text = prompt.format(person=f"{lora.token} {lora.class_word}")
     if len(steps) == 1:

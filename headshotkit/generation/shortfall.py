@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from headshotkit.config import CheckConfig, GenerateConfig, TrainConfig
 from headshotkit.core.records import Headshot, Lora, Record
+from headshotkit.core.results import PhotosResult
 
 FEW_PASSED = 0.5
 """Share of the wanted prompts with an accepted headshot below which the causes are named."""
@@ -35,20 +36,16 @@ class Cause(Record):
     next_step: str
 
 
-def is_offered(shot: dict, threshold: float) -> bool:
-    """Return whether a headshot is worth showing: accepted, or at half of the identity threshold or more.
-
-    Args:
-        shot: a headshot as the manifest has it.
-    """
-    return shot["accepted"] or (shot["identity"] is not None and shot["identity"] >= OFFERED * threshold)
+def is_offered(shot: Headshot, threshold: float) -> bool:
+    """Return whether a headshot is worth showing: accepted, or at half of the identity threshold or more."""
+    return shot.accepted or (shot.identity is not None and shot.identity >= OFFERED * threshold)
 
 
 def causes_of(
     headshots: Sequence[Headshot],
     threshold: float,
     lora: Lora,
-    photos: dict,
+    photos: PhotosResult,
     config: GenerateConfig,
     picked: bool = False,
 ) -> tuple[Cause, ...]:
@@ -56,7 +53,7 @@ def causes_of(
 
     Args:
         threshold: identity that a headshot must reach.
-        photos: the manifest of the check.
+        photos: the result of the check.
         config: what the headshots were drawn with.
         picked: whether checkpoint and LoRA scale were picked by trying them.
     """
@@ -96,7 +93,7 @@ def _unlike(
     refused: list[Headshot],
     threshold: float,
     lora: Lora,
-    photos: dict,
+    photos: PhotosResult,
     config: GenerateConfig,
     picked: bool,
     share: str,
@@ -105,15 +102,15 @@ def _unlike(
     median = statistics.median(h.identity for h in refused if "other_person" in h.reasons)
     seen = f"{share} are not similar enough (median {median:.2f}, threshold {threshold:.2f})"
     usual = TrainConfig.for_base(lora.base, method=lora.method).steps
-    kept = sum(v["kept"] for v in photos["verdicts"])
-    scenes, needed = photos["coverage"]["moments"], CheckConfig().min_photos
+    kept = len(photos.kept)
+    scenes, needed = photos.scenes, CheckConfig().min_photos
     found = []
     if lora.step < SHORT * usual:
         why = f"{seen}; {lora.step} training steps were used, {usual} are usual"
         found.append(Cause("short_training", why, f"Train for {usual} steps (--steps {usual})."))
     if kept < needed or scenes < LEAST_SCENES:
         why = f"{seen}; {kept} photos of {scenes} scenes were trained on, {needed} of {LEAST_SCENES} or more are needed"
-        found.append(Cause("few_photos", why, photos["advice"]))
+        found.append(Cause("few_photos", why, photos.advice))
     if median >= NEARLY * threshold:
         step = "Allow more attempts: raise the minutes (--minutes) or --max-attempts."
         found.append(Cause("nearly", f"{seen}; many are close", step))
@@ -123,7 +120,7 @@ def _unlike(
         step = "Try other checkpoints and scales: headshotkit pick --out RUN, then generate again."
         found.append(Cause("strength", f"{seen} at lora_scale {config.lora_scale:g}", step))
     if not found:
-        step = photos["advice"] if photos.get("requests") else "Add photos of other days, in other clothes and light."
+        step = photos.advice if photos.requests else "Add photos of other days, in other clothes and light."
         found.append(Cause("weak_likeness", seen, step))
     return found
 

@@ -21,6 +21,7 @@ from headshotkit.core import locks, runtime
 from headshotkit.core.errors import RunFolderError
 from headshotkit.core.pages import PAGE
 from headshotkit.core.records import Photo, Reason, Record, Verdict
+from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import COMMANDS, Run, fingerprint, read_json, write_atomic, write_json
 from headshotkit.faces import copies, recognition
 from headshotkit.photos import assess, coach
@@ -67,7 +68,7 @@ def check_photos(photos: Path, run: Run, config: CheckConfig | None = None) -> l
     folder = {"folder": run.place_of(photos), "left_out": left_out(photos)}
     stage = run.begin("photos", config, _inputs(digests, run))
     if stage.done:
-        verdicts = [Verdict.from_dict(v) for v in stage.manifest["verdicts"]]
+        verdicts = list(PhotosResult.from_dict(stage.manifest).verdicts)
         folder["outcome"] = outcome_of(verdicts, folder["left_out"])
         same = stage.manifest | folder == stage.manifest
         if not same or not (stage.folder / PAGE).exists():  # the photos moved, or are next to other files

@@ -6,6 +6,7 @@ from collections import Counter
 
 from headshotkit.config import CLASS_WORDS
 from headshotkit.core import runtime
+from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import Run
 from headshotkit.faces import recognition
 from headshotkit.photos.kept import kept_faces
@@ -25,8 +26,7 @@ def propose_class_word(run: Run) -> tuple[str, str]:
         StageMissing: the photos have not been judged.
         DamagedRun: a kept photo is missing, or was edited since it was judged.
     """
-    judged = run.manifest("photos")
-    folder = run.placed(judged["folder"])
+    folder = run.placed(PhotosResult.load(run).folder)
     if folder and folder.resolve() == runtime.sample_person().resolve():
         return SAMPLE_CLASS, "the sample person is one"
     if not recognition.knows_sex():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from headshotkit.core import runtime
-from headshotkit.core.records import Verdict
+from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import Run
 from headshotkit.faces import recognition
 from headshotkit.photos.files import read_photo
@@ -22,7 +22,7 @@ def kept_faces(run: Run, title: str) -> Iterator[tuple[np.ndarray, recognition.F
         StageMissing: the photos have not been judged.
         DamagedRun: a kept photo is missing, or was edited since it was judged.
     """
-    kept = [Verdict.from_dict(v) for v in run.manifest("photos")["verdicts"] if v["kept"]]
+    kept = PhotosResult.load(run).kept
     files = run.files("photos", [f"kept/{verdict.photo}" for verdict in kept], thorough=True)
     for verdict, file in runtime.progress(list(zip(kept, files, strict=True)), f"own photos, {title}"):
         box, points = (np.array(verdict.measures[name]) for name in ("face_box_px", "face_points_px"))

@@ -11,6 +11,7 @@ from headshotkit.config import CheckConfig
 from headshotkit.core import locks
 from headshotkit.core.errors import CannotKeep, NoPhotos, StageMissing
 from headshotkit.core.records import Verdict
+from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import Run, discard, facts_of, fingerprint, write_json
 from headshotkit.photos.check import OVERRIDES, advice_on, outcome_of, overrides_input, read_overrides, write_kept
 from headshotkit.photos.files import digest_of, find_photos, plain_name
@@ -31,20 +32,20 @@ def override_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
         StageMissing: the photos have not been judged, or this photo is not among them.
         CannotKeep: the photo can't be read or shows no face to crop, or it is missing.
     """
-    manifest = run.manifest("photos")
-    names = [v["photo"] for v in manifest["verdicts"]]
+    judged = PhotosResult.load(run)
+    names = [verdict.photo for verdict in judged.verdicts]
     if photo not in names:
         raise StageMissing(
             f"no photo {photo!r} was judged.", f"The judged photos are: {', '.join(names[:20])}.", "Choose one of them."
         )
     index = names.index(photo)
-    verdict, digest = Verdict.from_dict(manifest["verdicts"][index]), manifest["photos"][index]["sha256"]
+    verdict, digest = judged.verdicts[index], judged.photos[index].sha256
     if kept and "face_box_px" not in verdict.measures:
         why = "; ".join(reason.text for reason in verdict.reasons)
         raise CannotKeep(
             f"{photo} can't be kept: {why}.", "A training picture is cropped around a face.", "Leave it out."
         )
-    source = _file_of(run, manifest, photo, digest, folder) if kept else None
+    source = _file_of(run, judged, photo, digest, folder) if kept else None
     note = {"sha256": digest, "kept": kept, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     said = read_overrides(run) | {photo: note}
     verdict = replace(verdict, kept=kept, overridden=kept == bool(verdict.reasons))
@@ -53,18 +54,18 @@ def override_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
     copy = run.path("photos") / "kept" / photo
     if source and not write_kept(source, digest, copy):
         raise CannotKeep(f"{photo} can't be read any more.", "It was moved or changed.", "Judge the photos again.")
-    files = {name: facts for name, facts in manifest.get("files", {}).items() if name != f"kept/{photo}"}
-    manifest["files"] = files | ({f"kept/{photo}": facts_of(copy)} if kept else {})
-    manifest["verdicts"][index] = verdict.to_dict()
-    _write_overrides(run, said, manifest)
+    files = {name: facts for name, facts in judged.files.items() if name != f"kept/{photo}"}
+    files |= {f"kept/{photo}": facts_of(copy)} if kept else {}
+    verdicts = (*judged.verdicts[:index], verdict, *judged.verdicts[index + 1 :])
+    _write_overrides(run, said, replace(judged, verdicts=verdicts, files=files))
     if not kept:
         discard(copy)
     return verdict
 
 
-def _file_of(run: Run, manifest: dict, photo: str, digest: str, folder: Path | None) -> Path:
+def _file_of(run: Run, judged: PhotosResult, photo: str, digest: str, folder: Path | None) -> Path:
     """Return the path of the photo in its folder, unchanged since it was judged."""
-    folder = folder or run.placed(manifest["folder"])
+    folder = folder or run.placed(judged.folder)
     with contextlib.suppress(NoPhotos):
         for file in find_photos(folder) if folder else ():
             if plain_name(file) == photo and digest_of(file) == digest:
@@ -74,14 +75,16 @@ def _file_of(run: Run, manifest: dict, photo: str, digest: str, folder: Path | N
     raise CannotKeep(f"{photo} is no longer in {place}.", why, "Restore it, or judge the photos again.")
 
 
-def _write_overrides(run: Run, said: dict, manifest: dict) -> None:
+def _write_overrides(run: Run, said: dict, judged: PhotosResult) -> None:
     """Write the decisions and the updated manifest, with the fingerprint that a new check would have."""
     write_json(run.folder / OVERRIDES, said)
-    inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRIDES} | overrides_input(run)
-    judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
-    manifest |= advice_on(judged, CheckConfig.from_dict(manifest["config"])) | {
+    inputs = {k: v for k, v in judged.inputs.items() if k != OVERRIDES} | overrides_input(run)
+    verdicts = list(judged.verdicts)
+    manifest = run.manifest("photos") | advice_on(verdicts, CheckConfig.from_dict(judged.config))
+    manifest |= {
+        "files": judged.files,
         "inputs": inputs,
-        "outcome": outcome_of(judged, manifest.get("left_out", "")),
-        "fingerprint": fingerprint(manifest["config"], inputs),
+        "outcome": outcome_of(verdicts, judged.left_out),
+        "fingerprint": fingerprint(judged.config, inputs),
     }
     write_json(run.path("photos") / "manifest.json", write_photo_page(run.path("photos"), manifest))

@@ -10,22 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from headshotkit.config import GenerateConfig
-from headshotkit.core.records import Record, stored_as
+from headshotkit.core.records import IdentityThreshold
 from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition
 from headshotkit.photos import assess
 from headshotkit.photos.kept import kept_faces
 from headshotkit.scoring.adherence import prompt_adherence, shown_by
-
-
-@dataclass(frozen=True)
-class IdentityThreshold(Record):
-    """The least identity of an accepted headshot, and how it was derived."""
-
-    value: float = stored_as("mark")
-    own_median: float
-    own_quantile: float
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -206,16 +206,17 @@ class Interruption:
             signal.signal(*self.earlier.popitem())
 
     def _note(self, number: int, _frame) -> None:
-        if self.signal is not None:
-            self.pass_on()
+        self.pass_on()
         self.signal = number
 
     def pass_on(self) -> None:
-        """Pass the signal to the previous handler, and end the training in any case.
+        """Pass the signal, if there was one, to the previous handler, and end the training in any case.
 
         Raises:
             KeyboardInterrupt: the previous handler did not end the process.
         """
+        if self.signal is None:
+            return
         self.__exit__()
         signal.raise_signal(self.signal)
         raise KeyboardInterrupt

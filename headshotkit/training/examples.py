@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -24,6 +25,20 @@ FACE_PADDING = 0.1
 """Margin around a face's box on each side, in box heights, so that outline and hairline are included."""
 FACE_EDGE = 0.2
 """Width of the soft edge of that box, in box heights; at least one latent position."""
+EPOCH = 2
+"""Index of the seed for the order of an epoch."""
+
+
+class Batch(NamedTuple):
+    """The pictures of one loss: latents (N, C, h, w), N captions' conditions, N sizes for the U-Net.
+
+    `weights`: of each latent position, (N, 1, h, w), mean 1 a picture; None: all equal.
+    """
+
+    latents: torch.Tensor
+    condition: Condition
+    sizes: list[tuple[int, ...]]
+    weights: torch.Tensor | None = None
 
 
 @dataclass
@@ -38,12 +53,63 @@ class Examples:
     sizes: list[tuple[int, ...]]
     boxes: list[tuple[float, ...]]
 
+    @property
+    def count(self) -> int:
+        """Return N, the number of pictures."""
+        return len(self.sizes)
+
+    def batch(self, chosen: list[int], conditions: Condition, generator: torch.Generator, caption_dropout: float = 0.0,
+              face_weight: float = 1.0) -> Batch:  # fmt: skip
+        """Return the chosen pictures; some captions, drawn by the generator, are replaced by the empty one.
+
+        Args:
+            conditions: of all captions; the last is the empty caption's.
+        """
+        empty = conditions.count - 1
+        dropped = torch.rand(len(chosen), generator=generator) < caption_dropout
+        captions = [empty if drop else self.caption_ids[i] for i, drop in zip(chosen, dropped, strict=True)]
+        sizes, weights = [self.sizes[i] for i in chosen], self.weights(chosen, face_weight)
+        return Batch(self.latents[chosen], conditions.pick(captions), sizes, weights)
+
     def weights(self, chosen: list[int], face_weight: float) -> torch.Tensor | None:
         """Return the weight of each latent position of the chosen pictures, (N, 1, h, w), mean 1 each; None: all 1."""
         if face_weight == 1 or not self.boxes:
             return None
         height, width = self.latents.shape[-2:]
         return torch.stack([face_weights(self.boxes[i], height, width, face_weight) for i in chosen])
+
+
+class TrainingSet(NamedTuple):
+    """What a training samples from: the person's photos and the class images by size, px, and all conditions.
+
+    The last condition is the empty caption's, the one before it the class prompt's.
+    """
+
+    person: dict[int, Examples]
+    class_images: dict[int, Examples]
+    conditions: Condition
+
+    @property
+    def class_count(self) -> int:
+        """Return the number of class images, which is the same at every size."""
+        return next(iter(self.class_images.values())).count
+
+
+def in_epochs(count: int, first: int, last: int, seed: int) -> list[int]:
+    """Return the indices of the pictures from place `first` to before `last` of an endless order.
+
+    In it each of `count` pictures comes once an epoch, and every epoch has an order of its own.
+
+    >>> first, second = in_epochs(3, 0, 3, seed=0), in_epochs(3, 3, 6, seed=0)
+    >>> sorted(first) == sorted(second) == [0, 1, 2], in_epochs(3, 2, 4, seed=0) == [first[2], second[0]]
+    (True, True)
+    """
+    chosen = []
+    for place in range(first, last):
+        epoch, index = divmod(place, count)
+        generator = torch.Generator().manual_seed(runtime.seed_for(seed, EPOCH, epoch))
+        chosen.append(int(torch.randperm(count, generator=generator)[index]))
+    return chosen
 
 
 def face_weights(box: tuple[float, ...], height: int, width: int, face_weight: float) -> torch.Tensor:
@@ -76,10 +142,8 @@ def _inside(start: float, end: float, edge: float, count: int) -> torch.Tensor:
 
 def cached_examples(
     family: Family, folder: Path, dataset: Dataset, cache_folder: Path, sizes_px: set[int]
-) -> tuple[dict[int, Examples], dict[int, Examples], Condition]:
-    """Return latents and embeddings, encoded once and kept on disk: (person's Examples, class Examples, conditions).
-
-    Both dictionaries are by size. The last condition is the empty caption's, the one before it the class prompt's.
+) -> TrainingSet:
+    """Return latents and embeddings, encoded once and kept on disk.
 
     Args:
         folder: of the dataset.
@@ -98,30 +162,25 @@ def cached_examples(
         kept = {"latents": {}, "condition": dict(family.encode_prompts(captions)), **made_of}
     missing = sorted(sizes_px - set(kept["latents"]))
     for px in missing:
-        kept["latents"][px] = _encode(family, folder, dataset, px)
+        latents = []
+        for file in runtime.progress(files, f"encoding at {px} px"):
+            with Image.open(folder / file, formats=("PNG",)) as opened:
+                image = opened.convert("RGB")
+            size, window = window_at(image.size, dataset.size_px, px)
+            if size != image.size:
+                image = image.resize(size, Image.Resampling.LANCZOS, box=window)
+            latents.append(family.encode_images([image]))
+        kept["latents"][px] = torch.cat(latents)
     if missing:
         write_atomic(cache_folder / CACHE_FILE, to_bytes(kept))
     person, pictures, n = {}, {}, len(dataset.photos)
     for px in sizes_px:
-        latents, facts = kept["latents"][px], [_facts_at(photo, dataset.size_px, px) for photo in dataset.photos]
+        latents, facts = kept["latents"][px], [facts_at(photo, dataset.size_px, px) for photo in dataset.photos]
         ids = [captions.index(photo.caption) for photo in dataset.photos]
         person[px] = Examples(latents[:n], ids, [size for size, _ in facts], [box for _, box in facts])
         sizes = [(dataset.size_px, dataset.size_px, 0, 0, px, px)] * len(dataset.class_images)
         pictures[px] = Examples(latents[n:], [len(captions) - 2] * len(sizes), sizes, [])
-    return person, pictures, Condition(kept["condition"])
-
-
-def _encode(family: Family, folder: Path, dataset: Dataset, px: int) -> torch.Tensor:
-    """Encode all pictures of a dataset at one size to latents, shape (N, C, h, w); class images come last."""
-    latents = []
-    for file in runtime.progress([p.file for p in dataset.photos] + list(dataset.class_images), f"encoding at {px} px"):
-        with Image.open(folder / file, formats=("PNG",)) as opened:
-            image = opened.convert("RGB")
-        size, window = window_at(image.size, dataset.size_px, px)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.LANCZOS, box=window)
-        latents.append(family.encode_images([image]))
-    return torch.cat(latents)
+    return TrainingSet(person, pictures, Condition(kept["condition"]))
 
 
 def window_at(
@@ -147,8 +206,8 @@ def window_at(
     return new, (left, top, left + cut_width, top + cut_height)
 
 
-def _facts_at(photo: TrainingPhoto, size_px: int, px: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return a picture's SDXL micro-conditioning at a size, as `Family.loss` takes it, and its relative face box."""
+def facts_at(photo: TrainingPhoto, size_px: int, px: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return a picture's SDXL micro-conditioning at a size, as `Family.predict` takes it, and its relative face box."""
     (width, height), (left, top, right, bottom) = window_at(photo.size_px or (size_px, size_px), size_px, px)
     scale = width / (right - left)
     corner = (round((photo.crop_top_left_px[0] + top) * scale), round((photo.crop_top_left_px[1] + left) * scale))

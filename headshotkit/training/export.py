@@ -15,6 +15,7 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.finite import spoilt
 from headshotkit.core.records import Lora
+from headshotkit.core.results import LoraResult
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.families.lora_files import file_bytes
 from headshotkit.families.places import code_at
@@ -45,7 +46,7 @@ def export_lora(run: Run, path: Path | str, format: str = "kohya") -> Path:
         BadLora: the file holds layers that have no name in kohya's naming, or NaN or infinity.
         DiskFull, RunFolderError: the file can't be written.
     """
-    lora = Lora.from_dict(run.manifest("lora")["lora"])
+    lora = LoraResult.load(run).lora
     run.files("lora", lora.files, thorough=True)
     source, called = run.path("lora") / lora.path, f"{Path(lora.token).name}{SUFFIX}"
     name = called if lora.method == "textual-inversion" else lora.path.name

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from headshotkit.config.bases import find_base
 from headshotkit.core import runtime
 from headshotkit.core.errors import BadLora
-from headshotkit.core.records import Lora
+from headshotkit.core.results import LoraResult
 from headshotkit.core.run import Run
 from headshotkit.families import Family, load_family
 from headshotkit.families.methods import use_trained_tokens
@@ -64,7 +64,7 @@ class LoraLayers:
     """
 
     def __init__(self, run: Run) -> None:
-        self.lora, self.folder = Lora.from_dict(run.manifest("lora")["lora"]), run.path("lora")
+        self.lora, self.folder = LoraResult.load(run).lora, run.path("lora")
         if not self.lora.rank:
             raise BadLora(
                 f"{self.folder} holds no LoRA.",

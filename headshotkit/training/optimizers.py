@@ -52,17 +52,12 @@ def make_optimizer(
     elif name == "prodigy":  # adapts its step size, arXiv:2306.06101; options as its authors recommend
         prodigy = runtime.require("prodigyopt", "prodigy").Prodigy
         made = prodigy(groups, use_bias_correction=True, safeguard_warmup=True, **options)
+    elif device in FUSED:
+        made = torch.optim.AdamW(groups, fused=True, **options)
     else:
-        made, slower = _adamw(groups, device, options)
-        reason += slower
+        made = torch.optim.AdamW(groups, **options)
+        reason += f"; not fused, because torch may not have that on {device}"
     return made, f"{name}: {reason}"
-
-
-def _adamw(groups: list, device: str, options: dict) -> tuple[torch.optim.AdamW, str]:
-    """Return AdamW, fused if torch supports that on the device, and a note if it isn't: (optimizer, note)."""
-    if device not in FUSED:
-        return torch.optim.AdamW(groups, **options), f"; not fused, because torch may not have that on {device}"
-    return torch.optim.AdamW(groups, fused=True, **options), ""
 
 
 def _choose(count: int, config: TrainConfig, device: str, prior: bool, begun_with: str) -> tuple[str, str]:

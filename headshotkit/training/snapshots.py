@@ -6,13 +6,10 @@ Each is a separate LoRA file in `lora/previews/`, which diffusers loads; they st
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from headshotkit.config import TrainConfig
-from headshotkit.families import Family
+from headshotkit.training.state import TrainState
 
 PREVIEWS = "previews"
 
@@ -44,39 +41,21 @@ class Snapshots:
         write: function that writes a file atomically: (path, bytes).
     """
 
-    def __init__(self, stage_folder: Path, config: TrainConfig, family: Family, write: Callable) -> None:
-        self.folder, self.family, self.write = stage_folder, family, write
-        self.count = config.snapshots
+    def __init__(self, stage_folder: Path, config: TrainConfig, write: Callable) -> None:
+        self.folder, self.write, self.count = stage_folder, write, config.snapshots
         self.facts = {"base": config.base, "rank": config.rank, "alpha": config.alpha}
 
-    def follow(self, done: int, steps: int, parameters: list, average: list) -> None:
-        """Write a snapshot if one is due after `done` steps: of the LoRA's average if there is one.
+    def follow(self, state: TrainState, steps: int) -> None:
+        """Write a snapshot if one is due now: of the LoRA's average if there is one.
 
         Args:
             steps: of the whole training, as planned now.
         Raises:
             DiskFull, RunFolderError: it can't be written.
         """
-        if done not in snapshot_steps(steps, self.count):
+        if state.step not in snapshot_steps(steps, self.count):
             return
-        facts = {f"headshotkit.{name}": str(value) for name, value in (self.facts | {"steps": done}).items()}
-        with _holding(parameters, average):
-            data = self.family.lora_file(facts)
-        self.write(snapshot_file(self.folder, done), data)
-
-
-@contextmanager
-def _holding(parameters: list, average: list):
-    """Put the average into the LoRA temporarily; do nothing if there is none."""
-    own = [p.detach().clone() for p in parameters] if average else []
-    try:
-        _copy(average, parameters)
-        yield
-    finally:
-        _copy(own, parameters)
-
-
-@torch.no_grad()
-def _copy(values: list, parameters: list) -> None:
-    for parameter, value in zip(parameters, values, strict=False):
-        parameter.copy_(value)
+        facts = {f"headshotkit.{name}": str(value) for name, value in (self.facts | {"steps": state.step}).items()}
+        with state.averaged():
+            data = state.family.lora_file(facts)
+        self.write(snapshot_file(self.folder, state.step), data)

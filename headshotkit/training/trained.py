@@ -17,9 +17,14 @@ from headshotkit.training.checkpoints import Checkpoints
 
 def write_trained(method: Method, checkpoints: Checkpoints, stage: Stage, dataset: Dataset, steps: int) -> Lora:
     """Write what the method leaves after `steps` steps, file by file, each with how it was trained."""
-    usual = usual_expression([photo.caption for photo in dataset.photos])
-    lora, files = replace(method.record(), step=steps, usual_expression=usual), []
-    for name, content in method.files(_metadata(lora, stage, dataset)):
+    captions, made, files = [photo.caption for photo in dataset.photos], stage.manifest, []
+    lora = replace(method.record(), step=steps, usual_expression=usual_expression(captions))
+    facts = {"base": lora.base, "method": lora.method, "token": lora.token, "class_word": lora.class_word,
+             "steps": lora.step, "rank": lora.rank, "alpha": lora.alpha, "captions": json.dumps(captions),
+             "config": json.dumps(made["config"]), "changes": json.dumps(made["changes"]),
+             "fingerprint": made["fingerprint"], "version": made["headshotkit"]}  # fmt: skip
+    header = {f"headshotkit.{name}": str(value) for name, value in facts.items()}  # safetensors needs strings
+    for name, content in method.files(header):
         checkpoints.write(stage.folder / name, content)
         files.append(Path(name))
     return replace(lora, path=files[0], files=tuple(files))
@@ -33,14 +38,3 @@ def usual_expression(captions: Sequence[str]) -> str:
     """
     named = {words: sum(words in caption for caption in captions) for words in EXPRESSIONS}
     return next((words for words, count in named.items() if count > ONE_SIDED * len(captions)), "")
-
-
-def _metadata(lora: Lora, stage: Stage, dataset: Dataset) -> dict[str, str]:
-    """Return how the LoRA was trained, for the file's header: strings only, as safetensors needs."""
-    made = stage.manifest
-    facts = {"base": lora.base, "method": lora.method, "token": lora.token, "class_word": lora.class_word,
-             "steps": lora.step, "rank": lora.rank, "alpha": lora.alpha,
-             "captions": json.dumps([p.caption for p in dataset.photos]),
-             "config": json.dumps(made["config"]), "changes": json.dumps(made["changes"]),
-             "fingerprint": made["fingerprint"], "version": made["headshotkit"]}  # fmt: skip
-    return {f"headshotkit.{name}": str(value) for name, value in facts.items()}

@@ -49,7 +49,9 @@ def control_panel(run: Run, request: PictureRequest, studio: Studio | None = Non
         except HeadshotError as error:
             line.value = html.escape(str(error)).replace("\n", "<br>")
         except Exception as error:  # a notebook shows a callback's traceback in a log at most
-            line.value = html.escape(_unexpected(error))
+            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"
+            less = " Draw fewer at once (batch), or smaller." if runtime.out_of_memory(error) else ""
+            line.value = html.escape(said + less)
             runtime.free_memory()
         else:
             line.value = f"{len(pictures)} in {html.escape(str(run.path(FOLDER)))}."
@@ -74,12 +76,6 @@ def control_panel(run: Run, request: PictureRequest, studio: Studio | None = Non
     right = w.VBox([line, shown, call], layout=w.Layout(flex="1 1 auto", min_width="0", margin="0 0 0 16px"))
     left = w.VBox(left, layout=w.Layout(width="400px", flex="0 0 auto"))
     return w.HBox([left, right], layout=w.Layout(width="100%"))
-
-
-def _unexpected(error: Exception) -> str:
-    """Return what happened, in one line, and what to do if the GPU's memory ran out."""
-    said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"
-    return f"{said} Draw fewer at once (batch), or smaller." if runtime.out_of_memory(error) else said
 
 
 def request_of(knobs: dict, base: str) -> PictureRequest:

@@ -21,6 +21,7 @@ from headshotkit.core import pages, runtime
 from headshotkit.core.errors import HeadshotError, NoPhotos, NoRun
 from headshotkit.core.pages import data_uri, embedded, template
 from headshotkit.core.records import LEFT_OUT, Verdict
+from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import COMMANDS, Run, make_folder
 from headshotkit.delivery.pack import accepted_headshots, nothing_accepted, pack_headshots
 from headshotkit.photos.files import find_photos
@@ -64,20 +65,11 @@ def open_run(folder: Path | str, begins: bool = False) -> Run:
     sample = whose and whose.resolve() == runtime.sample_person().resolve()
     person = "the sample person, who does not exist" if sample else whose or ("not noted" if judged else "none yet")
     print(f"run folder: {whole}\nphotos:     {person}\nfinished:   {finished}")
-    _say_when_stopped()
-    return run
-
-
-def _say_when_stopped() -> None:
-    """Have the notebook's stop button end a cell with one line; do nothing outside of IPython."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell:
-        shell.set_custom_exc((KeyboardInterrupt,), _stopped)
-
-
-def _stopped(shell, kind, error, trace, tb_offset=None) -> None:
-    """Show that a cell was stopped and how to go on, in place of a traceback."""
-    print("Stopped. What was finished is kept: run the cell again to go on.")
+    if shell:  # the stop button then ends a cell with one line, not with a traceback
+        words = "Stopped. What was finished is kept: run the cell again to go on."
+        shell.set_custom_exc((KeyboardInterrupt,), lambda *_, **__: print(words))
+    return run
 
 
 def take_headshots(run: Run):
@@ -321,18 +313,19 @@ def _verdict_card(run: Run, name: str, line):
     button = ipywidgets.Button()
 
     def draw() -> None:
-        verdict = _verdicts(run)[name]
-        thumb = run.path("photos") / "thumbs" / f"{verdict['number']:03d}.jpg"
+        verdicts = _verdicts(run)
+        verdict, number = verdicts[name], list(verdicts).index(name)
+        thumb = run.path("photos") / "thumbs" / f"{number:03d}.jpg"
         picture = data_uri(thumb.read_bytes(), "jpeg") if thumb.exists() else ""
-        page.value = template("widgets/verdict.html").render(verdict=Verdict.from_dict(verdict), picture=picture)
-        button.description = LEAVE_OUT if verdict["kept"] else KEEP
-        button.disabled = "face_box_px" not in verdict["measures"]  # there is no face to crop around
+        page.value = template("widgets/verdict.html").render(verdict=verdict, picture=picture)
+        button.description = LEAVE_OUT if verdict.kept else KEEP
+        button.disabled = "face_box_px" not in verdict.measures  # there is no face to crop around
 
     def override(_) -> None:
         from headshotkit.photos.override import override_verdict
 
         try:
-            override_verdict(run, name, not _verdicts(run)[name]["kept"])
+            override_verdict(run, name, not _verdicts(run)[name].kept)
         except HeadshotError as error:
             line.value = html.escape(str(error))
             return
@@ -344,49 +337,49 @@ def _verdict_card(run: Run, name: str, line):
     return ipywidgets.VBox([page, button], layout=ipywidgets.Layout(width="176px"))
 
 
-def _verdicts(run: Run) -> dict[str, dict]:
-    """Return the current verdicts: name -> verdict, with the number of its thumbnail."""
-    return {v["photo"]: v | {"number": i} for i, v in enumerate(run.manifest("photos")["verdicts"])}
+def _verdicts(run: Run) -> dict[str, Verdict]:
+    """Return the current verdicts by the photos' names, in the order of the thumbnails."""
+    return {verdict.photo: verdict for verdict in PhotosResult.load(run).verdicts}
 
 
-def _count_line(verdicts: dict[str, dict]) -> str:
-    kept = sum(v["kept"] for v in verdicts.values())
+def _count_line(verdicts: dict[str, Verdict]) -> str:
+    kept = sum(v.kept for v in verdicts.values())
     words = f"{kept} of {len(verdicts)} photos are kept"
-    overridden = sum(v.get("overruled", False) for v in verdicts.values())
+    overridden = sum(v.overridden for v in verdicts.values())
     return words + (f"; overridden by you: {overridden}." if overridden else ".")
 
 
-def _numbers(verdicts: dict[str, dict]) -> list[str]:
+def _numbers(verdicts: dict[str, Verdict]) -> list[str]:
     """Return the measures that are one number, by which photos can be sorted."""
-    return sorted({name for v in verdicts.values() for name, value in v["measures"].items() if _is_number(value)})
+    return sorted({name for v in verdicts.values() for name, value in v.measures.items() if _is_number(value)})
 
 
 def _is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def sorted_names(verdicts: list[dict], by: str, falling: bool) -> list[str]:
+def sorted_names(verdicts: list[Verdict], by: str, falling: bool) -> list[str]:
     """Return the photos' names sorted by name, verdict (kept first) or a measure; those without the measure come last.
 
-    >>> b, a = {"photo": "b", "measures": {"yaw_deg": 1}}, {"photo": "a", "measures": {}}
-    >>> c = {"photo": "c", "measures": {"yaw_deg": 9}}
+    >>> a, b = Verdict("a", True), Verdict("b", True, measures={"yaw_deg": 1})
+    >>> c = Verdict("c", True, measures={"yaw_deg": 9})
     >>> sorted_names([b, a, c], "yaw_deg", falling=True), sorted_names([b, a, c], "name", falling=False)
     (['c', 'b', 'a'], ['a', 'b', 'c'])
     """
-    verdicts = sorted(verdicts, key=lambda v: v["photo"])
+    verdicts = sorted(verdicts, key=lambda v: v.photo)
     if by == NAME:
-        return [v["photo"] for v in verdicts][:: -1 if falling else 1]
+        return [v.photo for v in verdicts][:: -1 if falling else 1]
     if by == VERDICT:
-        verdicts.sort(key=lambda v: (not v["kept"], _code(v)), reverse=falling)
-        return [v["photo"] for v in verdicts]
-    there = [v for v in verdicts if _is_number(v["measures"].get(by))]
-    missing = [v["photo"] for v in verdicts if not _is_number(v["measures"].get(by))]
-    return [v["photo"] for v in sorted(there, key=lambda v: v["measures"][by], reverse=falling)] + missing
+        verdicts.sort(key=lambda v: (not v.kept, _code(v)), reverse=falling)
+        return [v.photo for v in verdicts]
+    there = [v for v in verdicts if _is_number(v.measures.get(by))]
+    missing = [v.photo for v in verdicts if not _is_number(v.measures.get(by))]
+    return [v.photo for v in sorted(there, key=lambda v: v.measures[by], reverse=falling)] + missing
 
 
-def _code(verdict: dict) -> str:
+def _code(verdict: Verdict) -> str:
     """Return a verdict's group: kept, its first reason, or left out by the person."""
-    return KEPT if verdict["kept"] else verdict["reasons"][0]["code"] if verdict["reasons"] else LEFT_OUT
+    return KEPT if verdict.kept else verdict.reasons[0].code if verdict.reasons else LEFT_OUT
 
 
 def edit_captions(run: Run):

@@ -184,11 +184,9 @@ class Inbox:
             except (HeadshotError, OSError) as error:
                 why = error.happened if isinstance(error, HeadshotError) else str(error)
                 with contextlib.suppress(HeadshotError):  # a full disk can't hold this either
-                    self._note(replace(self.arrival or Arrival(0), lost=(*self._lost(), why)))
+                    before = self.arrival or Arrival(0)
+                    self._note(replace(before, lost=(*before.lost, why)))
                 return reply | {"failed": why}
-
-    def _lost(self) -> tuple[str, ...]:
-        return self.arrival.lost if self.arrival else ()
 
     def _note(self, arrival: Arrival) -> None:
         self.arrival = arrival

@@ -64,9 +64,8 @@ class Training:
 
     @staticmethod
     def _train(folder: Path, settings: dict, told: Connection) -> None:
-        step_of = train._Loop._step
-        train._Loop._step = lambda self, step: (step_of(self, step), told.send(step))[0]
-        train.train_lora(Run(folder), TrainConfig.for_base("mini", **settings))
+        config = TrainConfig.for_base("mini", **settings)
+        train.train_lora(Run(folder), config, on_step=lambda state: told.send(state.step - 1))
 
     def wait_for(self, step: float) -> None:
         """Returns when it has done the step, or has ended."""

@@ -175,13 +175,18 @@ class Uncached:
         self.captions += zip(condition["text"], prompts, strict=True)
         return condition
 
-    def loss(self, latents, condition, *rest):
+    def add_noise(self, latents, *rest):
         import torch
 
         images = [next(image for known, image in self.pictures if torch.equal(known, one)) for one in latents]
+        return self.family.add_noise(self.family.encode_images(images), *rest)
+
+    def predict(self, noised, condition, sizes):
+        import torch
+
         words = [next(text for known, text in self.captions if torch.equal(known, one)) for one in condition["text"]]
         self.family.encoded.clear()
-        return self.family.loss(self.family.encode_images(images), self.family.encode_prompts(words), *rest)
+        return self.family.predict(noised, self.family.encode_prompts(words), sizes)
 
 
 def loss_curve(folder: Path, prepared_run: Path, checkpointing: bool, cached: bool, given: argparse.Namespace) -> list:

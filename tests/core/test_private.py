@@ -12,6 +12,7 @@ from conftest import P1
 
 from headshotkit.cli import main
 from headshotkit.config import RunSettings
+from headshotkit.core.results import HeadshotsResult, PhotosResult
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.delivery import gallery
 from headshotkit.photos.check import check_photos
@@ -115,12 +116,13 @@ def test_a_photo_is_kept_by_hand_from_where_it_was(few_photos, tmp_path):
 def test_the_page_escapes_what_a_manifest_says_and_loads_nothing(whole_run, monkeypatch):
     monkeypatch.setattr(gallery, "embedded", lambda _: "data:,")
     evil = '"><script>alert(1)</script>'
-    generated, judged = whole_run.manifest("headshots"), whole_run.manifest("photos")
+    generated, judged = whole_run.manifest("headshots"), PhotosResult.load(whole_run)
     for shot in generated["headshots"]:
         shot |= {"prompt_id": evil, "prompt": evil, "reasons": [evil], "file": evil}
     generated["pass_mark"]["reason"] = evil
     generated["config"]["base"] = generated["finished"] = evil
-    page = gallery.page(generated["headshots"], [Path()] * len(generated["headshots"]), generated, judged,
+    generated = HeadshotsResult.from_dict(generated)
+    page = gallery.page(generated.headshots, [Path()] * len(generated.headshots), generated, judged.verdicts,
                         whole_run.manifest("report")["metrics"])  # fmt: skip
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "default-src 'none'" in page.split("<style>")[0]

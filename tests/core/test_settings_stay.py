@@ -109,7 +109,7 @@ def test_weights_that_were_given_by_hand_are_asked_for_again(brief_run):
 
 def test_fewer_headshots_than_before_are_a_stage_of_their_own(tmp_path):
     run = Run(tmp_path)
-    facts = {"headshots": [], "delivered": [], "pass_mark": {}}
+    facts = {"headshots": [], "delivered": [], "pass_mark": {"mark": 0.5}}
     run.begin("headshots", {"count": 4, "steps": 6}, {}, grows=("count",)).finish("4", **facts)
     grown = run.begin("headshots", {"count": 6, "steps": 6}, {}, grows=("count",))
     assert not grown.done and grown.manifest["outcome"] == "4" and not (tmp_path / "earlier").exists()

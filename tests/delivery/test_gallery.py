@@ -1,16 +1,19 @@
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import open_picture
+from conftest import open_picture, result_of
 from jinja2 import UndefinedError
 from PIL import Image
 
 from headshotkit.core.errors import StageMissing
 from headshotkit.core.pages import embedded, template
+from headshotkit.core.records import Headshot
+from headshotkit.core.results import HeadshotsResult
 from headshotkit.delivery import gallery
 from headshotkit.delivery.gallery import SHOWN_PX, TILE_PX, build_gallery, contact_sheet
 from headshotkit.evaluation.evaluate import evaluate_run
@@ -81,11 +84,13 @@ def test_a_large_headshot_is_shown_small_and_saved_whole(tmp_path):
 
 def page_of(file, cause="", **facts):
     """Return the gallery of one headshot that nobody measured."""
-    shot = {"prompt_id": "p", "likeness": None, "reasons": [], "prompt": "p", "seed": 1, "attempt": 1, "accepted": True}
-    generated = {"delivered": [file.name], "pass_mark": {"mark": 0.5, "reason": "r"}, "config": {"base": "mini"}}
-    generated |= {"finished": "today", "headshotkit": "0", "causes": [{"why": cause, "next_step": cause}]}
+    shot = replace(Headshot(file.name, "p", "p", "", 1, 1, 1.0, None, True), **facts)
+    generated = result_of(
+        HeadshotsResult, headshots=[], delivered=[file.name], pass_mark={"mark": 0.5, "reason": "r"},
+        config={"base": "mini"}, causes=[{"why": cause, "next_step": cause}],
+    )  # fmt: skip
     metrics = {"identity": {}, "accepted": 1, "attempted": 1, "seconds": {}}
-    return gallery.page([shot | facts], [file], generated, {"verdicts": []}, metrics)
+    return gallery.page([shot], [file], generated, [], metrics)
 
 
 def test_words_of_a_run_are_no_tags_in_the_page(tmp_path):

@@ -28,7 +28,7 @@ def restored(run):
     stage = run.begin("restored", {}, run.inputs_from("headshots"))
     for file in DELIVERED:
         (stage.folder / file).write_bytes(f"restored {file}".encode())
-    stage.finish("restored 3", restored=[{"file": file} for file in DELIVERED])
+    stage.finish("restored 3", restored=[{"file": file, "kept": "restored"} for file in DELIVERED])
     return run
 
 

@@ -14,7 +14,9 @@ from headshotkit.core import runtime
 from headshotkit.core.errors import BadConfig, BadLora, BaseUnavailable
 from headshotkit.core.records import NO_SUBJECT, Names
 from headshotkit.families import Condition, Sampling, drawing, load_family, lora_files, weights_place
+from headshotkit.training.examples import Batch
 from headshotkit.training.export import PEFT_METADATA, header_of
+from headshotkit.training.step import denoising_loss
 
 PROMPT = "photo of a man"
 SIX_STEPS = Sampling((256, 256), 6, 3.0)
@@ -188,14 +190,15 @@ def test_the_loss_asks_for_what_the_scheduler_says(family):
             scheduler.register_to_config(prediction_type=kind)
             answers = []
 
-            def answer(noisy, steps, *_, answers=answers):
-                answers.append((noisy, steps))
-                return torch.zeros_like(noisy)
+            def answer(noised, *_, answers=answers):
+                answers.append((noised.latents, noised.levels))
+                return torch.zeros_like(noised.latents)
 
-            family._predict, predict = answer, family._predict
+            family.predict, predict = answer, family.predict
             config = TrainConfig.for_base("mini", min_snr_gamma=0.0)
-            loss = family.loss(latents, condition, sizes, config, torch.Generator().manual_seed(0))
-            family._predict = predict
+            batch = Batch(latents, condition, sizes)
+            loss = denoising_loss(family, batch, config, torch.Generator().manual_seed(0))
+            family.predict = predict
             noisy, steps = answers[0]
             a = scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
             noise = (noisy - a.sqrt() * latents) / (1 - a).sqrt()

@@ -25,8 +25,10 @@ from headshotkit.dataset.tokens import find_token
 from headshotkit.families import Sampling, loading
 from headshotkit.families.controls import load_controls
 from headshotkit.generation.headshots import generate_headshots
+from headshotkit.training.examples import Batch
 from headshotkit.training.export import PEFT_METADATA, header_of
 from headshotkit.training.lora_layers import LoraLayers
+from headshotkit.training.step import denoising_loss
 from headshotkit.training.train import train_lora
 
 NAMES = ("flux", "flux2", "zimage")
@@ -73,7 +75,8 @@ def draw(family, seed=5, guidance=2.0):
 
 def loss_at(family, latents, condition, seed):
     config = TrainConfig.for_base(family.base.name)
-    return family.loss(latents, condition, [(SIZE_PX,) * 6], config, torch.Generator().manual_seed(seed))
+    batch = Batch(latents, condition, [(SIZE_PX,) * 6])
+    return denoising_loss(family, batch, config, torch.Generator().manual_seed(seed))
 
 
 def train(family, image, steps):
@@ -264,7 +267,8 @@ def test_weights_say_where_in_the_picture_the_loss_counts(family, image, monkeyp
     half[..., : latents.shape[3] // 2] = 0
 
     def loss(weights):
-        return float(family.loss(latents, condition, [()], config, torch.Generator().manual_seed(0), weights))
+        batch = Batch(latents, condition, [()], weights)
+        return float(denoising_loss(family, batch, config, torch.Generator().manual_seed(0)))
 
     other_half = 1 - half
     assert loss(None) == pytest.approx(loss(torch.ones_like(half)))
@@ -386,7 +390,7 @@ def test_sizes_and_settings_that_do_not_fit_are_refused(family):
         family.render([PROMPT], [""], [0], Sampling((32, 30), 2, 1.0))
     config = TrainConfig.for_base(family.base.name, min_snr_gamma=5.0)
     with pytest.raises(BadConfig, match="min_snr_gamma is 5, base"):
-        family.loss(torch.zeros(1, 4, 8, 8), {}, [], config, torch.Generator())
+        family.add_noise(torch.zeros(1, 4, 8, 8), config, torch.Generator())
 
 
 def test_weights_that_are_not_here_say_how_to_get_them(monkeypatch):

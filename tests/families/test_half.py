@@ -18,6 +18,8 @@ from torch.utils.flop_counter import flop_registry
 from headshotkit.config import TrainConfig
 from headshotkit.core import runtime
 from headshotkit.families import load_family
+from headshotkit.training.examples import Batch
+from headshotkit.training.step import denoising_loss
 
 NORMS = (functional.layer_norm, functional.group_norm)
 SIZES = [(256, 256, 0, 0, 256, 256)]
@@ -70,7 +72,8 @@ def watched_step(family):
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
     latents = torch.randn(1, 12, 16, 16, generator=generator)
     with Watch() as watch:
-        loss = family.loss(latents, condition, SIZES, TrainConfig.for_base("mini"), torch.Generator().manual_seed(1))
+        batch, seeded = Batch(latents, condition, SIZES), torch.Generator().manual_seed(1)
+        loss = denoising_loss(family, batch, TrainConfig.for_base("mini"), seeded)
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=family.dtype == torch.float16)
         scaler.scale(loss.mean()).backward()
     scale = scaler.get_scale() if family.dtype == torch.float16 else 1.0

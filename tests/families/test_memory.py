@@ -30,10 +30,11 @@ from headshotkit.generation.pictures import PictureRequest, fitted_photo
 from headshotkit.pipeline import begin_deadline
 from headshotkit.planning.plan import plan_run
 from headshotkit.restoration import restore
-from headshotkit.training import train
+from headshotkit.training import recovery, state, train
 from headshotkit.training.checkpoints import Checkpoints, read_checked
 from headshotkit.training.examples import cached_examples
 from headshotkit.training.export import export_lora
+from headshotkit.training.state import TrainState
 from headshotkit.training.train import train_lora
 
 SAID = [
@@ -426,8 +427,8 @@ def test_a_step_that_ran_out_of_memory_is_made_again_with_checkpointing(training
 
 
 def test_a_training_begins_with_checkpointing_where_a_step_is_expected_not_to_fit(training, undisturbed, monkeypatch):
-    expect = train.expect_cost
-    monkeypatch.setattr(train, "expect_cost", lambda *args: replace(expect(*args), peak_gib=12.8))
+    expect = recovery.expect_cost
+    monkeypatch.setattr(recovery, "expect_cost", lambda *args: replace(expect(*args), peak_gib=12.8))
     monkeypatch.setattr(runtime, "usable_gpu_gib", lambda: 11.0)
     training(settings())
     (change,) = training.run.manifest("lora")["changes"]
@@ -470,7 +471,7 @@ def test_where_no_checkpoint_could_be_written_nan_is_not_trained_on(training, mo
 def test_steps_that_are_not_finite_for_a_while_cost_nothing(training, monkeypatch, scaled):
     """Ten bad steps, then good ones: it goes back, with a smaller loss scale where float16 has one."""
     if scaled:
-        monkeypatch.setattr(train._Loop, "_new_scaler", lambda loop: torch.amp.GradScaler("cpu", enabled=True))
+        monkeypatch.setattr(TrainState, "new_scaler", staticmethod(lambda family: torch.amp.GradScaler("cpu")))
     config = settings(steps=14, checkpoint_every_steps=2)
     with pytest.warns(UserWarning, match="from step 2"):
         training(config, spoil=bad_from(3, 12))
@@ -493,7 +494,7 @@ def load_lora(run):
 
 
 def test_weights_that_are_not_finite_are_never_saved(training, monkeypatch):
-    make = train.make_optimizer
+    make = state.make_optimizer
 
     def made(groups, *args):
         optimizer, reason = make(groups, *args)
@@ -508,7 +509,7 @@ def test_weights_that_are_not_finite_are_never_saved(training, monkeypatch):
         optimizer.step = step
         return optimizer, reason
 
-    monkeypatch.setattr(train, "make_optimizer", made)
+    monkeypatch.setattr(state, "make_optimizer", made)
     with pytest.warns(UserWarning, match="weights"), pytest.raises(NotFinite):
         training(settings(checkpoint_every_steps=1))
     states = [read_checked(file) for file in Checkpoints(training.run.path("lora"), 9).files()]

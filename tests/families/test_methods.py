@@ -322,15 +322,12 @@ def test_a_file_of_another_base_is_refused(trained, bare, tmp_path):
 def test_an_interrupted_training_goes_on_to_the_same_result(trained, prepared, tmp_path, monkeypatch):
     """Ctrl-C after step 3, then the same call: all tensors of the training that nothing interrupted."""
     method, undisturbed, _, _ = trained
-    run, follow = run_beside(tmp_path / "run", prepared), train._Loop._follow
+    run = run_beside(tmp_path / "run", prepared)
     monkeypatch.setattr("headshotkit.core.runtime.say", lambda line: None)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            train._Loop,
-            "_follow",
-            lambda self, step: (follow(self, step), step == 2 and signal.raise_signal(signal.SIGINT)),
+    with pytest.raises(KeyboardInterrupt):
+        train.train_lora(
+            run, settings(method), on_step=lambda state: state.step == 3 and signal.raise_signal(signal.SIGINT)
         )
-        train.train_lora(run, settings(method))
     assert checkpoints_of(run)[-1].name == "000003.pt"
     train.train_lora(run, settings(method))
     mine, wanted = all_tensors(run), all_tensors(undisturbed)

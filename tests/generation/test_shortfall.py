@@ -2,9 +2,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import result_of
 
 from headshotkit.config import GenerateConfig
-from headshotkit.core.records import Headshot, Lora
+from headshotkit.core.records import Headshot, Lora, Verdict
+from headshotkit.core.results import PhotosResult
 from headshotkit.generation.shortfall import causes_of, is_offered
 
 MARK = 0.4
@@ -12,12 +14,12 @@ WELL = Lora(Path("person.safetensors"), "sdxl", 32, 32, "ohwx", "man", 1000)
 CONFIG = GenerateConfig(count=8)
 
 
-def photos(kept: int = 16, scenes: int = 12) -> dict:
-    return {
-        "verdicts": [{"kept": True}] * kept,
-        "coverage": {"moments": scenes},
-        "advice": "To take next: two photos.",
-    }
+def photos(kept: int = 16, scenes: int = 12, requests: tuple[dict, ...] = ()) -> PhotosResult:
+    verdicts, covered = [Verdict("a.jpg", True).to_dict()] * kept, {"moments": scenes}
+    return result_of(
+        PhotosResult, verdicts=verdicts, photos=[], folder="", advice="To take next: two photos.", coverage=covered,
+        requests=requests,
+    )  # fmt: skip
 
 
 def attempts(passed: int, *refused: tuple[str, float | None], times: int = 1) -> list[Headshot]:
@@ -77,9 +79,9 @@ def test_the_cause_is_named_with_what_to_mend_first_in_front(shots, change, expe
 
 @pytest.mark.parametrize("requests", [[], [{"code": "pose"}]])
 def test_the_coachs_advice_is_quoted_only_if_it_requests_something(requests):
-    shown = photos() | {"requests": requests}
+    shown = photos(requests=requests)
     (cause,) = causes_of(STRANGERS, MARK, WELL, shown, CONFIG, True)
-    assert cause.code == "weak_likeness" and (shown["advice"] in cause.next_step) == bool(requests)
+    assert cause.code == "weak_likeness" and (shown.advice in cause.next_step) == bool(requests)
 
 
 def test_no_attempt_at_all_has_one_cause():
@@ -93,4 +95,5 @@ def test_what_is_like_somebody_else_is_not_offered():
         (None, False, False),
         (0.1, True, True),
     ):
-        assert is_offered({"identity": identity, "accepted": accepted}, MARK) == offered
+        shot = Headshot("a.png", "a", "", "", 0, 1, 1.0, identity, accepted)
+        assert is_offered(shot, MARK) == offered

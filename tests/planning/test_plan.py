@@ -8,7 +8,7 @@ from dataclasses import replace
 import counting
 import pytest
 import torch
-from conftest import P1
+from conftest import P1, result_of
 from diffusers import UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,6 +16,7 @@ from headshotkit import pipeline
 from headshotkit.cli import main
 from headshotkit.config import METHODS, RunSettings, TrainConfig
 from headshotkit.core.errors import BadConfig, UnknownBase
+from headshotkit.core.results import GalleryResult
 from headshotkit.core.run import Run
 from headshotkit.families import costs
 from headshotkit.families.costs import GPUS, cost, public_seconds
@@ -234,7 +235,7 @@ def test_an_hour_is_what_a_run_on_cuda_is_planned_for(tmp_path, monkeypatch, gpu
 
     def done(stage, run, options, controller):
         seen.append(controller)
-        return {"stage": stage, "outcome": "", "seconds": 1.0, "verdicts": [], "advice": ""}
+        return result_of(GalleryResult).to_dict()
 
     monkeypatch.setattr(pipeline, "do_stage", done)
     make_headshots(P1, tmp_path, RunSettings(**{"base": "sdxl"} | asked), tell=lines.append)

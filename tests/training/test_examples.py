@@ -11,7 +11,8 @@ from headshotkit.core.errors import BadConfig
 from headshotkit.core.records import Dataset, TrainingPhoto
 from headshotkit.dataset.build import prepare_dataset
 from headshotkit.families import load_family
-from headshotkit.training.examples import Examples, _facts_at, cached_examples, face_weights, window_at
+from headshotkit.training.examples import Batch, Examples, cached_examples, face_weights, facts_at, window_at
+from headshotkit.training.step import denoising_loss
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_another_shape_keeps_the_face_where_it_is():
     photo = TrainingPhoto("a.png", "a.jpg", "", (3000, 4000), (100, 60), (200.0, 300.0, 600.0, 800.0), (832, 1152))
     size, window = window_at(photo.size_px, 1024, 768)
     assert size == (640, 864) and window == pytest.approx((0, 14.4, 832, 1137.6))
-    facts, box = _facts_at(photo, 1024, 768)
+    facts, box = facts_at(photo, 1024, 768)
     assert facts == (4000, 3000, round(114.4 * 640 / 832), round(60 * 640 / 832), 864, 640)
     assert box == pytest.approx((200 / 832, (300 - 14.4) / 1123.2, 600 / 832, (800 - 14.4) / 1123.2))
 
@@ -83,11 +84,12 @@ def test_the_loss_is_the_weighted_mean(family, monkeypatch):
     """A U-Net that answers nothing leaves the target as the error: its weighted square is the loss."""
     latents = torch.randn(2, 12, 16, 16, generator=torch.Generator().manual_seed(3))
     condition, sizes = family.encode_prompts(["photo of a man", ""]), [(256, 256, 0, 0, 256, 256)] * 2
-    monkeypatch.setattr(family, "_predict", lambda noisy, *_: torch.zeros_like(noisy))
+    monkeypatch.setattr(family, "predict", lambda noised, *_: torch.zeros_like(noised.latents))
     config = TrainConfig.for_base("mini", min_snr_gamma=0.0)
 
     def loss(weights):
-        return family.loss(latents, condition, sizes, config, torch.Generator().manual_seed(0), weights)
+        batch = Batch(latents, condition, sizes, weights)
+        return denoising_loss(family, batch, config, torch.Generator().manual_seed(0))
 
     left = torch.zeros(2, 1, 16, 16)
     left[..., :8] = 2

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from conftest import P1, P2
+from conftest import P1, P2, result_of
 from safetensors.torch import load_file
 from test_deadline import clock  # noqa: F401
 
@@ -13,6 +13,7 @@ from headshotkit import pipeline
 from headshotkit.cli import main
 from headshotkit.config import GenerateConfig, RunSettings, TrainConfig
 from headshotkit.core.errors import OutOfMemory
+from headshotkit.core.results import GalleryResult
 from headshotkit.core.run import COMMANDS, STAGES, Run, write_json
 from headshotkit.families import load_family
 from headshotkit.pipeline import begin_deadline, make_headshots, planned_settings, progress_of
@@ -20,7 +21,7 @@ from headshotkit.planning import deadline
 from headshotkit.planning.deadline import DeadlineController
 from headshotkit.planning.ladder import STAGES as STEPS
 from headshotkit.planning.plan import NotEnoughMemory, TooFewMinutes, plan_run
-from headshotkit.training import train
+from headshotkit.training import state, train
 from headshotkit.training.checkpoints import Checkpoints
 from headshotkit.training.train import train_lora
 
@@ -62,21 +63,12 @@ def config_of(controller):
     return TrainConfig.for_base("mini", checkpoint_every_steps=50, rank=4, alpha=4, **controller.plan.training)
 
 
-def interrupted_after(step, monkeypatch):
-    """Ctrl-C while that step is done."""
-    follow = train._Loop._follow
-
-    def following(self, now):
-        follow(self, now)
-        if now == step:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(train._Loop, "_follow", following)
+def interrupt_after(steps):
+    """Ctrl-C when that number of steps is done: an onlooker of a training."""
+    return lambda state: state.step == steps and signal.raise_signal(signal.SIGINT)
 
 
-def test_out_of_memory_leads_to_cheaper_plans_and_an_exact_resume(
-    prepared_run, three_photos, tmp_path, small_gpu, monkeypatch
-):
+def test_out_of_memory_leads_to_cheaper_plans_and_an_exact_resume(prepared_run, three_photos, tmp_path, small_gpu):
     """From step 3 no batch above 2 fits: three plans later it goes on, loses no step, and so it does once more."""
     lines, controller = [], controller_of(6)
     seen = small_gpu(batch=2, calls=3)
@@ -94,9 +86,8 @@ def test_out_of_memory_leads_to_cheaper_plans_and_an_exact_resume(
         (again.folder / stage).symlink_to(three_photos / stage)
     controller = controller_of(6)
     small_gpu(batch=2, calls=3)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupted_after(4, patch)
-        train_lora(again, config_of(controller), controller)
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(again, config_of(controller), controller, interrupt_after(5))
     small_gpu(batch=2, calls=0)
     train_lora(again, config_of(controller_of(6)))  # without a controller: the changes are in the manifest
     one, other = (load_file(run.path("lora") / "person.safetensors") for run in (prepared_run, again))
@@ -128,7 +119,7 @@ def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(
     prepared_run, three_photos, tmp_path, monkeypatch
 ):
     """Half of the matrices are updated then; the LoRA must be that of a training whose update did not fail."""
-    loras, make, beside = [], train.make_optimizer, Run(tmp_path / "beside")
+    loras, make, beside = [], state.make_optimizer, Run(tmp_path / "beside")
     beside.folder.mkdir()
     for stage in ("photos", "dataset"):
         (beside.folder / stage).symlink_to(three_photos / stage)
@@ -149,7 +140,7 @@ def test_out_of_memory_amid_an_update_goes_back_to_the_checkpoint_before(
             optimizer.step = step
             return optimizer, reason
 
-        monkeypatch.setattr(train, "make_optimizer", made)
+        monkeypatch.setattr(state, "make_optimizer", made)
         controller = controller_of(5)
         config = config_of(controller).replace(checkpoint_every_steps=2)
         train_lora(run, config, controller)
@@ -175,9 +166,8 @@ def test_slow_steps_are_noticed_and_the_rest_is_cut(prepared_run, clock, small_g
     monkeypatch.setattr(deadline, "TIMED_STEPS", 3)
     clock.__class__.__call__ = lambda self: 3.0 * len(seen)
     controller = DeadlineController(plan_run("cpu", 24, 40), clock, lines.append)
-    interrupted_after(5, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        train_lora(prepared_run, config_of(controller), controller)
+        train_lora(prepared_run, config_of(controller), controller, interrupt_after(6))
     (change,) = prepared_run.peek("lora")["changes"]
     assert (change["step"], change["steps"]) == (4, 400) and change["schedule"] == [[192, 280], [256, 120]]
     assert change["why"].startswith("a step takes 3.00 s, planned 0.2")
@@ -200,9 +190,8 @@ def test_a_notebooks_bar_ends_where_the_new_plan_does(prepared_run, clock, small
     monkeypatch.setattr(train.runtime, "progress", progress)
     clock.__class__.__call__ = lambda self: 3.0 * len(seen)
     controller = DeadlineController(plan_run("cpu", 24, 20), clock, lambda line: None)
-    interrupted_after(4, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        train_lora(prepared_run, config_of(controller), controller)
+        train_lora(prepared_run, config_of(controller), controller, interrupt_after(5))
     bar = next(bar for bar in bars if bar.desc == "training")
     assert bar.total == bar.container.children[1].max == controller.plan.training["steps"] == 400
     assert bar.n == 5 and bar.initial > 0
@@ -284,7 +273,7 @@ def test_headshots_that_got_the_least_minutes_get_new_ones(prepared_run):
         planned = {"sampler_steps": 12, "guidance_share": 0.2, "minutes": minutes}
         stage = prepared_run.begin("headshots", GenerateConfig.for_base("mini", **planned, count=2), {}, seed=0)
         stage.manifest["planned"] = list(planned)
-        stage.finish("", headshots=[], delivered=["a.png", "b.png"][:delivered], pass_mark={})
+        stage.finish("", headshots=[], delivered=["a.png", "b.png"][:delivered], pass_mark={"mark": 0.5})
         settings = planned_settings("headshots", prepared_run, "mini", RunSettings(count=2), fresh)
         assert (settings["minutes"] > 15) == again, (minutes, delivered)
         assert planned_settings("headshots", prepared_run, "mini", RunSettings(count=2), None)["minutes"] == minutes
@@ -318,7 +307,7 @@ def test_a_run_tells_its_deadline_of_every_stage(tmp_path, clock, monkeypatch): 
     def done(stage, run, options, controller):
         seen[stage] = controller.plan
         clock.now += 60 * {"lora": 24.0}.get(stage, 0.1)
-        return {"stage": stage, "outcome": "", "seconds": 0.0, "verdicts": [], "advice": ""}
+        return result_of(GalleryResult).to_dict()
 
     monkeypatch.setattr(pipeline, "do_stage", done)
     monkeypatch.setattr(pipeline, "DeadlineController", lambda plan, tell: DeadlineController(plan, clock, tell))

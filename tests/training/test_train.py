@@ -22,7 +22,6 @@ from headshotkit.core.errors import BadConfig, DiskFull, RunFolderError, StageMi
 from headshotkit.core.run import Run
 from headshotkit.dataset.build import prepare_dataset
 from headshotkit.families import load_family
-from headshotkit.families.sdxl import SdxlFamily
 from headshotkit.training import train
 from headshotkit.training.checkpoints import (
     Checkpoints,
@@ -32,6 +31,8 @@ from headshotkit.training.checkpoints import (
     set_random_states,
     to_bytes,
 )
+from headshotkit.training.state import TrainState
+from headshotkit.training.step import denoising_loss
 from headshotkit.training.train import train_lora
 
 BRIEF = {"steps": 12, "batch": 2, "checkpoint_every_steps": 2, "rank": 4, "alpha": 4}
@@ -40,12 +41,8 @@ import json, sys
 from headshotkit.config import TrainConfig
 from headshotkit.core.run import Run
 from headshotkit.training.train import train_lora
-train_lora(Run(sys.argv[1]), TrainConfig.for_base("mini", **json.loads(sys.argv[2])))
-"""
-TELLING = """
-from headshotkit.training import train
-follow = train._Loop._follow
-train._Loop._follow = lambda self, step: (follow(self, step), print(step, flush=True))
+tell = (lambda state: print(state.step - 1, flush=True)) if len(sys.argv) > 3 else None
+train_lora(Run(sys.argv[1]), TrainConfig.for_base("mini", **json.loads(sys.argv[2])), on_step=tell)
 """
 
 
@@ -65,9 +62,9 @@ def checkpoints_of(run):
     return Checkpoints(run.path("lora"), 3).files()
 
 
-def training_process(run, settings, before=""):
-    """A training in a process of its own."""
-    command = [sys.executable, "-c", before + COMMAND, str(run.folder), json.dumps(settings)]
+def training_process(run, settings, *telling):
+    """A training in a process of its own; `telling` lets it print the number of each step it has made."""
+    command = [sys.executable, "-c", COMMAND, str(run.folder), json.dumps(settings), *telling]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -112,7 +109,7 @@ def test_a_killed_training_goes_on_to_the_same_lora(prepared_run, undisturbed):
 def test_sigterm_lets_the_step_end_and_saves_it(prepared_run):
     """No checkpoint is due in 60 steps, so the one after the start's is the signal's; then the process ends by it."""
     settings = BRIEF | {"steps": 60, "checkpoint_every_steps": 60}
-    process = training_process(prepared_run, settings, TELLING)
+    process = training_process(prepared_run, settings, "telling")
     while process.stdout.readline().strip() not in ("2", ""):
         pass
     process.terminate()
@@ -149,23 +146,20 @@ def test_a_signal_in_the_first_checkpoint_waits_for_its_end(prepared_run, monkey
     assert read_checked(seen[0])["losses"] == []
 
 
-def halfway(run, monkeypatch, settings=BRIEF):
+def interrupt_after(steps):
+    """Ctrl-C when that number of steps is done: an onlooker of a training."""
+    return lambda state: state.step == steps and signal.raise_signal(signal.SIGINT)
+
+
+def halfway(run, settings=BRIEF):
     """A training that Ctrl-C stopped after step 7."""
-    follow = train._Loop._follow
-
-    def interrupted(self, step):
-        follow(self, step)
-        if step == 6:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train._Loop, "_follow", interrupted)
-        train_lora(run, TrainConfig.for_base("mini", **settings))
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(run, TrainConfig.for_base("mini", **settings), on_step=interrupt_after(7))
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(prepared_run, undisturbed, monkeypatch):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(prepared_run, undisturbed):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    halfway(prepared_run, monkeypatch)
+    halfway(prepared_run)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert [file.name for file in checkpoints_of(prepared_run)] == ["000004.pt", "000006.pt", "000007.pt"]
     newest = checkpoints_of(prepared_run)[-1]
@@ -181,9 +175,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(prepared_run, undistur
     assert not (prepared_run.path("lora") / "checkpoints").exists()
 
 
-def test_another_optimizer_than_the_checkpoints_begins_anew_and_that_is_noted(prepared_run, monkeypatch):
+def test_another_optimizer_than_the_checkpoints_begins_anew_and_that_is_noted(prepared_run):
     """As where bitsandbytes was installed in between, or a run came from a GPU; its state has other names."""
-    halfway(prepared_run, monkeypatch)
+    halfway(prepared_run)
     newest = checkpoints_of(prepared_run)[-1]
     state = read_checked(newest)
     strange = {place: {"state1": torch.zeros(4)} for place in state["optimizer"]["state"]}
@@ -197,9 +191,10 @@ def test_another_optimizer_than_the_checkpoints_begins_anew_and_that_is_noted(pr
 
 def test_a_training_goes_on_where_the_scaler_came_or_went(prepared_run, undisturbed, monkeypatch):
     """What a training in bfloat16 or on a CPU saved is empty; a T4 has a scaler, which refuses that."""
-    halfway(prepared_run, monkeypatch)
+    halfway(prepared_run)
     assert read_checked(checkpoints_of(prepared_run)[-1])["scaler"] == {}
-    monkeypatch.setattr(train._Loop, "_new_scaler", lambda self: torch.amp.GradScaler("cpu", init_scale=1.0))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    monkeypatch.setattr(TrainState, "new_scaler", staticmethod(lambda family: scaler))
     train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
     assert_equal_tensors(tensors(prepared_run), undisturbed)
 
@@ -214,9 +209,8 @@ def test_a_stopped_training_leaves_nothing_in_memory(prepared_run, monkeypatch):
         return family
 
     monkeypatch.setattr(train, "load_family", loading)
-    monkeypatch.setattr(train._Loop, "_follow", lambda self, step: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as caught:
-        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF), on_step=interrupt_after(1))
     assert caught.value.__traceback__ is not None and len(seen) == 1
     assert seen[0]() is None
 
@@ -320,16 +314,8 @@ def test_after_a_training_without_room_for_its_lora_the_same_call_goes_on(prepar
 def test_an_interruption_that_can_not_be_saved_says_so(prepared_run, monkeypatch):
     """Ctrl-C after step 3, whose checkpoint is refused: an error in place of a silent loss."""
     refuse(monkeypatch, errno.EIO, lambda name: "000003.pt." in name)
-    follow = train._Loop._follow
-
-    def stop(self, step):
-        follow(self, step)
-        if step == 2:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(train._Loop, "_follow", stop)
     with pytest.raises(RunFolderError):
-        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF))
+        train_lora(prepared_run, TrainConfig.for_base("mini", **BRIEF), on_step=interrupt_after(3))
     assert [file.name for file in checkpoints_of(prepared_run)] == ["000000.pt", "000002.pt"]
 
 
@@ -404,15 +390,14 @@ def test_the_generators_go_on_where_they_were(tmp_path):
 def test_two_sizes_one_after_the_other_go_on_exactly(prepared_run, prepared, tmp_path, monkeypatch):
     """Stopped after step 7, in the midst of the second size; and what the U-Net saw, step by step."""
     settings, seen = BRIEF | {"schedule": ((64, 5), (128, 7)), "face_weight": 3.0}, []
-    halfway(prepared_run, monkeypatch, settings)
+    halfway(prepared_run, settings)
     train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
-    loss = SdxlFamily.loss
 
-    def watched(self, latents, condition, sizes, config, generator, weights):
-        seen.append((tuple(latents.shape[-2:]), {size[4:] for size in sizes}, tuple(weights.shape)))
-        return loss(self, latents, condition, sizes, config, generator, weights)
+    def watched(family, batch, config, generator):
+        seen.append((tuple(batch.latents.shape[-2:]), {size[4:] for size in batch.sizes}, tuple(batch.weights.shape)))
+        return denoising_loss(family, batch, config, generator)
 
-    monkeypatch.setattr(SdxlFamily, "loss", watched)
+    monkeypatch.setattr("headshotkit.training.step.denoising_loss", watched)
     undisturbed = run_beside(tmp_path / "undisturbed", prepared)
     train_lora(undisturbed, TrainConfig.for_base("mini", **settings))
     assert_equal_tensors(tensors(prepared_run), tensors(undisturbed))
@@ -445,7 +430,7 @@ def test_the_average_is_what_is_saved(prepared_run, undisturbed, monkeypatch):
     """The moving average by its definition, from the LoRA of each step, through an interruption after step 7."""
     settings = BRIEF | {"ema": 0.6, "checkpoint_every_steps": 1, "keep_checkpoints": 20}
     folder = prepared_run.path("lora") / "checkpoints"
-    halfway(prepared_run, monkeypatch, settings)
+    halfway(prepared_run, settings)
     with monkeypatch.context() as patch:
         patch.setattr(train, "_tidy", lambda stage: None)
         train_lora(prepared_run, TrainConfig.for_base("mini", **settings))
