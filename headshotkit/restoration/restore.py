@@ -24,6 +24,7 @@ from headshotkit.faces.recognition import Face
 from headshotkit.photos.files import png_bytes
 from headshotkit.photos.kept import kept_faces
 from headshotkit.restoration import embedded
+from headshotkit.restoration.background import change_backgrounds
 from headshotkit.restoration.codeformer import WEIGHTS_SHA256, CodeFormer, find_codeformer, load_codeformer
 from headshotkit.restoration.harm import Known, Look, harms, known_looks, look_at
 from headshotkit.restoration.printing import print_copies, upscaler_digest
@@ -75,6 +76,7 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         f"restored {kept} of {len(files)} faces; the others would have lost identity, eye colour or skin",
         weights={"sha256": digest, "published": digest == WEIGHTS_SHA256},
         restorer=restorer.name,
+        **change_backgrounds(stage.folder, files, config),
         **print_copies(run, stage.folder, files, config),
     )
     return _demand_asked(config, manifest)
@@ -134,6 +136,7 @@ def _copied(run: Run, stage: Stage, files: list[str], missing: tuple[str, ...], 
         f"skipped, {len(files)} headshots copied unchanged: {missing[0]}",
         missing=list(missing),
         restored=[{"file": f, "kept": "unrestored"} for f in files],
+        **change_backgrounds(stage.folder, files, config),
         **print_copies(run, stage.folder, files, config),
     )
 
@@ -151,6 +154,12 @@ def _demand_asked(config: RestoreConfig, manifest: dict) -> dict:
             f"no face was restored as asked: {missing[0]}.",
             f"The {len(manifest['restored'])} headshots were copied unchanged, and later stages can use them.",
             "; ".join(missing[1:]),
+        )
+    if lacking := manifest.get("background_missing"):
+        raise CannotRestore(
+            f"no background was changed: {lacking[0]}.",
+            f"The {len(manifest['background'])} headshots keep theirs, and later stages can use them.",
+            lacking[1],
         )
     if lacking := manifest.get("upscaler_missing"):
         raise CannotRestore(

@@ -137,3 +137,18 @@ def test_of_several_faces_only_the_person_is_restored(known, good_photo):
 
     best_of(np.hstack([stranger, good_photo]), Noting(nothing), known, RestoreConfig())
     assert len(seen) == 1 and seen[0].points[2, 0] > 768
+
+
+@pytest.mark.parametrize("kind", ["no face", "12 faces", "at the border", "4000 px"])
+def test_every_picture_gets_a_row_and_keeps_its_size(known, good_photo, kind):
+    small = cv2.resize(good_photo, (384, 384), interpolation=cv2.INTER_AREA)
+    pictures = {
+        "no face": np.full((300, 200, 3), 128, np.uint8),
+        "12 faces": np.vstack([np.hstack([small] * 4)] * 3),
+        "at the border": np.pad(good_photo, ((200, 0), (0, 0), (0, 0)), mode="edge")[:, 250:],
+        "4000 px": cv2.resize(good_photo, (4000, 4000), interpolation=cv2.INTER_CUBIC),
+    }
+    made, row = best_of(pictures[kind], Restorer(sharpened), known, RestoreConfig(fidelity=0.5))
+    assert made.shape == pictures[kind].shape and row["kept"] in ("restored", "unrestored")
+    assert bool(row.get("why")) == (row["kept"] == "unrestored")
+    assert ("tried" in row) == (kind != "no face")
