@@ -20,8 +20,8 @@ class RestoreConfig(Config):
     none, or auto: the one that is there and suits the headshots."""
     fidelity: Literal["auto"] | Fidelity = "auto"
     """The restorer's weight in [0, 1]: 0 = better looking, 1 = truer to the input; auto: chosen for each headshot."""
-    fidelities: tuple[Fidelity, ...] = (0.0, 0.3, 0.6, 0.9)
-    """Weights that auto tries; of those that harm nothing the sharpest face is kept."""
+    fidelities: tuple[Fidelity, ...] = (0.0, 0.25, 0.5, 0.75)
+    """Weights that auto tries; of those that harm nothing the one with the sharpest face is kept."""
     codeformer_weights: FilePath = stored_as("weights", "")
     """Path of codeformer.pth; empty: the cache folder's `codeformer/codeformer.pth`."""
     accept_licence: bool = False

@@ -15,7 +15,7 @@ import numpy as np
 from headshotkit.config import GenerateConfig, RestoreConfig
 from headshotkit.core.errors import MissingModel, MissingPackage
 from headshotkit.faces import landmarks, measures, recognition, skin
-from headshotkit.faces.colours import eye_colour
+from headshotkit.faces.colours import eye_colour, iris_colour
 
 LEAST_SPREAD = 4.0
 """Difference of the eyes' colour in CIELAB that always counts as none: a person's photos may be too alike."""
@@ -101,10 +101,14 @@ def look_at(image: np.ndarray, face: recognition.Face, known: Known) -> Look:
         model = recognition.load_recogniser(name)
         identity[name] = float(model.similarity(model.embed(image, face), centre)[0])
     return Look(
-        identity, eye_colour(image, face), skin.tone(aligned), skin.texture(aligned),
-        measures.sharpness(recognition.align_face(image, face.points, measures.FACE_PX)),
+        identity, iris_colour(image, marks), skin.tone(aligned), skin.texture(aligned), sharpness_of(image, face),
         landmarks.eye_openness(marks), landmarks.disagreement(face.points, marks),
     )  # fmt: skip
+
+
+def sharpness_of(image: np.ndarray, face: recognition.Face) -> float:
+    """Return the sharpness of a face in a picture, as `measures.sharpness`."""
+    return measures.sharpness(recognition.align_face(image, face.points, measures.FACE_PX))
 
 
 def harms(before: Look, after: Look, known: Known, config: RestoreConfig) -> tuple[str, ...]:
@@ -117,7 +121,7 @@ def harms(before: Look, after: Look, known: Known, config: RestoreConfig) -> tup
     harmed = {
         "identity": lost["arcface"] > config.max_identity_loss,
         "second_recogniser": lost.get("dlib", 0.0) > config.max_identity_loss,
-        "threshold": after.identity["arcface"] < min(known.threshold, before.identity["arcface"]),
+        "threshold": after.identity["arcface"] < known.threshold <= before.identity["arcface"],
         "eyes": _eyes_changed(before, after, known),
         "skin": float(np.linalg.norm(after.tone - before.tone)) > MOST_TONE,
         "texture": any(

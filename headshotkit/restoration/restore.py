@@ -26,7 +26,7 @@ from headshotkit.photos.kept import kept_faces
 from headshotkit.restoration import embedded
 from headshotkit.restoration.background import change_backgrounds
 from headshotkit.restoration.codeformer import WEIGHTS_SHA256, CodeFormer, find_codeformer, load_codeformer
-from headshotkit.restoration.harm import Known, Look, harms, known_looks, look_at
+from headshotkit.restoration.harm import Known, Look, harms, known_looks, look_at, sharpness_of
 from headshotkit.restoration.printing import print_copies, upscaler_digest
 
 
@@ -38,7 +38,8 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     Writes `restored/`: a PNG a headshot, manifest.json. An interrupted restoration goes on with the next headshot.
 
     Returns: the manifest. `restored` has a row for each file: what was kept and why, its fidelity, identity by both
-        recognisers before and after, and what was measured at each fidelity that was tried.
+        recognisers before and after, and what was measured at each fidelity that was tried: the sharpest first, up
+        to the first that harms nothing.
     Raises:
         StageMissing: no headshots have been generated.
         DamagedRun: one is missing or changed.
@@ -218,8 +219,9 @@ def best_of(image: np.ndarray, restorer, known: Known, config: RestoreConfig) ->
     try:
         for attempt in attempts(image, faces, before, restorer, known, config):
             tried.append(attempt.to_dict())
-            if not attempt.harm and (best is None or attempt.look.sharpness > best.look.sharpness):
+            if not attempt.harm:
                 best = attempt
+                break
     except NotFinite as error:
         return unrestored, row | {"why": error.happened}
     if best is None:
@@ -254,17 +256,22 @@ class Attempt:
 def attempts(
     image: np.ndarray, faces: list[Face], before: Look, restorer, known: Known, config: RestoreConfig
 ) -> Iterator[Attempt]:
-    """Yield a headshot restored with each fidelity of the settings.
+    """Yield a headshot restored with each fidelity of the settings, the sharpest first.
+
+    Sharpness costs little to measure and harm a lot, so who takes the first harmless one saves the rest.
 
     Args:
         image: RGB, uint8, shape (H, W, 3). faces: the person's; the first is measured. before: of the first one.
     """
-    restored = restorer.of(image, faces)
+    restored, made = restorer.of(image, faces), []
     for fidelity in config.fidelities if config.fidelity == "auto" else (config.fidelity,):
-        made = restored(fidelity)
-        scale = made.shape[1] / image.shape[1]
-        look = look_at(made, replace(faces[0], box=faces[0].box * scale, points=faces[0].points * scale), known)
-        yield Attempt(fidelity, made, look, harms(before, look, known, config))
+        picture = restored(fidelity)
+        scale = picture.shape[1] / image.shape[1]
+        face = replace(faces[0], box=faces[0].box * scale, points=faces[0].points * scale)
+        made.append((sharpness_of(picture, face), fidelity, picture, face))
+    for _, fidelity, picture, face in sorted(made, key=lambda one: -one[0]):
+        look = look_at(picture, face, known)
+        yield Attempt(fidelity, picture, look, harms(before, look, known, config))
 
 
 def sweep(run: Run, file: str = "", config: RestoreConfig | None = None) -> tuple[np.ndarray, list[Attempt]]:
@@ -289,7 +296,8 @@ def sweep(run: Run, file: str = "", config: RestoreConfig | None = None) -> tupl
     if not faces:
         raise NothingToShow(f"{file} holds no face of the person.", "", "Name another headshot.")
     all_of_them = config.replace(fidelity="auto")
-    return image, list(attempts(image, faces, look_at(image, faces[0], known), restorer, known, all_of_them))
+    tried = attempts(image, faces, look_at(image, faces[0], known), restorer, known, all_of_them)
+    return image, sorted(tried, key=lambda attempt: attempt.fidelity)
 
 
 def _of_the_person(image: np.ndarray, known: Known) -> list[Face]:
