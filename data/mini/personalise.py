@@ -35,7 +35,7 @@ RECOGNISERS = ("arcface", "dlib")
 
 def options_of(name: str, steps: int | None) -> RunSettings:
     photos = SHARED / "assets/people" / name
-    return RunSettings(photos, base="mini", class_word=CLASS_WORD[name], steps=steps, max_attempts=1)
+    return RunSettings(photos=photos, base="mini", class_word=CLASS_WORD[name], steps=steps, max_attempts=1)
 
 
 def personalise(name: str, steps: int | None, guidance: float | None, keep_lora: bool) -> Run:

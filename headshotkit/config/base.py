@@ -227,8 +227,17 @@ def _plain(schema: dict) -> dict:
 
 
 def _words(schema: dict) -> str:
-    """Return the values that a JSON schema allows, in words."""
+    """Return the values that a JSON schema allows, in words.
+
+    >>> _words({"anyOf": [{"const": "auto"}, {"type": "number", "minimum": 0}]})
+    'auto, or a number from 0'
+    """
+    kinds = [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
+    if len(kinds) > 1:
+        return ", or ".join(map(_words, kinds))
     schema = _plain(schema)
+    if "const" in schema:
+        return schema["const"]
     if "enum" in schema:
         known = [one for one in schema["enum"] if one]
         return f"one of: {', '.join(known)}{', or empty' if len(known) < len(schema['enum']) else ''}"

@@ -38,8 +38,9 @@ class Base:
     without base-model guidance; None: as in headshots. `experimental`: what was never tried with it; shown when the
     base is chosen. `download_gb`: size of its weights, GB. `gated`: the hub requires its licence to be accepted
     first. `controlnet`, `refiner`: sources of its ControlNet for edges and its refiner, a hub id or a folder of the
-    project's data; empty: none. `like`: the preset whose settings it has; empty: it is a preset. `usual`: it has the
-    sizes for which its family's costs were counted, if they were.
+    project's data; empty: none. `restorer`: folder of its own face restorer in the project's data; empty: none.
+    `like`: the preset whose settings it has; empty: it is a preset. `usual`: it has the sizes for which its family's
+    costs were counted, if they were.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Base:
     gated: bool = False
     controlnet: str = ""
     refiner: str = ""
+    restorer: str = ""
     like: str = ""
     usual: bool = True
 
@@ -125,7 +127,7 @@ BASES = {
         Base(
             "mini", "sdxl", "data:mini/base", "made for this project; demo and test only", brief_prompts=True,
             square_only=True, without_base_guidance=(3.0, 0.2),
-            controlnet="data:mini/controlnet", refiner="data:mini/refiner",
+            controlnet="data:mini/controlnet", refiner="data:mini/refiner", restorer="data:mini/restorer",
             presets={
                 "PrepareConfig": {"size_px": 256, "face_fractions": (0.55, 0.65)},
                 "TrainConfig": {

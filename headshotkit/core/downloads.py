@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from headshotkit.core import runtime
 
 WAITS_S = (3.0, 15.0)
 """Pauses before the second and the third attempt."""
+PATIENCE_S = 30.0
+"""Time without an answer after which a download counts as broken off."""
+CHUNK = 2**18
 FULL, LOCKED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 BROKEN_OFF = {"XetDownloadError", "IncompleteRead", "RemoteProtocolError", "NotWhole"}
 Made = TypeVar("Made")
@@ -156,6 +162,36 @@ def again(attempt: Callable[[Trouble | None], Made], title: str) -> Made:
             runtime.say(f"{title}: {first_line(error)}. Trying again in {wait_s:g} s; the finished part is kept.")
         time.sleep(wait_s)
     return attempt(trouble)
+
+
+def download(address: str, file: Path, title: str) -> None:
+    """Download to a file; continue if it already holds the beginning.
+
+    Raises:
+        NotWhole: fewer bytes arrived than were announced; they are kept.
+        OSError: from the network or the disk.
+    """
+    begun = file.stat().st_size if file.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={begun}-"} if begun else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=PATIENCE_S)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is also an open response
+        raise
+    with answer:
+        begun = begun if answer.status == 206 else 0
+        length = int(answer.headers.get("Content-Length") or 0)
+        total = begun + length
+        runtime.say(f"downloading {title}, {size_in_words(total)}, once")
+        with open(file, "ab" if begun else "wb") as target, runtime.progress((), title, total) as bar:
+            bar.unit, bar.unit_scale = "B", True
+            bar.update(begun)
+            while chunk := answer.read(CHUNK):
+                target.write(chunk)
+                bar.update(len(chunk))
+    arrived = file.stat().st_size
+    if length and arrived != total:
+        raise NotWhole(f"{arrived} of {total} bytes arrived")
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:

@@ -154,23 +154,50 @@ class HeadshotsResult(Result):
 
 
 @dataclass(frozen=True)
+class TriedFidelity(Record):
+    """A headshot restored with one fidelity. `harm`: codes of what it harmed; `dlib`: None without that recogniser.
+
+    `eyes_lab`, `skin_lab`: CIELAB, `eyes_lab` None if they can't be measured. `texture`: band -> percent.
+    """
+
+    fidelity: float
+    harm: tuple[str, ...]
+    identity: float
+    sharpness: float
+    dlib: float | None = None
+    eyes_lab: tuple[float, ...] | None = None
+    skin_lab: tuple[float, ...] = ()
+    texture: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RestoredFace(Record):
-    """One headshot after restoring: which picture was `kept`, "restored" or "unrestored", and identity, if measured."""
+    """One headshot after restoring: which picture was `kept`, "restored" or "unrestored", and what was measured.
+
+    `why`: the reason for an unrestored one. `fidelity`: of the restored one. `dlib_before`, `dlib_after`: identity by
+    the second recogniser. `tried`: the fidelities that were measured.
+    """
 
     file: Name
     kept: str
     identity_before: float | None = None
     identity_after: float | None = None
     why: str = ""
+    fidelity: float | None = None
+    dlib_before: float | None = None
+    dlib_after: float | None = None
+    sharpness_before: float | None = None
+    tried: tuple[TriedFidelity, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestoredResult(Result):
-    """What restoring leaves. `missing`: what was missing to restore faces, and how to get it."""
+    """What restoring leaves. `missing`: what was missing to restore faces, and how to get it. `restorer`: its name."""
 
     folder_name = "restored"
     faces: tuple[RestoredFace, ...] = stored_as("restored")
     missing: tuple[str, ...] = ()
+    restorer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

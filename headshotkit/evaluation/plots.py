@@ -385,15 +385,6 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def table_restored(run: Run) -> Table:
-    """Return how many faces were restored, and what is missing to restore them, with how to get it."""
-    result = RestoredResult.load(run)
-    kept = [face.kept for face in result.faces]
-    rows = [(f"{kind} headshots", str(kept.count(kind))) for kind in ("restored", "unrestored")]
-    rows += [("missing, and how to get it", text) for text in result.missing]
-    return Table(("what", "value"), rows)
-
-
 def _wrapped(text: str, width: int = 24) -> str:
     return "\n".join(textwrap.wrap(text, width))
 

@@ -103,10 +103,19 @@ def noise(aligned: np.ndarray) -> float:
 
     Source: Immerkaer 1996, Fast noise variance estimation; with the median, not the mean, because edges are not noise.
     """
-    luma, oval = _skin(aligned)
+    return noise_in(aligned, _skin(aligned)[1])
+
+
+def noise_in(image: np.ndarray, where: np.ndarray) -> float:
+    """Estimate the standard deviation of the noise in a part of a picture; as `noise`.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3). where: bool, shape (H, W).
+    """
+    luma = image.astype(np.float32) @ LUMA
     rows = luma[:-2] - 2 * luma[1:-1] + luma[2:]
     both = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
-    return float(np.median(np.abs(both)[oval[1:-1, 1:-1]]) / (6 * 0.6745))
+    return float(np.median(np.abs(both)[where[1:-1, 1:-1]]) / (6 * 0.6745))
 
 
 def blockiness(image: np.ndarray, box: np.ndarray, period: int = 8) -> float:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.error
-import urllib.request
 import zipfile
 from pathlib import Path
 
 from headshotkit.core import runtime
-from headshotkit.core.downloads import NotWhole, again, first_line, size_in_words, trouble_of
+from headshotkit.core.downloads import NotWhole, again, download, first_line, trouble_of
 from headshotkit.core.errors import MissingModel
 from headshotkit.core.run import clear_half_written, half_written, sha256_of
 
@@ -35,8 +33,6 @@ SEX_MODEL = "genderage.onnx"
 SEX_SHA256 = "4fde69b1c810857b88c64a335084f1c3fe8f01246c9a191b48c7bb756d6652fb"
 """insightface's model of sex and age, from a pack that holds it; used only with this sha256."""
 ADDRESS = "https://github.com/deepinsight/insightface/releases/download/v0.7/{pack}.zip"
-PATIENCE_S = 30.0
-CHUNK = 2**18
 
 
 def pack_folder(pack: str) -> Path:
@@ -75,7 +71,7 @@ def _install(pack: str, folder: Path) -> None:
     unpacked = half_written(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     clear_half_written(folder)
-    _download(ADDRESS.format(pack=pack), archive, f"insightface's models {pack}")
+    download(ADDRESS.format(pack=pack), archive, f"insightface's models {pack}")
     try:
         unpacked.mkdir(exist_ok=True)
         with zipfile.ZipFile(archive) as packed:
@@ -92,33 +88,3 @@ def _install(pack: str, folder: Path) -> None:
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
         archive.unlink(missing_ok=True)
-
-
-def _download(address: str, file: Path, title: str) -> None:
-    """Download to a file; continue if it already holds the beginning.
-
-    Raises:
-        NotWhole: fewer bytes arrived than were announced; they are kept.
-        OSError: from the network or the disk.
-    """
-    begun = file.stat().st_size if file.exists() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={begun}-"} if begun else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=PATIENCE_S)
-    except urllib.error.HTTPError as error:
-        error.close()  # it is also an open response
-        raise
-    with answer:
-        begun = begun if answer.status == 206 else 0
-        length = int(answer.headers.get("Content-Length") or 0)
-        total = begun + length
-        runtime.say(f"downloading {title}, {size_in_words(total)}, once")
-        with open(file, "ab" if begun else "wb") as target, runtime.progress((), title, total) as bar:
-            bar.unit, bar.unit_scale = "B", True
-            bar.update(begun)
-            while chunk := answer.read(CHUNK):
-                target.write(chunk)
-                bar.update(len(chunk))
-    arrived = file.stat().st_size
-    if length and arrived != total:
-        raise NotWhole(f"{arrived} of {total} bytes arrived")

@@ -1,47 +1,34 @@
-"""Restore faces with CodeFormer: its licence is non-commercial, so package and weights are opt-in.
+"""Restore the faces of a run's headshots, and keep a restored one only where it harms nothing.
 
-A restored face is kept only if its identity holds. If CodeFormer is not installed or its weights can't be used, the
-headshots are copied unchanged, and the manifest lists what is missing and how to get it. If the weights were given
-by the user, that is an error as well.
+CodeFormer is opt-in, because its licence is non-commercial; the embedded base has a restorer of its own. If there is
+none, the headshots are copied unchanged, and the manifest lists what is missing and how to get it.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import logging
-import os
-import sys
-import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from headshotkit.config import RestoreConfig
+from headshotkit.config import GenerateConfig, RestoreConfig
+from headshotkit.config.bases import find_base
 from headshotkit.core import locks, runtime
-from headshotkit.core.downloads import first_line
-from headshotkit.core.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite
-from headshotkit.core.run import Run, sha256_of, write_atomic
+from headshotkit.core.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite, NothingToShow
+from headshotkit.core.results import HeadshotsResult, RestoredResult, TriedFidelity
+from headshotkit.core.run import Run, Stage, write_atomic
 from headshotkit.faces import recognition
+from headshotkit.faces.recognition import Face
 from headshotkit.photos.files import png_bytes
-from headshotkit.scoring.identity import identity_of, known_faces
-from headshotkit.training.checkpoints import DAMAGE
-
-PACKAGE = "codeformer"
-PIP = "pip install --no-deps codeformer-pip==0.0.4"
-WEIGHTS_URL = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth"
-WEIGHTS_SHA256 = "1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7"
-SIDE_PX = 512
-TEMPLATE = np.array(
-    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043],
-     [313.08905, 371.15118]], np.float32,
-) / np.float32(SIDE_PX)  # fmt: skip
-"""CodeFormer's positions of eyes, nose and mouth corners, in fractions of its 512 px square (facexlib's template)."""
-FEATHER = 0.06
-"""Width of the soft edge around a restored face, in fractions of the square's side."""
+from headshotkit.photos.kept import kept_faces
+from headshotkit.restoration import embedded
+from headshotkit.restoration.background import change_backgrounds
+from headshotkit.restoration.codeformer import WEIGHTS_SHA256, CodeFormer, find_codeformer, load_codeformer
+from headshotkit.restoration.harm import Known, Look, harms, known_looks, look_at, sharpness_of
+from headshotkit.restoration.printing import print_copies, upscaler_digest
 
 
 @locks.writes("restore")
@@ -49,219 +36,281 @@ FEATHER = 0.06
 def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     """Restore the faces of the delivered headshots.
 
-    Writes `restored/`: a PNG a headshot, manifest.json. Returns the manifest: `restored` has for each file the
-    identity before and after, and which of the two was kept.
+    Writes `restored/`: a PNG a headshot, manifest.json. An interrupted restoration goes on with the next headshot.
 
+    Returns: the manifest. `restored` has a row for each file: what was kept and why, its fidelity, identity by both
+        recognisers before and after, and what was measured at each fidelity that was tried: the sharpest first, up
+        to the first that harms nothing.
     Raises:
         StageMissing: no headshots have been generated.
         DamagedRun: one is missing or changed.
-        CannotRestore: the user's weights can't be used; the stage is finished nevertheless.
+        CannotRestore: the restorer or the weights that the user chose can't be used; the stage is finished
+            nevertheless.
     """
     config = config or RestoreConfig()
-    weights, digest, missing = find_codeformer(config)
-    files = run.manifest("headshots")["delivered"]
+    files = list(HeadshotsResult.load(run).delivered)
     run.files("headshots", files)
-    stage = run.begin("restored", config, run.inputs_from("headshots") | {"codeformer": digest or "missing"})
+    weights, digest, missing = choose_restorer(run, config)
+    inputs = run.inputs_from("headshots") | {"codeformer": digest or "missing"}
+    if config.print_px and config.upscaler_weights:
+        inputs["upscaler"] = upscaler_digest(config) or "missing"
+    stage = run.begin("restored", config, inputs)
     if stage.done:
         return _demand_asked(config, stage.manifest)
+    restorer = None
     if weights:
         try:
-            net = load_codeformer(weights)
+            restorer, known = open_restorer(run, weights)
         except (BadWeights, BrokenPackage) as error:
             missing = (error.happened.rstrip("."), error.next_step)
-    if missing:
-        for file in files:
-            write_atomic(stage.folder / file, (run.path("headshots") / file).read_bytes())
-        manifest = stage.finish(
-            f"skipped, {len(files)} headshots copied unchanged: {missing[0]}",
-            missing=list(missing),
-            restored=[{"file": f, "kept": "unrestored"} for f in files],
-        )
-        return _demand_asked(config, manifest)
-    centre = known_faces(run, "arcface").mean(0)
-    rows, changes = [], stage.manifest.setdefault("memory_changes", [])
-    for file in runtime.progress(files, "restoring faces"):
-        original = Image.open(run.path("headshots") / file, formats=("PNG",))
-        pixels = np.asarray(original.convert("RGB"))
-        device = "cpu" if changes else runtime.choose_device()[0]
-        work = partial(_restored, pixels, net, centre, config)
-        made, said = runtime.within_memory(lambda work=work, device=device: (net.to(device), work())[1])
-        if said and not changes:
-            changes.append({"device": "cpu", "why": said})
-            runtime.say(f"restoration continues on the CPU: {said}")
-        if said:
-            net.to("cpu")
-        result, row = work() if said else made
-        texts = {**getattr(original, "text", {}), "Restored": f"CodeFormer, fidelity {config.fidelity}"}
-        unchanged = (run.path("headshots") / file).read_bytes()
-        restored = row["kept"] == "restored"
-        write_atomic(stage.folder / file, png_bytes(Image.fromarray(result), **texts) if restored else unchanged)
-        rows.append({"file": file, **row})
-    kept = sum(row["kept"] == "restored" for row in rows)
-    return stage.finish(
-        f"restored {kept} of {len(files)} faces; the rest had no single face or lost identity",
-        restored=rows,
+    if restorer is None:
+        return _demand_asked(config, _copied(run, stage, files, missing, config))
+    changes = stage.manifest.setdefault("memory_changes", [])
+    rows = {row["file"]: row for row in stage.manifest.get("restored", ()) if row["file"] not in stage.spoilt}
+    for file in runtime.progress([file for file in files if file not in rows], "restoring faces"):
+        row = _restore_one(run.path("headshots") / file, stage.folder / file, restorer, known, config, changes)
+        rows[file] = {"file": file, **row}
+        stage.manifest["restored"] = [rows[done] for done in files if done in rows]
+        stage.note_seconds()
+    kept = sum(row["kept"] == "restored" for row in rows.values())
+    manifest = stage.finish(
+        f"restored {kept} of {len(files)} faces; the others would have lost identity, eye colour or skin",
         weights={"sha256": digest, "published": digest == WEIGHTS_SHA256},
+        restorer=restorer.name,
+        **change_backgrounds(stage.folder, files, config),
+        **print_copies(run, stage.folder, files, config),
+    )
+    return _demand_asked(config, manifest)
+
+
+def open_restorer(run: Run, weights: Path) -> tuple[CodeFormer | embedded.Embedded, Known]:
+    """Load a restorer, and measure the person's own photos, with which restored faces are compared.
+
+    Args:
+        weights: CodeFormer's file, or the folder of an embedded base's own restorer.
+    Raises:
+        BadWeights, BrokenPackage: the weights or CodeFormer's package can't be used.
+    """
+    net = load_codeformer(weights) if weights.is_file() else _load_embedded(weights)
+    generated, photos = HeadshotsResult.load(run), list(kept_faces(run, "for the restorer"))
+    known = known_looks(photos, generated.threshold.value, GenerateConfig.from_dict(generated.config))
+    if weights.is_file():
+        return CodeFormer(net), known
+    from headshotkit.restoration.embedded_net import person_vector  # not above: it loads torch
+
+    return embedded.Embedded(net, person_vector([image for image, _ in photos], known.embeddings)), known
+
+
+def _load_embedded(folder: Path):
+    from headshotkit.restoration.embedded_net import load_restorer  # not above: it loads torch
+
+    return load_restorer(folder)
+
+
+def choose_restorer(run: Run, config: RestoreConfig) -> tuple[Path | None, str, tuple[str, ...]]:
+    """Return the weights to restore with and their sha256, or what is missing: (None, "", (what, how, ...)).
+
+    CodeFormer's weights are a file, a base's own restorer is a folder.
+    """
+    base = HeadshotsResult.load(run).config["base"]
+    own = find_base(base).restorer
+    folder, digest = (
+        embedded.weights_of(runtime.data_path(*own.removeprefix("data:").split("/"))) if own else (None, "")
+    )
+    match config.restorer:
+        case "none":
+            return None, "", ("restoring is switched off", "Choose a restorer: --restorer auto")
+        case "embedded":
+            lacking = (f"base {base!r} has no restorer of its own", "Choose another one: --restorer codeformer")
+            return (folder, digest, ()) if folder else (None, "", lacking)
+    weights, found, missing = find_codeformer(config)
+    if missing and config.restorer == "auto" and folder and not config.codeformer_weights:
+        return folder, digest, ()
+    return weights, found, missing
+
+
+def _copied(run: Run, stage: Stage, files: list[str], missing: tuple[str, ...], config: RestoreConfig) -> dict:
+    """Finish the stage with the headshots unchanged."""
+    for file in files:
+        write_atomic(stage.folder / file, (run.path("headshots") / file).read_bytes())
+    return stage.finish(
+        f"skipped, {len(files)} headshots copied unchanged: {missing[0]}",
+        missing=list(missing),
+        restored=[{"file": f, "kept": "unrestored"} for f in files],
+        **change_backgrounds(stage.folder, files, config),
+        **print_copies(run, stage.folder, files, config),
     )
 
 
 def _demand_asked(config: RestoreConfig, manifest: dict) -> dict:
-    """Return the finished stage's manifest, unless the user gave weights that could not be used.
+    """Return the finished stage's manifest, unless what the user chose could not be used.
 
     Raises:
-        CannotRestore: the user's weights could not be used.
+        CannotRestore: the user's restorer or weights could not be used.
     """
     missing = manifest.get("missing")
-    if config.codeformer_weights and missing:
-        untouched = len(manifest["restored"])
+    chosen = config.codeformer_weights or config.accept_licence or config.restorer in ("codeformer", "embedded")
+    if missing and chosen:
         raise CannotRestore(
-            f"no face was restored with the given weights: {missing[0]}.",
-            f"The {untouched} headshots were copied unchanged, and later stages can use them.",
+            f"no face was restored as asked: {missing[0]}.",
+            f"The {len(manifest['restored'])} headshots were copied unchanged, and later stages can use them.",
             "; ".join(missing[1:]),
+        )
+    if lacking := manifest.get("background_missing"):
+        raise CannotRestore(
+            f"no background was changed: {lacking[0]}.",
+            f"The {len(manifest['background'])} headshots keep theirs, and later stages can use them.",
+            lacking[1],
+        )
+    if lacking := manifest.get("upscaler_missing"):
+        raise CannotRestore(
+            f"no headshot was enlarged by the network: {lacking[0]}.",
+            f"The {len(manifest['print'])} copies for print were enlarged by Lanczos.",
+            lacking[1],
         )
     return manifest
 
 
-def find_codeformer(config: RestoreConfig) -> tuple[Path | None, str, tuple[str, ...]]:
-    """Return CodeFormer's weights and their sha256, or what is missing: (None, "", (what, how, ...)).
+def _restore_one(source: Path, target: Path, restorer, known: Known, config: RestoreConfig, changes: list) -> dict:
+    """Restore one headshot, write what is kept, and return its row of the manifest.
 
-    A file in the cache must be the published one; one that the user gives may be another.
+    Args:
+        changes: of the memory; when a GPU's gives out, the rest is restored on the CPU, and this says why.
     """
-    usual = runtime.cache_path("codeformer", "codeformer.pth")
-    place = runtime.typed_path(config.codeformer_weights) if config.codeformer_weights else usual
-    missing, shown, digest = [], runtime.shown_path(place), ""
-    if not runtime.has_module(PACKAGE):
-        missing += ["CodeFormer's package is not installed", f"Install it (S-Lab licence, non-commercial): {PIP}"]
-    try:
-        digest = sha256_of(place) if os.path.isfile(place) else ""
-        if not digest:
-            missing += [f"CodeFormer's weights are not at {shown}", f"Download {WEIGHTS_URL} (376 MB) to {shown}"]
-    except OSError as error:
-        missing += [f"{shown} can't be read: {error.strerror}", "Change its permissions, or give another file"]
-    if digest and not config.codeformer_weights and digest != WEIGHTS_SHA256:
-        missing += [f"{shown} is not the expected file (its sha256 differs)", f"Download {WEIGHTS_URL} again"]
-    return (None, "", tuple(missing)) if missing else (place, digest, ())
+    with Image.open(source, formats=("PNG",)) as picture:
+        original, texts = np.asarray(picture.convert("RGB")), dict(getattr(picture, "text", {}))
+    device = "cpu" if changes else runtime.choose_device()[0]
+    work = partial(best_of, original, restorer, known, config)
+    made, said = runtime.within_memory(lambda: (restorer.to(device), work())[1])
+    if said:
+        if not changes:
+            changes.append({"device": "cpu", "why": said})
+            runtime.say(f"restoration continues on the CPU: {said}")
+        restorer.to("cpu")
+        made = work()
+    result, row = made
+    if row["kept"] == "restored":
+        texts["Restored"] = f"{restorer.name}, fidelity {row['fidelity']}"
+    elif result.shape != original.shape:
+        texts["Enlarged"] = f"bicubic, to {result.shape[1]} px"
+    changed = result is not original
+    write_atomic(target, png_bytes(Image.fromarray(result), **texts) if changed else source.read_bytes())
+    return row
 
 
-def codeformer_class():
-    """Return the network class of the CodeFormer package, without running the package's own imports.
+def best_of(image: np.ndarray, restorer, known: Known, config: RestoreConfig) -> tuple[np.ndarray, dict]:
+    """Return the sharpest restored picture that harms nothing, or the unrestored one, and a row of facts.
 
-    They would download four files and pull in torchvision, so bare modules replace the package's folders while the
-    one file is imported.
+    A restorer that enlarges also enlarges what it does not restore.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+        restorer: `CodeFormer` or `Embedded`.
     """
-    root = Path(importlib.util.find_spec(PACKAGE).submodule_search_locations[0])
-    names = ("", ".basicsr", ".basicsr.archs", ".basicsr.utils")
-    stubs = {PACKAGE + name: ModuleType(PACKAGE + name) for name in names}
-    for name, module in stubs.items():
-        module.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
-    stubs[f"{PACKAGE}.basicsr.utils"].get_root_logger = logging.getLogger
-    before = {name: sys.modules.get(name) for name in stubs}
-    sys.modules.update(stubs)
+    if isinstance(restorer, embedded.Embedded) and image.shape[:2] != (embedded.GIVEN_PX,) * 2:
+        return image, {"kept": "unrestored", "why": f"the restorer takes {embedded.GIVEN_PX} px squares"}
+    faces = _of_the_person(image, known)
+    unrestored = embedded.enlarged(image) if isinstance(restorer, embedded.Embedded) else image
+    if not faces:
+        return unrestored, {"kept": "unrestored", "why": "no face is the person's"}
+    before = look_at(image, faces[0], known)
+    row = {"kept": "unrestored", **_identities("before", before), "sharpness_before": round(before.sharpness, 2)}
+    tried, best = [], None
     try:
-        return importlib.import_module(f"{PACKAGE}.basicsr.archs.codeformer_arch").CodeFormer
-    finally:
-        for name, module in before.items():
-            if module is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = module
-
-
-def load_codeformer(weights: Path):
-    """Return the network with its weights on the CPU, float32 (it overflows in fp16), ready to restore.
-
-    Raises:
-        BadWeights: the file is truncated or empty, holds other things than tensors, or another network's.
-        BrokenPackage: the package has no network of that name.
-    """
-    import torch
-
-    from headshotkit.core.finite import spoilt  # not above: `check` needs no torch
-
-    try:
-        net = codeformer_class()()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise BrokenPackage(
-            f"CodeFormer's package can't be used: {first_line(error)}.",
-            "It is not the supported version.",
-            f"Install the supported one: {PIP}",
-        ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns about pickles before it refuses them
-            state = torch.load(weights, weights_only=True, map_location="cpu")
-        state = state.get("params_ema", state)
-        net.load_state_dict(state)
-        if names := spoilt(state):
-            raise ValueError(f"{len(names)} of its {len(state)} tensors hold NaN or infinity")
-    except (*DAMAGE, AttributeError, TypeError) as error:
-        if runtime.out_of_memory(error):
-            raise
-        raise BadWeights(
-            f"{runtime.shown_path(weights)} can't be used as CodeFormer's weights: {first_line(error)}.",
-            "It is truncated, damaged, or belongs to another network.",
-            f"Download {WEIGHTS_URL} (376 MB), whose sha256 begins with {WEIGHTS_SHA256[:8]}",
-        ) from error
-    return net.eval()
-
-
-def _restored(image: np.ndarray, net, centre: np.ndarray, config: RestoreConfig) -> tuple[np.ndarray, dict]:
-    """Return one headshot with its face restored, and its identity before and after; the caller applies `kept`."""
-    found = recognition.detect_faces(image)
-    if len(found) != 1:
-        return image, {"kept": "unrestored", "why": f"{len(found)} faces"}
-    before = identity_of(image, found[0], centre, "arcface")
-    aligned = recognition.align_face(image, found[0].points, SIDE_PX, TEMPLATE)
-    try:
-        result = paste_back(image, restore_face(aligned, net, config.fidelity), found[0].points)
+        for attempt in attempts(image, faces, before, restorer, known, config):
+            tried.append(attempt.to_dict())
+            if not attempt.harm:
+                best = attempt
+                break
     except NotFinite as error:
-        return image, {"identity_before": before, "kept": "unrestored", "why": error.happened}
-    after_faces = recognition.detect_faces(result)
-    after = identity_of(result, after_faces[0], centre, "arcface") if len(after_faces) == 1 else None
-    row = {"identity_before": before, "identity_after": after}
-    if after is None or after < before - config.max_identity_loss:
-        return image, row | {"kept": "unrestored", "why": "the restored face is less similar to you"}
-    return result, row | {"kept": "restored"}
+        return unrestored, row | {"why": error.happened}
+    if best is None:
+        return unrestored, row | {"why": "every fidelity that was tried harms the face", "tried": tried}
+    row |= {"kept": "restored", "fidelity": best.fidelity, **_identities("after", best.look), "tried": tried}
+    return best.picture, row
 
 
-def restore_face(aligned: np.ndarray, net, fidelity: float) -> np.ndarray:
-    """Restore one aligned face with CodeFormer.
+@dataclass(frozen=True)
+class Attempt:
+    """A headshot restored with one fidelity. harm: the codes of `harms`; empty: it may be kept."""
+
+    fidelity: float
+    picture: np.ndarray
+    look: Look
+    harm: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """Return the measures as JSON types, for the manifest."""
+        look = self.look
+        return TriedFidelity(
+            self.fidelity, self.harm, round(look.identity["arcface"], 4), round(look.sharpness, 2),
+            round(look.identity["dlib"], 4) if "dlib" in look.identity else None,
+            None if look.eyes is None else tuple(round(float(v), 1) for v in look.eyes),
+            tuple(round(float(v), 1) for v in look.tone),
+            {band: round(energy, 3) for band, energy in look.texture.items()},
+        ).to_dict()  # fmt: skip
+
+
+def attempts(
+    image: np.ndarray, faces: list[Face], before: Look, restorer, known: Known, config: RestoreConfig
+) -> Iterator[Attempt]:
+    """Yield a headshot restored with each fidelity of the settings, the sharpest first.
+
+    Sharpness costs little to measure and harm a lot, so who takes the first harmless one saves the rest.
 
     Args:
-        aligned: RGB, uint8, shape (512, 512, 3).
-        fidelity: in [0, 1]; 0 = better looking, 1 = truer to the input.
-    Returns: RGB, uint8, shape (512, 512, 3).
+        image: RGB, uint8, shape (H, W, 3). faces: the person's; the first is measured. before: of the first one.
+    """
+    restored, made = restorer.of(image, faces), []
+    for fidelity in config.fidelities if config.fidelity == "auto" else (config.fidelity,):
+        picture = restored(fidelity)
+        scale = picture.shape[1] / image.shape[1]
+        face = replace(faces[0], box=faces[0].box * scale, points=faces[0].points * scale)
+        made.append((sharpness_of(picture, face), fidelity, picture, face))
+    for _, fidelity, picture, face in sorted(made, key=lambda one: -one[0]):
+        look = look_at(picture, face, known)
+        yield Attempt(fidelity, picture, look, harms(before, look, known, config))
+
+
+def sweep(run: Run, file: str = "", config: RestoreConfig | None = None) -> tuple[np.ndarray, list[Attempt]]:
+    """Return a delivered headshot of a run as it was drawn, and restored with each fidelity, for a look at them.
+
+    Args:
+        file: its name; empty: the first one in which a face was restored, or the first.
     Raises:
-        NotFinite: the result holds NaN or infinity.
-    Source: Zhou et al. 2022, arXiv:2206.11253.
+        StageMissing: the headshots have not been restored.
+        NothingToShow: there is no restorer, or no face of the person in that headshot.
     """
-    import torch
+    result = RestoredResult.load(run)
+    config = config or RestoreConfig.from_dict(result.config)
+    weights, _, missing = choose_restorer(run, config)
+    if not weights or not result.faces:
+        missing = missing or ("no headshot was delivered",)
+        raise NothingToShow(f"no face was restored: {missing[0]}.", "", "; ".join(missing[1:]))
+    restorer, known = open_restorer(run, weights)
+    file = file or min(result.faces, key=lambda face: face.kept != "restored").file
+    with Image.open(run.path("headshots") / file, formats=("PNG",)) as picture:
+        image = np.asarray(picture.convert("RGB"))
+    faces = _of_the_person(image, known)
+    if not faces:
+        raise NothingToShow(f"{file} holds no face of the person.", "", "Name another headshot.")
+    all_of_them = config.replace(fidelity="auto")
+    tried = attempts(image, faces, look_at(image, faces[0], known), restorer, known, all_of_them)
+    return image, sorted(tried, key=lambda attempt: attempt.fidelity)
 
-    pixels = torch.from_numpy(aligned.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
-    with torch.no_grad():
-        made = net(pixels.to(next(net.parameters()).device), w=fidelity, adain=True)[0]
-    if not made.isfinite().all():
-        raise NotFinite(
-            "the restored face holds NaN or infinity.",
-            "CodeFormer's weights are damaged, or not CodeFormer's.",
-            "Download them again; the face stays as it is.",
-        )
-    return ((made[0].clamp(-1, 1).cpu().numpy().transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
+
+def _of_the_person(image: np.ndarray, known: Known) -> list[Face]:
+    """Return the faces that are the person: the only one, or of several those that reach the identity threshold."""
+    found = recognition.detect_faces(image)
+    if len(found) < 2:
+        return found
+    model = recognition.load_recogniser("arcface")
+    alike = {
+        n: float(model.similarity(model.embed(image, f), known.centres["arcface"])[0]) for n, f in enumerate(found)
+    }
+    return [found[n] for n in sorted(alike, key=alike.get, reverse=True) if alike[n] >= known.threshold]
 
 
-def paste_back(image: np.ndarray, face: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Paste an aligned face back where it was cut, with a soft edge.
-
-    Args:
-        image: RGB, uint8, shape (H, W, 3). face: RGB, uint8, shape (512, 512, 3). points: px, shape (5, 2).
-    """
-    import cv2
-
-    back = cv2.invertAffineTransform(recognition.template_transform(points, SIDE_PX, TEMPLATE))
-    size = (image.shape[1], image.shape[0])
-    edge = int(FEATHER * SIDE_PX)
-    mask = np.zeros((SIDE_PX, SIDE_PX), np.float32)
-    mask[2 * edge : -2 * edge, 2 * edge : -2 * edge] = 1
-    soft = cv2.warpAffine(cv2.GaussianBlur(mask, (0, 0), edge / 2), back, size)[..., None]
-    laid = cv2.warpAffine(face, back, size, flags=cv2.INTER_LINEAR)
-    return (laid * soft + image * (1 - soft)).round().astype(np.uint8)
+def _identities(when: str, look: Look) -> dict[str, float]:
+    """Return identity by recogniser as a row's facts: identity_before, dlib_before."""
+    return {f"{'identity' if n == 'arcface' else n}_{when}": round(value, 4) for n, value in look.identity.items()}

@@ -1,4 +1,4 @@
-"""Reasons against a headshot in plain words, by their codes."""
+"""Reasons against a headshot, and against a restored face, in plain words, by their codes."""
 
 WORDS = {
     "no_face": "no face was found", "many_faces": "more than one face", "small_face": "the face is small",
@@ -7,3 +7,9 @@ WORDS = {
     "near_twin": "almost the same picture as another",
 }  # fmt: skip
 """Code of the identity gate -> its reason in plain words."""
+HARM = {
+    "identity": "less similar to you", "second_recogniser": "less similar to you for the second recogniser",
+    "threshold": "below the identity threshold", "eyes": "eyes of another colour", "skin": "skin of another tone",
+    "texture": "smoothed skin", "distorted": "a distorted face",
+}  # fmt: skip
+"""Code of `restoration.harm` -> what restoring harmed, in plain words."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hub_server import Fault, Hub, serve
 
-from headshotkit.core import locks, runtime
+from headshotkit.core import downloads, locks, runtime
 from headshotkit.core.errors import MissingModel
 from headshotkit.core.run import sha256_of
 from headshotkit.faces import packs, recognition
@@ -33,7 +33,7 @@ def server(tmp_path, monkeypatch):
     served.add("insight/face", folder)
     running = serve(served)
     monkeypatch.setattr(packs, "ADDRESS", served.address + "/insight/face/resolve/main/{pack}.zip")
-    monkeypatch.setattr(packs, "PATIENCE_S", 2)
+    monkeypatch.setattr(downloads, "PATIENCE_S", 2)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setenv("HEADSHOTKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,0 +1,173 @@
+"""Restore the embedded base's headshots with a small network that knows who the person is.
+
+It was trained by the scripts of data/mini. A 256 px picture goes in, one of 512 px comes out. The person's own photos
+modulate the network: their mean ArcFace embedding and the colours of eyes and hair. Without them it gives people the
+average eyes and a face that is less their own.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from headshotkit.core.errors import BadWeights
+from headshotkit.core.finite import spoilt
+from headshotkit.faces import colours, recognition
+
+CONFIG, WEIGHTS = "config.json", "restorer.safetensors"
+VERSION = 1
+IN_PX, OUT_PX = 256, 512
+EMBEDDING = 512
+PERSON = EMBEDDING + 8
+"""Length of a person's vector: the embedding, then for eyes and hair three colour values and whether they are known."""
+USUAL_EYES = np.float32([28, 4, 6]), np.float32([12, 5, 8])
+USUAL_HAIR = np.float32([25, 5, 8]), np.float32([18, 6, 10])
+"""Mean and spread of the colours, CIELAB; they bring the vector's numbers to about [-2, 2]."""
+CHANNELS = (40, 80, 128, 160)
+"""Channels at 128, 64, 32 and 16 px."""
+LAST_CHANNELS = (24, 16)
+"""Channels at 256 and 512 px."""
+
+
+class Block(nn.Module):
+    """Two convolutions with a residual connection; the person scales and shifts the channels in between (FiLM).
+
+    Source: FiLM, Perez et al. 2017, arXiv:1709.07871.
+    """
+
+    def __init__(self, channels: int, code: int = 0) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(code, 2 * channels) if code else None
+        if code:  # at first the person changes nothing
+            nn.init.zeros_(self.film.weight)
+            nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: torch.Tensor, code: torch.Tensor | None = None) -> torch.Tensor:
+        h = self.first(F.silu(self.norm(x)))
+        if self.film is not None:
+            scale, shift = self.film(code)[..., None, None].chunk(2, 1)
+            h = h * (1 + scale) + shift
+        return x + self.second(F.silu(h))
+
+
+class FaceRestorer(nn.Module):
+    """A U-Net from 256 px to 512 px whose middle and decoder are modulated by the person.
+
+    It adds to the bicubic enlargement of its input. The enlargement is repeated pixels and a convolution, because a
+    pixel shuffle leaves a grid.
+    """
+
+    def __init__(
+        self, channels: tuple[int, ...] = CHANNELS, last_channels: tuple[int, int] = LAST_CHANNELS, code: int = 256
+    ) -> None:
+        super().__init__()
+        self.sizes = {"channels": list(channels), "last_channels": list(last_channels), "code": code}
+        self.person = nn.Sequential(nn.Linear(PERSON, code), nn.SiLU(), nn.Linear(code, code), nn.SiLU())
+        self.enter = nn.Conv2d(12, channels[0], 3, padding=1)
+        self.encoder = nn.ModuleList([Block(c) for c in channels])
+        self.down = nn.ModuleList([nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(channels, channels[1:], strict=False)])
+        self.middle = nn.ModuleList([Block(channels[-1], code) for _ in range(3)])
+        self.up = nn.ModuleList([nn.Conv2d(b, a, 1) for a, b in zip(channels, channels[1:], strict=False)])
+        self.decoder = nn.ModuleList([nn.ModuleList([Block(c, code), Block(c, code)]) for c in channels[:-1]])
+        middle, fine = last_channels
+        self.at_256 = nn.Conv2d(channels[0], middle, 3, padding=1)
+        self.beside_256 = nn.Conv2d(3, middle, 3, padding=1)
+        self.block_256 = Block(middle)
+        self.at_512 = nn.Conv2d(middle, fine, 3, padding=1)
+        self.leave = nn.Conv2d(fine, 3, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)  # at first the output is the enlargement
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, pixels: torch.Tensor, person: torch.Tensor) -> torch.Tensor:
+        """Restore pictures.
+
+        Args:
+            pixels: RGB in [-1, 1], shape (N, 3, 256, 256); other multiples of 16 px work as well.
+            person: `person_vector` of each picture's person, shape (N, PERSON); zeros if nobody is known.
+        Returns: RGB, about [-1, 1], shape (N, 3, 512, 512).
+        """
+        code = self.person(person)
+        h, skips = self.enter(F.pixel_unshuffle(pixels, 2)), []
+        for level, block in enumerate(self.encoder):
+            h = block(h)
+            skips.append(h)
+            if level < len(self.down):
+                h = self.down[level](h)
+        for block in self.middle:
+            h = block(h, code)
+        for level in reversed(range(len(self.up))):
+            h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest") + skips[level]
+            for block in self.decoder[level]:
+                h = block(h, code)
+        h = self.at_256(F.interpolate(F.silu(h), scale_factor=2, mode="nearest")) + self.beside_256(pixels)
+        h = self.block_256(h)
+        h = F.silu(self.at_512(F.interpolate(F.silu(h), scale_factor=2, mode="nearest")))
+        return F.interpolate(pixels, scale_factor=2, mode="bicubic", align_corners=False) + self.leave(h)
+
+
+def person_vector(pictures: list[np.ndarray], embeddings: np.ndarray) -> np.ndarray:
+    """Describe a person to the network by photos, float32, shape (PERSON,).
+
+    Args:
+        pictures: RGB, uint8, (H, W, 3), each with one face; a picture with none or several gives no colour.
+        embeddings: their ArcFace embeddings, float32, shape (N, 512).
+    """
+    faces = [(picture, recognition.detect_faces(picture)) for picture in pictures]
+    alone = [(picture, found[0]) for picture, found in faces if len(found) == 1]
+    eyes = [colour for picture, face in alone if (colour := colours.eye_colour(picture, face)) is not None]
+    hair = [colour for picture, face in alone if (colour := colours.hair_colour(picture, face)) is not None]
+    return compose_vector(
+        embeddings.mean(0), np.median(eyes, 0) if eyes else None, np.median(hair, 0) if hair else None
+    )
+
+
+def compose_vector(embedding: np.ndarray, eyes: np.ndarray | None, hair: np.ndarray | None) -> np.ndarray:
+    """Return a person's vector from an embedding of any norm, shape (512,), and colours in CIELAB or None."""
+    parts = [embedding / max(float(np.linalg.norm(embedding)), 1e-6) * np.sqrt(EMBEDDING)]
+    for colour, (mean, spread) in ((eyes, USUAL_EYES), (hair, USUAL_HAIR)):
+        parts.append(np.zeros(4) if colour is None else np.append((colour - mean) / spread, 1))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def save_restorer(net: FaceRestorer, folder: Path) -> None:
+    """Write the network's sizes and its weights in fp16 to a folder."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.half().contiguous() for name, t in net.state_dict().items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps({"version": VERSION, **net.sizes}, indent=1) + "\n")
+
+
+def load_restorer(folder: Path) -> FaceRestorer:
+    """Return the network of a folder on the CPU, in float32, ready to restore.
+
+    Raises:
+        BadWeights: a file is missing, damaged, or of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        if config["version"] != VERSION:
+            raise ValueError(f"version {config['version']} in {CONFIG}, this program reads {VERSION}")
+        net = FaceRestorer(tuple(config["channels"]), tuple(config["last_channels"]), config["code"])
+        state = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        if names := spoilt(state):
+            raise ValueError(f"{len(names)} of {len(state)} tensors hold NaN or infinity")
+        net.load_state_dict(state)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise BadWeights(
+            f"{folder} can't be used as the embedded restorer: {str(error).splitlines()[0]}",
+            "A file is missing or damaged, or belongs to another network.",
+            "Install headshotkit again, or take data/mini/restorer from the repository.",
+        ) from error
+    return net.eval()

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+from conftest import P1, open_picture
+from safetensors.torch import load_file, save_file
+
+from headshotkit.core.errors import BadWeights
+from headshotkit.faces import recognition
+from headshotkit.restoration import embedded_net
+from headshotkit.restoration.embedded_net import PERSON, FaceRestorer, load_restorer, person_vector, save_restorer
+
+
+@pytest.fixture(scope="module")
+def random_net() -> FaceRestorer:
+    """A small network with random weights: it proves plumbing only."""
+    torch.manual_seed(1)
+    net = FaceRestorer((8, 16), (8, 8), code=8)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return net.eval()
+
+
+@pytest.fixture
+def folder(random_net, tmp_path):
+    save_restorer(random_net, tmp_path / "net")
+    return tmp_path / "net"
+
+
+def test_an_untrained_network_enlarges():
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        made = FaceRestorer((8, 16), (8, 8), code=8)(pixels, torch.randn(2, PERSON))
+    wanted = torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bicubic", align_corners=False)
+    assert torch.equal(made, wanted)
+
+
+def test_weights_come_back_from_their_folder(random_net, folder):
+    loaded, pixels, person = load_restorer(folder), torch.rand(1, 3, 32, 32), torch.randn(1, PERSON)
+    assert not loaded.training and {p.dtype for p in loaded.parameters()} == {torch.float32}
+    with torch.no_grad():
+        assert torch.allclose(loaded(pixels, person), random_net(pixels, person), rtol=0.02, atol=0.05)
+        assert (loaded(pixels, person) - loaded(pixels, -person)).abs().max() > 0.02
+
+
+def spoil(folder, how: str) -> None:
+    weights, config = folder / embedded_net.WEIGHTS, folder / embedded_net.CONFIG
+    if how == "missing":
+        weights.unlink()
+    elif how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "pickled":
+        torch.save({"a": torch.zeros(2)}, weights)
+    elif how == "other sizes":
+        config.write_text(config.read_text().replace('"code": 8', '"code": 16'))
+    elif how == "no config":
+        config.unlink()
+    elif how == "newer":
+        config.write_text(config.read_text().replace('"version": 1', '"version": 99'))
+    elif how == "too few":
+        save_file(dict(list(load_file(weights).items())[1:]), weights)
+    elif how == "not finite":
+        state = load_file(weights)
+        state["leave.bias"][0] = float("nan")
+        save_file(state, weights)
+
+
+@pytest.mark.parametrize(
+    "how", ["missing", "truncated", "pickled", "other sizes", "no config", "newer", "too few", "not finite"]
+)
+def test_other_files_are_refused(folder, how):
+    spoil(folder, how)
+    with pytest.raises(BadWeights):
+        load_restorer(folder)
+
+
+def test_a_person_is_the_mean_embedding_and_the_median_colours():
+    photos = [np.asarray(open_picture(P1 / name)) for name in ("p1_09.jpg", "p1_14.jpg", "p1_16.jpg")]
+    arcface = recognition.load_recogniser("arcface")
+    embeddings = np.stack([arcface.embed(photo, recognition.detect_faces(photo)[0]) for photo in photos])
+    vector = person_vector(photos, embeddings)
+    assert vector.shape == (PERSON,) and vector.dtype == np.float32
+    mean = embeddings.mean(0) / np.linalg.norm(embeddings.mean(0))
+    assert np.allclose(vector[:512] / 512**0.5, mean, atol=1e-5)
+    assert vector[[515, 519]].tolist() == [1, 1]
+    assert not np.array_equal(person_vector(photos[:1], embeddings)[512:], vector[512:])
+
+
+def test_colours_that_nobody_knows_are_zeros():
+    blank = np.zeros((64, 64, 3), np.uint8)
+    vector = person_vector([blank], np.ones((1, 512), np.float32))
+    assert vector[512:].tolist() == [0] * 8 and np.allclose(vector[:512], 1)
