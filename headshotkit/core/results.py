@@ -70,7 +70,7 @@ class Result(Begun):
     @staticmethod
     def of(manifest: dict) -> Result:
         """Return a finished stage's manifest as the result of its stage."""
-        return RESULTS[manifest["stage"]].from_dict(manifest)
+        return RESULTS.get(manifest["stage"], Result).from_dict(manifest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.core.records import Headshot, Score
-from headshotkit.core.results import RESULTS, HeadshotsResult, LoraResult, ReportResult, RestoredResult
+from headshotkit.core.results import HeadshotsResult, LoraResult, ReportResult, RestoredResult, Result
 from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
 from headshotkit.evaluation.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.faces import measures, recognition
@@ -86,7 +86,9 @@ def evaluate_run(
         "accepted": sum(shot.accepted for shot in shots),
         "attempted": len(shots),
         "pass_mark": generated.threshold.to_dict(),
-        "seconds": {s: RESULTS[s].load(run).seconds for s in STAGES if run.has(s) and s not in ("report", "gallery")},
+        "seconds": {
+            s: Result.of(run.manifest(s)).seconds for s in STAGES if run.has(s) and s not in ("report", "gallery")
+        },
     }
     table = {kind: [s.to_dict() for s in rows] for kind, rows in scores.items()}
     own = {name: recognition.leave_one_out(known[name], recognition.load_recogniser(name)).tolist() for name in known}

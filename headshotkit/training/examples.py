@@ -207,7 +207,7 @@ def window_at(
 
 
 def facts_at(photo: TrainingPhoto, size_px: int, px: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return a picture's SDXL micro-conditioning at a size, as `Family.loss` takes it, and its relative face box."""
+    """Return a picture's SDXL micro-conditioning at a size, as `Family.predict` takes it, and its relative face box."""
     (width, height), (left, top, right, bottom) = window_at(photo.size_px or (size_px, size_px), size_px, px)
     scale = width / (right - left)
     corner = (round((photo.crop_top_left_px[0] + top) * scale), round((photo.crop_top_left_px[1] + left) * scale))

@@ -509,7 +509,7 @@ def test_weights_that_are_not_finite_are_never_saved(training, monkeypatch):
         optimizer.step = step
         return optimizer, reason
 
-    monkeypatch.setattr(train, "make_optimizer", made)
+    monkeypatch.setattr(state, "make_optimizer", made)
     with pytest.warns(UserWarning, match="weights"), pytest.raises(NotFinite):
         training(settings(checkpoint_every_steps=1))
     states = [read_checked(file) for file in Checkpoints(training.run.path("lora"), 9).files()]
