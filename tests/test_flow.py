@@ -6,7 +6,7 @@ from conftest import P1, P2
 
 from headshotkit import pipeline
 from headshotkit.config import RunSettings
-from headshotkit.core.records import Headshot
+from headshotkit.core.results import HeadshotsResult
 from headshotkit.core.run import COMMANDS, STAGES, Run
 from headshotkit.evaluation.evaluate import render_base, rise_of, score_files
 from headshotkit.pipeline import do_missing, make_headshots, run_base
@@ -45,8 +45,8 @@ def test_it_moves_towards_nobody_else(runs, trained, scored):
     A quarter is what is asked; measured were 0.396 towards the person and at most 0.064 towards the other (2026-11-21).
     """
     run, known = runs[trained], {"arcface": known_faces(runs[scored], "arcface")}
-    generated = run.manifest("headshots")
-    first = [shot for shot in map(Headshot.from_dict, generated["headshots"]) if shot.attempt == 1]
+    generated = HeadshotsResult.load(run)
+    first = [shot for shot in generated.headshots if shot.attempt == 1]
     drawn = render_base(run, first, generated, run.path("report") / "base")  # those that evaluation left out, too
     files = {"base": drawn, "lora": [run.path("headshots") / shot.file for shot in first]}
     base, lora = ([s.arcface for s in score_files(some, known)] for some in files.values())

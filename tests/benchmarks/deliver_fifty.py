@@ -33,7 +33,7 @@ from perceptual import Lpips
 from PIL import Image
 
 from headshotkit.config import GenerateConfig
-from headshotkit.core.records import Headshot
+from headshotkit.core.results import DatasetResult, HeadshotsResult
 from headshotkit.core.run import Run
 from headshotkit.evaluation.evaluate import RECOGNISERS, render_base, score_files
 from headshotkit.faces import recognition
@@ -83,13 +83,12 @@ class Mark:
 
 def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
     """Every mark of a run whose headshots are rendered."""
-    made = run.manifest("headshots")
-    shots = {s["file"]: Headshot.from_dict(s) for s in made["headshots"]}
-    delivered, first = [shots[f] for f in made["delivered"]], [s for s in shots.values() if s.attempt == 1]
-    files, config = [run.path("headshots") / s.file for s in delivered], GenerateConfig.from_dict(made["config"])
+    made = HeadshotsResult.load(run)
+    shots, delivered, first = made.headshots, made.best, [s for s in made.headshots if s.attempt == 1]
+    files, config = [run.path("headshots") / s.file for s in delivered], GenerateConfig.from_dict(made.config)
     known = {name: known_faces(run, name) for name in RECOGNISERS}
     own = {name: recognition.leave_one_out(known[name], recognition.load_recogniser(name)) for name in RECOGNISERS}
-    mark, quarter = made["pass_mark"]["mark"], float(np.quantile(own["arcface"], 0.25))
+    mark, quarter = made.threshold.value, float(np.quantile(own["arcface"], 0.25))
     identity = np.array([-1.0 if s.identity is None else s.identity for s in delivered])
     scores = score_files(files, known)
     share = {
@@ -109,7 +108,7 @@ def marks_of(run: Run, net: Lpips | None) -> list[Mark]:
     ]  # fmt: skip
     if net:
         bare = render_base(run, delivered, made, run.folder / "deliver_fifty" / "base")
-        photos = [run.path("dataset") / p["file"] for p in run.manifest("dataset")["dataset"]["photos"]]
+        photos = [run.path("dataset") / photo.file for photo in DatasetResult.load(run).dataset.photos]
         ours, base, own = (diversity(some, net) for some in (files, bare, photos))
         words = f"LPIPS {ours:.3f}, the bare base's {base:.3f}: {ours / base:.2f} of it; photos' crops {own:.3f}"
         rows.append(Mark("diversity", words, ours >= 0.9 * base))

@@ -1,7 +1,4 @@
-"""One training step and its state, on the embedded base and three pictures of 128 px.
-
-Plumbing: nobody is learnt here.
-"""
+"""One training step and its state, on the embedded base and three pictures of 128 px. Nobody is learnt here."""
 
 import json
 from dataclasses import replace
