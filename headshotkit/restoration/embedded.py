@@ -1,6 +1,6 @@
 """The embedded base's own restorer: from its soft 256 px headshots to crisp ones of 512 px.
 
-It was trained on what this base does wrong to a face, so it suits no other base. It is told who the person is.
+It was trained on what this base does wrong to a face, so it suits no other base. It knows who the person is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def weights_of(folder: Path) -> tuple[Path | None, str]:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The loaded restorer. person: what its network is told about the person, float32, shape (P,)."""
+    """The loaded restorer. person: what its network gets to know about the person, float32, shape (P,)."""
 
     net: object
     person: np.ndarray

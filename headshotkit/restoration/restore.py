@@ -74,7 +74,8 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         stage.note_seconds()
     kept = sum(row["kept"] == "restored" for row in rows.values())
     manifest = stage.finish(
-        f"restored {kept} of {len(files)} faces; the others would have lost identity, eye colour or skin",
+        f"restored {kept} of {len(files)} faces"
+        + (f"; {len(files) - kept} stay as drawn" if kept < len(files) else ""),
         weights={"sha256": digest, "published": digest == WEIGHTS_SHA256},
         restorer=restorer.name,
         **change_backgrounds(stage.folder, files, config),

@@ -86,7 +86,7 @@ def calibrate(known: np.ndarray, config: GenerateConfig) -> IdentityThreshold:
     quantile = float(np.quantile(own, config.pass_quantile))
     threshold = min(max(quantile, config.pass_floor), config.pass_ceiling)
     percentile = f"{config.pass_quantile * 100:g}th percentile"
-    source = f"the {percentile} of each photo's similarity to the others is {quantile:.2f}"
+    source = f"the {percentile} of each photo's similarity to the other photos is {quantile:.2f}"
     if threshold > quantile:
         source += f", raised to {threshold:.2f}, because strangers can be below that"
     elif threshold < quantile:

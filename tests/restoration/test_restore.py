@@ -2,7 +2,9 @@
 """The stage that restores the headshots of a run, with the embedded restorer, with CodeFormer and with none."""
 
 import hashlib
+import shutil
 
+import numpy as np
 import pytest
 from codeformer_weights import bad_weights, random_codeformer, saved, stand_in  # noqa: F401 (fixtures)
 from conftest import note_again
@@ -13,7 +15,8 @@ from headshotkit.cli import main
 from headshotkit.config import RestoreConfig, RunSettings
 from headshotkit.core import runtime
 from headshotkit.core.errors import CannotRestore
-from headshotkit.restoration import codeformer, embedded
+from headshotkit.restoration import codeformer, embedded, restore
+from headshotkit.restoration.embedded_net import FaceRestorer, save_restorer
 from headshotkit.restoration.restore import restore_headshots
 
 
@@ -109,3 +112,59 @@ def test_an_upscaler_that_cannot_be_used_is_an_error_after_all_is_done(brief_run
         with pytest.raises(CannotRestore):
             restore_headshots(brief_run, config)
         assert len(brief_run.manifest("restored")["print"]) == len(brief_run.manifest("headshots")["delivered"])
+
+
+@pytest.fixture
+def untrained(brief_run, monkeypatch, tmp_path, good_photo):
+    """A run whose headshots are photos of 256 px, and an untrained embedded restorer, which only enlarges: plumbing."""
+    save_restorer(FaceRestorer(), tmp_path / "restorer")
+    monkeypatch.setattr(embedded, "weights_of", lambda folder: (tmp_path / "restorer", "0" * 64))
+    monkeypatch.setenv("HEADSHOTKIT_CACHE", str(tmp_path / "cache"))
+    for number, file in enumerate(brief_run.manifest("headshots")["delivered"]):
+        picture = Image.fromarray(np.roll(good_photo, 8 * number, axis=1)).resize((256, 256))
+        picture.save(brief_run.path("headshots") / file)
+    note_again(brief_run, "headshots")
+    return brief_run
+
+
+def test_the_embedded_restorer_hands_on_pictures_of_512_px(untrained):
+    manifest = restore_headshots(untrained)
+    assert manifest["restorer"] and not manifest.get("missing")
+    for row in manifest["restored"]:
+        with Image.open(untrained.path("restored") / row["file"]) as picture:
+            assert picture.size == (512, 512)
+            assert ("Restored" in picture.text) == (row["kept"] == "restored")
+        assert row["kept"] == "unrestored" or row["identity_after"] >= row["identity_before"] - 0.02
+
+
+def test_an_interrupted_restoration_goes_on_with_the_next_headshot(untrained, monkeypatch):
+    whole = restore_headshots(untrained)
+    pictures = {row["file"]: (untrained.path("restored") / row["file"]).read_bytes() for row in whole["restored"]}
+    shutil.rmtree(untrained.path("restored"))
+    real, made = restore.best_of, []
+
+    def stopped_at_the_third(*given):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(restore, "best_of", stopped_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        restore_headshots(untrained)
+    begun = untrained.peek("restored")["restored"]
+    times = {row["file"]: (untrained.path("restored") / row["file"]).stat().st_mtime_ns for row in begun}
+    monkeypatch.setattr(restore, "best_of", real)
+    again = restore_headshots(untrained)
+    assert len(begun) == 2 and again["restored"] == whole["restored"]
+    assert {file: (untrained.path("restored") / file).read_bytes() for file in pictures} == pictures
+    assert all((untrained.path("restored") / file).stat().st_mtime_ns == when for file, when in times.items())
+
+
+def test_a_restorer_of_another_kind_than_the_base_has_is_bad_input(brief_run, monkeypatch):
+    monkeypatch.setattr(embedded, "weights_of", lambda folder: (None, ""))
+    for restorer in ("embedded", "codeformer"):
+        monkeypatch.setattr(runtime, "has_module", lambda name: False)
+        with pytest.raises(CannotRestore):
+            restore_headshots(brief_run, RestoreConfig(restorer=restorer))
+        assert handed_on(brief_run)
