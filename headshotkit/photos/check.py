@@ -36,7 +36,8 @@ THUMB_PX = 240
 OVERRIDES = "overruled.json"
 """A person's own decisions, in the run folder: a photo's name -> its sha256, kept, and the time of the decision."""
 RULES_VERSION = "4"
-"""Raised when measures or comparisons change, so that photos are judged anew."""
+"""Raised when measures or comparisons that verdicts depend on change, so that photos are judged anew. All later stages
+are then done anew as well, so a trait that only coach, captions and prompt adherence use does not raise it."""
 LEAST_TO_COMPARE = 3
 """Fewest photos of a person that are needed to call one of them too dark."""
 MOST_COMPARED = 4
