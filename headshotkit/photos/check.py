@@ -120,7 +120,12 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
 
 def _inputs(digests: dict[str, str], run: Run) -> dict[str, str]:
     """Return the inputs of verdicts besides the limits: photos by name, models and rules, and a person's decisions."""
-    return digests | _judges() | overrides_input(run)
+    judges = {
+        "face models": recognition.model_folder()[1],
+        "HEIC": "read" if importlib.util.find_spec("pillow_heif") else "not read",
+        "rules": RULES_VERSION,
+    }
+    return digests | judges | overrides_input(run)
 
 
 def _demand_apart(photos: Path, run: Run) -> None:
@@ -134,16 +139,6 @@ def _demand_apart(photos: Path, run: Run) -> None:
                 "A stage's folder is moved away when the stage starts over, and the photos would move with it.",
                 f"Move the photos to another folder, or choose another run folder: --out {run.folder / 'run'}",
             )
-
-
-def _judges() -> dict[str, str]:
-    """Return the models and rules that verdicts depend on, as inputs of the stage."""
-    heif = importlib.util.find_spec("pillow_heif") is not None
-    return {
-        "face models": recognition.model_folder()[1],
-        "HEIC": "read" if heif else "not read",
-        "rules": RULES_VERSION,
-    }
 
 
 def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:

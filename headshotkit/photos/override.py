@@ -56,7 +56,15 @@ def override_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
     files = {name: facts for name, facts in manifest.get("files", {}).items() if name != f"kept/{photo}"}
     manifest["files"] = files | ({f"kept/{photo}": facts_of(copy)} if kept else {})
     manifest["verdicts"][index] = verdict.to_dict()
-    _write_overrides(run, said, manifest)
+    write_json(run.folder / OVERRIDES, said)
+    inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRIDES} | overrides_input(run)
+    judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
+    manifest |= advice_on(judged, CheckConfig.from_dict(manifest["config"])) | {
+        "inputs": inputs,
+        "outcome": outcome_of(judged, manifest.get("left_out", "")),
+        "fingerprint": fingerprint(manifest["config"], inputs),  # as a new check would have
+    }
+    write_json(run.path("photos") / "manifest.json", write_photo_page(run.path("photos"), manifest))
     if not kept:
         discard(copy)
     return verdict
@@ -72,16 +80,3 @@ def _file_of(run: Run, manifest: dict, photo: str, digest: str, folder: Path | N
     why = "The run copies it from there when it is kept."
     place = folder or "the photo folder"
     raise CannotKeep(f"{photo} is no longer in {place}.", why, "Restore it, or judge the photos again.")
-
-
-def _write_overrides(run: Run, said: dict, manifest: dict) -> None:
-    """Write the decisions and the updated manifest, with the fingerprint that a new check would have."""
-    write_json(run.folder / OVERRIDES, said)
-    inputs = {k: v for k, v in manifest["inputs"].items() if k != OVERRIDES} | overrides_input(run)
-    judged = [Verdict.from_dict(v) for v in manifest["verdicts"]]
-    manifest |= advice_on(judged, CheckConfig.from_dict(manifest["config"])) | {
-        "inputs": inputs,
-        "outcome": outcome_of(judged, manifest.get("left_out", "")),
-        "fingerprint": fingerprint(manifest["config"], inputs),
-    }
-    write_json(run.path("photos") / "manifest.json", write_photo_page(run.path("photos"), manifest))
