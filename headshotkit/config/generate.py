@@ -87,8 +87,8 @@ class GenerateConfig(Config):
     pass_ceiling: Cosine = 0.55
     """Maximum identity threshold, so that near-identical photos don't make it too strict."""
     min_face: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Minimum height of the face relative to the picture's shorter side. The embedded base's headshots have 0.74 to
-    0.98, head and shoulders about 0.45; below 0.2 it is not a headshot."""
+    """Minimum height of the face relative to the picture's. The embedded base's headshots have 0.74 to 0.98, head and
+    shoulders about 0.45; below 0.2 it is not a headshot."""
     min_sharpness: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Minimum sharpness of the face, as CheckConfig's; the embedded base's 128 px faces need less, see its preset."""
     min_eye_openness: Annotated[float, Field(ge=0, le=10)] = 0.12

@@ -177,7 +177,8 @@ def _pieces(image: np.ndarray, stem: str, verdict: Verdict, config: PrepareConfi
         scale = size[1] / window[3]
         corner = np.array(window[:2])
         pixels = np.asarray(crops.cut(image, window, size))
-        view = captions.View(pixels, (points - corner) * scale, (box - np.tile(corner, 2)) * scale)
+        yaw_deg = verdict.measures.get("yaw_deg")
+        view = captions.View(pixels, (points - corner) * scale, (box - np.tile(corner, 2)) * scale, yaw_deg)
         top_left = (round(window[1] * scale), round(window[0] * scale))
         piece = _Piece(f"{stem}_{number}", verdict.photo, view, (width, height), top_left, scale)
         yield piece
@@ -199,7 +200,7 @@ def _turned(
     size = piece.view.pixels.shape[1::-1]
     scale = size[1] / turn.height
     pixels = np.asarray(augment.cut_turned(image, turn, size))
-    view = captions.View(pixels, turn.place(points) * scale, turn.place_box(box) * scale)
+    view = captions.View(pixels, turn.place(points) * scale, turn.place_box(box) * scale, piece.view.yaw_deg)
     corner = np.array(turn.middle)[::-1] - [turn.height / 2, turn.width / 2]
     top_left = tuple(round(float(c) * scale) for c in corner)
     yield dataclasses.replace(piece, name=name, view=view, corner_px=top_left, scale=scale, made_by="turned")
@@ -207,12 +208,13 @@ def _turned(
 
 def _mirrored(piece: _Piece) -> _Piece:
     """Return the same picture mirrored, as if the photo had been."""
-    pixels, points, box = piece.view.pixels, piece.view.points, piece.view.box
+    pixels, points, box, yaw_deg = piece.view.pixels, piece.view.points, piece.view.box, piece.view.yaw_deg
     width = pixels.shape[1]
     view = captions.View(
         np.ascontiguousarray(pixels[:, ::-1]),
         np.array([width, 0]) + points[[1, 0, 2, 4, 3]] * [-1, 1],
         np.array([width, 0, width, 0]) + box[[2, 1, 0, 3]] * [-1, 1, -1, 1],
+        None if yaw_deg is None else -yaw_deg,
     )
     left = max(0, round(piece.original_px[0] * piece.scale) - width - piece.corner_px[1])
     corner = (piece.corner_px[0], left)

@@ -1,6 +1,6 @@
 """Measure the colours by which people know each other: of the eyes and of the hair, in CIELAB.
 
-CIELAB is L in [0, 100], a and b about -100 to 100, as in `measures.to_lab`. Light and white balance change a colour
+CIELAB is L in [0, 100], a and b about -100 to 100, as in `traits.to_lab`. Light and white balance change a colour
 from photo to photo, so compare medians over several photos.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from headshotkit.faces import landmarks, recognition
-from headshotkit.faces.measures import to_lab
+from headshotkit.faces.traits import to_lab
 
 IRIS_CENTRES = (38, 88)
 """Indices of the irises' centres among the 106 landmarks."""

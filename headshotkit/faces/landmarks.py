@@ -1,6 +1,6 @@
-"""Measures of a face's landmarks: head pose, eyes, mouth, and agreement of two landmark sets. Pure functions.
+"""Measures of a face's landmarks: eyes, mouth, and agreement of two landmark sets. Pure functions.
 
-"Left" and "right" are the viewer's. Landmarks are insightface's 106, px, float, shape (106, 2).
+Head direction and smile are in `traits`. Landmarks are insightface's 106, px, float, shape (106, 2).
 """
 
 from __future__ import annotations
@@ -8,53 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from headshotkit.faces import recognition
+from headshotkit.faces.traits import MOUTH_CORNERS, NOSE_TIP
 
 LEFT_EYE, RIGHT_EYE = slice(33, 43), slice(87, 97)
 """Indices of the eyes' outlines among the 106 landmarks."""
-NOSE_TIP, CHIN, OUTER_EYES, MOUTH_CORNERS, INNER_LIPS = 86, 0, (35, 93), (52, 61), (62, 60)
-HEAD_POINTS = (NOSE_TIP, CHIN, *OUTER_EYES, *MOUTH_CORNERS)
-HEAD_CM = np.array(
-    [[0.0, 1.13, -7.48], [0.0, 9.40, -4.26], [-4.45, -2.66, -3.17], [4.45, -2.66, -3.17],
-     [-2.46, 4.34, -4.28], [2.46, 4.34, -4.28]]
-)  # fmt: skip
-"""HEAD_POINTS of an average head in cm: x to the viewer's right, y down, z away from the viewer.
-
-Source: MediaPipe's canonical face model (Apache-2.0), rounded.
-"""
-LEVEL_PITCH_DEG = 5.0
-"""Pitch of the average head for people who look straight ahead: 7.7 on 80 frontal portraits, 2.9 against another
-landmark model on 250 generated faces."""
-NEUTRAL_MOUTH, BROAD_MOUTH = 0.78, 0.93
-"""Width of the mouth in eye distances: medians of 40 neutral and 40 smiling portraits."""
-
-
-def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
-    """Compute yaw, pitch and roll of the head, degrees; 0, 0, 0 looks into the camera.
-
-    yaw > 0: the nose points to the right edge of the picture · pitch > 0: up · roll > 0: clockwise.
-    An average head is fitted to six landmarks by least squares without perspective. Yaw follows another landmark
-    model's with a slope of 1.03 and a correlation of 0.99 (250 generated faces, within 28 degrees).
-
-    >>> straight = np.zeros((106, 2)); straight[list(HEAD_POINTS)] = 40 * HEAD_CM[:, :2]
-    >>> [round(a) for a in head_pose(straight)]
-    [0, -5, 0]
-    """
-    head, seen = HEAD_CM - HEAD_CM.mean(0), landmarks[list(HEAD_POINTS)]
-    fit = np.linalg.lstsq(head, seen - seen.mean(0), rcond=None)[0].T
-    u, _, vt = np.linalg.svd(fit, full_matrices=False)
-    turn = u @ vt
-    nose = -np.array([turn[0, 2], turn[1, 2], np.cross(turn[0], turn[1])[2]])  # direction of the nose
-    yaw = np.degrees(np.arctan2(nose[0], -nose[2]))
-    pitch = -np.degrees(np.arcsin(np.clip(nose[1], -1, 1))) - LEVEL_PITCH_DEG
-    return float(yaw), float(pitch), float(np.degrees(np.arctan2(turn[1, 0], turn[0, 0])))
-
-
-def _upright(landmarks: np.ndarray) -> np.ndarray:
-    """Rotate landmarks so that the eyes are level, and return them in eye distances."""
-    eyes = np.stack([landmarks[LEFT_EYE].mean(0), landmarks[RIGHT_EYE].mean(0)])
-    x, y = eyes[1] - eyes[0]
-    size = max(float(np.hypot(x, y)), 1e-6)
-    return (landmarks - eyes.mean(0)) @ np.array([[x, -y], [y, x]]) / size**2
+INNER_LIPS = (62, 60)
 
 
 def eye_openness(landmarks: np.ndarray) -> float:
@@ -71,18 +29,11 @@ def wink(landmarks: np.ndarray) -> float:
 
 
 def _openness(landmarks: np.ndarray) -> list[float]:
-    level = _upright(landmarks)
-    sides = [np.ptp(level[eye], axis=0) for eye in (LEFT_EYE, RIGHT_EYE)]
+    """Return the height of each eye relative to its width, however the head leans."""
+    eyes = [landmarks[LEFT_EYE], landmarks[RIGHT_EYE]]
+    x, y = eyes[1].mean(0) - eyes[0].mean(0)
+    sides = [np.ptp(eye @ np.array([[x, -y], [y, x]]), axis=0) for eye in eyes]
     return [float(height / max(width, 1e-6)) for width, height in sides]
-
-
-def smile(landmarks: np.ndarray) -> float:
-    """Rate the mouth's breadth: 0 neutral, 0.5 the threshold, 1 a broad smile; in [0, 1].
-
-    Right for 91 % of 80 portraits, half of them smiling; a naturally wide mouth is rated as a smile.
-    """
-    width = np.linalg.norm(np.subtract(*_upright(landmarks)[list(MOUTH_CORNERS)]))
-    return float(np.clip((width - NEUTRAL_MOUTH) / (BROAD_MOUTH - NEUTRAL_MOUTH), 0, 1))
 
 
 def mouth_open(landmarks: np.ndarray) -> float:

@@ -1,4 +1,6 @@
-"""Measures of a photo or a headshot: pure functions, each with its unit, its range and its source.
+"""Measures of how good a photo or a headshot is: pure functions, each with its unit, its range and its source.
+
+What it shows is measured in `traits`.
 
 Aligned faces are RGB, uint8, shape (FACE_PX, FACE_PX, 3), turned upright by `recognition.align_face`, so that a limit
 is valid for pictures of any size.
@@ -10,10 +12,9 @@ import numpy as np
 from PIL import Image
 
 from headshotkit.faces import recognition
+from headshotkit.faces.traits import LUMA, brightness, skin_oval
 
 FACE_PX = 128
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue in luma (ITU-R BT.601)."""
 USUAL_CONTRAST = 0.2
 """Standard deviation of a face's luma relative to its mean."""
 TINT_DEGREE = 5
@@ -24,13 +25,6 @@ LIT_PER_LEVEL = 12.0
 """Brightness that counts as one grey level of contrast: a bright face without contrast is pale, not dark."""
 
 
-def _skin(aligned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the luma of an aligned face, float32 (H, W), and the oval that holds skin, bool (H, W)."""
-    luma = aligned.astype(np.float32) @ LUMA
-    y, x = np.mgrid[: luma.shape[0], : luma.shape[1]] / luma.shape[0]
-    return luma, ((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.42) ** 2 < 1
-
-
 def sharpness(aligned: np.ndarray) -> float:
     """Compute the face's mean absolute Laplacian for a contrast of 50 grey levels; higher is sharper, about 5 to 18.
 
@@ -38,21 +32,9 @@ def sharpness(aligned: np.ndarray) -> float:
 
     Source: Pertuz et al. 2013, Analysis of focus measure operators (LAP family).
     """
-    luma, oval = _skin(aligned)
+    luma, oval = skin_oval(aligned)
     edges = 4 * luma[1:-1, 1:-1] - luma[:-2, 1:-1] - luma[2:, 1:-1] - luma[1:-1, :-2] - luma[1:-1, 2:]
     return float(np.abs(edges)[oval[1:-1, 1:-1]].mean() / max(luma[oval].std(), 8.0) * 50)
-
-
-def brightness(aligned: np.ndarray) -> float:
-    """Compute the median luma of the face, 0 to 255."""
-    luma, oval = _skin(aligned)
-    return float(np.median(luma[oval]))
-
-
-def clipped(aligned: np.ndarray) -> float:
-    """Compute the fraction of the face that is pure white (luma above 250), in [0, 1]; lower is better."""
-    luma, oval = _skin(aligned)
-    return float((luma[oval] > 250).mean())
 
 
 def eye_contrast(aligned: np.ndarray) -> float:
@@ -60,7 +42,7 @@ def eye_contrast(aligned: np.ndarray) -> float:
 
     Only the cheeks' brighter part counts: just below the eyes, where no beard grows, or next to the nose.
     """
-    luma, _ = _skin(aligned)
+    luma, _ = skin_oval(aligned)
     eyes = recognition.ARCFACE_TEMPLATE[:2] * len(luma)
     top, left, right = int(eyes[:, 1].mean()), int(eyes[0, 0]), int(eyes[1, 0])
     band = luma[top - 7 : top + 7, left - 12 : right + 12]
@@ -72,7 +54,7 @@ def eye_contrast(aligned: np.ndarray) -> float:
 
 def contrast(aligned: np.ndarray) -> float:
     """Compute the standard deviation of the face's luma, grey levels; about 15 to 40, in fog below 5."""
-    luma, oval = _skin(aligned)
+    luma, oval = skin_oval(aligned)
     return float(luma[oval].std())
 
 
@@ -89,7 +71,7 @@ def steadiness(aligned: np.ndarray) -> float:
 
     A moved camera blurs detail along its direction and keeps the detail across, which `sharpness` still counts.
     """
-    luma, oval = _skin(aligned)
+    luma, oval = skin_oval(aligned)
     inner, middle, energies = oval[2:-2, 2:-2], luma[2:-2, 2:-2], []
     for x, y in ((2, 0), (2, 1), (1, 1), (1, 2), (0, 2), (-1, 2), (-1, 1), (-2, 1)):
         ahead = luma[2 + y : len(luma) - 2 + y, 2 + x : len(luma) - 2 + x]
@@ -103,7 +85,7 @@ def noise(aligned: np.ndarray) -> float:
 
     Source: Immerkaer 1996, Fast noise variance estimation; with the median, not the mean, because edges are not noise.
     """
-    return noise_in(aligned, _skin(aligned)[1])
+    return noise_in(aligned, skin_oval(aligned)[1])
 
 
 def noise_in(image: np.ndarray, where: np.ndarray) -> float:
@@ -152,7 +134,7 @@ def skin_share(aligned: np.ndarray) -> float:
         _patch(lab, 0.55, 0.72, 0.22, 0.38), _patch(lab, 0.55, 0.72, 0.62, 0.78), _patch(lab, 0.2, 0.3, 0.35, 0.65)
     )  # fmt: skip
     references = np.concatenate(cheeks_and_forehead), _patch(lab, 0.42, 0.52, 0.44, 0.56)
-    return min(_share_like(lab, reference, _skin(aligned)[1]) for reference in references)
+    return min(_share_like(lab, reference, skin_oval(aligned)[1]) for reference in references)
 
 
 def _patch(plane: np.ndarray, top: float, bottom: float, left: float, right: float) -> np.ndarray:
@@ -194,19 +176,6 @@ def nose_free(aligned: np.ndarray, nose: np.ndarray) -> float:
     return float(max(0.0, 1 - max(2 * (tip[..., 0] < 0.45 * skin[0]).mean(), other.mean())))
 
 
-def light_side(aligned: np.ndarray) -> float:
-    """Compare the face's halves, in [-1, 1]; above 0 the viewer's right is brighter, beyond 0.15 is side light."""
-    left, right = half_brightness(aligned)
-    return (right - left) / max(right + left, 1.0)
-
-
-def half_brightness(aligned: np.ndarray) -> tuple[float, float]:
-    """Compute the mean luma of the face's left and right half, as the viewer sees them, 0 to 255."""
-    luma, oval = _skin(aligned)
-    half = luma.shape[1] // 2
-    return float(luma[:, :half][oval[:, :half]].mean()), float(luma[:, half:][oval[:, half:]].mean())
-
-
 def hue_spread(aligned: np.ndarray) -> float | None:
     """Compute the hue variation of a face among equally bright pixels, in percent; about 2.4 to 7.
 
@@ -219,7 +188,7 @@ def hue_spread(aligned: np.ndarray) -> float | None:
 
     pixels = cv2.GaussianBlur(aligned, (0, 0), len(aligned) / 128).astype(np.float32)
     luma = pixels @ LUMA
-    lit = _skin(aligned)[1] & (luma > 20) & (luma < 235)
+    lit = skin_oval(aligned)[1] & (luma > 20) & (luma < 235)
     if lit.sum() < 0.05 * lit.size:
         return None
     light = luma[lit]
@@ -268,67 +237,6 @@ def _bars_px(image: np.ndarray) -> tuple[list[int], list[int]]:
             if (np.abs(colours - most).max(1) <= 12).mean() >= 0.6:
                 plain.append(int(row) + 1)
     return found, plain
-
-
-def to_lab(patch: np.ndarray) -> np.ndarray:
-    """Convert pixels to CIELAB (L in [0, 100], a and b about -100 to 100), float32, shape (N, 3).
-
-    Args:
-        patch: RGB, uint8, any shape (..., 3), not empty.
-    """
-    import cv2
-
-    lab = cv2.cvtColor(np.ascontiguousarray(patch.reshape(-1, 1, 3)), cv2.COLOR_RGB2LAB).reshape(-1, 3)
-    return (lab.astype(np.float32) - [0, 128, 128]) * np.float32([100 / 255, 1, 1])
-
-
-def _corners(image: np.ndarray) -> list[np.ndarray]:
-    """Return the upper corners, which show a portrait's background, reduced to about 40 rows."""
-    height, width = max(1, image.shape[0] // 3), max(1, image.shape[1] // 10)
-    step = max(1, height // 40)
-    return [image[:height:step, :width:step], image[:height:step, -width::step]]
-
-
-def backdrop_lab(image: np.ndarray) -> list[float]:
-    """Compute the median colour of the upper corners in CIELAB."""
-    pixels = np.concatenate([corner.reshape(-1, 3) for corner in _corners(image)])
-    return [round(float(v), 1) for v in np.median(to_lab(pixels), 0)]
-
-
-def backdrop_busy(image: np.ndarray) -> float:
-    """Compute the standard deviation of L in the upper corners around a fitted plane; below 4 is a plain wall."""
-    spreads = []
-    for corner in _corners(image):
-        light = to_lab(corner)[:, 0]
-        y, x = (axis.ravel() for axis in np.mgrid[: corner.shape[0], : corner.shape[1]])
-        plane = np.stack([np.ones(len(x)), x, y], 1)
-        spreads.append(float((light - plane @ np.linalg.lstsq(plane, light, rcond=None)[0]).std()))
-    return float(np.mean(spreads))
-
-
-def clothes_lab(image: np.ndarray, box: np.ndarray) -> list[float] | None:
-    """Compute the median CIELAB colour of the clothes below the chin, without bare skin; None if none are visible.
-
-    Args:
-        box: the face's x0, y0, x1, y1, px.
-    """
-    x0, y0, x1, y1 = box
-    width, height = x1 - x0, y1 - y0
-    top, bottom = int(y1 + 0.25 * height), int(min(y1 + 0.8 * height, image.shape[0]))
-    left, right = int(max(x0 - 0.2 * width, 0)), int(min(x1 + 0.2 * width, image.shape[1]))
-    if bottom - top < 0.15 * height or right <= left:
-        return None
-    step = max(1, (bottom - top) // 40)
-    worn = to_lab(image[top:bottom:step, left:right:step])
-    rows, columns = (int(y0 + 0.5 * height), int(y0 + 0.8 * height)), (int(x0 + 0.25 * width), int(x1 - 0.25 * width))
-    face = image[max(rows[0], 0) : rows[1] : step, max(columns[0], 0) : columns[1] : step]
-    if face.size:
-        skin = np.median(to_lab(face), 0)
-        bare = (np.hypot(*(worn[:, 1:] - skin[1:]).T) < 8) & (np.abs(worn[:, 0] - skin[0]) < 30)
-        if bare.mean() > 0.8:
-            return None
-        worn = worn[~bare]
-    return [round(float(v), 1) for v in np.median(worn, 0)]
 
 
 def difference_hash(image: np.ndarray) -> np.ndarray:

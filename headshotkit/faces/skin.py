@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headshotkit.faces import measures, recognition
+from headshotkit.faces import measures, recognition, traits
 
 SKIN_PX = 512
 PATCHES = ((0.5, 0.68, 0.22, 0.36), (0.5, 0.68, 0.64, 0.78), (0.16, 0.28, 0.36, 0.64))
@@ -18,7 +18,7 @@ BANDS_PX = {"pores": (0.8, 1.6), "freckles": (1.6, 4.0)}
 
 def tone(aligned: np.ndarray) -> np.ndarray:
     """Compute the median colour of cheeks and forehead in CIELAB, float32, shape (3,)."""
-    return np.median(measures.to_lab(np.concatenate([patch.reshape(-1, 3) for patch in _patches(aligned)])), 0)
+    return np.median(traits.to_lab(np.concatenate([patch.reshape(-1, 3) for patch in _patches(aligned)])), 0)
 
 
 def texture(aligned: np.ndarray) -> dict[str, float]:

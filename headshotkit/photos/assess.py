@@ -11,7 +11,7 @@ import numpy as np
 
 from headshotkit.config import CheckConfig
 from headshotkit.core.records import Reason
-from headshotkit.faces import copies, landmarks, measures, recognition
+from headshotkit.faces import copies, landmarks, measures, recognition, traits
 from headshotkit.photos.files import Opened
 
 LEAST_PX = 1600
@@ -22,6 +22,10 @@ GOOD = {"sharpness": 10.0, "face_px": 400.0, "steadiness": 12.0, "contrast": 20.
 """Values beyond which more is not better: quality counts each measure up to here."""
 LIT, BURNT_FROM = 12.0, 190.0
 """Value of `visible` from which a face is well lit, and of `brightness` from which it is overexposed."""
+
+
+OF_ALIGNED = ("sharpness", "steadiness", "noise", "contrast", "visible", "eye_contrast", "skin_share", "hue_spread")
+"""Measures of the aligned face, by their names in `measures`."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +50,45 @@ def measure_photo(photo: Opened) -> Measured:
     known |= {"taken_at": photo.taken_at} if photo.taken_at else {}
     if not found:
         return Measured(_rounded(known | _of_turned(image, 1.0)))
-    face = found[0]
+    face, marks = found[0], recognition.landmarks_106(image, found[0])
     aligned = recognition.align_face(image, face.points, measures.FACE_PX)
+    to_aligned = recognition.template_transform(face.points, len(aligned))
     embedding, norm = recognition.load_recogniser("arcface").embed_with_norm(image, face)
+    yaw, pitch, roll = traits.head_pose(marks)
+    background, clothes = traits.background(image), traits.clothes(image, face.box)
+    block_px = round(8 * scale)
     known |= {
         "face_box_px": (face.box / scale).round(1).tolist(),
         "face_points_px": (face.points / scale).round(1).tolist(),
         "face_px": round(face.width_px / scale),
         "face_fraction": face.height_px / min(image.shape[:2]),
+        "face_height": traits.face_height(face.box, image),
         "other_face": found[1].height_px / face.height_px if len(found) > 1 else 0.0,
         "face_inside": landmarks.face_inside(face.points, image.shape[1], image.shape[0]),
         "recognisable": norm if recognition.norm_is_known() else None,
-        **_of_landmarks(image, face),
-        **_of_aligned(aligned),
-        "nose_free": measures.nose_free(aligned, _place_in(aligned, face.points, face.points[2])),
-        **_of_surroundings(image, face, round(8 * photo.scale)),
+        "yaw_deg": yaw,
+        "pitch_deg": pitch,
+        "roll_deg": roll,
+        "eye_openness": landmarks.eye_openness(marks),
+        "wink": landmarks.wink(marks),
+        "smile": traits.smile(face.points),
+        "mouth_open": landmarks.mouth_open(marks),
+        "disagreement": landmarks.disagreement(face.points, marks),
+        **{name: getattr(measures, name)(aligned) for name in OF_ALIGNED},
+        "brightness": traits.brightness(aligned),
+        "clipped": traits.clipped(aligned),
+        "light_side": traits.light_side(aligned),
+        "nose_free": measures.nose_free(aligned, to_aligned[:, :2] @ face.points[2] + to_aligned[:, 2]),
+        "blockiness": measures.blockiness(image, face.box, block_px) if block_px >= 4 else 1.0,
+        "highlights": traits.highlights(image),
+        "backdrop_lab": list(background.lab),
+        "backdrop_busy": background.busy,
+        "clothes_lab": list(clothes.lab) if clothes else None,
     }
     if known["disagreement"] > CLEAR_DISAGREEMENT or known["face_inside"] < 1:
         known |= _of_turned(image, known["disagreement"])
     known["quality"] = quality(known)
     return Measured(_rounded(known), embedding, measures.difference_hash(image), copies.face_crop(image, face))
-
-
-def _place_in(aligned: np.ndarray, points: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Return a point of the picture in the aligned face's px, shape (2,)."""
-    matrix = recognition.template_transform(points, len(aligned))
-    return matrix[:, :2] @ place + matrix[:, 2]
 
 
 def _of_turned(image: np.ndarray, disagreement: float) -> dict:
@@ -89,38 +106,6 @@ def _of_turned(image: np.ndarray, disagreement: float) -> dict:
             inside = landmarks.face_inside(found[0].points, turned.shape[1], turned.shape[0])
             return {"faces": len(found), "roll_deg": roll_deg, "face_inside": inside}
     return {}
-
-
-def _of_landmarks(image: np.ndarray, face: recognition.Face) -> dict:
-    marks = recognition.landmarks_106(image, face)
-    yaw, pitch, roll = landmarks.head_pose(marks)
-    return {
-        "yaw_deg": yaw,
-        "pitch_deg": pitch,
-        "roll_deg": roll,
-        "eye_openness": landmarks.eye_openness(marks),
-        "wink": landmarks.wink(marks),
-        "smile": landmarks.smile(marks),
-        "mouth_open": landmarks.mouth_open(marks),
-        "disagreement": landmarks.disagreement(face.points, marks),
-    }
-
-
-def _of_aligned(aligned: np.ndarray) -> dict:
-    names = (
-        "sharpness", "steadiness", "noise", "brightness", "contrast", "visible", "clipped", "light_side",
-        "eye_contrast", "skin_share", "hue_spread",
-    )  # fmt: skip
-    return {name: getattr(measures, name)(aligned) for name in names}
-
-
-def _of_surroundings(image: np.ndarray, face: recognition.Face, block_px: int) -> dict:
-    return {
-        "blockiness": measures.blockiness(image, face.box, block_px) if block_px >= 4 else 1.0,
-        "backdrop_lab": measures.backdrop_lab(image),
-        "backdrop_busy": measures.backdrop_busy(image),
-        "clothes_lab": measures.clothes_lab(image, face.box),
-    }
 
 
 def quality(known: dict) -> float:

@@ -37,7 +37,8 @@ THUMB_PX = 240
 OVERRIDES = "overruled.json"
 """A person's own decisions, in the run folder: a photo's name -> its sha256, kept, and the time of the decision."""
 RULES_VERSION = "4"
-"""Raised when measures or comparisons change, so that photos are judged anew."""
+"""Raised when measures or comparisons that verdicts depend on change, so that photos are judged anew. All later stages
+are then done anew as well, so a trait that only coach, captions and prompt adherence use does not raise it."""
 LEAST_TO_COMPARE = 3
 """Fewest photos of a person that are needed to call one of them too dark."""
 MOST_COMPARED = 4
@@ -120,7 +121,12 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
 
 def _inputs(digests: dict[str, str], run: Run) -> dict[str, str]:
     """Return the inputs of verdicts besides the limits: photos by name, models and rules, and a person's decisions."""
-    return digests | _judges() | overrides_input(run)
+    judges = {
+        "face models": recognition.model_folder()[1],
+        "HEIC": "read" if importlib.util.find_spec("pillow_heif") else "not read",
+        "rules": RULES_VERSION,
+    }
+    return digests | judges | overrides_input(run)
 
 
 def _demand_apart(photos: Path, run: Run) -> None:
@@ -134,16 +140,6 @@ def _demand_apart(photos: Path, run: Run) -> None:
                 "A stage's folder is moved away when the stage starts over, and the photos would move with it.",
                 f"Move the photos to another folder, or choose another run folder: --out {run.folder / 'run'}",
             )
-
-
-def _judges() -> dict[str, str]:
-    """Return the models and rules that verdicts depend on, as inputs of the stage."""
-    heif = importlib.util.find_spec("pillow_heif") is not None
-    return {
-        "face models": recognition.model_folder()[1],
-        "HEIC": "read" if heif else "not read",
-        "rules": RULES_VERSION,
-    }
 
 
 def outcome_of(verdicts: list[Verdict], left_out: str = "") -> str:

@@ -54,6 +54,15 @@ PLURALS = {
     "pose": "poses", "expression": "expressions", "light": "kinds of light", "framing": "framings",
     "background": "backgrounds", "clothes": "kinds of clothes",
 }  # fmt: skip
+VARIED = {
+    "clothes": (0.8, "", "the {} top", "without the {} top"),
+    "background": (0.7, "", "the {} background", "outdoors or in front of another background than the {} one"),
+    "light": (0.4, "soft", "{} light", "in soft light from the front, for example facing a window"),
+    "framing": (0.3, "head and shoulders", "{}", "with head and shoulders in the frame"),
+}
+"""Axis -> weight of its lack, the value that most photos may show, the words for what they show, and for a request."""
+SHOWN = {"face fills the frame": "a face that fills the frame", "half body": "half of the body"}
+"""Values that read badly in a sentence, and their words."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -81,7 +90,7 @@ def requests(verdicts: list[Verdict], covered: Coverage, config: CheckConfig) ->
             photo is requested.
     """
     found = [_two_people(verdicts), _too_few(verdicts, covered, config), _spoilt(verdicts, config)]
-    found += [rule(covered) for rule in (_turned, _clothes, _background, _expression, _light, _framing)]
+    found += [_turned(covered), _expression(covered), *(_one_sided(covered.axis(name)) for name in VARIED)]
     ranked = sorted((f for f in found if f), key=lambda f: -f[0])  # stable: equal ones stay in this order
     return tuple(request for _, request in ranked[:MOST_REQUESTS])
 
@@ -180,30 +189,17 @@ def _turned(covered: Coverage) -> tuple[float, Request] | None:
     return 1.0 * min(1, sum(lacks.values()) / (2 * WANTED)), Request("pose", sum(lacks.values()), text, why)
 
 
-def _one_sided(axis: Axis, what: str) -> tuple[int, str] | None:
-    """Return the number of varied photos to request, and the reason, if most scenes show the same; else None."""
+def _one_sided(axis: Axis) -> tuple[float, Request] | None:
+    """Request photos that show anything else, if most scenes show the same value of an axis of VARIED."""
+    weight, good, shown, wanted = VARIED[axis.name]
     total, top = sum(axis.scenes), max(axis.scenes, default=0)
-    if total < (LEAST_ALIKE if top == total else LEAST_SCENES) or axis.share <= ONE_SIDED:
+    few = total < (LEAST_ALIKE if top == total else LEAST_SCENES)
+    if few or axis.most == good or axis.share <= ONE_SIDED:
         return None
+    count = min(3, max(1, math.ceil(top / ONE_SIDED - total)))
+    what = SHOWN.get(axis.most) or shown.format(axis.most)
     why = f"{top} of {total} scenes show {what}, at most {ONE_SIDED:.0%} should"
-    return min(3, max(1, math.ceil(top / ONE_SIDED - total))), why
-
-
-def _clothes(covered: Coverage) -> tuple[float, Request] | None:
-    axis = covered.axis("clothes")
-    if not (found := _one_sided(axis, f"the {axis.most} top")):
-        return None
-    count, why = found
-    return 0.8 * axis.share, Request("clothes", count, f"{_photos(count)} without the {axis.most} top", why)
-
-
-def _background(covered: Coverage) -> tuple[float, Request] | None:
-    axis = covered.axis("background")
-    if not (found := _one_sided(axis, f"the {axis.most} background")):
-        return None
-    count, why = found
-    text = f"{_photos(count)} outdoors or in front of another background than the {axis.most} one"
-    return 0.7 * axis.share, Request("background", count, text, why)
+    return weight * axis.share, Request(axis.name, count, f"{_photos(count)} {wanted.format(axis.most)}", why)
 
 
 def _expression(covered: Coverage) -> tuple[float, Request] | None:
@@ -216,21 +212,3 @@ def _expression(covered: Coverage) -> tuple[float, Request] | None:
     text = f"{_photos(count)} with " + ("a smile" if rare == "smiling" else "a calm face and the mouth closed")
     why = f"{axis.count(rare)} of {total} scenes show a {rare} face, {WANTED} are needed"
     return 0.6 * count / WANTED, Request("expression", count, text, why)
-
-
-def _light(covered: Coverage) -> tuple[float, Request] | None:
-    axis = covered.axis("light")
-    if axis.most == "soft" or not (found := _one_sided(axis, f"{axis.most} light")):
-        return None
-    count, why = found
-    text = f"{_photos(count)} in soft light from the front, for example facing a window"
-    return 0.4 * axis.share, Request("light", count, text, why)
-
-
-def _framing(covered: Coverage) -> tuple[float, Request] | None:
-    axis = covered.axis("framing")
-    shown = "a face that fills the frame" if axis.most == "face fills the frame" else "half of the body"
-    if axis.most == "head and shoulders" or not (found := _one_sided(axis, shown)):
-        return None
-    count, why = found
-    return 0.3 * axis.share, Request("framing", count, f"{_photos(count)} with head and shoulders in the frame", why)

@@ -1,7 +1,7 @@
 """What a set of photos covers: pose, expression, light, framing, background, clothes; and which share a scene.
 
-Pure functions over the gate's measurements (`Verdict.measures`); no picture is opened. A photo without a measure counts
-for no value of that axis.
+Pure functions over the gate's measurements (`Verdict.measures`, from `faces.traits`); no picture is opened. A photo
+without a measure counts for no value of that axis.
 """
 
 from __future__ import annotations
@@ -14,26 +14,10 @@ from datetime import datetime
 import numpy as np
 
 from headshotkit.core.records import Record, Verdict, stored_as
+from headshotkit.faces import traits
 
-TURNED_DEG, RAISED_DEG = 15.0, 20.0
-"""Yaw and pitch from which a face is turned or raised; half profile is about 30 to 45. Pitch is less exact."""
-SMILE = 0.5
-"""`landmarks.smile` from which a face counts as smiling, in a photo and in a headshot."""
 ONE_SIDED = 0.75
 """Share of the photos above which they cover effectively one value of an axis, such as one background."""
-SIDE_LIGHT = 0.15
-"""Difference between the face's halves from which the light comes from the side."""
-DIM_LUMA, HARD_CLIPPED = 60.0, 0.15
-"""Median luma of a face below which the light is dim; fraction of pure white skin above which it is hard."""
-DIM_SHARE, SURELY_DIM_LUMA, LEAST_OWN = 0.5, 48.0, 3
-"""A face is dim below DIM_SHARE of the person's own well-lit luma, because dark skin is not dim light, and always below
-SURELY_DIM_LUMA. With fewer than LEAST_OWN photos, DIM_LUMA is the limit."""
-CLOSE_UP, HALF_BODY = 0.55, 0.3
-"""Face height over the photo's shorter side: above, a close-up; below, half of the body is visible."""
-BUSY_STD = 6.0
-"""Standard deviation of L in the upper corners, around a fitted plane, above which a background is busy."""
-SAME_COLOUR = 12.0
-"""Largest CIELAB distance, with lightness at half weight, between things that count as one colour."""
 SAME_ANGLE_DEG, SAME_SCENE_COSINE, SAME_SCENE_S = 8.0, 0.85, 60.0
 """Largest difference in pose, least cosine, and largest time difference of two photos of one scene."""
 
@@ -80,7 +64,7 @@ def coverage(verdicts: list[Verdict]) -> Coverage:
     """Count what the kept photos cover. Photos of one scene count once, by the best of them."""
     kept = [v for v in verdicts if v.kept]
     best = [members[0] for members in by_scene(kept)]
-    shown = traits(kept)
+    shown = shown_by(kept)
     axes = []
     for name in AXES:
         counts = Counter(shown[i][name] for i in best if shown[i][name])
@@ -115,115 +99,70 @@ def by_scene(verdicts: list[Verdict]) -> list[list[int]]:
 # --- the axes -----------------------------------------------------------------------------------------------------
 
 
-def traits(verdicts: list[Verdict]) -> list[dict[str, str | None]]:
+def shown_by(verdicts: list[Verdict]) -> list[dict[str, str | None]]:
     """Return each photo's value on each of AXES, None if not measured. Clusters are formed among these photos."""
     measures = [v.measures for v in verdicts]
-    backgrounds, clothes, dim = _backgrounds(measures), _clothes(measures), _dim_luma(measures)
+    backgrounds = _backgrounds(measures)
+    clothes = _colours([m.get("clothes_lab") for m in measures])
     return [
         {
-            "pose": _pose(m), "expression": _expression(m), "light": _light(m, dim), "framing": _framing(m),
-            "background": background, "clothes": worn,
+            "pose": _pose(m),
+            "expression": None if (smile := m.get("smile")) is None else EXPRESSIONS[smile >= traits.SMILE],
+            "light": _light(m),
+            "framing": _framing(m),
+            "background": background,
+            "clothes": worn,
         }
         for m, background, worn in zip(measures, backgrounds, clothes, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _pose(m: dict) -> str | None:
     yaw, pitch = m.get("yaw_deg"), m.get("pitch_deg") or 0.0
     if yaw is None:
         return None
-    if abs(yaw) >= TURNED_DEG:
-        return "left" if yaw < 0 else "right"
-    return "up or down" if abs(pitch) >= RAISED_DEG else "front"
+    return traits.side_of(yaw, traits.HALF_TURNED_DEG) or ("up or down" if abs(pitch) >= traits.RAISED_DEG else "front")
 
 
-def _expression(m: dict) -> str | None:
-    smile = m.get("smile")
-    return None if smile is None else "smiling" if smile >= SMILE else "neutral"
-
-
-def _dim_luma(measures: list[dict]) -> float:
-    """Return the luma below which this person's face is in dim light."""
-    own = [m["brightness"] for m in measures if m.get("brightness") is not None]
-    if len(own) < LEAST_OWN:
-        return DIM_LUMA
-    return float(np.clip(DIM_SHARE * np.percentile(own, 75), SURELY_DIM_LUMA, DIM_LUMA))
-
-
-def _light(m: dict, dim: float) -> str | None:
+def _light(m: dict) -> str | None:
     side, luma = m.get("light_side"), m.get("brightness")
     if side is None or luma is None:
         return None
-    if luma < dim or m.get("clipped", 0.0) > HARD_CLIPPED:
+    if traits.is_dim(luma, m.get("highlights")) or m.get("clipped", 0.0) > traits.HARD_CLIPPED:
         return "dim or hard"
-    return "soft" if abs(side) <= SIDE_LIGHT else "from the right" if side > 0 else "from the left"
+    return "soft" if abs(side) <= traits.SIDE_LIGHT else "from the right" if side > 0 else "from the left"
 
 
 def _framing(m: dict) -> str | None:
-    part = m.get("face_fraction")
+    """Return the framing; runs of earlier versions noted the face relative to the photo's shorter side only."""
+    part = m.get("face_height", m.get("face_fraction"))
     if part is None:
         return None
     close, middle, wide = FIXED["framing"]
-    return close if part > CLOSE_UP else wide if part < HALF_BODY else middle
+    return close if part > traits.CLOSE_UP else wide if part < traits.HEAD_AND_SHOULDERS else middle
 
 
 def _backgrounds(measures: list[dict]) -> list[str | None]:
     """Name each photo's background: plain or busy, and its colour."""
-    busy = np.array([(m.get("backdrop_busy") or 0.0) > BUSY_STD for m in measures], bool)
-    names: list[str | None] = [None] * len(measures)
-    for kind in (False, True):
-        indices = [i for i, m in enumerate(measures) if m.get("backdrop_lab") and busy[i] == kind]
-        found = _colours([measures[i]["backdrop_lab"] for i in indices])
-        for i, name in zip(indices, found, strict=True):
-            names[i] = f"{'busy' if kind else 'plain'} {name}"
-    return names
+    names: dict[int, str] = {}
+    for kind, is_busy in (("plain", False), ("busy", True)):
+        same = [i for i, m in enumerate(measures) if ((m.get("backdrop_busy") or 0.0) > traits.BUSY_STD) == is_busy]
+        colours = _colours([measures[i].get("backdrop_lab") for i in same])
+        names |= {i: f"{kind} {colour}" for i, colour in zip(same, colours, strict=True) if colour}
+    return [names.get(i) for i in range(len(measures))]
 
 
-def _clothes(measures: list[dict]) -> list[str | None]:
-    """Name the colour of the clothes in each photo."""
-    indices = [i for i, m in enumerate(measures) if m.get("clothes_lab")]
-    found = dict(zip(indices, _colours([measures[i]["clothes_lab"] for i in indices]), strict=True))
-    return [found.get(i) for i in range(len(measures))]
-
-
-def _colours(labs: list) -> list[str]:
+def _colours(labs: list) -> list[str | None]:
     """Name the cluster of each CIELAB colour by its most frequent colour name. Clusters of one name are merged."""
-    if not labs:
-        return []
-    labels = clusters(colour_distances(np.array(labs, float)) <= SAME_COLOUR).tolist()
+    known = [i for i, lab in enumerate(labs) if lab]
+    if not known:
+        return [None] * len(labs)
+    near = traits.colour_distances(np.array([labs[i] for i in known], float)) <= traits.SAME_COLOUR
+    labels = dict(zip(known, clusters(near).tolist(), strict=True))
     called = defaultdict(Counter)
-    for label, lab in zip(labels, labs, strict=True):
-        called[label][colour_name(lab)] += 1
-    return [called[label].most_common(1)[0][0] for label in labels]
-
-
-def colour_distances(labs: np.ndarray) -> np.ndarray:
-    """Compute distances of CIELAB colours, shape (N, 3) -> (N, N); lightness, which light changes, at half weight."""
-    weighted = labs * [0.5, 1, 1]
-    return np.linalg.norm(weighted[:, None] - weighted[None], axis=-1)
-
-
-def colour_name(lab) -> str:
-    """Return a plain word for a CIELAB colour (L in [0, 100], D65).
-
-    >>> [colour_name(lab) for lab in ([95, 0, 0], [55, 2, 1], [15, 1, 2], [40, 10, -40], [45, 60, 40])]
-    ['white', 'grey', 'black', 'blue', 'red']
-    """
-    light, a, b = lab
-    chroma, hue = math.hypot(a, b), math.degrees(math.atan2(b, a)) % 360
-    if chroma < (20 if light < 18 else 10):
-        return "black" if light < 25 else "dark grey" if light < 45 else "grey" if light < 82 else "white"
-    if chroma < 28 and 40 <= hue < 115 and light >= 45:
-        return "beige"
-    limits = ((20, "pink"), (52, "red"), (80, "orange"), (112, "yellow"), (180, "green"), (225, "turquoise"))
-    name = next((word for limit, word in (*limits, (312, "blue"), (345, "purple")) if hue < limit), "pink")
-    if name == "pink" and (light < 60 or chroma > 60):
-        name = "red" if hue < 20 else "purple"
-    elif name == "red" and light > 68 and chroma < 45:
-        name = "pink"
-    elif (name == "orange" and light < 55) or (name == "red" and light < 55 and chroma < 30):
-        name = "brown"
-    return name if name == "brown" else f"dark {name}" if light < 30 else f"light {name}" if light > 78 else name
+    for i, label in labels.items():
+        called[label][traits.colour_name(labs[i])] += 1
+    return [called[labels[i]].most_common(1)[0][0] if i in labels else None for i in range(len(labs))]
 
 
 def clusters(near: np.ndarray) -> np.ndarray:
@@ -269,7 +208,7 @@ def scenes(measures: list[dict], embeddings: np.ndarray) -> list[int]:
     near &= _at_most([_seconds(m.get("taken_at")) for m in measures], SAME_SCENE_S)
     for name in ("backdrop_lab", "clothes_lab"):
         colours = np.array([m.get(name) or [np.nan] * 3 for m in measures], float)
-        near &= ~(colour_distances(colours) > SAME_COLOUR)
+        near &= ~(traits.colour_distances(colours) > traits.SAME_COLOUR)
     np.fill_diagonal(near, True)
     return clusters(near).tolist()
 

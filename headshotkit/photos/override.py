@@ -56,8 +56,18 @@ def override_verdict(run: Run, photo: str, kept: bool, folder: Path | None = Non
         raise CannotKeep(f"{photo} can't be read any more.", "It was moved or changed.", "Judge the photos again.")
     files = {name: facts for name, facts in judged.files.items() if name != f"kept/{photo}"}
     files |= {f"kept/{photo}": facts_of(copy)} if kept else {}
-    verdicts = (*judged.verdicts[:index], verdict, *judged.verdicts[index + 1 :])
-    _write_overrides(run, said, replace(judged, verdicts=verdicts, files=files))
+    verdicts = [*judged.verdicts[:index], verdict, *judged.verdicts[index + 1 :]]
+    write_json(run.folder / OVERRIDES, said)
+    inputs = {k: v for k, v in judged.inputs.items() if k != OVERRIDES} | overrides_input(run)
+    manifest = run.manifest("photos") | advice_on(verdicts, CheckConfig.from_dict(judged.config))
+    manifest |= {
+        "files": files,
+        "verdicts": [one.to_dict() for one in verdicts],
+        "inputs": inputs,
+        "outcome": outcome_of(verdicts, judged.left_out),
+        "fingerprint": fingerprint(judged.config, inputs),  # as a new check would have
+    }
+    write_json(run.path("photos") / "manifest.json", write_photo_page(run.path("photos"), manifest))
     if not kept:
         discard(copy)
     return verdict
@@ -73,18 +83,3 @@ def _file_of(run: Run, judged: PhotosResult, photo: str, digest: str, folder: Pa
     why = "The run copies it from there when it is kept."
     place = folder or "the photo folder"
     raise CannotKeep(f"{photo} is no longer in {place}.", why, "Restore it, or judge the photos again.")
-
-
-def _write_overrides(run: Run, said: dict, judged: PhotosResult) -> None:
-    """Write the decisions and the updated manifest, with the fingerprint that a new check would have."""
-    write_json(run.folder / OVERRIDES, said)
-    inputs = {k: v for k, v in judged.inputs.items() if k != OVERRIDES} | overrides_input(run)
-    verdicts = list(judged.verdicts)
-    manifest = run.manifest("photos") | advice_on(verdicts, CheckConfig.from_dict(judged.config))
-    manifest |= {
-        "files": judged.files,
-        "inputs": inputs,
-        "outcome": outcome_of(verdicts, judged.left_out),
-        "fingerprint": fingerprint(judged.config, inputs),
-    }
-    write_json(run.path("photos") / "manifest.json", write_photo_page(run.path("photos"), manifest))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headshotkit.core.records import Record, Verdict
-from headshotkit.photos.coverage import AXES, by_scene, quality, traits
+from headshotkit.photos.coverage import AXES, by_scene, quality, shown_by
 
 WEIGHTS = {
     "photo": 1.0,
@@ -70,29 +70,20 @@ def choose_photos(verdicts: list[Verdict], most: int = 20, least: int = 10) -> C
     steps += _take_best(sorted(rest), min(least, most) - len(steps), sums, (weights, cells, worth))
     text = f"{len(steps)} of {len(kept)} kept photos are chosen; they show {min(len(steps), len(first))} of"
     text += f" {len(first)} scenes"
-    return Choice(tuple(_chosen(kept, steps, set(rest))), text)
-
-
-def _chosen(kept: list[Verdict], steps: list[tuple[int, float]], again: set[int]):
-    """Return the steps as records with the values that each is first to show. `again`: not the best of their scene."""
-    shown, seen = traits(kept), set()
+    values, seen, chosen = shown_by(kept), set(), []
     for i, gain in steps:
-        new = [f"{axis} {shown[i][axis]}" for axis in AXES if shown[i][axis] and (axis, shown[i][axis]) not in seen]
-        seen |= set(shown[i].items())
-        why = (
-            f"first photo with {', '.join(new)}"
-            if new
-            else "another photo of the same scene"
-            if i in again
-            else "another scene"
-        )
-        yield Chosen(kept[i].photo, round(gain, 4), f"{why}; quality {quality(kept[i].measures):.2f}")
+        new = [f"{axis} {values[i][axis]}" for axis in AXES if values[i][axis] and (axis, values[i][axis]) not in seen]
+        seen |= set(values[i].items())
+        why = "another photo of the same scene" if i in rest else "another scene"
+        why = f"first photo with {', '.join(new)}" if new else why
+        chosen.append(Chosen(kept[i].photo, round(gain, 4), f"{why}; quality {quality(kept[i].measures):.2f}"))
+    return Choice(tuple(chosen), text)
 
 
 def _choice_arrays(kept: list[Verdict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return weights (T,), the index of each photo's value of each trait, -1 for none (N, T), and quality (N,)."""
     rows, numbers = [], {}
-    for verdict, shown in zip(kept, traits(kept), strict=True):
+    for verdict, shown in zip(kept, shown_by(kept), strict=True):
         m = verdict.measures
         turn = m.get("yaw_deg"), m.get("pitch_deg")
         values = dict(shown) | {

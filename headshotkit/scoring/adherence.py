@@ -8,18 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from headshotkit.faces import landmarks, measures
+from headshotkit.faces import traits
 from headshotkit.families.expressions import NEUTRAL, SMILING
-from headshotkit.photos.coverage import SMILE
 
-TURNED_DEG = 7.0
-"""Yaw from which a face looks to a side; the embedded base's own benchmark uses the same."""
-DARK_L, WHITE_L = 28.0, 72.0
-"""Lightness (CIELAB) of the upper corners below which a background is dark, and above which it is white. Of 16 pictures
-of the bare embedded base dark ones had 6, grey ones 50 to 52, white ones 79 to 96."""
-COLOURLESS = 12.0
-"""Distance of the upper corners' colour from grey in CIELAB beyond which they are neither grey nor white; those of 16
-pictures had at most 4, blurred rooms and parks 10 to 28."""
 WORDS = {
     "looking left": ("direction", "left"),
     "looking right": ("direction", "right"),
@@ -42,29 +33,20 @@ def asked_of(prompt: str) -> dict[str, str]:
     return {axis: value for words, (axis, value) in WORDS.items() if words in prompt}
 
 
-def shown_by(image: np.ndarray, points: np.ndarray) -> dict[str, str]:
+def shown_by(image: np.ndarray, points: np.ndarray, landmarks: np.ndarray) -> dict[str, str]:
     """Return what a headshot shows, axis -> value, for all axes that can be measured.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
-        points: insightface's 106 landmarks of its face, px, shape (106, 2).
+        points: the detector's five points of its face, px, shape (5, 2).
+        landmarks: insightface's 106 landmarks of it, px, shape (106, 2).
     """
-    yaw, _, _ = landmarks.head_pose(points)
+    yaw, _, _ = traits.head_pose(landmarks)
     return {
-        "direction": "camera" if abs(yaw) < TURNED_DEG else "right" if yaw > 0 else "left",
-        "expression": "smile" if landmarks.smile(points) >= SMILE else "neutral",
-        "background": _background(image),
+        "direction": traits.side_of(yaw, traits.ASIDE_DEG) or "camera",
+        "expression": "smile" if traits.smile(points) >= traits.SMILE else "neutral",
+        "background": traits.background(image).colour or "other",
     }
-
-
-def _background(image: np.ndarray) -> str:
-    """Return white, grey, dark, or other, by the colour of the upper corners."""
-    light, a, b = measures.backdrop_lab(image)
-    if light < DARK_L:
-        return "dark"
-    if np.hypot(a, b) > COLOURLESS:
-        return "other"
-    return "white" if light > WHITE_L else "grey"
 
 
 def prompt_adherence(asked: dict[str, str], shown: dict[str, str]) -> float | None:

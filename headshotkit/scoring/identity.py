@@ -12,7 +12,7 @@ import numpy as np
 from headshotkit.config import GenerateConfig
 from headshotkit.core.records import IdentityThreshold
 from headshotkit.core.run import Run
-from headshotkit.faces import copies, landmarks, measures, recognition
+from headshotkit.faces import copies, landmarks, measures, recognition, traits
 from headshotkit.photos import assess
 from headshotkit.photos.kept import kept_faces
 from headshotkit.scoring.adherence import prompt_adherence, shown_by
@@ -110,37 +110,30 @@ def judge_headshot(
     if len(found) != 1:
         return Judgement(None, False, ("no_face" if not found else "many_faces",))
     face, marks = found[0], recognition.landmarks_106(image, found[0])
-    known = _measures_of(image, face, marks)
+    aligned = recognition.align_face(image, face.points, measures.FACE_PX)
+    known = {name: getattr(measures, name)(aligned) for name in ("sharpness", "steadiness", "contrast", "visible")} | {
+        "brightness": traits.brightness(aligned),
+        "clipped": traits.clipped(aligned),
+        "face_px": face.width_px,
+    }
     identity = identity_of(image, face, person.centre, "arcface")
     copy = copies.copy_likeness(copies.face_crop(image, face), person.face_crops)
     broken = {
-        "small_face": known["face_share"] < config.min_face,
-        "unclear_face": known["disagreement"] > config.max_disagreement,
+        "small_face": traits.face_height(face.box, image) < config.min_face,
+        "unclear_face": landmarks.disagreement(face.points, marks) > config.max_disagreement,
         "soft_face": known["sharpness"] < config.min_sharpness,
-        "eyes_closed": known["eye_openness"] < config.min_eye_openness,
+        "eyes_closed": landmarks.eye_openness(marks) < config.min_eye_openness,
         "other_person": identity < person.threshold.value,
         "copy_of_photo": copy > config.max_copy,
     }
     reasons = tuple(code for code, is_broken in broken.items() if is_broken)
     likeness = round(max(identity, 0.0) / max(person.threshold.own_median, 0.01), 4)
-    adherence = prompt_adherence(asked or {}, shown_by(image, marks))
+    adherence = prompt_adherence(asked or {}, shown_by(image, face.points, marks))
     points = tuple(tuple(map(float, point)) for point in face.points)
     return Judgement(
         identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, adherence,
         round(known["sharpness"], 2), points,
     )  # fmt: skip
-
-
-def _measures_of(image: np.ndarray, face: recognition.Face, marks: np.ndarray) -> dict[str, float]:
-    """Return the measurements of a headshot's face; marks: its 106 landmarks, px."""
-    aligned = recognition.align_face(image, face.points, measures.FACE_PX)
-    names = ("sharpness", "steadiness", "contrast", "brightness", "visible", "clipped")
-    return {name: getattr(measures, name)(aligned) for name in names} | {
-        "face_px": face.width_px,
-        "face_share": face.height_px / min(image.shape[:2]),
-        "disagreement": landmarks.disagreement(face.points, marks),
-        "eye_openness": landmarks.eye_openness(marks),
-    }
 
 
 def identity_of(image: np.ndarray, face: recognition.Face, centre: np.ndarray, recogniser: str) -> float:

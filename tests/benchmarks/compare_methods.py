@@ -53,7 +53,9 @@ def obeyed(prompts: list[str], files: list[Path]) -> float:
         with Image.open(file) as picture:
             image = np.asarray(picture.convert("RGB"))
         found = recognition.detect_faces(image)
-        shown = adherence.shown_by(image, recognition.landmarks_106(image, found[0])) if len(found) == 1 else {}
+        shown = {}
+        if len(found) == 1:
+            shown = adherence.shown_by(image, found[0].points, recognition.landmarks_106(image, found[0]))
         asked, kept = asked + len(wanted), kept + sum(shown.get(axis) == value for axis, value in wanted.items())
     return kept / asked
 

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from headshotkit.config import CheckConfig
-from headshotkit.faces import measures, recognition
+from headshotkit.faces import measures, recognition, traits
 from headshotkit.photos import assess
 from headshotkit.photos.colour import srgb_curve
 from headshotkit.photos.files import Opened, open_photo
@@ -52,7 +52,7 @@ def typology_angle(image: np.ndarray) -> float:
     """Return the ITA of the cheeks, degrees; above 55 is very light, below -30 dark."""
     face = recognition.detect_faces(image)[0]
     aligned = recognition.align_face(image, face.points, measures.FACE_PX)
-    light, _, blue = np.median(measures.to_lab(np.concatenate([measures._patch(aligned, *c) for c in CHEEKS])), 0)
+    light, _, blue = np.median(traits.to_lab(np.concatenate([measures._patch(aligned, *c) for c in CHEEKS])), 0)
     return float(np.degrees(np.arctan2(light - 50, blue)))
 
 

@@ -78,7 +78,7 @@ def test_a_small_a_soft_and_a_half_seen_face_are_refused(own):
 
 def test_every_reason_has_words_in_the_gallery():
     code = inspect.getsource(judge_headshot) + inspect.getsource(Session._unless_near_duplicate)
-    assert set(re.findall(r'"([a-z]+_[a-z_]+)"', code)) - {"face_share", "eye_openness"} == set(WORDS)
+    assert set(re.findall(r'"([a-z]+_[a-z_]+)"', code)) - {"face_px"} == set(WORDS)
 
 
 def spread(cosine, n=12):
