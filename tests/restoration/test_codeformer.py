@@ -88,6 +88,7 @@ def test_other_bytes_than_the_published_are_not_kept(server, monkeypatch):
     assert path is None and missing and not list(runtime.cache_path("codeformer").iterdir())
 
 
+@pytest.mark.slow  # 15 s a face; test_restore asks the same network for one fidelity
 def test_the_real_network_class_restores_each_fidelity(random_codeformer, good_photo):
     face = recognition.detect_faces(good_photo)[0]
     restored = codeformer.CodeFormer(codeformer.load_codeformer(random_codeformer)).of(good_photo, [face])
