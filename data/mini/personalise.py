@@ -33,21 +33,20 @@ CLASS_WORD = {"p1": "man", "p2": "woman", "p3": "man"}
 RECOGNISERS = ("arcface", "dlib")
 
 
-def options_of(name: str, steps: int | None) -> RunSettings:
-    photos = SHARED / "assets/people" / name
-    return RunSettings(photos=photos, base="mini", class_word=CLASS_WORD[name], steps=steps, max_attempts=1)
+def options_of(name: str, steps: int | None = None, guidance: float | None = None) -> RunSettings:
+    photos, word = SHARED / "assets/people" / name, CLASS_WORD[name]
+    return RunSettings(photos=photos, base="mini", class_word=word, steps=steps, guidance=guidance, max_attempts=1)
 
 
 def personalise(name: str, steps: int | None, guidance: float | None, keep_lora: bool) -> Run:
     """A new run of one person, from photos to report; `guidance` None is the preset's."""
-    run, options = Run(HOME / "personalise" / name), options_of(name, steps)
+    run, options = Run(HOME / "personalise" / name), options_of(name, steps, guidance)
     keep_lora = keep_lora and run.has("lora")
     for stage in ("headshots", "restored", "report", "gallery") if keep_lora else ("",):
         shutil.rmtree(run.folder / stage, ignore_errors=True)
     for stage in () if keep_lora else ("photos", "dataset", "lora"):
         do_stage(stage, run, options)
-    config = config_for(GenerateConfig, "mini", options)
-    generate_headshots(run, replace(config, guidance=guidance or config.guidance))
+    generate_headshots(run, config_for(GenerateConfig, "mini", options))
     for stage in ("restored", "report"):
         do_stage(stage, run, options)
     build_gallery(run)
@@ -90,7 +89,7 @@ def main() -> None:
     known = {}
     for name in CLASS_WORD:
         judged = Run(HOME / "personalise" / f"photos_of_{name}")
-        do_stage("photos", judged, options_of(name, None))
+        do_stage("photos", judged, options_of(name))
         known[name] = {recogniser: known_faces(judged, recogniser) for recogniser in RECOGNISERS}
     for name in args.people:
         run = personalise(name, args.steps, args.guidance, args.keep_lora)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from store import FACE_PX
 
 BACKDROPS = (
     "plain white background",
@@ -142,7 +141,7 @@ def outdoor(rng: np.random.Generator, side: int) -> np.ndarray:
     return cv2.GaussianBlur(canvas, (0, 0), side * rng.uniform(0.02, 0.045)) * rng.uniform(0.75, 1.1)
 
 
-def backdrop(kind: str, rng: np.random.Generator, side: int = FACE_PX) -> np.ndarray:
+def backdrop(kind: str, rng: np.random.Generator, side: int) -> np.ndarray:
     """A backdrop of one of BACKDROPS, float32 0-255, (side, side, 3)."""
     tint = rng.uniform(-4, 4, 3).astype("float32")
     if kind == "plain white background":
@@ -186,22 +185,22 @@ def make_variant(
     """A random training picture of px x px from a face of the store.
 
     Args:
-        rgb, alpha: the face and its matte, or None if it has none.
+        rgb, alpha: the face, a square of any size, and its matte, or None if it has none.
         points: five points of the face in px of `rgb`, (5, 2).
         zoom: the least and the most of the side that a crop keeps; every other picture keeps at least 0.92.
         composite: how often a face with a matte gets a new backdrop, in [0, 1].
     """
-    picture, kind = rgb.astype("float32"), None
+    picture, kind, whole_px = rgb.astype("float32"), None, rgb.shape[0]
     if alpha is not None and rng.random() < composite:
         kind = BACKDROPS[rng.integers(len(BACKDROPS))]
         share = cv2.GaussianBlur(alpha, (0, 0), 0.6).astype("float32")[..., None] / 255
-        picture = picture * share + backdrop(kind, rng) * (1 - share)
+        picture = picture * share + backdrop(kind, rng, whole_px) * (1 - share)
     light = rng.choice(["bright lighting", "dim lighting", "side light", ""], p=[0.06, 0.06, 0.06, 0.82]) or None
     if light or rng.random() < 0.5:
         picture = relight(picture, rng, light)
     side = rng.uniform(max(zoom[0], 0.92), 1.0) if rng.random() < 0.5 else rng.uniform(*zoom)
-    side = min(side, zoom[1]) * FACE_PX
-    left, top = rng.uniform(0, FACE_PX - side), rng.uniform(0, FACE_PX - side) * 0.9
+    side = min(side, zoom[1]) * whole_px
+    left, top = rng.uniform(0, whole_px - side), rng.uniform(0, whole_px - side) * 0.9
     scale = px / side
     matrix = np.float32([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
     soft = picture if scale >= 0.9 else cv2.GaussianBlur(picture, (0, 0), 0.28 / scale)
@@ -214,7 +213,7 @@ def make_variant(
         light,
         int(top * scale),
         int(left * scale),
-        int(FACE_PX * scale),
+        int(whole_px * scale),
     )
     return mirror(made) if rng.random() < 0.5 else made
 

@@ -21,6 +21,13 @@ ARRAYS = {  # name: (shape of one row, dtype)
     "measures": ((MEASURES,), "float32"),  # faces.NAMES, NaN where there is no face
     "embedding": ((512,), "float32"),  # w600k_mbf, L2 norm 1, NaN where there is no face
     "alpha": ((FACE_PX, FACE_PX), "uint8"),  # matte, 255 = person
+    # the store of the restorer's pairs (restorer_pairs.py)
+    "large": ((704, 704, 3), "uint8"),  # a face from the whole generator
+    "clean": ((512, 512, 3), "uint8"),  # what the restorer shall make, composited and cropped
+    "drawn": ((256, 256, 3), "uint8"),  # what it is given: the same through the base's image-to-image
+    "origin": ((3,), "float32"),  # row of the face in the store of faces, strength and guidance of the image-to-image
+    "points": ((7, 2), "float32"),  # eyes, nose, mouth, irises in px of `clean`; NaN unless exactly one face is found
+    "person": ((520,), "float32"),  # what the restorer is told of the person, measured on `clean`
 }
 
 
