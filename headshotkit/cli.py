@@ -47,6 +47,7 @@ def option(hint: object, help_: str, note: str = "", metavar: str = "") -> objec
 
 
 BASE = f"The base model: {', '.join(BASES)}; or {OTHER_WAYS}."
+USUAL_BASE = "sdxl on a GPU, else mini"
 JSON = option(bool, "Print the result as JSON.")
 RUN_FOLDER = option(Path, "The run folder.", "default: runs/me")
 
@@ -84,8 +85,8 @@ def _note(kind: type[Settings], name: str) -> str:
     return "; ".join(notes)
 
 
-DEFAULTS = {"class_word": "what the photos suggest"}
-"""Settings whose default is decided by the run."""
+DEFAULTS = {"class_word": ""}
+"""Settings whose help says itself what happens if they are not set."""
 
 
 def as_typed(value: object) -> str:
@@ -104,10 +105,10 @@ def run_options(commands: tuple[str, ...], others: tuple[str, ...] = ()) -> dict
         commands: those whose settings are all included.
         others: names of further settings.
     """
-    made = {"base": option(str, BASE, "default: as the run began, else by device")}
+    made = {"base": option(str, BASE, f"default: as the run began; for a new run {USUAL_BASE}")}
     if "minutes" in others or {"generate", "evaluate"} & {*commands}:
-        made["minutes"] = option(float, "Time limit in minutes from now; settings that you leave out are planned to "
-                                 "fit; 0: no limit.", "default: no limit; 60 for run on an NVIDIA GPU")  # fmt: skip
+        limit = "Time limit in minutes from now; settings that you don't give are chosen so that the run fits; 0: none."
+        made["minutes"] = option(float, limit, "default: no limit; 60 for run on an NVIDIA GPU")
     made["seed"] = option(int, "Random seed.", "default: 0")
     groups: dict[str, dict[str, object]] = {command: {} for command in commands}
     for name, ((kind, own), *_) in NAMES.items():
@@ -424,16 +425,16 @@ COMMAND_LINE: dict[str, Command] = {
     "prepare": Command("Crop, resize and caption the kept photos.", _stage_options("prepare"), _stage),
     "train": Command("Train the person's LoRA, or resume an interrupted training.",
                      _stage_options("train", others=("minutes",)), _stage),
-    "pick": Command("Draw test pictures to choose the best checkpoint and LoRA scale, which generate then uses.",
+    "pick": Command("Generate test pictures to choose the best checkpoint and LoRA scale, which generate then uses.",
                     _stage_options("pick", others=DRAWING), _stage),
     "generate": Command("Generate headshots, and try again where the identity is below the threshold.",
                         _stage_options("generate"), _stage),
-    "restore": Command("Restore the faces of the headshots, and keep only what harms nothing.",
+    "restore": Command("Restore the faces; keep a restored one only if it passes checks of identity, eyes and skin.",
                        _stage_options("restore"), _stage),
     "evaluate": Command("Measure identity and sharpness, and draw the plots.", _stage_options("evaluate"), _stage),
     "gallery": Command("Write the gallery page and the contact sheet.", _stage_options(), _stage),
-    "token": Command("Find a rare token that means nothing to the base, and say why.",
-                     lambda: {"base": option(str, BASE, "default: by device"),
+    "token": Command("Find a rare token that means nothing to the base, and explain the choice.",
+                     lambda: {"base": option(str, BASE, f"default: {USUAL_BASE}"),
                               **options_of(TokenConfig), "json": JSON}, _token),
     "export": Command("Write the LoRA to a file for A1111, ComfyUI or diffusers.",
                       lambda: {"file": option(Path, "File to write, NAME.safetensors, or a folder.", metavar="FILE"),
@@ -442,7 +443,7 @@ COMMAND_LINE: dict[str, Command] = {
                                "json": JSON}, _export),
     "prompts": Command("List the prompt bank, or some of its packs.",
                        lambda: {**options_of(CONFIGS["generate"], ["prompts", "packs"]), "json": JSON}, _prompts),
-    "crop": Command("Crop a whole folder around the faces to one size, without metadata.",
+    "crop": Command("Crop every photo of a folder around the face to one size, without metadata.",
                     lambda: {"photos": option(Path, "Folder with photos.", metavar="PHOTOS"),
                              "out": option(Path, "Folder for the crops.", metavar="CROPS"),
                              **options_of(CropConfig), "json": JSON}, _crop),

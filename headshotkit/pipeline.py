@@ -359,7 +359,7 @@ def _prepare(run: Run, options: RunSettings, base: str, controller: Controller) 
     """Build the dataset; propose a class word if none is set and the run has none."""
     if options.class_word is None and not run.peek("dataset"):
         word, why = propose_class_word(run)
-        runtime.say(f"{'prepare':<10} class word {word}: {why}; --class-word sets another")
+        runtime.say(f"{'prepare':<10} class word: {word}, {why}; --class-word changes it")
         options = options.replace(class_word=word)
     wanted = _told("dataset", run, settings_for(PrepareConfig, base, options, begun=run.peek("dataset")))
     if missing := missing_class_images(wanted):

@@ -14,13 +14,14 @@ class CheckConfig(Config):
     """Limits of the photo check."""
 
     min_photos: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Fewest kept photos that training starts with; below 10 a LoRA overfits the photos."""
+    """Minimum number of kept photos that training starts with; with fewer than 10 a LoRA overfits the photos."""
     max_photos: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Most photos to train on; from more good ones, the best and most varied are selected."""
+    """Maximum number of photos to train on; if more are good, the best and most varied are selected."""
     min_faces: Annotated[int, Field(ge=1, le=100)] = 1
-    """Fewest faces in a photo."""
+    """Minimum number of faces in a photo."""
     max_faces: Annotated[int, Field(ge=1, le=100)] = 5
-    """Most faces in a photo, including passers-by and posters; in a crowd the person can't be identified reliably."""
+    """Maximum number of faces in a photo, with passers-by and posters; in a crowd the person can't be identified
+    reliably."""
     max_other_face: Annotated[float, Field(ge=0, le=1)] = 0.35
     """Maximum height of a second face relative to the main one; smaller ones count as passers-by."""
     min_face_px: Annotated[int, Field(ge=1, le=4096)] = 90
@@ -38,9 +39,10 @@ class CheckConfig(Config):
     min_contrast: Annotated[float, Field(ge=0, le=255)] = 5.0
     """Minimum standard deviation of the face's luma, grey levels."""
     max_noise: Annotated[float, Field(ge=0, le=255)] = 5.0
-    """Maximum noise on the face, aligned to 128 px, grey levels."""
+    """Maximum noise on the face, grey levels, measured after the face is aligned to 128 px."""
     min_sharpness: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """Minimum sharpness of the face, aligned to 128 px: mean absolute Laplacian for a contrast of 50 grey levels."""
+    """Minimum sharpness of the face, measured after it is aligned to 128 px: the mean absolute Laplacian, normalised to
+    a contrast of 50 grey levels."""
     min_steadiness: Annotated[float, Field(ge=0, le=1000)] = 5.5
     """Minimum sharpness along the blurriest direction; camera shake blurs only one."""
     max_blockiness: Annotated[float, Field(ge=0, le=1000)] = 3.0
@@ -50,19 +52,21 @@ class CheckConfig(Config):
     max_bars: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Maximum part of the height or width that bars along the edges take; larger bars get into the training picture."""
     min_eye_contrast: Annotated[float, Field(ge=0, le=255)] = 0.35
-    """Minimum luma of the eye band relative to the cheeks; a bar or dark glasses fall below."""
+    """Minimum brightness of the eye band relative to the cheeks; under a dark bar or dark glasses it is lower."""
     max_eye_contrast: Annotated[float, Field(ge=0, le=255)] = 1.3
-    """Maximum luma of the eye band relative to the cheeks; a light bar over the eyes rises above."""
+    """Maximum brightness of the eye band relative to the cheeks; under a light bar it is higher."""
     min_skin_share: Annotated[float, Field(ge=0, le=1)] = 0.55
     """Minimum fraction of the face's oval that has the colour of its cheeks and forehead."""
     min_nose_free: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Minimum share of skin-coloured pixels on the nose's tip; dark pixels count double against it."""
     max_disagreement: Annotated[float, Field(ge=0, le=10)] = 0.18
-    """Maximum distance between two landmark models' points, in eye distances; 0.05 on a clear face."""
+    """Maximum distance between the eyes, nose and mouth that two landmark models find, as a fraction of the distance
+    between the eyes; on a clear face it is about 0.05."""
     max_yaw_deg: Annotated[float, Field(ge=0, le=180)] = 50.0
     """Maximum turn of the head to a side, degrees."""
     max_pitch_deg: Annotated[float, Field(ge=0, le=180)] = 35.0
-    """Maximum rise or fall of the head, degrees; the limit is wide because an average head is fitted."""
+    """Maximum angle by which the head is raised or lowered, degrees; the limit is wide because the angle is estimated
+    with an average head, not the person's."""
     min_eye_openness: Annotated[float, Field(ge=0, le=10)] = 0.12
     """Minimum height of the eye opening relative to its width; about 0.3 is open, below 0.12 closed."""
     max_mouth_open: Annotated[float, Field(ge=0, le=10)] = 0.45
@@ -70,18 +74,19 @@ class CheckConfig(Config):
     max_wink: Annotated[float, Field(ge=0, le=10)] = 0.2
     """Maximum difference of the two eyes' openness."""
     min_recognisable: Annotated[float, Field(ge=0, le=1000)] = 16.0
-    """Minimum norm of ArcFace's embedding before normalisation, which falls with any defect of a face
-    (arXiv:2103.06627); used only with the recogniser that it was measured on."""
+    """Minimum norm of the unnormalised ArcFace embedding; any defect of the face lowers it (arXiv:2103.06627). Used
+    only with the recogniser that the limit was measured on."""
     min_same_person: Annotated[float, Field(ge=-1, le=1)] = 0.35
-    """Minimum cosine to the mean of the person's photos, itself included; 99 % of strangers stay below 0.33."""
+    """Minimum cosine similarity of a photo to the mean of all photos of the person, this one included; 99 % of
+    strangers stay below 0.33."""
     max_hash_distance: Annotated[int, Field(ge=0, le=64)] = 6
     """Two photos whose 64-bit difference hashes differ in at most this many bits are candidates for duplicates."""
     min_duplicate_identity: Annotated[float, Field(ge=-1, le=2)] = 0.9
-    """Candidates by their hashes whose faces have at least this cosine similarity are duplicates."""
+    """Two candidates (see max_hash_distance) are duplicates if their faces have at least this cosine similarity."""
     min_duplicate_structure: Annotated[float, Field(ge=-1, le=2)] = 0.96
     """Photos whose faces share at least this fraction of fine structure are duplicates, even after cropping, framing,
-    mirroring, shrinking, squeezing, recolouring or photographing a print. Above 1 is off. Other photos of one person
-    stay below 0.943 (max_copy in config/generate.py)."""
+    mirroring, shrinking, squeezing, recolouring or photographing a print. A value above 1 turns this off. Other photos
+    of one person stay below 0.943."""
 
     @model_validator(mode="after")
     def _relations(self) -> Self:

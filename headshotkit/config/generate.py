@@ -47,64 +47,68 @@ class GenerateConfig(Config):
     base: BaseName = "sdxl"
     """The base to render with; the LoRA must have been trained on it."""
     count: Count = 50
-    """Number of headshots, one for each prompt; prompts repeat if there are fewer."""
+    """Number of headshots, one for each prompt; prompts are reused if the bank has fewer."""
     size_px: Size = 1024
-    """Side of the square headshot, px. Other aspects have about as many pixels."""
+    """Side of the square headshot, px; with another aspect ratio a picture has about the same number of pixels."""
     sampler_steps: SamplerSteps = stored_as("steps", 25)
     """Sampler steps."""
     guidance: Guidance = 5.0
-    """Classifier-free guidance scale; 1 is off."""
+    """Classifier-free guidance scale; 1 turns guidance off."""
     guidance_share: GuidanceShare = 1.0
-    """Fraction of the steps that are guided, the first ones; an unguided step takes half the time."""
+    """Fraction of the steps, counted from the first, that use guidance; a step without it takes half the time."""
     base_guidance: Annotated[float, Field(ge=1, le=50)] = stored_as("word_guidance", 1.0)
-    """Scale of base-model guidance: the bare base's response to the prompt is added to the LoRA's; 1 is off. A LoRA
-    ignores parts of a prompt, mostly expressions and backgrounds. Needs a second denoiser: 4.8 GiB for SDXL."""
+    """Scale of base-model guidance; 1 turns it off. A LoRA ignores parts of a prompt, mostly expressions and
+    backgrounds, so the response that the base has to the prompt without the LoRA is added. This needs a second
+    denoiser: 4.8 GiB for SDXL."""
     base_guidance_every: Annotated[int, Field(ge=1, le=1000)] = stored_as("word_every", 3)
     """Sampler steps between two updates of base_guidance; an updating step takes three times as long."""
     sampler: Sampler = "base"
     """The sampler; not every base supports every one."""
     distilled_lora: DistilledLora = stored_as("few_steps", "")
-    """A distilled LoRA that draws in 8 steps; empty: none. It replaces sampler_steps, sampler and
-    guidance if identity holds on first attempts drawn both ways; if it doesn't, the manifest records that."""
+    """A distilled LoRA that generates in 8 steps; empty: none. Some headshots are generated with it and without it
+    first. If identity does not drop, it is used, and it replaces sampler_steps, sampler and guidance. If identity
+    drops, it is not used, and the manifest records that."""
     lora_scale: Scale = 1.0
-    """Scale of the LoRA; 0 is the bare base."""
+    """Scale of the LoRA; 0: the base without the LoRA."""
     use_pick: bool = True
     """Use the picked checkpoint and scale instead of the last checkpoint and lora_scale, if the run has a pick; else no
     effect."""
     batch: Batch = 1
     """Headshots rendered at once."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    """Most attempts per prompt, each with a new seed; used when minutes is 0."""
+    """Maximum number of attempts for each prompt, each with a new seed; used only when minutes is 0."""
     minutes: Minutes = 0.0
-    """Time limit in minutes; 0 is none. Attempts go to the prompts most likely to pass, more than max_attempts per
+    """Time limit in minutes; 0: none. Attempts go to the prompts most likely to pass, more than max_attempts per
     prompt if that helps, until count headshots are accepted, with one of each prompt, or the time is up."""
     other_scales: tuple[Scale, ...] = ()
-    """Further values of lora_scale to try; used only with minutes."""
+    """Further values of lora_scale to try; used only when minutes is set."""
     pass_quantile: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Quantile of the person's own leave-one-out similarities that gives the identity threshold."""
     pass_floor: Cosine = 0.28
-    """Minimum identity threshold; ArcFace's 0.1 % false accepts on LFW are at 0.28."""
+    """Minimum identity threshold; on LFW, ArcFace's false-accept rate is 0.1 % at 0.28."""
     pass_ceiling: Cosine = 0.55
     """Maximum identity threshold, so that near-identical photos don't make it too strict."""
     min_face: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Minimum height of the face relative to the picture's. The embedded base's headshots have 0.74 to 0.98, head and
-    shoulders about 0.45; below 0.2 it is not a headshot."""
+    """Minimum height of the face relative to the picture's; below 0.2 it is not a headshot. Head and shoulders have
+    about 0.45."""
     min_sharpness: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """Minimum sharpness of the face, as CheckConfig's; the embedded base's 128 px faces need less, see its preset."""
+    """Minimum sharpness of the face, measured as for the photo check. The embedded base's faces of 128 px need less;
+    see its preset."""
     min_eye_openness: Annotated[float, Field(ge=0, le=10)] = 0.12
-    """Minimum height of the eye opening relative to its width, as CheckConfig's; 21 good headshots: at least 0.27."""
+    """Minimum height of the eye opening relative to its width, as for the photo check; good headshots have at least
+    0.27."""
     max_disagreement: Annotated[float, Field(ge=0, le=10)] = 0.18
-    """Maximum distance between two landmark models' eyes, nose and mouth, in eye distances; beyond it the face is
-    unclear. 21 good headshots: at most 0.11; blurred by 2.5 of 128 px: up to 0.33."""
+    """Maximum distance between the eyes, nose and mouth that two landmark models find, as a fraction of the distance
+    between the eyes. Beyond it the face is unclear; good headshots have at most 0.11."""
     max_copy: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """Maximum similarity of the face's fine structure to that of one photo. Pairs of 54 photos of three sample people:
-    at most 0.942; their 72 headshots: 0.72 to 0.80 in the median, at most 0.918; 162 altered copies of photos: 160 at
-    least 0.963, two noisy ones 0.89 and 0.93."""
+    """Maximum similarity of a headshot's fine facial structure to that of any single photo; above it the headshot is
+    refused as a copy of the photo."""
     max_near_duplicate: Annotated[float, Field(ge=0, le=1)] = stored_as("max_twin", 0.95)
-    """Maximum correlation of a headshot with an accepted one, both small and grey; above it the new one is a
-    near-duplicate, and its prompt is tried again; 1 is off. Pairs of different prompts of one person: at most 0.948."""
+    """Maximum correlation of a headshot with an accepted one (both reduced to small greyscale pictures); 1 turns this
+    off. Above it the new headshot is a near-duplicate, and its prompt is tried again. Headshots of one person from
+    different prompts reach at most 0.948."""
     prompts: FilePath = ""
-    """Path of a person's own prompt bank (TOML); empty: the bank that comes with headshotkit."""
+    """Path of your own prompt bank (TOML); empty: the bank that comes with headshotkit."""
     packs: Annotated[tuple[Annotated[Text, Field(max_length=80)], ...], BeforeValidator(_split)] = ()
     """Packs of the bank to take prompts from, such as linkedin or studio; empty: the whole bank."""
     seed: Seed = 0

@@ -19,11 +19,11 @@ class CropConfig(Config):
     """Settings for cropping a folder."""
 
     size_px: Side = 1024
-    """Size, px: the picture has about size_px x size_px pixels, in the shape of `aspect`."""
+    """Side of a square crop, px; in another shape (aspect) a crop has about the same number of pixels."""
     aspect: Literal["1:1", "4:5", "3:4", "2:3", "auto"] = "1:1"
     """Shape, width to height; auto: for each photo the one that cuts least."""
     exact_px: tuple[Side, ...] = ()
-    """Width and height, px, in place of size_px and aspect; empty: use those."""
+    """Exact width and height of the crops, px, in place of size_px and aspect; empty: size_px and aspect decide."""
     framing: Literal["head-and-shoulders", "face", "whole"] = "head-and-shoulders"
     """What the crop shows; whole: as much of the photo as the shape allows."""
     format: Literal["jpg", "png"] = "jpg"
@@ -31,7 +31,7 @@ class CropConfig(Config):
     quality: Annotated[int, Field(ge=1, le=100)] = 92
     """JPEG quality; higher is better. PNG loses nothing."""
     enlarge: bool = True
-    """Enlarge a photo with too few pixels, and report it; off: refuse such a photo with its numbers."""
+    """Enlarge a crop that has too few pixels, and report by how much; off: refuse such a photo, and report why."""
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
@@ -53,22 +53,22 @@ class PlanConfig(Config):
     count: Count = 50
     """Number of headshots."""
     minutes: Annotated[float, Field(gt=0, le=100_000)] = 60.0
-    """Time limit in the pessimistic case, minutes."""
+    """Time limit in minutes; the plan meets it even in its worst case."""
     base: BaseName = ""
     """The base to plan for; empty: mini on cpu, else sdxl."""
     method: Method = "lora"
     """How the base is trained."""
     class_images: ClassImages = 0
-    """Number of class images to draw, and to train with."""
+    """Number of class images to generate and to train with."""
     pick: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Number of pictures that pick draws: 42 with 4 snapshots, 4 scales and 6 prompts; 0: nothing is picked."""
+    """Number of pictures that pick generates: 42 with 4 snapshots, 4 scales and 6 prompts; 0: nothing is picked."""
 
 
 class TokenConfig(Config):
     """Settings of the search for a rare token."""
 
     candidates: Annotated[int, Field(ge=1, le=10_000)] = 12
-    """How many of the rarest tokens to try."""
+    """Number of the rarest tokens to try."""
     seed: Seed = 0
     """Seed of the pictures."""
 
@@ -77,6 +77,6 @@ class EvaluateConfig(Config):
     """Settings of the evaluation."""
 
     pairs: Annotated[int, Field(ge=0, le=1000)] = 12
-    """Most first attempts that are drawn without the LoRA as well."""
+    """Maximum number of first attempts to generate again without the LoRA, for comparison."""
     minutes: Annotated[float, Field(ge=0, le=100_000)] = 0.0
-    """Time limit in minutes; if it is short, fewer pairs are drawn; 0 is none."""
+    """Time limit in minutes; if it is short, fewer pairs are generated; 0: none."""

@@ -48,9 +48,9 @@ class TrainConfig(Config):
     steps: TrainSteps = 1000
     """Number of optimizer updates."""
     schedule: tuple[tuple[TrainSize, TrainSteps], ...] = ()
-    """(side px, steps) in sequence, such as ((768, 700), (1024, 300)), on the command line 768 700 1024 300; empty: the
-    dataset's size throughout.
-    A step at 3/4 of the side takes about half the time. Each side is a multiple of 32."""
+    """Pairs of side (px) and steps in order: 768 700 1024 300 trains 700 steps at 768 px, then 300 at 1024 px; in
+    Python, ((768, 700), (1024, 300)). Empty: the dataset's size throughout. A step at 3/4 of the side takes about half
+    the time. Each side is a multiple of 32."""
     batch: Batch = 1
     """Pictures per step."""
     learning_rate: Annotated[float, Field(gt=0, le=2)] = 1e-4
@@ -61,13 +61,13 @@ class TrainConfig(Config):
     """adamw8bit (a quarter of AdamW's state), adamw, prodigy (arXiv:2306.06101), or auto: fused adamw if the GPU has
     room for its state, else adamw8bit."""
     min_snr_gamma: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """Cap of the signal-to-noise weight (min-SNR, arXiv:2303.09556); 0 is off."""
+    """Cap of the signal-to-noise weight (min-SNR, arXiv:2303.09556); 0 turns this off."""
     noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Strength of the per-channel offset added to the noise."""
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Fraction of the captions replaced by the empty one."""
     face_weight: Annotated[float, Field(ge=1, le=20)] = 1.0
-    """Weight of the face in the loss relative to the rest; 1 is off. A picture's mean weight is 1."""
+    """Weight of the face in the loss relative to the rest; 1 turns this off. A picture's mean weight is 1."""
     prior_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight of the loss over class images, if the dataset has any (DreamBooth's lambda)."""
     checkpointing: bool = False
@@ -75,13 +75,14 @@ class TrainConfig(Config):
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Steps between checkpoints that an interrupted training resumes from."""
     checkpoint_every_minutes: Minutes = 5.0
-    """Most minutes between checkpoints; 0 is off, then only steps count."""
+    """Maximum number of minutes between checkpoints; 0 turns this off, then only steps count."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 3
     """Number of newest checkpoints to keep; if one is damaged, the one before it is used."""
     snapshots: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Number of LoRA files to save in lora/previews/, evenly spread, the last at the end of the training; 0 is none."""
+    """Number of LoRA files to save in lora/previews/, evenly spread, the last at the end of the training; 0: none."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of a moving average of the LoRA, which is saved instead; 0 is off. 0.99 averages about 100 steps."""
+    """Decay of a moving average of the LoRA, which is saved instead; 0 turns this off. 0.99 averages about 100
+    steps."""
     seed: Seed = 0
     """Seed of LoRA initialisation, noise, timesteps and order."""
 

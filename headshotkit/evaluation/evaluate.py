@@ -142,7 +142,8 @@ def _outcome(metrics: dict) -> str:
         rise = m["rise"]
         parts.append(
             f"{name} {_shown(m['base_median'])} -> {_shown(m['lora_median'])} (own photos "
-            f"{_shown(m['own_photos_median'])}), rise {rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}]"
+            f"{_shown(m['own_photos_median'])}), median rise {rise['median']:+.3f}, 95 % interval "
+            f"{rise['low']:+.3f} to {rise['high']:+.3f}"
         )
     pairs = metrics["pairs"]
     late = f" instead of {pairs['wanted']}, because time was short" if pairs["drawn"] < pairs["wanted"] else ""
@@ -177,7 +178,8 @@ def render_base(
     if room:
         minutes = room * _picture_s(generated) / 60
         runtime.say(
-            f"the bare base's headshots: {room} to draw, about {minutes:.1f} minutes, judged by earlier pictures"
+            f"{'evaluate':<10} generating {room} headshots without the LoRA for comparison; about {minutes:.1f} "
+            "minutes, estimated from earlier pictures"
         )
         _draw_base(run, todo, generated, config, deadline, [] if changes is None else changes)
     return [file for file in files if file.exists()]
@@ -207,7 +209,7 @@ def _draw_base(
         family.use_few_steps(FEW_STEPS[config.distilled_lora])
         config = drawn_in_few(config)
     family.encode_prompts([text for batch in todo for h, _ in batch for text in (h.prompt, h.negative)])
-    for batch in runtime.progress(todo, "the bare base's headshots"):
+    for batch in runtime.progress(todo, "headshots without the LoRA"):
         batch, start = batch[: deadline.room_for(len(batch))], deadline.clock()
         if not batch:
             return

@@ -54,7 +54,7 @@ def copy_likeness(crop: np.ndarray, photos: Sequence[np.ndarray]) -> float:
 
     Args:
         crop: of the headshot, by `face_crop`. photos: those of the photos, or none.
-    Returns: in [-1, 1]; a copy is near 1. See GenerateConfig.max_copy for figures.
+    Returns: in [-1, 1]; a copy is near 1. Figures: tests/benchmarks/README.md.
     Source: ECC image alignment, Evangelidis and Psarakis 2008; local contrast normalisation, Jarrett et al. 2009.
     """
     coarse = [_structure(photo, *LAID_PX[0][:2]) for photo in photos]

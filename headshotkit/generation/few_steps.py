@@ -44,7 +44,8 @@ def compare_few(
     lost_faces = sum(a is None for a in after) - sum(b is None for b in before)
     held = change.pairs > 0 and change.low >= -MOST_LOST and lost_faces <= 0
     words = (
-        f"{config.distilled_lora}: identity {change.median:+.3f} [{change.low:+.3f}, {change.high:+.3f}] over "
-        f"{change.pairs} first attempts, {'used' if held else 'not used'} (at most {MOST_LOST} may be lost)"
+        f"{config.distilled_lora}: identity changes by {change.median:+.3f}, 95 % interval {change.low:+.3f} to "
+        f"{change.high:+.3f}, over {change.pairs} first attempts; {'used' if held else 'not used'} "
+        f"(at most {MOST_LOST} may be lost)"
     )
     return asdict(change) | {"held": bool(held), "words": words}

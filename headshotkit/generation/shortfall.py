@@ -131,7 +131,7 @@ def _bad_faces(counts: Counter, config: GenerateConfig, share: str) -> Cause:
     why, usual = f"{share} show no good face, most often {code}", GenerateConfig.for_base(config.base).sampler_steps
     if config.sampler_steps < SHORT * usual and not config.distilled_lora:
         return Cause("few_sampler_steps", f"{why}; {config.sampler_steps} sampler steps, {usual} are usual",
-                     f"Draw with {usual} sampler steps.")  # fmt: skip
+                     f"Generate with {usual} sampler steps.")  # fmt: skip
     if config.base == "mini":
         return Cause("embedded_base", f"{why}; the embedded base draws small, rough pictures",
                      ON_A_GPU)  # fmt: skip

@@ -28,13 +28,13 @@ def propose_class_word(run: Run) -> tuple[str, str]:
     """
     folder = run.placed(PhotosResult.load(run).folder)
     if folder and folder.resolve() == runtime.sample_person().resolve():
-        return SAMPLE_CLASS, "the sample person is one"
+        return SAMPLE_CLASS, "known for the sample person"
     if not recognition.knows_sex():
-        return CLASS_WORDS[0], "no other was given"
+        return CLASS_WORDS[0], "because none was given"
     faces = kept_faces(run, "class word")
     votes = Counter("man" if recognition.looks_male(image, face) else "woman" for image, face in faces)
     total = votes.total()
     word, count = next(iter(votes.most_common(1)), ("", 0))
     if total < LEAST_PHOTOS or count < LEAST_SHARE * total:
-        return CLASS_WORDS[0], f"no other was given, and the {total} kept photos don't decide it"
-    return word, f"insightface's model says so for {count} of {total} kept photos"
+        return CLASS_WORDS[0], f"because none was given, and the {total} kept photos don't decide it"
+    return word, f"as insightface's model says of {count} of {total} kept photos"

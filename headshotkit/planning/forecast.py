@@ -55,8 +55,8 @@ class MethodCost(Record):
         """Return the training's time in a sentence; the other figures are in the manifest."""
         if self.minutes is None:
             return f"Training by {self.method}: the time is printed after the first steps. {self.advice}".rstrip()
-        end = runtime.clock_in(self.minutes)
-        return f"Training by {self.method} takes about {self.minutes:.1f} minutes, until {end}. {self.advice}".rstrip()
+        takes = f"takes about {self.minutes:.1f} minutes, and ends at about {runtime.clock_in(self.minutes)}"
+        return f"Training by {self.method} {takes}. {self.advice}".rstrip()
 
 
 def expect_cost(method, groups: list[dict], optimizer: str, device: tuple[str, str], class_images: int) -> MethodCost:
@@ -167,4 +167,4 @@ def say_drawing(title: str, pictures: int, config: GenerateConfig) -> None:
     words = (
         f"about {max(minutes, 0.1):.1f} minutes ({source})" if minutes is not None else f"minutes not known: {source}"
     )
-    runtime.say(f"{title}: {pictures} to draw, {words}")
+    runtime.say(f"{title}: {pictures} to generate, {words}")

@@ -84,7 +84,7 @@ class Plan:
             )
         if self.doing("evaluate"):
             pairs = min(self.choice.pairs, self.task.count)
-            lines.append(f"evaluate: {pairs} first attempts also drawn without the LoRA")
+            lines.append(f"evaluate: {pairs} first attempts generated again without the LoRA")
         lines.append(f"speed of {self.task.rates.name}: {self.task.rates.source}")
         if self.peak_gib and self.task.memory_gib:
             lines.append(f"memory: at most {self.peak_gib:.1f} of {self.task.memory_gib:.1f} GiB, margin included")
