@@ -10,7 +10,6 @@ from headshotkit.config.families import FAMILIES
 from headshotkit.families.costs import (
     MINI_HEADSHOT_S,
     MINI_METHOD_STEP_S,
-    MINI_RESTORE_S,
     MINI_SCORE_S,
     MINI_STEP_FIXED,
     MINI_STEP_S,
@@ -143,7 +142,7 @@ FIXED = {
              "begin": (0.7, 1.2), "load": (0.5, 1.0), "restore": (1.0, 1.5), "evaluate": (0.2, 0.4),
              "gallery": (0.1, 0.2)},
     "mini": {"check": (0.07, 0.15), "prepare": (0.01, 0.03), "begin": (0.02, 0.05), "load": (0.01, 0.03),
-             "restore": (0.1, 0.2), "evaluate": (0.03, 0.08), "gallery": (0.01, 0.03)},
+             "evaluate": (0.03, 0.08), "gallery": (0.01, 0.03)},
 }  # fmt: skip
 
 
@@ -254,7 +253,7 @@ class Stage:
 def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, ...]:
     """Return the stages still to do, in order."""
     computed = {"prepare": _prepare_minutes, "train": _train_minutes, "pick": _pick_minutes,
-                "generate": _generate_minutes, "restore": _restore_minutes, "evaluate": _evaluate_minutes}  # fmt: skip
+                "generate": _generate_minutes, "evaluate": _evaluate_minutes}  # fmt: skip
     made = []
     for name in STAGES:
         left_out = name in task.done or (name == "pick" and not task.pick)
@@ -364,14 +363,6 @@ def _pick_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[floa
 def _generate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
     """Return the minutes of all headshots, second attempts included."""
     return drawing_minutes(task, task.count * ATTEMPTS[task.kind], headshot_seconds(task, choice))
-
-
-def _restore_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
-    """Return the minutes of restoring all headshots."""
-    if task.kind != "mini":
-        return FIXED[task.kind]["restore"]
-    fixed = zip(FIXED[task.kind]["restore"], MINI_RESTORE_S, strict=True)
-    return on_cpu(task, tuple(minutes + task.count * seconds / 60 for minutes, seconds in fixed))
 
 
 def _evaluate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:

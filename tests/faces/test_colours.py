@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from headshotkit.faces import colours, recognition
-from headshotkit.faces.measures import to_lab
+from headshotkit.faces.traits import to_lab
 
 BROWN, BLUE = (92, 58, 36), (96, 128, 160)
 

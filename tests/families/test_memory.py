@@ -29,7 +29,7 @@ from headshotkit.generation import headshots, previews
 from headshotkit.generation.pictures import PictureRequest, fitted_photo
 from headshotkit.pipeline import begin_deadline
 from headshotkit.planning.plan import plan_run
-from headshotkit.restoration import restore
+from headshotkit.restoration import codeformer, restore
 from headshotkit.training import recovery, state, train
 from headshotkit.training.checkpoints import Checkpoints, read_checked
 from headshotkit.training.examples import cached_examples
@@ -343,7 +343,7 @@ def test_restoring_goes_on_on_the_cpu(brief_run, good_photo, monkeypatch):
 
     monkeypatch.setattr(restore, "find_codeformer", lambda config: (P2 / "p2_01.jpg", "0" * 64, ()))
     monkeypatch.setattr(restore, "load_codeformer", lambda weights: net)
-    monkeypatch.setattr(restore, "restore_face", restored)
+    monkeypatch.setattr(codeformer, "restore_face", restored)
     manifest = restore.restore_headshots(brief_run)
     assert [change["device"] for change in manifest[CHANGES]] == ["cpu"]
     assert {row["kept"] for row in manifest["restored"]} == {"restored"}
@@ -359,7 +359,7 @@ def test_a_restored_face_that_is_not_finite_is_not_kept(good_photo):
             return [pixels * torch.nan]
 
     with pytest.raises(NotFinite):
-        restore.restore_face(good_photo[:512, :512], Broken(1, 1), 0.5)
+        codeformer.restore_face(good_photo[:512, :512], Broken(1, 1), 0.5)
 
 
 # --- training -----------------------------------------------------------------------------------------------------
