@@ -16,8 +16,8 @@ class RestoreConfig(Config):
     """Settings of restoration."""
 
     restorer: Restorer = "auto"
-    """What restores faces: codeformer (has to be installed), embedded (the embedded base's own; its weights are still in
-    training), none, or auto (whichever is there and suits the headshots)."""
+    """What restores faces: codeformer (has to be installed), embedded (the embedded base's own, still in training),
+    none, or auto (whichever is there and suits the headshots)."""
     fidelity: Literal["auto"] | Fidelity = "auto"
     """The restorer's weight in [0, 1]: 0 = better looking, 1 = truer to the input; auto: chosen for each headshot."""
     fidelities: tuple[Fidelity, ...] = (0.0, 0.25, 0.5, 0.75)
