@@ -66,7 +66,8 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
     if restorer is None:
         return _demand_asked(config, _copied(run, stage, files, missing, config))
     changes = stage.manifest.setdefault("memory_changes", [])
-    rows = {row["file"]: row for row in stage.manifest.get("restored", ()) if row["file"] not in stage.spoilt}
+    there = [row for row in stage.manifest.get("restored", ()) if (stage.folder / row["file"]).is_file()]
+    rows = {row["file"]: row for row in there if row["file"] not in stage.spoilt}
     for file in runtime.progress([file for file in files if file not in rows], "restoring faces"):
         row = _restore_one(run.path("headshots") / file, stage.folder / file, restorer, known, config, changes)
         rows[file] = {"file": file, **row}

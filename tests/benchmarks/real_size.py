@@ -44,7 +44,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from headshotkit import Run
 from headshotkit.config import bases
 from headshotkit.core import commits, runtime
-from headshotkit.restoration import restore
+from headshotkit.restoration import codeformer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path("/var/tmp/headshotkit-real-size")
@@ -209,10 +209,10 @@ def write_cache(home: Path, size: Size, weights: bool = True) -> Path:
 
 def write_codeformer(file: Path) -> bool:
     """CodeFormer's network at its real size, of random numbers; False where its package is not installed."""
-    if not runtime.has_module(restore.PACKAGE):
+    if not runtime.has_module(codeformer.PACKAGE):
         return False
     if not file.exists():
-        torch.save({"params_ema": restore.codeformer_class()().state_dict()}, file)
+        torch.save({"params_ema": codeformer.codeformer_class()().state_dict()}, file)
     return True
 
 
