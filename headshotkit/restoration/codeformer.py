@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ import numpy as np
 from headshotkit.config import RestoreConfig
 from headshotkit.core import runtime
 from headshotkit.core.downloads import NotWhole, again, download, first_line, trouble_of
-from headshotkit.core.errors import BadWeights, BrokenPackage, DownloadFailed, NotFinite
+from headshotkit.core.errors import BrokenPackage, DownloadFailed, NotFinite
 from headshotkit.core.run import sha256_of
 from headshotkit.faces.recognition import Face
 from headshotkit.restoration.alignment import aligned_face, paste_back
-from headshotkit.training.checkpoints import DAMAGE
 
 PACKAGE = "codeformer"
 PIP = "pip install --no-deps codeformer-pip==0.0.4"
@@ -126,9 +124,7 @@ def load_codeformer(weights: Path):
         BadWeights: the file is truncated or empty, holds other things than tensors, or another network's.
         BrokenPackage: the package has no network of that name.
     """
-    import torch
-
-    from headshotkit.core.finite import spoilt  # not above: `check` needs no torch
+    from headshotkit.restoration.weights import net_with_weights  # not above: `check` needs no torch
 
     try:
         net = codeformer_class()()
@@ -138,23 +134,8 @@ def load_codeformer(weights: Path):
             "It is not the supported version.",
             f"Install the supported one: {PIP}",
         ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns about pickles before it refuses them
-            state = torch.load(weights, weights_only=True, map_location="cpu")
-        state = state.get("params_ema", state)
-        net.load_state_dict(state)
-        if names := spoilt(state):
-            raise ValueError(f"{len(names)} of its {len(state)} tensors hold NaN or infinity")
-    except (*DAMAGE, AttributeError, TypeError) as error:
-        if runtime.out_of_memory(error):
-            raise
-        raise BadWeights(
-            f"{runtime.shown_path(weights)} can't be used as CodeFormer's weights: {first_line(error)}.",
-            "It is truncated, damaged, or belongs to another network.",
-            f"Download {WEIGHTS_URL} (376 MB), whose sha256 begins with {WEIGHTS_SHA256[:8]}",
-        ) from error
-    return net.eval()
+    anew = f"Download {WEIGHTS_URL} (376 MB), whose sha256 begins with {WEIGHTS_SHA256[:8]}"
+    return net_with_weights(weights, lambda _: net, "CodeFormer", anew)
 
 
 def restore_face(aligned: np.ndarray, net, fidelity: float) -> np.ndarray:

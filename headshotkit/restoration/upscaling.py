@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from headshotkit.core import runtime
-from headshotkit.core.downloads import first_line
-from headshotkit.core.errors import BadWeights
-from headshotkit.core.finite import all_finite, spoilt
-from headshotkit.training.checkpoints import DAMAGE
+from headshotkit.core.finite import all_finite
+from headshotkit.restoration.weights import net_with_weights
 
 TILE_PX, MARGIN_PX = 192, 16
 """Side of the tiles that the network sees at once, and how much of each neighbour it sees beside them."""
@@ -83,26 +79,14 @@ def load_upscaler(weights: Path) -> Upscaler:
     Raises:
         BadWeights: the file is truncated, holds other things than tensors, or belongs to another network.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns about pickles before it refuses them
-            state = torch.load(weights, weights_only=True, map_location="cpu")
-        state = state.get("params_ema", state.get("params", state))
+
+    def build(state: dict) -> Upscaler:
         blocks = {int(found[1]) for name in state if (found := re.match(r"body\.(\d+)\.rdb1", name))}
         width, channels = state["conv_first.weight"].shape[:2]
-        net = Upscaler(len(blocks), width, len(state["body.0.rdb1.conv1.weight"]), channels)
-        net.load_state_dict(state)
-        if names := spoilt(state):
-            raise ValueError(f"{len(names)} of its {len(state)} tensors hold NaN or infinity")
-    except (*DAMAGE, AttributeError, TypeError) as error:
-        if runtime.out_of_memory(error):
-            raise
-        raise BadWeights(
-            f"{runtime.shown_path(weights)} can't be used as Real-ESRGAN's weights: {first_line(error)}.",
-            "It is truncated, damaged, or belongs to another network.",
-            f"Give RealESRGAN_x4plus.pth from {WEIGHTS_URL}, or none: pictures are then enlarged by Lanczos",
-        ) from error
-    return net.eval()
+        return Upscaler(len(blocks), width, len(state["body.0.rdb1.conv1.weight"]), channels)
+
+    other = f"Give RealESRGAN_x4plus.pth from {WEIGHTS_URL}, or none: pictures are then enlarged by Lanczos"
+    return net_with_weights(weights, build, "Real-ESRGAN", other)
 
 
 def upscale(image: np.ndarray, side_px: int, net: Upscaler | None = None) -> np.ndarray:
