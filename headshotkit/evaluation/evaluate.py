@@ -142,13 +142,13 @@ def _outcome(metrics: dict) -> str:
         rise = m["rise"]
         parts.append(
             f"{name} {_shown(m['base_median'])} -> {_shown(m['lora_median'])} (own photos "
-            f"{_shown(m['own_photos_median'])}), median rise {rise['median']:+.3f}, 95 % interval "
-            f"{rise['low']:+.3f} to {rise['high']:+.3f}"
+            f"{_shown(m['own_photos_median'])}), rise {rise['median']:+.3f} (95 %: {rise['low']:+.3f} to "
+            f"{rise['high']:+.3f})"
         )
     pairs = metrics["pairs"]
     late = f" instead of {pairs['wanted']}, because time was short" if pairs["drawn"] < pairs["wanted"] else ""
     drawn = f"{pairs['drawn']} pair{'s' * (pairs['drawn'] != 1)}{late}"
-    return "identity base -> LoRA: " + "; ".join([*parts, drawn, *metrics["missing"]])
+    return "median identity: " + "; ".join([*parts, drawn, *metrics["missing"]])
 
 
 def _shown(value: float | None) -> str:
@@ -178,8 +178,7 @@ def render_base(
     if room:
         minutes = room * _picture_s(generated) / 60
         runtime.say(
-            f"{'evaluate':<10} generating {room} headshots without the LoRA for comparison; about {minutes:.1f} "
-            "minutes, estimated from earlier pictures"
+            f"{'evaluate':<10} generating {room} headshots without the LoRA to compare: about {minutes:.1f} minutes"
         )
         _draw_base(run, todo, generated, config, deadline, [] if changes is None else changes)
     return [file for file in files if file.exists()]
