@@ -386,7 +386,8 @@ def _generate(run: Run, options: RunSettings, base: str, controller: Controller)
     options = options.replace(minutes=None) if controller else options
     planned = planned_settings("headshots", run, base, options, controller)
     config = _told("headshots", run, settings_for(GenerateConfig, base, options, planned, _drawn_before(run)))
-    headshotkit.generate_headshots(run, config, planned=tuple(planned))
+    share = controller.share("generate") if controller else None
+    headshotkit.generate_headshots(run, config, share, planned=tuple(planned))
 
 
 def _restore(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
@@ -397,8 +398,8 @@ def _restore(run: Run, options: RunSettings, base: str, controller: Controller) 
 def _evaluate(run: Run, options: RunSettings, base: str, controller: Controller) -> None:
     """Measure what the run has made; a plan limits the minutes, and the pairs unless they are set."""
     chosen = options.of(EvaluateConfig)
-    minutes = chosen.pop("minutes", 0.0) or None
-    limits = controller.evaluating if controller else {"minutes": minutes}
+    limits = {"minutes": chosen.pop("minutes", 0.0)}
+    limits = controller.evaluating if controller else limits
     headshotkit.evaluate_run(run, **limits | chosen, keep="pairs" not in chosen)
 
 

@@ -6,8 +6,6 @@ best attempts can't flatter it. A few of them are enough, and each costs a pictu
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from PIL import Image
 from headshotkit.config import EvaluateConfig, GenerateConfig
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import locks, runtime
+from headshotkit.core.budget import TimeBudget
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.core.records import Headshot, Score
 from headshotkit.core.results import HeadshotsResult, LoraResult, ReportResult, RestoredResult, Result
@@ -38,9 +37,8 @@ RECOGNISERS = ("arcface", "dlib")
 @locks.writes("evaluate")
 @runtime.frees_memory
 def evaluate_run(
-    run: Run, pairs: int = PAIRS, minutes: float | None = None, clock: Callable[[], float] = time.monotonic,
-    keep: bool = True,
-) -> dict:  # fmt: skip
+    run: Run, pairs: int = PAIRS, minutes: float = 0.0, budget: TimeBudget | None = None, keep: bool = True
+) -> dict:
     """Measure what the run has made.
 
     Writes `report/`: base/ (the bare base's pictures), metrics.json, identity.png, losses.png, manifest.json.
@@ -48,16 +46,16 @@ def evaluate_run(
 
     Args:
         pairs: first attempts that are drawn without the LoRA as well, at most, spread over the prompts.
-        minutes: time limit; if it is short, fewer pairs are drawn, even none; None is no limit.
-        clock: monotonic seconds.
+        minutes: time limit from now; if it is short, fewer pairs are drawn, even none; 0 is no limit.
+        budget: the same as a time, in place of minutes.
         keep: an evaluation that began with another number of pairs keeps it.
     Raises:
         StageMissing: headshots have not been generated and restored.
         DamagedRun: a headshot is missing or changed.
         MissingModel, MissingPackage: ArcFace is not available; dlib may be missing, which is reported.
     """
-    EvaluateConfig(pairs=pairs, minutes=minutes or 0.0)
-    deadline = Deadline(0.0 if minutes is None else max(minutes, 1e-3), clock)
+    EvaluateConfig(pairs=pairs, minutes=minutes)
+    deadline = Deadline(budget or TimeBudget.of(minutes))
     generated = HeadshotsResult.load(run)
     shots, delivered = list(generated.headshots), list(generated.delivered)
     first = [shot for shot in shots if shot.attempt == 1]
@@ -168,7 +166,7 @@ def render_base(
     Batches that exist are not drawn again; one that lacks a picture is drawn whole, because alone it would round
     differently. When the time is up, the rest are left out.
     """
-    deadline = deadline or Deadline(0.0)
+    deadline = deadline or Deadline(TimeBudget())
     config = GenerateConfig.from_dict(generated.config)
     files = [folder / h.file for h in first]
     pairs = zip(first, files, strict=True)

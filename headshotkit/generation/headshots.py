@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from headshotkit.config import GenerateConfig
 from headshotkit.config.bases import find_base
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import hub, locks, runtime
+from headshotkit.core.budget import TimeBudget
 from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Headshot, Lora, Pick
 from headshotkit.core.results import HeadshotsResult, LoraResult, PhotosResult, PickedResult
@@ -31,11 +30,11 @@ from headshotkit.scoring.ranking import choose_headshots
 @locks.writes("generate")
 @runtime.frees_memory
 def generate_headshots(
-    run: Run, config: GenerateConfig, clock: Callable[[], float] = time.monotonic, planned: tuple[str, ...] = ()
+    run: Run, config: GenerateConfig, budget: TimeBudget | None = None, planned: tuple[str, ...] = ()
 ) -> list[Headshot]:
     """Generate the headshots of a run and judge each; rejected ones are tried again from new noise.
 
-    With `GenerateConfig.minutes` it ends in time by the clock (seconds), loading included, and lists what is missing.
+    With `GenerateConfig.minutes` it ends in time, loading included, and lists what is missing.
 
     Writes `headshots/`: a PNG an attempt (with its settings as metadata) and manifest.json: every attempt in
     `headshots`, the best `count` in `delivered`, best first, prompts without an accepted one in `missing`, denoiser
@@ -43,7 +42,7 @@ def generate_headshots(
     its scale in `lora`, and in `causes` why few passed, if few did.
 
     Args:
-        clock: monotonic seconds.
+        budget: a run's share for this stage; None: the config's minutes, from now.
         planned: names of the settings that a plan decided; noted, so that the run resumes with them.
     Raises:
         StageMissing: the LoRA has not been trained.
@@ -77,7 +76,7 @@ def generate_headshots(
         write_atomic(run.folder / BANKS / bank.name, bank.read_bytes())  # the next command won't name it
     if planned:
         stage.manifest["planned"] = list(planned)
-    deadline = Deadline(config.minutes, clock, stage.manifest.get("seconds", 0.0))
+    deadline = Deadline(budget or TimeBudget.of(config.minutes))
     person, family = known_person(run, config), load_family(config.base)
     used = replace(lora, path=Path(pick.file), step=pick.step) if pick else lora
     use_lora = partial(use_trained, family, run.path("lora"), used)

@@ -8,12 +8,13 @@ even two tries a prompt fit, single prompts can't be learnt: then a prompt that 
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from headshotkit.core.budget import TimeBudget
 
 PRIOR_TRIES = 1.0
 """Prior strength in pseudo-attempts at the average pass rate; in simulations 2 accept 1 to 3 % fewer, 4 up to 7 % fewer
@@ -166,14 +167,12 @@ class Deadline:
     """Track how much a run may still begin so that it ends in time.
 
     Args:
-        minutes: until the end; 0 is no limit.
-        clock: monotonic seconds.
-        spent_s: seconds of them that an interrupted run has used.
+        budget: the time until which the work must end, less RESERVE.
     """
 
-    def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic, spent_s: float = 0.0) -> None:
-        self.clock, self.slowest_s, self.step_s, self.last = clock, 0.0, 0.0, clock()
-        self.end = self.last + minutes * 60 * (1 - RESERVE) - spent_s if minutes else math.inf
+    def __init__(self, budget: TimeBudget) -> None:
+        self.clock, self.slowest_s, self.step_s, self.last = budget.clock, 0.0, 0.0, budget.clock()
+        self.end = self.last + (budget.end_s - self.last) * (1 - RESERVE)
 
     def check(self) -> None:
         """Abort a batch if it would end too late; call it after every step.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from headshotkit.core import runtime
+from headshotkit.core.budget import TimeBudget
 from headshotkit.core.errors import BadConfig
 from headshotkit.families.costs import gpu_named
 from headshotkit.planning.ladder import FIXED, STAGES, headshot_seconds, stages_of, step_seconds
@@ -51,7 +52,7 @@ class DeadlineController:
 
     Args:
         plan: of the whole run, which starts now.
-        clock: seconds that never go back.
+        clock: seconds that never go back, of the run's `budget`.
         tell: is called with a line whenever the plan changes.
 
     `why` is the reason for the current plan; empty for the first one. `stages` has for each stage that began the
@@ -60,7 +61,7 @@ class DeadlineController:
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic, tell: Callable[[str], None] = print):
         self.plan, self.clock, self.tell = plan, clock, tell
-        self.end = clock() + plan.task.minutes * 60
+        self.budget = TimeBudget(clock() + plan.task.minutes * 60, clock)
         self.marks: list[float] = []
         self.why = ""
         self.first, self.stages, self.began = plan, [], self.clock()
@@ -73,14 +74,24 @@ class DeadlineController:
     @property
     def minutes_left(self) -> float:
         """Return the minutes until the deadline; negative beyond it."""
-        return (self.end - self.clock()) / 60
+        return self.budget.minutes_left
 
     @property
     def rendering(self) -> dict:
         """Return the GenerateConfig settings that the plan decides, and the minutes that the later stages leave."""
-        after = STAGES[STAGES.index("generate") + 1 :]
-        later = sum(stage.pessimistic for stage in self.plan.stages if stage.name in after)
-        return self.plan.rendering | {"minutes": round(max(self.minutes_left - later, self.least_minutes), 2)}
+        return self.plan.rendering | {"minutes": round(self.share("generate").minutes_left, 2)}
+
+    def share(self, stage: str) -> TimeBudget:
+        """Return a stage's share of the run's time: what the stages after it leave, at worst.
+
+        Generation always gets its least minutes.
+        """
+        after = STAGES[STAGES.index(stage) + 1 :]
+        share = self.budget.without(sum(later.pessimistic for later in self.plan.stages if later.name in after))
+        if stage != "generate":
+            return share
+        least = TimeBudget(self.clock() + self.least_minutes * 60, self.clock)
+        return max(share, least, key=lambda budget: budget.end_s)
 
     @property
     def least_minutes(self) -> float:
@@ -89,9 +100,8 @@ class DeadlineController:
 
     @property
     def evaluating(self) -> dict:
-        """Return the most pairs that evaluation may draw, and its minutes, with the gallery's reserved."""
-        gallery = sum(stage.pessimistic for stage in self.plan.stages if stage.name == "gallery")
-        return {"pairs": self.plan.choice.pairs, "minutes": max(round(self.minutes_left - gallery, 2), 0.0)}
+        """Return the most pairs that evaluation may draw, and its time, with the gallery's reserved."""
+        return {"pairs": self.plan.choice.pairs, "budget": self.share("evaluate")}
 
     def begin(self, stage: str) -> None:
         """Note that a stage begins, and its expected minutes.
@@ -103,7 +113,7 @@ class DeadlineController:
         if stage == "generate":
             expected = self.rendering["minutes"]
         if stage == "evaluate":
-            expected = min(expected, self.evaluating["minutes"])
+            expected = min(expected, max(self.share("evaluate").minutes_left, 0.0))
         planned = round(self._minutes_of(self.first, stage), 3)
         self.stages.append({"stage": stage, "planned": planned, "expected": round(expected, 3), "minutes": None})
 

@@ -137,8 +137,8 @@ def test_a_number_that_an_earlier_version_stored_as_it_was_typed_is_the_same(tmp
     [
         ({"pairs": 3, "minutes": 9.0}, {"pairs": 6, "minutes": 2.0}, {"pairs": 3, "minutes": 2.0, "keep": False}),
         ({"minutes": 9.0}, {"pairs": 6, "minutes": 2.0}, {"pairs": 6, "minutes": 2.0, "keep": True}),
-        ({"pairs": 0}, {}, {"pairs": 0, "minutes": None, "keep": False}),
-        ({"minutes": 0.0}, {}, {"minutes": None, "keep": True}),
+        ({"pairs": 0}, {}, {"pairs": 0, "minutes": 0.0, "keep": False}),
+        ({"minutes": 0.0}, {}, {"minutes": 0.0, "keep": True}),
     ],
 )
 def test_pairs_that_a_person_set_count_more_than_a_plans(tmp_path, monkeypatch, asked, planned, expected):

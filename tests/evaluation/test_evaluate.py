@@ -7,6 +7,7 @@ import pytest
 from conftest import P1, open_picture
 from PIL import Image
 
+from headshotkit.core.budget import TimeBudget
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import CHECK_SUM, write_json
 from headshotkit.evaluation import evaluate
@@ -138,7 +139,7 @@ def test_minutes_that_are_short_draw_fewer_pairs_or_none(brief_run, counted):
     manifest = brief_run.manifest("headshots")
     slow = manifest | {"drawing_seconds": 60.0 * len(manifest["headshots"])}
     write_json(brief_run.path("headshots") / "manifest.json", slow)
-    metrics = evaluate_run(brief_run, minutes=2.0, clock=itertools.count().__next__)
+    metrics = evaluate_run(brief_run, budget=TimeBudget.of(2.0, itertools.count().__next__))
     assert metrics["pairs"] == {"drawn": 1, "wanted": 4, "of": 4} and counted["drawn"] == 1
     assert "1 pair instead of 4" in brief_run.manifest("report")["outcome"]
     assert evaluate_run(brief_run, minutes=0.0) == metrics, "what is finished is not done again in less time"

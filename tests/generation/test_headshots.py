@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from headshotkit.config import GenerateConfig
 from headshotkit.core import runtime
+from headshotkit.core.budget import TimeBudget
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora
 from headshotkit.core.run import Run, write_json
@@ -125,7 +126,9 @@ class Ticking:
 
 def test_under_a_clock_it_ends_in_time_with_the_same_pictures_and_says_what_is_missing(brief_run, briefly_trained):
     clock = Ticking()
-    shots = generate_headshots(brief_run, GenerateConfig.for_base("mini", **BRIEF, minutes=0.5), clock)
+    shots = generate_headshots(
+        brief_run, GenerateConfig.for_base("mini", **BRIEF, minutes=0.5), TimeBudget.of(0.5, clock)
+    )
     manifest = brief_run.manifest("headshots")
     assert clock.now <= 30 and len(shots) == 6 and len({s.prompt_id for s in shots}) == 4
     assert "4 of 4 are missing: the 0.5 minutes ran out" in manifest["outcome"] and len(manifest["missing"]) == 4
@@ -139,7 +142,7 @@ def test_under_a_clock_it_ends_in_time_with_the_same_pictures_and_says_what_is_m
 @pytest.mark.slow
 def test_other_strengths_are_tried_under_a_clock_each_with_an_attempt_of_its_own(brief_run):
     config = GenerateConfig.for_base("mini", **TWO, minutes=0.5, other_scales=(0.5,))
-    shots = generate_headshots(brief_run, config, Ticking())
+    shots = generate_headshots(brief_run, config, TimeBudget.of(0.2, Ticking()))
     assert {s.lora_scale for s in shots} == {1.0, 0.5} and len({s.file for s in shots}) == len(shots) >= 6
     for prompt in {s.prompt_id for s in shots}:
         attempts = [s.attempt for s in shots if s.prompt_id == prompt]
@@ -148,17 +151,20 @@ def test_other_strengths_are_tried_under_a_clock_each_with_an_attempt_of_its_own
 
 def test_under_a_clock_an_interrupted_run_goes_on_alike(brief_run):
     config = GenerateConfig.for_base("mini", **TWO, minutes=0.2)
-    whole = generate_headshots(brief_run, config, Ticking())
+    whole = generate_headshots(brief_run, config, TimeBudget.of(0.2, Ticking()))
     manifest = brief_run.peek("headshots")
     interrupted = manifest | {"status": "started", "headshots": manifest["headshots"][:2], "seconds": 0.0}
     write_json(brief_run.path("headshots") / "manifest.json", interrupted)
-    again = generate_headshots(brief_run, config, Ticking())
+    again = generate_headshots(brief_run, config, TimeBudget.of(0.2, Ticking()))
     assert [(s.file, s.seed, s.identity) for s in again[: len(whole)]] == [(s.file, s.seed, s.identity) for s in whole]
 
 
 def test_a_batch_that_would_be_late_is_broken_off(brief_run):
     clock = Ticking()
-    assert generate_headshots(brief_run, GenerateConfig.for_base("mini", **BRIEF, minutes=0.1), clock) == []
+    assert (
+        generate_headshots(brief_run, GenerateConfig.for_base("mini", **BRIEF, minutes=0.1), TimeBudget.of(0.1, clock))
+        == []
+    )
     assert clock.now <= 6 and brief_run.manifest("headshots")["delivered"] == []
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from headshotkit.core.budget import TimeBudget
 from headshotkit.generation.policy import Deadline, OutOfTime, Tried, next_by_chance, next_of_round
 
 PROMPTS, COUNT, BATCH, STEPS = 50, 1000, 4, 10
@@ -42,7 +43,7 @@ def draw(batch, deadline, clock, slower):
 def by_chance(draws, minutes, slower, seed=0, count=COUNT):
     """What `Session` does, on a simulated sampler: (tried, seconds)."""
     clock, tried = Clock(), []
-    deadline = Deadline(minutes, clock)
+    deadline = Deadline(TimeBudget.of(minutes, clock))
     try:
         while batch := next_by_chance(tried, PROMPTS, (1.0,), count, seed, BATCH, deadline.tries_left):
             batch = batch[: deadline.room_for(BATCH)]
@@ -153,8 +154,9 @@ def test_without_a_clock_refused_prompts_get_another_round():
     assert next_of_round([*tried, Tried(2, 1.0, False)], 3, 1.0, 2) == []
 
 
-def test_an_interrupted_run_has_what_is_left_of_its_minutes():
-    deadline = Deadline(10, Clock(), spent_s=500)
+def test_work_ends_by_its_budget_less_a_reserve():
+    deadline = Deadline(TimeBudget.of(10, Clock()).without(8))
     deadline.note(1, 10)
-    assert deadline.room_for(20) == 7  # 588 less 500 seconds, 12.5 for a picture
-    assert Deadline(0, Clock(), spent_s=500).room_for(20) == 20
+    assert deadline.room_for(20) == 9  # 98 % of 120 seconds, 12.5 for a picture
+    assert Deadline(TimeBudget(clock=Clock())).room_for(20) == 20
+    assert Deadline(TimeBudget.of(10, Clock()).without(11)).room_for(20) == 0

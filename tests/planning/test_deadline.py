@@ -153,12 +153,12 @@ def test_generating_leaves_time_for_what_comes_after_it(clock):
     assert controller.rendering["minutes"] == pytest.approx(30 - later, abs=0.01) and worst["evaluate"] > 4
     clock.now = 50 * 60.0
     controller.finish("generate")
-    assert controller.evaluating["pairs"] == 12 and 9 < controller.evaluating["minutes"] < 10
+    assert controller.evaluating["pairs"] == 12 and 9 < controller.evaluating["budget"].minutes_left < 10
     clock.now = 55 * 60.0
     controller.finish("restore")
-    assert controller.evaluating["pairs"] == 6 and 4 < controller.evaluating["minutes"] < 5
+    assert controller.evaluating["pairs"] == 6 and 4 < controller.evaluating["budget"].minutes_left < 5
     clock.now = 61 * 60.0
-    assert controller.evaluating == {"pairs": 6, "minutes": 0.0}
+    assert controller.evaluating["pairs"] == 6 and controller.evaluating["budget"].minutes_left < 0
 
 
 def test_a_step_of_other_settings_is_timed_again(clock):
