@@ -142,7 +142,7 @@ def test_minutes_that_are_short_draw_fewer_pairs_or_none(brief_run, counted):
     metrics = evaluate_run(brief_run, budget=TimeBudget.of(2.0, itertools.count().__next__))
     assert metrics["pairs"] == {"drawn": 1, "wanted": 4, "of": 4} and counted["drawn"] == 1
     assert "1 pair instead of 4" in brief_run.manifest("report")["outcome"]
-    assert evaluate_run(brief_run, minutes=0.0) == metrics, "what is finished is not done again in less time"
+    assert evaluate_run(brief_run, budget=TimeBudget(0.0)) == metrics, "what is finished is not done again in less time"
     assert evaluate_run(brief_run)["pairs"]["drawn"] == 4, "with more time it is done anew"
     counted["drawn"] = 0
     assert evaluate_run(brief_run, pairs=1)["pairs"]["drawn"] == 4 and counted["drawn"] == 0, "what was begun holds"
@@ -151,7 +151,7 @@ def test_minutes_that_are_short_draw_fewer_pairs_or_none(brief_run, counted):
 
 def test_without_minutes_left_nothing_is_drawn(brief_run, counted):
     restore_headshots(brief_run)
-    metrics = evaluate_run(brief_run, minutes=0.0)
+    metrics = evaluate_run(brief_run, budget=TimeBudget(0.0))
     assert counted["drawn"] == 0 and metrics["pairs"]["drawn"] == 0
     assert (
         metrics["identity"]["arcface"]["base_median"] is None and metrics["identity"]["arcface"]["rise"]["pairs"] == 0

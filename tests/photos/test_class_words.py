@@ -106,7 +106,7 @@ def test_it_is_said_and_the_run_keeps_it(somebody, sex_model, capsys):
     options = RunSettings(base="mini")
     captions = [photo["caption"] for photo in do_stage("dataset", somebody, options)["dataset"]["photos"]]
     assert captions and all("ohwx woman" in caption for caption in captions)
-    assert "class word woman" in capsys.readouterr().err
+    assert "class word: woman" in capsys.readouterr().err
     recognition.model_folder()[0].joinpath("genderage.onnx").unlink()
     recognition._sex_model.cache_clear()
     assert do_stage("dataset", somebody, options)["config"]["class_word"] == "woman"
