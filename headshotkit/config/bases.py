@@ -306,7 +306,7 @@ def choose_base(name: str | None) -> tuple[str, str]:
     """
     if name:
         base = find_base(name)
-        return base.name, "as set" + (f"; {base.caution}" if base.caution else "")
+        return base.name, "chosen by the command" + (f"; {base.caution}" if base.caution else "")
     device, why = choose_device()
     if device == "cpu":
         return "mini", f"{why}, so the small embedded base is used; a run with --base sdxl would take many hours here"

@@ -48,9 +48,11 @@ class CheckConfig(Config):
     max_blockiness: Annotated[float, Field(ge=0, le=1000)] = 3.0
     """Maximum ratio of the brightness steps between a JPEG's blocks to all other steps."""
     min_hue_spread: Annotated[float, Field(ge=0, le=100)] = 1.8
-    """Minimum difference of hues of equal brightness on the face, percent; 0 is greyscale, sepia stays below 1.2."""
+    """Minimum variation of hue among equally bright pixels of the face, percent; greyscale has 0, sepia less than
+    1.2."""
     max_bars: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Maximum part of the height or width that bars along the edges take; larger bars get into the training picture."""
+    """Maximum part of the height or width that bars along the edges take; larger bars would show in the training
+    picture."""
     min_eye_contrast: Annotated[float, Field(ge=0, le=255)] = 0.35
     """Minimum brightness of the eye band relative to the cheeks; under a dark bar or dark glasses it is lower."""
     max_eye_contrast: Annotated[float, Field(ge=0, le=255)] = 1.3
@@ -60,8 +62,8 @@ class CheckConfig(Config):
     min_nose_free: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Minimum share of skin-coloured pixels on the nose's tip; dark pixels count double against it."""
     max_disagreement: Annotated[float, Field(ge=0, le=10)] = 0.18
-    """Maximum distance between the eyes, nose and mouth that two landmark models find, as a fraction of the distance
-    between the eyes; on a clear face it is about 0.05."""
+    """Maximum disagreement of two landmark models: how far apart they place the same eye, nose or mouth corner, as a
+    fraction of the distance between the eyes; about 0.05 on a clear face."""
     max_yaw_deg: Annotated[float, Field(ge=0, le=180)] = 50.0
     """Maximum turn of the head to a side, degrees."""
     max_pitch_deg: Annotated[float, Field(ge=0, le=180)] = 35.0
@@ -74,8 +76,8 @@ class CheckConfig(Config):
     max_wink: Annotated[float, Field(ge=0, le=10)] = 0.2
     """Maximum difference of the two eyes' openness."""
     min_recognisable: Annotated[float, Field(ge=0, le=1000)] = 16.0
-    """Minimum norm of the unnormalised ArcFace embedding; any defect of the face lowers it (arXiv:2103.06627). Used
-    only with the recogniser that the limit was measured on."""
+    """Minimum norm of the unnormalised ArcFace embedding; whatever makes the face hard to see, such as blur or a
+    covered part, lowers it (arXiv:2103.06627). Used only with the recogniser that the limit was measured on."""
     min_same_person: Annotated[float, Field(ge=-1, le=1)] = 0.35
     """Minimum cosine similarity of a photo to the mean of all photos of the person, this one included; 99 % of
     strangers stay below 0.33."""
@@ -85,8 +87,8 @@ class CheckConfig(Config):
     """Two candidates (see max_hash_distance) are duplicates if their faces have at least this cosine similarity."""
     min_duplicate_structure: Annotated[float, Field(ge=-1, le=2)] = 0.96
     """Photos whose faces share at least this fraction of fine structure are duplicates, even after cropping, framing,
-    mirroring, shrinking, squeezing, recolouring or photographing a print. A value above 1 turns this off. Other photos
-    of one person stay below 0.943."""
+    mirroring, shrinking, squeezing, recolouring or photographing a print. A value above 1 turns this off. Different
+    photos of the same person stay below 0.943."""
 
     @model_validator(mode="after")
     def _relations(self) -> Self:

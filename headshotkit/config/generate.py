@@ -58,15 +58,15 @@ class GenerateConfig(Config):
     """Fraction of the steps, counted from the first, that use guidance; a step without it takes half the time."""
     base_guidance: Annotated[float, Field(ge=1, le=50)] = stored_as("word_guidance", 1.0)
     """Scale of base-model guidance; 1 turns it off. A LoRA ignores parts of a prompt, mostly expressions and
-    backgrounds, so the response that the base has to the prompt without the LoRA is added. This needs a second
+    backgrounds, so this adds how the base alone responds to the prompt. This needs a second
     denoiser: 4.8 GiB for SDXL."""
     base_guidance_every: Annotated[int, Field(ge=1, le=1000)] = stored_as("word_every", 3)
-    """Sampler steps between two updates of base_guidance; an updating step takes three times as long."""
+    """Base-model guidance is computed anew every this many sampler steps; such a step takes three times as long."""
     sampler: Sampler = "base"
     """The sampler; not every base supports every one."""
     distilled_lora: DistilledLora = stored_as("few_steps", "")
-    """A distilled LoRA that generates in 8 steps; empty: none. Some headshots are generated with it and without it
-    first. If identity does not drop, it is used, and it replaces sampler_steps, sampler and guidance. If identity
+    """A distilled LoRA that generates in 8 steps; empty: none. First, a few headshots are generated both with and
+    without it. If identity does not drop, it is used, and it replaces sampler_steps, sampler and guidance. If identity
     drops, it is not used, and the manifest records that."""
     lora_scale: Scale = 1.0
     """Scale of the LoRA; 0: the base without the LoRA."""
@@ -89,8 +89,8 @@ class GenerateConfig(Config):
     pass_ceiling: Cosine = 0.55
     """Maximum identity threshold, so that near-identical photos don't make it too strict."""
     min_face: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Minimum height of the face relative to the picture's; below 0.2 it is not a headshot. Head and shoulders have
-    about 0.45."""
+    """Minimum height of the face relative to the picture's; below 0.2 it is not a headshot. In a head-and-shoulders
+    picture it is about 0.45."""
     min_sharpness: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Minimum sharpness of the face, measured as for the photo check. The embedded base's faces of 128 px need less;
     see its preset."""

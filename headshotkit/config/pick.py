@@ -19,7 +19,7 @@ class PickConfig(Config):
     """Settings for the choice of checkpoint and lora_scale; the pictures are generated with GenerateConfig."""
 
     pick_prompts: Annotated[int, Field(ge=2, le=24)] = stored_as("prompts", 6)
-    """Number of prompts that the candidates are compared with. They are the same for all candidates, and as different
+    """Number of prompts used to compare the candidates. They are the same for all candidates, and as different
     from each other as possible. In all, prompts x (snapshots + scales - 1) pictures are generated, for example
     6 x (4 + 4 - 1) = 42."""
     scales: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], BeforeValidator(_numbers)] = (0.6, 0.8, 1.0, 1.2)

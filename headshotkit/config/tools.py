@@ -77,6 +77,6 @@ class EvaluateConfig(Config):
     """Settings of the evaluation."""
 
     pairs: Annotated[int, Field(ge=0, le=1000)] = 12
-    """Maximum number of first attempts to generate again without the LoRA, for comparison."""
+    """Maximum number of headshots to compare: each one's first attempt is generated a second time, without the LoRA."""
     minutes: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     """Time limit in minutes; if it is short, fewer pairs are generated; 0: none."""

@@ -36,7 +36,7 @@ class TrainConfig(Config):
     textual-inversion (embeddings of new tokens only) or pivotal (new tokens and a LoRA together)."""
     token_vectors: Annotated[int, Field(ge=1, le=32)] = 4
     """Number of new tokens for the person, with textual-inversion and pivotal; a prompt holds 75 in all.
-    They start as the class word's embedding. Captions and prompts keep the dataset's token."""
+    They start as the class word's embedding. In captions and prompts the dataset's token stands for all of them."""
     token_factor: Annotated[float, Field(gt=0, le=1000)] = 3.0
     """With pivotal: learning rate of the new tokens relative to the LoRA's. cog-sdxl uses 3e-4 and 1e-4."""
     rank: Rank = 32

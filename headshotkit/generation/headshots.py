@@ -131,7 +131,7 @@ def _outcome(headshots: list[Headshot], best: list[Headshot], person: Person, co
     )
     if passed:
         likeness = statistics.median(h.likeness for h in passed)
-        words += f"; in the median {likeness:.0%} as similar as your own photos are"
+        words += f"; the median headshot is {likeness:.0%} as similar to you as your own photos are"
     if config.minutes and len(passed) < config.count:
         words += f"; {config.count - len(passed)} of {config.count} are missing: the {config.minutes:g} minutes ran out"
     return words

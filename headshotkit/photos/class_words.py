@@ -28,7 +28,7 @@ def propose_class_word(run: Run) -> tuple[str, str]:
     """
     folder = run.placed(PhotosResult.load(run).folder)
     if folder and folder.resolve() == runtime.sample_person().resolve():
-        return SAMPLE_CLASS, "known for the sample person"
+        return SAMPLE_CLASS, "as recorded for the sample person"
     if not recognition.knows_sex():
         return CLASS_WORDS[0], "because none was given"
     faces = kept_faces(run, "class word")

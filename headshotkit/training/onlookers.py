@@ -46,7 +46,7 @@ def tell_time_left(pacing: Pacing) -> Onlooker:
         left = sum((pacing.px_at(step) / here) ** 2 for step in range(done, steps))
         minutes = left * seconds / 60
         runtime.tell(
-            f"A step takes {seconds:.2f} s: {minutes:.1f} minutes left for {steps - done} steps, "
+            f"A step takes {seconds:.2f} s: the other {steps - done} steps take about {minutes:.1f} minutes, "
             f"until {runtime.clock_in(minutes)}."
         )
 
