@@ -531,7 +531,7 @@ def test_the_time_is_told_before_the_first_step_and_again_by_the_clock(prepared_
     train_lora(prepared_run, TrainConfig.for_base("mini", steps=22, batch=1, rank=2, alpha=2, targets="attention"))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["Training", "A"]
-    assert " 2 steps, until " in lines[1]
+    assert " 2 steps " in lines[1]
 
 
 def test_with_json_only_json_is_on_standard_output(prepared_run, capsys):
