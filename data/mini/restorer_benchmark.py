@@ -26,7 +26,9 @@ from training import to_pixels, to_tensor
 from headshotkit.core.run import Run
 from headshotkit.faces import colours, recognition
 from headshotkit.photos.kept import kept_faces
+from headshotkit.restoration.embedded import told_of
 from headshotkit.restoration.embedded_net import EMBEDDING, compose_vector, load_restorer, person_vector
+from headshotkit.restoration.reference import photo_of
 from headshotkit.scoring.bootstrap import BOOTSTRAPS
 
 PARTS = ["people", "held_out", "london"]
@@ -56,14 +58,15 @@ def sharpened(given: np.ndarray) -> np.ndarray:
 
 
 class Restored:
-    """The network of a folder, with a person's vector and a fidelity: 0 is all of it, 1 the enlargement."""
+    """The network of a folder, with a person's vector, their photos and a fidelity: 0 is all of it, 1 the enlargement."""
 
     def __init__(self, folder: Path):
         self.net = load_restorer(folder)
 
     @torch.no_grad()
-    def __call__(self, given: np.ndarray, person: np.ndarray, fidelity: float = 0.0) -> np.ndarray:
-        made = to_pixels(self.net(to_tensor(given[None]), torch.from_numpy(person)[None]))[0]
+    def __call__(self, given: np.ndarray, person: np.ndarray, photos: list, fidelity: float = 0.0) -> np.ndarray:
+        told = told_of(given, person, photos, largest_face(given))
+        made = to_pixels(self.net(to_tensor(given[None]), *told))[0]
         both = fidelity * enlarged(given).astype("float32") + (1 - fidelity) * made
         return both.round().astype("uint8")
 
@@ -122,7 +125,7 @@ def judge_people(judge: Judge, restore: Restored, runs: list[Path], out: Path, f
         run, rows = Run(folder), defaultdict(list)
         photos = [image for image, _ in kept_faces(run, "arcface")]
         known = {n: np.array([m.embed(i, largest_face(i)) for i in photos]) for n, m in judge.models.items()}
-        person = person_vector(photos, known["arcface"])
+        person, seen = person_vector(photos, known["arcface"]), [photo_of(i, largest_face(i)) for i in photos]
         own = [c for i in photos if (c := colours.eye_colour(i, largest_face(i))) is not None]
         eyes = np.median(own, 0)
         spread = [float(np.linalg.norm(c - eyes)) for c in own]
@@ -132,7 +135,7 @@ def judge_people(judge: Judge, restore: Restored, runs: list[Path], out: Path, f
         for file in files:
             given = cv2.imread(str(run.path("headshots") / file))[:, :, ::-1].copy()
             ways = {"enlarged": enlarged(given), "sharpened": sharpened(given)}
-            ways |= {f"restored {f:g}": restore(given, person, f) for f in fidelities}
+            ways |= {f"restored {f:g}": restore(given, person, seen, f) for f in fidelities}
             for way, picture in ways.items():
                 rows[way].append(judge(picture, None, centres, eyes))
             strips.append(np.vstack([ways["enlarged"], ways[f"restored {fidelities[0]:g}"]]))
@@ -155,11 +158,15 @@ def judge_held_out(judge: Judge, restore: Restored) -> dict:
         face = largest_face(clean)
         if face is None or largest_face(other) is None:
             continue
-        person = person_vector([other], judge.centres(other)["arcface"][None])
+        person, seen = (
+            person_vector([other], judge.centres(other)["arcface"][None]),
+            [photo_of(other, largest_face(other))],
+        )
         nobody = compose_vector(np.zeros(EMBEDDING), None, None)
         centres, eyes = judge.centres(clean), colours.eye_colour(clean, face)
-        ways = {"enlarged": enlarged(given), "sharpened": sharpened(given), "restored": restore(given, person)}
-        ways["restored, nobody told"] = restore(given, nobody)
+        ways = {"enlarged": enlarged(given), "sharpened": sharpened(given), "restored": restore(given, person, seen)}
+        ways["restored, no photo"] = restore(given, person, [])
+        ways["restored, nobody told"] = restore(given, nobody, [])
         for way, picture in ways.items():
             rows[way].append(judge(picture, clean, centres, eyes))
     return compare("held-out generated faces", rows)
@@ -195,12 +202,13 @@ def judge_london(judge: Judge, restore: Restored, people: int) -> dict:
         )
         centres = judge.centres(other)
         person, eyes = person_vector([other], centres["arcface"][None]), colours.eye_colour(clean, largest_face(clean))
+        seen = [photo_of(other, largest_face(other))]
         small = cv2.resize(clean, (DRAWN_PX, DRAWN_PX), interpolation=cv2.INTER_AREA)
         for kind, spoiled in ((kind, how(small)) for kind, how in spoil.items()):
             ways = {
                 "enlarged": enlarged(spoiled),
                 "sharpened": sharpened(spoiled),
-                "restored": restore(spoiled, person),
+                "restored": restore(spoiled, person, seen),
             }
             for way, picture in ways.items():
                 rows[kind][way].append(judge(picture, clean, centres, eyes))

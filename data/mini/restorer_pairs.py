@@ -2,6 +2,7 @@
 
     nice -n 19 python restorer_pairs.py draw --pairs 2600 --generator GENERATOR     # about 1 s a pair on one core
     nice -n 19 python restorer_pairs.py measure --follow --pairs 2600               # next to it; 0.2 s a pair
+    nice -n 19 python restorer_pairs.py look --pairs 2600 --generator GENERATOR     # then; about 0.6 s a pair
 
 The faces are the usable ones of the store, adults only, drawn again by the whole generator (1,024 px). GENERATOR is the
 folder `random_face/data` of the package random-face==2021.7.21.1 (`pip download --no-deps`, unzip). A face gets a new
@@ -18,11 +19,11 @@ import numpy as np
 from captions import caption
 from judges import Detector, Landmarks106, Recogniser
 from pictures import make_variant
-from store import ARRAYS, FACE_PX, HOME, Store
+from store import ARRAYS, FACE_PX, HOME, SHARED, Store
 from training import Faces
 
 from headshotkit.faces import colours
-from headshotkit.restoration import embedded_net
+from headshotkit.restoration import embedded_net, reference
 
 SEED = 31001
 BASE = Path(__file__).with_name("base")
@@ -34,6 +35,8 @@ GUIDED = 0.25
 """Share of the pairs that are drawn with guidance, which makes harder contours."""
 COMPOSITED = 0.7
 """Share of the faces with a matte that get a new backdrop."""
+EDITS = {"yaw": 0.8, "pitch": 0.7, "roll": 0.3, "smile": 0.8, "jaw": 0.5, "gaze": 0.6, "lum": 0.7, "lr": 0.7, "bg": 1.0}
+"""How much another picture of a person differs, by direction of the style, in spreads among the faces."""
 CLEAN_PX, DRAWN_PX, LARGE_PX = (ARRAYS[name][0][0] for name in ("clean", "drawn", "large"))
 
 
@@ -187,16 +190,47 @@ def measure_pairs(pairs: int, follow: bool) -> None:
             )
 
 
+def look_again(pairs: int, generator: Path, threads: int) -> None:
+    """Draw another picture of each pair's person, and lay it over the drawing as the restorer's reference.
+
+    All grey where no face is found.
+    """
+    faces, store = Faces(), pair_store()
+    styles = faces.store.array("w")
+    with np.load(SHARED / "assets/facegen/wdirs.npz") as file:
+        directions = dict(zip(file["K"].tolist(), file["D"], strict=True))
+    generate, detect, marks_of = Generator(generator, threads), Detector(), Landmarks106()
+    looks, drawn, origin = store.array("look", pairs), store.array("drawn"), store.array("origin")
+    first, start = store.count["look"], time.time()
+    for number in range(first, min(pairs, store.count["drawn"])):
+        rng = np.random.default_rng((SEED, 2, number))
+        style = styles[int(origin[number, 0])] + sum(
+            rng.normal(0, spread) * directions[name] for name, spread in EDITS.items()
+        )
+        other, given = generate(style.astype("float32")), np.array(drawn[number])
+        found = [detect(picture) for picture in (other, given)]
+        looks[number] = reference.UNKNOWN
+        if all(found):
+            source, target = (marks_of(picture, face[1]) for picture, face in zip((other, given), found))
+            scale = CLEAN_PX / DRAWN_PX
+            looks[number] = reference.laid_over(other, source, (target + 0.5) * scale - 0.5, CLEAN_PX)
+        store.finish("look", number + 1)
+        if number % 100 == 0:
+            print(f"{number + 1} looks, {(time.time() - start) / (number + 1 - first):.2f} s each", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=("draw", "measure"))
+    parser.add_argument("command", choices=("draw", "measure", "look"))
     parser.add_argument("--pairs", type=int, default=2600)
-    parser.add_argument("--generator", type=Path, help="folder with SynthesisNetwork.xml (draw)")
+    parser.add_argument("--generator", type=Path, help="folder with SynthesisNetwork.xml (draw, look)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--follow", action="store_true", help="wait for pairs that are still being drawn (measure)")
     args = parser.parse_args()
     if args.command == "draw":
         draw_pairs(args.pairs, args.generator, args.threads)
+    elif args.command == "look":
+        look_again(args.pairs, args.generator, args.threads)
     else:
         measure_pairs(args.pairs, args.follow)
 

@@ -26,6 +26,7 @@ ARRAYS = {  # name: (shape of one row, dtype)
     "clean": ((512, 512, 3), "uint8"),  # what the restorer shall make, composited and cropped
     "drawn": ((256, 256, 3), "uint8"),  # what it is given: the same through the base's image-to-image
     "origin": ((3,), "float32"),  # row of the face in the store of faces, strength and guidance of the image-to-image
+    "look": ((512, 512, 3), "uint8"),  # another picture of the same person, laid over the drawing's face
     "points": ((7, 2), "float32"),  # eyes, nose, mouth, irises in px of `clean`; NaN unless exactly one face is found
     "person": ((520,), "float32"),  # what the restorer is told of the person, measured on `clean`
 }

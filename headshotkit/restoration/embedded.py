@@ -13,7 +13,9 @@ import numpy as np
 
 from headshotkit.core.errors import NotFinite
 from headshotkit.core.run import sha256_of
+from headshotkit.faces import recognition
 from headshotkit.faces.recognition import Face
+from headshotkit.restoration.reference import UNKNOWN, Photo, choose_photo, laid_over
 
 GIVEN_PX, MADE_PX = 256, 512
 
@@ -30,6 +32,7 @@ class Embedded:
 
     net: object
     person: np.ndarray
+    photos: list[Photo]
     name: str = "the embedded restorer"
 
     def of(self, image: np.ndarray, faces: list[Face]) -> Callable[[float], np.ndarray]:
@@ -38,7 +41,7 @@ class Embedded:
         Args:
             image: RGB, uint8, shape (256, 256, 3). The result has shape (512, 512, 3): at fidelity 0 it is the
                 network's, at 1 the picture enlarged, in between a mix.
-            faces: unused, as the network sees the whole picture.
+            faces: the person's; the network is told where the first one is, and restores the whole picture.
         Raises:
             NotFinite: the network returned NaN or infinity.
         """
@@ -47,7 +50,8 @@ class Embedded:
         device = next(self.net.parameters()).device
         with torch.no_grad():
             pixels = torch.from_numpy(image.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1).to(device)
-            made = self.net(pixels, torch.from_numpy(self.person)[None].to(device))[0]
+            told = (tensor.to(device) for tensor in told_of(image, self.person, self.photos, faces[0]))
+            made = self.net(pixels, *told)[0]
         if not made.isfinite().all():
             raise NotFinite(
                 "the restored face holds NaN or infinity.", "The restorer's weights are damaged.",
@@ -60,6 +64,25 @@ class Embedded:
     def to(self, device: str) -> None:
         """Move the network to a device."""
         self.net.to(device)
+
+
+def told_of(image: np.ndarray, person: np.ndarray, photos: list[Photo], face: Face | None) -> tuple:
+    """Return what the network is told besides the picture: person, points of the face, and the photo laid over it.
+
+    Args:
+        image: RGB, uint8, shape (256, 256, 3). photos: of the person; empty: none is laid over. face: None: unknown.
+    """
+    import torch
+
+    points, photo = np.full((5, 2), np.nan, np.float32), np.full((MADE_PX, MADE_PX, 3), UNKNOWN, np.uint8)
+    if face is not None:
+        points = face.points.astype(np.float32)
+        if photos:
+            marks = recognition.landmarks_106(image, face)
+            chosen, scale = choose_photo(photos, marks), MADE_PX / GIVEN_PX
+            photo = laid_over(chosen.picture, chosen.marks, (marks + 0.5) * scale - 0.5, MADE_PX)
+    seen = torch.from_numpy(photo.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
+    return torch.from_numpy(person)[None], torch.from_numpy(points)[None], seen
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from headshotkit.restoration.background import change_backgrounds
 from headshotkit.restoration.codeformer import WEIGHTS_SHA256, CodeFormer, find_codeformer, load_codeformer
 from headshotkit.restoration.harm import Known, Look, harms, known_looks, look_at, sharpness_of
 from headshotkit.restoration.printing import print_copies, upscaler_digest
+from headshotkit.restoration.reference import photo_of
 
 
 @locks.writes("restore")
@@ -100,7 +101,8 @@ def open_restorer(run: Run, weights: Path) -> tuple[CodeFormer | embedded.Embedd
         return CodeFormer(net), known
     from headshotkit.restoration.embedded_net import person_vector  # not above: it loads torch
 
-    return embedded.Embedded(net, person_vector([image for image, _ in photos], known.embeddings)), known
+    person = person_vector([image for image, _ in photos], known.embeddings)
+    return embedded.Embedded(net, person, [photo_of(*photo) for photo in photos]), known
 
 
 def _load_embedded(folder: Path):

@@ -7,7 +7,19 @@ from safetensors.torch import load_file, save_file
 from headshotkit.core.errors import BadWeights
 from headshotkit.faces import recognition
 from headshotkit.restoration import embedded_net
-from headshotkit.restoration.embedded_net import PERSON, FaceRestorer, load_restorer, person_vector, save_restorer
+from headshotkit.restoration.embedded_net import (
+    FACE_POINTS,
+    MAPS,
+    PERSON,
+    FaceMaps,
+    FaceRestorer,
+    load_restorer,
+    person_vector,
+    save_restorer,
+)
+
+POINTS = torch.from_numpy(FACE_POINTS * 14 + 16)[None]
+"""A face in the middle of a picture of 32 px."""
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +41,47 @@ def folder(random_net, tmp_path):
 def test_an_untrained_network_enlarges():
     pixels = torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
-        made = FaceRestorer((8, 16), (8, 8), code=8)(pixels, torch.randn(2, PERSON))
+        made = FaceRestorer((8, 16), (8, 8), code=8)(
+            pixels, torch.randn(2, PERSON), POINTS.expand(2, -1, -1), torch.rand(2, 3, 128, 128)
+        )
     wanted = torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bicubic", align_corners=False)
     assert torch.equal(made, wanted)
 
 
 def test_weights_come_back_from_their_folder(random_net, folder):
     loaded, pixels, person = load_restorer(folder), torch.rand(1, 3, 32, 32), torch.randn(1, PERSON)
+    photo = torch.rand(1, 3, 64, 64) * 2 - 1
     assert not loaded.training and {p.dtype for p in loaded.parameters()} == {torch.float32}
     with torch.no_grad():
-        assert torch.allclose(loaded(pixels, person), random_net(pixels, person), rtol=0.02, atol=0.05)
-        assert (loaded(pixels, person) - loaded(pixels, -person)).abs().max() > 0.02
+        made = loaded(pixels, person, POINTS, photo)
+        assert torch.allclose(made, random_net(pixels, person, POINTS, photo), rtol=0.02, atol=0.05)
+        nowhere = POINTS * torch.nan
+        for other in (
+            (-person, POINTS, photo),
+            (person, POINTS + 3, photo),
+            (person, nowhere, photo),
+            (person, POINTS, -photo),
+        ):
+            assert (made - loaded(pixels, *other)).abs().max() > 0.02
+
+
+def test_maps_lie_under_the_face():
+    """Wherever it is, however large it is, and however it is turned; nowhere if no face is known."""
+    torch.manual_seed(2)
+    maps, code = FaceMaps(4), torch.zeros(1, 4)
+    torch.nn.init.normal_(maps.maps)
+    turned = POINTS.flip(2) * torch.tensor([1.0, -1.0]) + torch.tensor([0.0, 31.0])  # by 90 degrees
+    with torch.no_grad():
+        at, moved, larger, quarter, nowhere = (
+            maps(code, points, (32, 32), 1)
+            for points in (POINTS, POINTS + 4, POINTS * 2 + 0.5, turned, POINTS * torch.nan)
+        )
+        doubled = maps(code, POINTS * 2 + 0.5, (32, 32), 2)
+    assert at.shape == (1, MAPS, 32, 32) and at.std() > 0.3
+    assert torch.allclose(moved[..., 4:, 4:], at[..., :-4, :-4], atol=1e-4)
+    assert torch.allclose(doubled, at, atol=1e-4) and not torch.allclose(larger, at, atol=0.1)
+    assert torch.allclose(quarter, at.rot90(1, (2, 3)), atol=1e-4)
+    assert not nowhere.any()
 
 
 def spoil(folder, how: str) -> None:
@@ -55,7 +97,7 @@ def spoil(folder, how: str) -> None:
     elif how == "no config":
         config.unlink()
     elif how == "newer":
-        config.write_text(config.read_text().replace('"version": 1', '"version": 99'))
+        config.write_text(config.read_text().replace('"version": 2', '"version": 99'))
     elif how == "too few":
         save_file(dict(list(load_file(weights).items())[1:]), weights)
     elif how == "not finite":
