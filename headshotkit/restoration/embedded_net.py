@@ -32,6 +32,10 @@ CHANNELS = (40, 80, 128, 160)
 """Channels at 128, 64, 32 and 16 px."""
 LAST_CHANNELS = (24, 16)
 """Channels at 256 and 512 px."""
+BANDS = 4
+"""Sizes of detail that the photo may lend: from 1 px to about 16 px of the result."""
+KNOWN, MARGIN = 0.01, 5
+"""A photo's pixel is known if it is so far from grey, and lends detail if those around it, of a quarter's size, are."""
 MAPS, MAP_PX = 64, 96
 """Number and side of the learned maps of a face."""
 FACE_POINTS = np.float32([[-17.7, -16.3], [17.5, -16.5], [0.0, 3.7], [-14.5, 24.4], [14.7, 24.2]]) / 80
@@ -101,8 +105,11 @@ class FaceMaps(nn.Module):
 class FaceRestorer(nn.Module):
     """A U-Net from 256 px to 512 px that sees a photo of the person, and knows where the face is and whose it is.
 
-    It adds to the bicubic enlargement of its input. The enlargement is repeated pixels and a convolution, because a
-    pixel shuffle leaves a grid.
+    It begins with the bicubic enlargement of its input, says band by band where the photo's detail takes the place of
+    the enlargement's, and adds to the result. Inside, pixels are repeated and then convolved, because a pixel shuffle
+    leaves a grid.
+
+    Source: blending of bands, Burt and Adelson 1983.
     """
 
     def __init__(
@@ -123,6 +130,7 @@ class FaceRestorer(nn.Module):
         middle, fine = last_channels
         self.at_256 = nn.Conv2d(channels[0], middle, 3, padding=1)
         self.beside_256 = nn.Conv2d(3, middle, 3, padding=1)
+        self.blend = nn.Conv2d(channels[0], BANDS, 3, padding=1)
         self.see_256 = nn.Conv2d(12, middle, 3, padding=1)
         self.gate_256 = nn.Conv2d(channels[0], middle, 1)
         self.block_256 = Block(middle)
@@ -142,7 +150,7 @@ class FaceRestorer(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
-            if name.endswith(("film", "leave")) or name.startswith(("lay.", "see_")):
+            if name.endswith(("film", "leave")) or name.startswith(("lay.", "see_", "blend")):
                 nn.init.zeros_(module.weight)
         nn.init.normal_(self.face.maps)
         with torch.no_grad():
@@ -182,13 +190,35 @@ class FaceRestorer(nn.Module):
             for block in self.decoder[level]:
                 h = block(h, code)
         h = F.silu(h)
+        shares = self.blend(h).sigmoid() * _known(photo)
         gate = F.interpolate(self.gate_256(h).sigmoid(), scale_factor=2, mode="nearest")
         h = self.at_256(F.interpolate(h, scale_factor=2, mode="nearest")) + self.beside_256(pixels)
         h = F.silu(self.block_256(h + gate * self.see_256(F.pixel_unshuffle(photo, 2))))
         gate = F.interpolate(self.gate_512(h).sigmoid(), scale_factor=2, mode="nearest")
         h = self.at_512(F.interpolate(h, scale_factor=2, mode="nearest"))
         h = F.silu(h + gate * self.see_512(photo))
-        return F.interpolate(pixels, scale_factor=2, mode="bicubic", align_corners=False) + self.leave(h)
+        plain = F.interpolate(pixels, scale_factor=2, mode="bicubic", align_corners=False)
+        for share, own, other in zip(shares.split(1, 1), _bands(plain), _bands(photo), strict=True):
+            share = F.interpolate(share, size=plain.shape[2:], mode="bilinear", align_corners=False)
+            plain = plain + share * (other - own)
+        return plain + self.leave(h)
+
+
+def _bands(picture: torch.Tensor) -> list[torch.Tensor]:
+    """Return a picture's detail at each of BANDS sizes, the finest first, each of the picture's shape."""
+    bands, above, small = [], picture, picture
+    for _ in range(BANDS):
+        small = F.avg_pool2d(small, 2)
+        below = F.interpolate(small, size=picture.shape[2:], mode="bilinear", align_corners=False)
+        bands.append(above - below)
+        above = below
+    return bands
+
+
+def _known(photo: torch.Tensor) -> torch.Tensor:
+    """Return where the photo and all around it is known, 1 or 0, at a quarter of its size."""
+    unknown = (photo.abs().amax(1, keepdim=True) < KNOWN).to(photo.dtype)
+    return 1 - F.max_pool2d(F.avg_pool2d(unknown, 4), MARGIN, 1, MARGIN // 2).gt(0.5).to(photo.dtype)
 
 
 def person_vector(pictures: list[np.ndarray], embeddings: np.ndarray) -> np.ndarray:
