@@ -38,14 +38,19 @@ def folder(random_net, tmp_path):
     return tmp_path / "net"
 
 
-def test_an_untrained_network_enlarges():
-    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+def test_an_untrained_network_enlarges_and_takes_half_of_the_photos_detail():
+    """So training begins with a picture of the person, and what is not known of the photo changes nothing."""
+    pixels, person = torch.rand(1, 3, 64, 64) * 2 - 1, torch.randn(1, PERSON)
+    photo = torch.rand(1, 3, 128, 128) * 0.9 + 0.1
+    photo[..., :40] = 0
+    net = FaceRestorer((8, 16), (8, 8), code=8)
     with torch.no_grad():
-        made = FaceRestorer((8, 16), (8, 8), code=8)(
-            pixels, torch.randn(2, PERSON), POINTS.expand(2, -1, -1), torch.rand(2, 3, 128, 128)
-        )
-    wanted = torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bicubic", align_corners=False)
-    assert torch.equal(made, wanted)
+        alone, made = (net(pixels, person, POINTS, seen) for seen in (torch.zeros_like(photo), photo))
+    enlarged = torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bicubic", align_corners=False)
+    assert torch.equal(alone, enlarged) and torch.allclose(made[..., :36], enlarged[..., :36], atol=1e-6)
+    inner = (..., slice(64, None))
+    finest = [embedded_net._bands(picture)[0] for picture in (enlarged, made, photo)]
+    assert torch.allclose((finest[0] + finest[2])[inner] / 2, finest[1][inner], atol=0.05)
 
 
 def test_weights_come_back_from_their_folder(random_net, folder):
