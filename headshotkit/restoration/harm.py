@@ -14,7 +14,7 @@ import numpy as np
 
 from headshotkit.config import GenerateConfig, RestoreConfig
 from headshotkit.core.errors import MissingModel, MissingPackage
-from headshotkit.faces import landmarks, measures, recognition, skin
+from headshotkit.faces import copies, landmarks, measures, recognition, skin
 from headshotkit.faces.colours import eye_colour, iris_colour
 
 LEAST_SPREAD = 4.0
@@ -30,13 +30,14 @@ class Known:
     """What a restored face is compared with.
 
     centres: recogniser -> mean embedding of the own photos · embeddings: ArcFace's of each photo, float32, (N, 512) ·
-    photos_eyes: median colour of the eyes in CIELAB, None if no photo shows it · eyes_spread: median distance of a
-    photo's from it · texture: band -> 10th percentile of the photos, empty if all are
-    too small · threshold: the run's identity threshold · gate: limits of the run's headshots.
+    face_crops: of each photo, by `copies.face_crop` · photos_eyes: median colour of the eyes in CIELAB, None if no photo
+    shows it · eyes_spread: median distance of a photo's from it · texture: band -> 10th percentile of the photos, empty
+    if all are too small · threshold: the run's identity threshold · gate: limits of the run's headshots.
     """
 
     centres: dict[str, np.ndarray]
     embeddings: np.ndarray
+    face_crops: list[np.ndarray]
     photos_eyes: np.ndarray | None
     eyes_spread: float
     texture: dict[str, float]
@@ -46,7 +47,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Look:
-    """A face's measures. identity: by recogniser, in [-1, 1] · eyes, tone: CIELAB · texture: as `skin.texture`."""
+    """A face's measures.
+
+    identity: by recogniser, in [-1, 1] · eyes, tone: CIELAB · texture: as `skin.texture` · copy: `copy_likeness`.
+    """
 
     identity: dict[str, float]
     eyes: np.ndarray | None
@@ -55,6 +59,7 @@ class Look:
     sharpness: float
     eye_openness: float
     disagreement: float
+    copy: float
 
 
 def known_looks(photos: Iterable[tuple[np.ndarray, recognition.Face]], threshold: float, gate: GenerateConfig) -> Known:
@@ -65,10 +70,11 @@ def known_looks(photos: Iterable[tuple[np.ndarray, recognition.Face]], threshold
         threshold: the run's identity threshold, in [-1, 1].
     """
     models = usable_recognisers()
-    embeddings, eyes, textures = {name: [] for name in models}, [], []
+    embeddings, crops, eyes, textures = {name: [] for name in models}, [], [], []
     for image, face in photos:
         for name, model in models.items():
             embeddings[name].append(model.embed(image, face))
+        crops.append(copies.face_crop(image, face))
         if (colour := eye_colour(image, face)) is not None:
             eyes.append(colour)
         if skin.shows_texture(face):
@@ -78,7 +84,7 @@ def known_looks(photos: Iterable[tuple[np.ndarray, recognition.Face]], threshold
     fine = {band: float(np.quantile([t[band] for t in textures], 0.1)) for band in skin.BANDS_PX if textures}
     arrays = {name: np.array(rows, np.float32) for name, rows in embeddings.items()}
     centres = {name: rows.mean(0) for name, rows in arrays.items()}
-    return Known(centres, arrays["arcface"], middle, max(spread, LEAST_SPREAD), fine, threshold, gate)
+    return Known(centres, arrays["arcface"], crops, middle, max(spread, LEAST_SPREAD), fine, threshold, gate)
 
 
 def usable_recognisers() -> dict:
@@ -103,6 +109,7 @@ def look_at(image: np.ndarray, face: recognition.Face, known: Known) -> Look:
     return Look(
         identity, iris_colour(image, marks), skin.tone(aligned), skin.texture(aligned), sharpness_of(image, face),
         landmarks.eye_openness(marks), landmarks.disagreement(face.points, marks),
+        copies.copy_likeness(copies.face_crop(image, face), known.face_crops),
     )  # fmt: skip
 
 
@@ -115,7 +122,8 @@ def harms(before: Look, after: Look, known: Known, config: RestoreConfig) -> tup
     """Return what restoring harmed, as codes; none if the restored face may be kept.
 
     The codes: identity, second_recogniser (identity fell), threshold (it fell below the identity threshold), eyes,
-    skin (another colour), texture (smoothed), distorted (eyes closed, or two landmark models see different faces).
+    skin (another colour), texture (smoothed), distorted (eyes closed, or two landmark models see different faces), copy
+    (it became a copy of a photo).
     """
     lost = {name: before.identity[name] - after.identity[name] for name in before.identity}
     harmed = {
@@ -130,6 +138,7 @@ def harms(before: Look, after: Look, known: Known, config: RestoreConfig) -> tup
         ),
         "distorted": after.eye_openness < min(known.gate.min_eye_openness, before.eye_openness)
         or after.disagreement > max(known.gate.max_disagreement, before.disagreement),
+        "copy": after.copy > max(known.gate.max_copy, before.copy),
     }
     return tuple(code for code, is_harmed in harmed.items() if is_harmed)
 

@@ -10,6 +10,6 @@ WORDS = {
 HARM = {
     "identity": "less similar to you", "second_recogniser": "less similar to you for the second recogniser",
     "threshold": "below the identity threshold", "eyes": "eyes of another colour", "skin": "skin of another tone",
-    "texture": "smoothed skin", "distorted": "a distorted face",
+    "texture": "smoothed skin", "distorted": "a distorted face", "copy": "almost a copy of one of your photos",
 }  # fmt: skip
 """Code of `restoration.harm` -> what restoring harmed, in plain words."""

@@ -75,6 +75,13 @@ def test_planted_harm_is_found(known, good_photo, planted, code):
     assert code in harms(before, after, known, RestoreConfig())
 
 
+def test_a_face_that_becomes_a_copy_of_a_photo_is_harmed(known):
+    pictures = [np.asarray(open_picture(P1 / f"{name}.jpg")) for name in ("p1_09", NAMES[0])]
+    other, copied = (look_at(picture, recognition.detect_faces(picture)[0], known) for picture in pictures)
+    assert "copy" in harms(other, copied, known, RestoreConfig())
+    assert "copy" not in harms(copied, copied, known, RestoreConfig())
+
+
 @pytest.mark.parametrize("harmless", [nothing, sharpened])
 def test_a_harmless_change_is_none(known, good_photo, harmless):
     face = recognition.detect_faces(good_photo)[0]

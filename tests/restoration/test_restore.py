@@ -116,7 +116,7 @@ def test_an_upscaler_that_cannot_be_used_is_an_error_after_all_is_done(brief_run
 
 @pytest.fixture
 def untrained(brief_run, monkeypatch, tmp_path, good_photo):
-    """A run whose headshots are photos of 256 px, and an untrained embedded restorer, which lends half of a photo: plumbing."""
+    """A run whose headshots are photos of 256 px; an untrained restorer, which lends half of a photo: plumbing."""
     save_restorer(FaceRestorer(), tmp_path / "restorer")
     monkeypatch.setattr(embedded, "weights_of", lambda folder: (tmp_path / "restorer", "0" * 64))
     monkeypatch.setenv("HEADSHOTKIT_CACHE", str(tmp_path / "cache"))
