@@ -41,7 +41,7 @@ NOWHERE = 0.03  # share of the pictures whose face is not found
 OFF = 0.02  # mean error of a found point, in distances of the eyes
 FASTER = 4.0  # the rate of what knows the person, in rates of all else
 QUICK = ("person.", "face.", "lay.", "see_", "gate_", "blend")
-WEIGHTS = {"l1": 1.0, "lpips": 0.8, "face": 1.0, "iris": 0.3, "gan": 0.05, "features": 0.5}
+WEIGHTS = {"l1": 1.0, "lpips": 0.8, "face": 1.0, "iris": 1.0, "gan": 0.05, "features": 0.5}
 JUDGE_STARTS, GAN_STARTS = 150, 250  # steps; in between, the discriminator is only learning
 WARM_UP = 50  # steps
 

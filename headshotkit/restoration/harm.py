@@ -30,7 +30,7 @@ class Known:
     """What a restored face is compared with.
 
     centres: recogniser -> mean embedding of the own photos · embeddings: ArcFace's of each photo, float32, (N, 512) ·
-    face_crops: of each photo, by `copies.face_crop` · photos_eyes: median colour of the eyes in CIELAB, None if no photo
+    face_crops: of each photo, by `copies.face_crop` · photos_eyes: the eyes' median colour in CIELAB, None if no photo
     shows it · eyes_spread: median distance of a photo's from it · texture: band -> 10th percentile of the photos, empty
     if all are too small · threshold: the run's identity threshold · gate: limits of the run's headshots.
     """
