@@ -141,7 +141,7 @@ BASES = {
                 "TrainConfig.textual-inversion": {"learning_rate": 3e-3, "steps": 300, "caption_dropout": 0.0},
                 "TrainConfig.pivotal": {"steps": 600},
                 "GenerateConfig": {
-                    "size_px": 256, "sampler_steps": 20, "batch": 8, "count": 24, "max_attempts": 2,
+                    "size_px": 256, "sampler_steps": 20, "batch": 8, "count": 24, "max_attempts": 5,
                     "guidance": 1.0, "guidance_share": 0.2,  # base-model guidance alone; guidance > 1 would act early
                     "base_guidance": 2.5,  # p2: smile adherence 60 -> 90 %, background 63 -> 90 %
                     "min_sharpness": 3.6,  # 21 headshots 4.0 to 5.9, blurred by 1.5 px at most 3.4

@@ -16,7 +16,7 @@ class RestoreConfig(Config):
     """Settings of restoration."""
 
     restorer: Restorer = "auto"
-    """What restores faces: codeformer (has to be installed), embedded (the embedded base's own, still in training),
+    """What restores faces: codeformer (has to be installed), embedded (for the embedded base's 256 px headshots only),
     none, or auto (whichever is there and suits the headshots)."""
     fidelity: Literal["auto"] | Fidelity = "auto"
     """The restorer's weight in [0, 1]: 0 = better looking, 1 = truer to the input; auto: chosen for each headshot."""

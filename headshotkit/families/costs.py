@@ -286,3 +286,5 @@ MINI_WORD_PASSES = 1 + 2 / 3
 """Denoiser passes a sampler step there with base-model guidance: three in every third step."""
 SCORE_S, MINI_SCORE_S = (0.3, 0.6), (0.1, 0.2)
 """Seconds of scoring a picture by both recognisers, on a GPU machine's CPU and with the embedded base; estimates."""
+MINI_RESTORE_S = 0.8, 2.0
+"""Seconds of restoring a headshot with the embedded base's own restorer, all fidelities included; measured."""

@@ -10,6 +10,7 @@ from headshotkit.config.families import FAMILIES
 from headshotkit.families.costs import (
     MINI_HEADSHOT_S,
     MINI_METHOD_STEP_S,
+    MINI_RESTORE_S,
     MINI_SCORE_S,
     MINI_STEP_FIXED,
     MINI_STEP_S,
@@ -142,7 +143,7 @@ FIXED = {
              "begin": (0.7, 1.2), "load": (0.5, 1.0), "restore": (1.0, 1.5), "evaluate": (0.2, 0.4),
              "gallery": (0.1, 0.2)},
     "mini": {"check": (0.07, 0.15), "prepare": (0.01, 0.03), "begin": (0.02, 0.05), "load": (0.01, 0.03),
-             "evaluate": (0.03, 0.08), "gallery": (0.01, 0.03)},
+             "restore": (0.1, 0.2), "evaluate": (0.03, 0.08), "gallery": (0.01, 0.03)},
 }  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def _fixed_flow(family: str) -> dict[str, tuple[float, float]]:
 
 FIXED |= {name: _fixed_flow(name) if costs.in_turn else FIXED["sdxl"] for name, costs in COSTS.items()}
 STAGES = ("install", "check", "prepare", "download", "train", "pick", "generate", "restore", "evaluate", "gallery")
-ATTEMPTS = dict.fromkeys(COSTS, 1.2) | {"mini": 1.5}
+ATTEMPTS = dict.fromkeys(COSTS, 1.2) | {"mini": 2.4}
 """Rendered headshots for one that is kept: 36 for 24 on mini (tests/benchmarks/README.md), else estimates."""
 SLACK, CONTEXT_GIB = 1.1, 0.4
 """Fragmentation, and CUDA's own memory; the upper end of 5 to 10 %, the middle of 0.3 to 0.5 GiB."""
@@ -253,7 +254,7 @@ class Stage:
 def stages_of(task: Task, choice: Choice, checkpointing: bool) -> tuple[Stage, ...]:
     """Return the stages still to do, in order."""
     computed = {"prepare": _prepare_minutes, "train": _train_minutes, "pick": _pick_minutes,
-                "generate": _generate_minutes, "evaluate": _evaluate_minutes}  # fmt: skip
+                "generate": _generate_minutes, "restore": _restore_minutes, "evaluate": _evaluate_minutes}  # fmt: skip
     made = []
     for name in STAGES:
         left_out = name in task.done or (name == "pick" and not task.pick)
@@ -363,6 +364,14 @@ def _pick_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[floa
 def _generate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
     """Return the minutes of all headshots, second attempts included."""
     return drawing_minutes(task, task.count * ATTEMPTS[task.kind], headshot_seconds(task, choice))
+
+
+def _restore_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
+    """Return the minutes of restoring all headshots."""
+    if task.kind != "mini":
+        return FIXED[task.kind]["restore"]
+    fixed = zip(FIXED[task.kind]["restore"], MINI_RESTORE_S, strict=True)
+    return on_cpu(task, tuple(minutes + task.count * seconds / 60 for minutes, seconds in fixed))
 
 
 def _evaluate_minutes(task: Task, choice: Choice, checkpointing: bool) -> tuple[float, float]:
