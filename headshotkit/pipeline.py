@@ -262,7 +262,7 @@ def begun_settings(kind: type[Config], begun: dict, base: str = "", chosen: dict
     Raises:
         DamagedRun: the manifest names unknown settings.
     """
-    before, chosen = kind.named(begun.get("config", {})), chosen or {}
+    before, chosen = kind.BEFORE | kind.named(begun["config"]) if begun else {}, chosen or {}
     try:
         began = kind(**before)
     except BadConfig as error:

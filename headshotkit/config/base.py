@@ -11,7 +11,7 @@ import numbers
 import reprlib
 import typing
 import unicodedata
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -80,6 +80,12 @@ class Settings(BaseModel):
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True,
         protected_namespaces=(),
     )  # fmt: skip
+    BEFORE: ClassVar[dict] = {}
+    """Settings that files of earlier versions lack -> the value by which those versions worked.
+
+    A file leaves out a setting that has this value, so that a stage of an earlier version counts as done in the same
+    way, and is not done again.
+    """
 
     @model_validator(mode="wrap")
     @classmethod
@@ -135,7 +141,8 @@ class Settings(BaseModel):
 
     def to_dict(self) -> dict:
         """Return the settings as JSON types, by the names that files of a run use."""
-        return json.loads(json.dumps(self.model_dump(by_alias=True)))
+        as_before = {name for name, value in self.BEFORE.items() if getattr(self, name) == value}
+        return json.loads(json.dumps(self.model_dump(by_alias=True, exclude=as_before)))
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
@@ -144,7 +151,7 @@ class Settings(BaseModel):
         Raises:
             BadConfig: a value is out of range or of another type.
         """
-        return cls(**cls.named(values))
+        return cls(**cls.BEFORE | cls.named(values))
 
     @classmethod
     def named(cls, values: dict) -> dict:

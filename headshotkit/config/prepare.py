@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,7 @@ TOKEN = "ohwx"
 ClassImages = Annotated[int, Field(ge=0, le=10_000)]
 Augment = Literal["off", "safe", "full"]
 Captioner = Literal["template", "blip", "florence"]
+HeldOut = Annotated[int, Field(ge=0, le=3)]
 
 
 class PrepareConfig(Config):
@@ -57,8 +58,12 @@ class PrepareConfig(Config):
     class_prompt: Annotated[Text, Field(max_length=400)] = ""
     """Prompt of the class images; empty: "photo of a CLASS", CLASS being the class word, such as woman. With "oil
     painting of a woman" the base keeps that style while it learns the person."""
+    held_out: Literal["auto"] | HeldOut = "auto"
+    """Number of kept photos that are not trained on, so that headshots can be compared with photos the LoRA never saw;
+    auto: 3 if at least 15 photos were kept, 2 if at least 8, else 0."""
     seed: Seed = 0
     """Seed of the class images and of the augmentation."""
+    BEFORE: ClassVar[dict] = {"held_out": 0}
 
     @model_validator(mode="after")
     def _relations(self) -> Self:

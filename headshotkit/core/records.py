@@ -289,7 +289,8 @@ class Headshot(Record):
     likeness: identity relative to the own photos' median, so 0.87 is 87 % of the similarity of your own photos ·
     quality: of the face, in [0, 1], higher is better · copy: largest similarity of the face's structure to a photo's ·
     adherence: prompt adherence, share of the measurable requests that are shown, in [0, 1]; None without any ·
-    sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each.
+    sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each ·
+    held_out: similarity to the photos that were not trained on, in [-1, 1]; None without such photos.
     """
 
     file: Name
@@ -309,6 +310,7 @@ class Headshot(Record):
     adherence: float | None = stored_as("obeyed", default=None)
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
+    held_out: float | None = None
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,8 @@ class Pick(Record):
     """A checkpoint of the LoRA at a lora_scale, and the scores of its `pictures` of a few prompts, each in [0, 1].
 
     `file` is relative to the LoRA's stage. likeness: mean, relative to the own photos' median and at most 1 ·
-    adherence: mean prompt adherence · passed: share of the pictures that the gate accepts.
+    adherence: mean prompt adherence · passed: share of the pictures that the gate accepts · held_out: mean likeness to
+    the photos that were not trained on, relative to the trained photos' median and at most 1; None without such photos.
     """
 
     step: int
@@ -326,11 +329,21 @@ class Pick(Record):
     likeness: float
     adherence: float = stored_as("obeyed")
     passed: float
+    held_out: float | None = None
+
+    @property
+    def decisive(self) -> float:
+        """Return the likeness that a choice goes by: to photos that the LoRA never saw, if there are any.
+
+        Likeness to photos that were trained on also rises when a LoRA learns those photos by heart.
+        """
+        return self.likeness if self.held_out is None else self.held_out
 
     def __str__(self) -> str:
+        unseen = "" if self.held_out is None else f", {self.held_out:.0%} of those not trained on"
         return (
-            f"step {self.step} at {self.scale:g} (likeness {self.likeness:.0%} of your photos', prompt adherence "
-            f"{self.adherence:.0%}, {round(self.passed * self.pictures)} of {self.pictures} accepted)"
+            f"step {self.step} at {self.scale:g} (likeness {self.likeness:.0%} of your photos'{unseen}, prompt "
+            f"adherence {self.adherence:.0%}, {round(self.passed * self.pictures)} of {self.pictures} accepted)"
         )
 
 
@@ -346,12 +359,16 @@ class IdentityThreshold(Record):
 
 @dataclass(frozen=True)
 class Score(Record):
-    """The evaluation of one headshot: identity by each recogniser, and sharpness of the face."""
+    """The evaluation of one headshot: identity by each recogniser, and sharpness of the face.
+
+    held_out: similarity to the photos that were not trained on, by ArcFace; None without such photos.
+    """
 
     file: str
     arcface: float | None
     dlib: float | None
     sharpness: float | None
+    held_out: float | None = None
 
 
 MOST_REFUSALS = 40

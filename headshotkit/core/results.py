@@ -105,11 +105,15 @@ class PhotosResult(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetResult(Result):
-    """What preparing leaves. `digests`: sha256 of each photo, by name."""
+    """What preparing leaves.
+
+    digests: sha256 of each photo, by name · held_out: kept photos that are not trained on; none in older runs.
+    """
 
     folder_name = "dataset"
     dataset: Dataset
     digests: dict = field(default_factory=dict)
+    held_out: tuple[Name, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from headshotkit.core.run import Run, write_atomic, write_json
 from headshotkit.dataset import augment, captions, crops
 from headshotkit.dataset.captioners import Captioner, source_of
 from headshotkit.dataset.class_images import build_class_images
+from headshotkit.dataset.held_out import LEAST_KEPT, hold_out, number_held_out
 from headshotkit.dataset.tokens import check_token
 from headshotkit.families import CHANGES
 from headshotkit.photos.files import png_bytes, read_photo
@@ -35,7 +36,8 @@ def prepare_dataset(run: Run, config: PrepareConfig) -> Dataset:
     """Turn the kept photos into the training folder.
 
     Writes `dataset/`: one PNG and one editable caption (.txt) a crop, class/, manifest.json. Edited captions are kept,
-    whatever the settings of a later build.
+    whatever the settings of a later build. A few photos are held out of training, never one with an edited caption; the
+    manifest's `held_out` names them.
 
     Raises:
         StageMissing: the photos have not been checked.
@@ -59,7 +61,10 @@ def prepare_dataset(run: Run, config: PrepareConfig) -> Dataset:
     stage.manifest |= {"edited": edited, "digests": digests}
     write_json(stage.folder / "manifest.json", stage.manifest)  # so that they survive an interruption
     changes = stage.manifest.setdefault(CHANGES, [])
-    photos, upscaled = _prepare(run, verdicts, config, edited)
+    needed = {words["photo"] for words in edited.values()}
+    held = hold_out(verdicts, number_held_out(len(verdicts), config.held_out), needed)
+    trained = [verdict for verdict in verdicts if verdict.photo not in held]
+    photos, upscaled = _prepare(run, trained, config, edited)
     class_images = build_class_images(config, stage.folder, changes) if config.class_images else ()
     dataset = Dataset(
         Path("."),
@@ -72,8 +77,9 @@ def prepare_dataset(run: Run, config: PrepareConfig) -> Dataset:
     )  # the folder is the manifest's own, so a run can move
     used = find_base(config.base).sources if config.class_images else ()
     stage.finish(
-        _outcome(dataset, len(verdicts), len(upscaled)),
+        _outcome(dataset, len(trained), len(upscaled)) + _held_words(held, len(verdicts), config),
         dataset=dataset.to_dict(),
+        held_out=held,
         upscaled=upscaled,
         weights=hub.commits_of(source_of(config.captioner, config.captioner_weights), *used),
     )
@@ -141,6 +147,17 @@ def _outcome(dataset: Dataset, photos: int, upscaled: int) -> str:
     words += f", {len(dataset.class_images)} class images" if dataset.class_images else ""
     words += f"; {edited} edited captions were kept" if edited else ""
     return words + (f"; {upscaled} were enlarged because their photos are small" if upscaled else "")
+
+
+def _held_words(held: list[str], kept: int, config: PrepareConfig) -> str:
+    """Return which photos are held out of training, or why none is."""
+    if held:
+        return f"; not trained on, to compare with: {', '.join(held)}"
+    if not config.held_out:
+        return ""
+    few = f"only {kept} were kept, fewer than {LEAST_KEPT}"
+    why = few if kept < LEAST_KEPT else "the training needs each of them"
+    return f"; no photo was held out to compare with, because {why}"
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------

@@ -19,12 +19,14 @@ SIGNS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 def plot_pick(run: Run) -> Plot:
     """Draw likeness against adherence, a marker a candidate: checkpoints, then the best's scales; the chosen ringed.
 
+    Likeness is to the photos that were not trained on, if there are any; by it the candidate was chosen.
+
     Raises:
         StageMissing: nothing was picked for this LoRA.
     """
     picked = PickedResult.load(run)
     tried, chosen = picked.candidates, picked.chosen
-    usual = tried[0].scale
+    usual, unseen = tried[0].scale, chosen.held_out is not None
     checkpoints = [one for one in tried if one.scale == usual]
     scales = sorted((one for one in tried if one.step == chosen.step), key=lambda one: one.scale)
     figure = Plot(figsize=(9, 4.6), layout="constrained")
@@ -39,26 +41,27 @@ def plot_pick(run: Run) -> Plot:
     for axes, best in zip((left, right), chosen_ones, strict=True):
         axes.scatter(
             best.adherence,
-            best.likeness,
+            best.decisive,
             s=220,
             facecolors="none",
             edgecolors=colours.red,
             linewidths=2,
             label="chosen",
         )
-        axes.axhline(least, color=colours.green, ls=":", label=f"acceptable likeness, {least:.0%}")
+        if not unseen:
+            axes.axhline(least, color=colours.green, ls=":", label=f"acceptable likeness, {least:.0%}")
         axes.set(xlabel="prompt adherence")
         legend_below(axes, 3)
-    left.set_ylabel("likeness (1: as similar as own photos)")
+    left.set_ylabel(f"likeness{' to photos not trained on' * unseen}\n(1: as similar as own photos)")
     left.margins(0.15)  # both panels share their axes
     return figure
 
 
 def _curve(axes: Axes, some: list[Pick], names: list[str], colour: str) -> None:
     """Draw candidates in their order, joined, each with its own marker that the legend names."""
-    axes.plot([one.adherence for one in some], [one.likeness for one in some], "-", color=colour, lw=0.8)
+    axes.plot([one.adherence for one in some], [one.decisive for one in some], "-", color=colour, lw=0.8)
     for one, name, sign in zip(some, names, cycle(SIGNS), strict=False):
-        axes.scatter(one.adherence, one.likeness, s=36, marker=sign, color=colour, alpha=0.7, label=name)
+        axes.scatter(one.adherence, one.decisive, s=36, marker=sign, color=colour, alpha=0.7, label=name)
 
 
 def table_pick(run: Run) -> Table:
@@ -71,5 +74,8 @@ def table_pick(run: Run) -> Table:
     for one in picked.candidates:
         mark = "chosen" if one == picked.chosen else ""
         passed = f"{round(one.passed * one.pictures)} of {one.pictures}"
-        rows.append((str(one.step), f"{one.scale:g}", f"{one.likeness:.0%}", f"{one.adherence:.0%}", passed, mark))
-    return Table(("step", "lora_scale", "as similar as a photo", "prompt adherence", "passed", ""), rows)
+        unseen = "none" if one.held_out is None else f"{one.held_out:.0%}"
+        numbers = (str(one.step), f"{one.scale:g}", f"{one.likeness:.0%}", unseen, f"{one.adherence:.0%}", passed)
+        rows.append((*numbers, mark))
+    header = ("step", "lora_scale", "as similar as a photo", "as one not trained on", "prompt adherence", "passed", "")
+    return Table(header, rows)

@@ -19,6 +19,11 @@ DISC = 0.07
 """Radius of the disc within an iris, in eye distances: an iris is about 0.09, a pupil 0.03."""
 MIDDLE_LIGHTS = (25, 70)
 """Percentiles of L between which the iris is measured: the pupil is darker, highlights and sclera are brighter."""
+SCLERA_FROM = 0.11
+"""Distance from an iris's centre, in eye distances, from which the white of the eye is seen."""
+MIN_WHITE, WHITEST = 6, 60
+"""Fewest pixels of an eye's white that are measured, and the percentile of brightness above which they count: below it
+are lashes and shadow."""
 MIN_PIXELS = 10
 MIN_OPENNESS = 0.14
 """Least height of an open eye relative to its width, as in `landmarks.eye_openness`."""
@@ -79,6 +84,33 @@ def iris_colour(picture: np.ndarray, marks: np.ndarray) -> np.ndarray | None:
         dark, bright = np.percentile(lab[:, 0], MIDDLE_LIGHTS)
         colours.append(lab[(lab[:, 0] >= dark) & (lab[:, 0] <= bright)].mean(0))
     return np.mean(colours, 0).astype(np.float32) if colours else None
+
+
+def eye_white(picture: np.ndarray, marks: np.ndarray) -> np.ndarray | None:
+    """Compute the median colour of the whites of both eyes, RGB, float32, shape (3,), in [0, 255]; None if too small.
+
+    Whites of eyes differ little from person to person, so this is the colour and strength of the light on a face.
+
+    Args:
+        picture: RGB, uint8, shape (H, W, 3).
+        marks: the 106 landmarks, px, shape (106, 2).
+    """
+    import cv2
+
+    centres, found = marks[list(IRIS_CENTRES)], []
+    far = SCLERA_FROM * float(np.linalg.norm(centres[1] - centres[0]))
+    for centre, outline in zip(centres, LIDS, strict=True):
+        lids = np.zeros(picture.shape[:2], np.uint8)
+        cv2.fillPoly(lids, [np.round(marks[list(outline)]).astype(np.int32)], 1)
+        y, x = np.nonzero(lids)
+        white = np.hypot(x - centre[0], y - centre[1]) > far
+        if white.sum() >= MIN_WHITE:
+            found.append(picture[y[white], x[white]])
+    if not found:
+        return None
+    pixels = np.concatenate(found).astype(np.float32)
+    light = pixels.mean(1)
+    return np.median(pixels[light >= np.percentile(light, WHITEST)], 0)
 
 
 def hair_colour(picture: np.ndarray, face: recognition.Face) -> np.ndarray | None:

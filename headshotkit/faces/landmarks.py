@@ -8,11 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from headshotkit.faces import recognition
-from headshotkit.faces.traits import MOUTH_CORNERS, NOSE_TIP
+from headshotkit.faces.traits import MOUTH_CORNERS, NOSE_TIP, OUTER_EYES
 
 LEFT_EYE, RIGHT_EYE = slice(33, 43), slice(87, 97)
 """Indices of the eyes' outlines among the 106 landmarks."""
 INNER_LIPS = (62, 60)
+OUTLINE = slice(0, 33)
+"""Indices of the face's outline from temple to temple, by the chin, among the 106 landmarks."""
 
 
 def eye_openness(landmarks: np.ndarray) -> float:
@@ -40,6 +42,17 @@ def mouth_open(landmarks: np.ndarray) -> float:
     """Compute the lips' gap relative to the mouth's width; 0 closed, 0.1 shows teeth, above 0.45 wide open."""
     gap, width = (np.linalg.norm(np.subtract(*landmarks[list(pair)])) for pair in (INNER_LIPS, MOUTH_CORNERS))
     return float(gap / max(width, 1e-6))
+
+
+def face_width(landmarks: np.ndarray) -> float:
+    """Compute the width of the face's outline relative to its height from the eyes to the chin; about 1.05 to 1.3.
+
+    Width and height are measured along and across the line between the eyes, however the head leans.
+    """
+    from_eyes = landmarks - landmarks[list(OUTER_EYES)].mean(0)
+    x, y = landmarks[OUTER_EYES[1]] - landmarks[OUTER_EYES[0]]
+    turned = (from_eyes @ np.array([[x, -y], [y, x]]))[OUTLINE]
+    return float(np.ptp(turned[:, 0]) / max(turned[:, 1].max(), 1e-6))
 
 
 def disagreement(points: np.ndarray, landmarks: np.ndarray) -> float:

@@ -18,7 +18,12 @@ BANDS_PX = {"pores": (0.8, 1.6), "freckles": (1.6, 4.0)}
 
 def tone(aligned: np.ndarray) -> np.ndarray:
     """Compute the median colour of cheeks and forehead in CIELAB, float32, shape (3,)."""
-    return np.median(traits.to_lab(np.concatenate([patch.reshape(-1, 3) for patch in _patches(aligned)])), 0)
+    return np.median(traits.to_lab(_pixels(aligned)), 0)
+
+
+def tone_rgb(aligned: np.ndarray) -> np.ndarray:
+    """Compute the median colour of cheeks and forehead, RGB in [0, 255], float64, shape (3,)."""
+    return np.median(_pixels(aligned), 0)
 
 
 def texture(aligned: np.ndarray) -> dict[str, float]:
@@ -49,6 +54,11 @@ def aligned_skin(image: np.ndarray, face: recognition.Face) -> np.ndarray:
 def shows_texture(face: recognition.Face) -> bool:
     """Return whether a face is large enough for its texture: its square is not an enlargement by more than a third."""
     return float(np.hypot(*recognition.template_transform(face.points, SKIN_PX)[:, 0])) < 4 / 3
+
+
+def _pixels(aligned: np.ndarray) -> np.ndarray:
+    """Return the pixels of cheeks and forehead, shape (N, 3)."""
+    return np.concatenate([patch.reshape(-1, 3) for patch in _patches(aligned)])
 
 
 def _patches(plane: np.ndarray) -> list[np.ndarray]:

@@ -211,6 +211,12 @@ def to_lab(patch: np.ndarray) -> np.ndarray:
     return (lab.astype(np.float32) - [0, 128, 128]) * np.float32([100 / 255, 1, 1])
 
 
+def linear(rgb: np.ndarray) -> np.ndarray:
+    """Convert sRGB values in [0, 255] to amounts of light in [0, 1] (IEC 61966-2-1), of any shape."""
+    value = np.asarray(rgb, np.float64) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
 @dataclass(frozen=True)
 class Background:
     """What the upper corners of a picture show.

@@ -100,15 +100,16 @@ def choose_pick(tried: Sequence[Pick]) -> Pick:
 
     A candidate is dropped if its pass rate is more than one standard error below the best one's: adherence is worth
     nothing in a picture of somebody else. Of the rest `best_trade_off` chooses; if no picture passes, likeness does.
+    Likeness is `Pick.decisive`.
     """
     best = max(one.passed for one in tried)
     if not best:
-        return max(tried, key=lambda one: (one.likeness, one.adherence))
+        return max(tried, key=lambda one: (one.decisive, one.adherence))
     pictures = tried[0].pictures
     smooth = (best * pictures + 1) / (pictures + 2)
     enough = best - (smooth * (1 - smooth) / pictures) ** 0.5
     able = [one for one in tried if one.passed >= enough]
-    return able[best_trade_off([(one.adherence, one.likeness) for one in able])]
+    return able[best_trade_off([(one.adherence, one.decisive) for one in able])]
 
 
 def best_trade_off(points: Sequence[tuple[float, float]]) -> int:
@@ -194,18 +195,24 @@ class _Session:
             self.stage.note_seconds()
         names = {_file(task, step, scale) for task in self.tasks}
         own = [Headshot.from_dict(shot) for shot in pictures if shot["file"] in names]
-        return _candidate(own, step, scale, file.as_posix())
+        return _candidate(own, step, scale, file.as_posix(), self.person.held_out_median)
 
 
 def _file(task: Task, step: int, scale: float) -> str:
     return f"{step:06d}_{scale:g}_{task.id}.png"
 
 
-def _candidate(shots: list[Headshot], step: int, scale: float, file: str) -> Pick:
-    """Return a candidate's averages; likeness above a photo's counts as a photo's, no face as 0."""
+def _candidate(shots: list[Headshot], step: int, scale: float, file: str, unseen: float) -> Pick:
+    """Return a candidate's averages; likeness above a photo's counts as a photo's, no face as 0.
+
+    Args:
+        unseen: median similarity of the trained photos to those held out; 0 without any.
+    """
     likeness = [min(shot.likeness or 0.0, 1.0) for shot in shots]
+    held_out = [min(max(shot.held_out or 0.0, 0.0) / unseen, 1.0) for shot in shots] if unseen > 0 else []
     return Pick(
         step, scale, file, len(shots), round(statistics.fmean(likeness), 4),
         round(statistics.fmean(shot.adherence or 0.0 for shot in shots), 4),
         round(statistics.fmean(shot.accepted for shot in shots), 4),
+        round(statistics.fmean(held_out), 4) if held_out else None,
     )  # fmt: skip

@@ -5,12 +5,13 @@ The identity threshold comes from the own photos: the similarity of each to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from headshotkit.config import GenerateConfig
 from headshotkit.core.records import IdentityThreshold
+from headshotkit.core.results import DatasetResult, PhotosResult
 from headshotkit.core.run import Run
 from headshotkit.faces import copies, landmarks, measures, recognition, traits
 from headshotkit.photos import assess
@@ -23,12 +24,15 @@ class Person:
     """The person whom the headshots must show.
 
     centre: mean ArcFace embedding of the own photos, float32, shape (512,) · face_crops: those of the photos,
-    by `copies.face_crop`.
+    by `copies.face_crop` · held_out: mean embedding of the photos that were not trained on; None without any ·
+    held_out_median: median similarity of the photos that were trained on to that mean.
     """
 
     centre: np.ndarray
     threshold: IdentityThreshold
     face_crops: tuple[np.ndarray, ...]
+    held_out: np.ndarray | None = None
+    held_out_median: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,28 @@ class Judgement:
     adherence: float | None = None
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
+    held_out: float | None = None
+
+
+def held_out_of(run: Run) -> tuple[str, ...]:
+    """Return the names of the kept photos that are not trained on; none in a run without a dataset or an older one."""
+    return DatasetResult.load(run).held_out if run.has("dataset") else ()
+
+
+def unseen_centre(run: Run, known: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """Return the mean embedding of the photos held out of training, and the other photos' median similarity to it.
+
+    Without photos held out, None and 0.
+
+    Args:
+        known: ArcFace embeddings of all kept photos, shape (N, 512), in the order of the check.
+    """
+    held = np.isin([verdict.photo for verdict in PhotosResult.load(run).kept], held_out_of(run))
+    if not held.any():
+        return None, 0.0
+    centre = known[held].mean(0)
+    alike = recognition.load_recogniser("arcface").similarity(known[~held], centre)
+    return centre, round(float(np.median(alike)), 4)
 
 
 def known_faces(run: Run, recogniser: str) -> np.ndarray:
@@ -68,7 +94,9 @@ def known_person(run: Run, config: GenerateConfig) -> Person:
         known.append(model.embed(image, face))
         face_crops.append(copies.face_crop(image, face))
     embeddings = np.array(known, np.float32)
-    return Person(embeddings.mean(0), calibrate(embeddings, config), tuple(face_crops))
+    person = Person(embeddings.mean(0), calibrate(embeddings, config), tuple(face_crops))
+    centre, median = unseen_centre(run, embeddings)
+    return replace(person, held_out=centre, held_out_median=median)
 
 
 def calibrate(known: np.ndarray, config: GenerateConfig) -> IdentityThreshold:
@@ -117,6 +145,7 @@ def judge_headshot(
         "face_px": face.width_px,
     }
     identity = identity_of(image, face, person.centre, "arcface")
+    held_out = None if person.held_out is None else identity_of(image, face, person.held_out, "arcface")
     copy = copies.copy_likeness(copies.face_crop(image, face), person.face_crops)
     broken = {
         "small_face": traits.face_height(face.box, image) < config.min_face,
@@ -132,7 +161,7 @@ def judge_headshot(
     points = tuple(tuple(map(float, point)) for point in face.points)
     return Judgement(
         identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, adherence,
-        round(known["sharpness"], 2), points,
+        round(known["sharpness"], 2), points, held_out,
     )  # fmt: skip
 
 
