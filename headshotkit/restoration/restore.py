@@ -18,7 +18,7 @@ from headshotkit.config import GenerateConfig, RestoreConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite, NothingToShow
-from headshotkit.core.results import HeadshotsResult, RestoredResult, TriedFidelity
+from headshotkit.core.results import HeadshotsResult, PhotosResult, RestoredResult, TriedFidelity
 from headshotkit.core.run import Run, Stage, write_atomic
 from headshotkit.faces import recognition
 from headshotkit.faces.recognition import Face
@@ -30,6 +30,7 @@ from headshotkit.restoration.codeformer import WEIGHTS_SHA256, CodeFormer, find_
 from headshotkit.restoration.harm import Known, Look, harms, known_looks, look_at, sharpness_of
 from headshotkit.restoration.printing import print_copies, upscaler_digest
 from headshotkit.restoration.reference import photo_of
+from headshotkit.scoring.identity import held_out_of
 
 
 @locks.writes("restore")
@@ -101,8 +102,11 @@ def open_restorer(run: Run, weights: Path) -> tuple[CodeFormer | embedded.Embedd
         return CodeFormer(net), known
     from headshotkit.restoration.embedded_net import person_vector  # not above: it loads torch
 
-    person = person_vector([image for image, _ in photos], known.embeddings)
-    return embedded.Embedded(net, person, [photo_of(*photo) for photo in photos]), known
+    unseen = held_out_of(run)  # what is made is compared with these photos, so nothing of them may go into it
+    seen = [n for n, verdict in enumerate(PhotosResult.load(run).kept) if verdict.photo not in unseen]
+    shown = [photos[n] for n in seen]
+    person = person_vector([image for image, _ in shown], known.embeddings[seen])
+    return embedded.Embedded(net, person, [photo_of(*photo) for photo in shown]), known
 
 
 def _load_embedded(folder: Path):

@@ -2,6 +2,7 @@
 """The stage that restores the headshots of a run, with the embedded restorer, with CodeFormer and with none."""
 
 import hashlib
+import json
 import shutil
 
 import numpy as np
@@ -135,6 +136,19 @@ def test_the_embedded_restorer_hands_on_pictures_of_512_px(untrained):
             assert picture.size == (512, 512)
             assert ("Restored" in picture.text) == (row["kept"] == "restored")
         assert row["kept"] == "unrestored" or row["identity_after"] >= row["identity_before"] - 0.02
+
+
+def test_the_restorer_sees_no_photo_that_is_held_out(untrained):
+    """Headshots are compared with those photos, so nothing of them may be in a headshot."""
+    kept = [verdict["photo"] for verdict in untrained.manifest("photos")["verdicts"] if verdict["kept"]]
+    weights, _, _ = restore.choose_restorer(untrained, RestoreConfig())
+    everything, _ = restore.open_restorer(untrained, weights)
+    manifest = untrained.manifest("dataset") | {"held_out": kept[:1]}
+    (untrained.path("dataset") / "manifest.json").write_text(json.dumps(manifest))
+    restorer, known = restore.open_restorer(untrained, weights)
+    assert len(restorer.photos) == len(everything.photos) - 1 and len(known.embeddings) == len(kept)
+    assert all(np.array_equal(a.marks, b.marks) for a, b in zip(restorer.photos, everything.photos[1:], strict=True))
+    assert not np.array_equal(restorer.person, everything.person)
 
 
 def test_an_interrupted_restoration_goes_on_with_the_next_headshot(untrained, monkeypatch):
