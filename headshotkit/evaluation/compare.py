@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headshotkit.core import runtime
+from headshotkit.core import __version__, runtime
 from headshotkit.core.errors import BadConfig
 from headshotkit.core.pages import PAGE, template
 from headshotkit.core.records import Headshot, Record
@@ -91,7 +91,7 @@ def compare_runs(runs: Sequence[Run], out: Path | str) -> dict:
             if other != name:
                 values = _similarity_to(known, theirs)
                 compared[name]["baselines"][f"LoRA of {other}"] = {"arcface": _plain(value_of(values))}
-    report = {"runs": compared, "headshotkit": runtime.versions().get("headshotkit", "")}
+    report = {"runs": compared, "headshotkit": __version__}
     folder = runtime.typed_path(out)
     write_json(folder / FILE, report)
     write_atomic(folder / PAGE, page_of(compared))

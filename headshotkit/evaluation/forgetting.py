@@ -12,7 +12,7 @@ from headshotkit.config import CLASS_WORDS, GenerateConfig, LeakConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import locks, runtime
 from headshotkit.core.records import Lora
-from headshotkit.core.results import LoraResult, PhotosResult
+from headshotkit.core.results import DatasetResult, LoraResult, PhotosResult
 from headshotkit.core.run import Run, read_json, write_atomic, write_json
 from headshotkit.families import Sampling, load_family
 from headshotkit.families.jobs import Job
@@ -77,7 +77,11 @@ def measure_leak(run: Run, config: LeakConfig | None = None) -> dict:
     found = {name: leak.nearest_photos(seen["token", "on"], trained, held_out, of) for name, of in leak.MEMORY.items()}
     memory = {name: one for name, one in found.items() if one is not None}
     few = [] if held_out else ["without the memorisation test: no photo was held out of the training"]
-    report = leak.to_json(groups, memory) | {"missing": few, "class_images": _class_images(run), "made_from": made_from}
+    report = leak.to_json(groups, memory) | {
+        "missing": few,
+        "class_images": len(DatasetResult.load(run).dataset.class_images),
+        "made_from": made_from,
+    }
     write_json(folder / FILE, report)
     return report
 
@@ -126,8 +130,3 @@ def _photos(run: Run) -> tuple[list[leak.Drawn], list[leak.Drawn]]:
     for verdict, (image, face) in zip(PhotosResult.load(run).kept, kept_faces(run, "memorisation"), strict=True):
         sets[verdict.photo in held].append(leak.own_photo(image, face))
     return sets
-
-
-def _class_images(run: Run) -> int:
-    """Return with how many class images the LoRA was trained: prior preservation, if any."""
-    return len(run.manifest("dataset")["dataset"].get("class_images", ()))
