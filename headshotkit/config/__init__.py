@@ -11,11 +11,11 @@ from headshotkit.config.pick import PickConfig
 from headshotkit.config.prepare import ASPECTS, CLASS_WORDS, SDXL_SIZES_PX, TOKEN, PrepareConfig
 from headshotkit.config.restore import RestoreConfig
 from headshotkit.config.run_settings import Resolved, RunSettings, resolve
-from headshotkit.config.tools import CropConfig, EvaluateConfig, PlanConfig, TokenConfig
+from headshotkit.config.tools import CropConfig, EvaluateConfig, LeakConfig, PlanConfig, TokenConfig
 from headshotkit.config.train import METHODS, UNUSED, TrainConfig
 
 __all__ = [
     "ASPECTS", "CLASS_WORDS", "METHODS", "SAMPLERS", "SDXL_SIZES_PX", "TOKEN", "UNUSED",
     "Config", "CropConfig", "PrepareConfig", "EvaluateConfig", "CheckConfig", "PickConfig", "PlanConfig",
-    "GenerateConfig", "Resolved", "RestoreConfig", "RunSettings", "TokenConfig", "TrainConfig", "resolve",
+    "GenerateConfig", "LeakConfig", "Resolved", "RestoreConfig", "RunSettings", "TokenConfig", "TrainConfig", "resolve",
 ]  # fmt: skip

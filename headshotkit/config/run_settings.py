@@ -18,7 +18,7 @@ from headshotkit.config.generate import GenerateConfig
 from headshotkit.config.pick import PickConfig
 from headshotkit.config.prepare import PrepareConfig
 from headshotkit.config.restore import RestoreConfig
-from headshotkit.config.tools import CropConfig, EvaluateConfig, PlanConfig, TokenConfig
+from headshotkit.config.tools import CropConfig, EvaluateConfig, LeakConfig, PlanConfig, TokenConfig
 from headshotkit.config.train import TrainConfig
 from headshotkit.core.errors import BadConfig
 
@@ -32,7 +32,7 @@ CONFIGS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
 }
 """Command -> the settings of its stage."""
-TOOLS = (CropConfig, PlanConfig, TokenConfig)
+TOOLS = (CropConfig, LeakConfig, PlanConfig, TokenConfig)
 """Settings of the commands that are no stage of a run."""
 SHARED = ("base", "seed", "minutes")
 """Settings that mean the same in all stages."""

@@ -73,6 +73,16 @@ class TokenConfig(Config):
     """Seed of the pictures."""
 
 
+class LeakConfig(Config):
+    """Settings of the test for an identity leak."""
+
+    pictures: Annotated[int, Field(ge=2, le=24)] = 8
+    """Number of pictures of each kind: of the class word and of other ones, each with and without the LoRA, and of the
+    bare token; five times as many are generated."""
+    seed: Seed = 0
+    """Seed of the noise, the same with and without the LoRA."""
+
+
 class EvaluateConfig(Config):
     """Settings of the evaluation."""
 

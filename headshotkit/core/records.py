@@ -359,16 +359,12 @@ class IdentityThreshold(Record):
 
 @dataclass(frozen=True)
 class Score(Record):
-    """The evaluation of one headshot: identity by each recogniser, and sharpness of the face.
-
-    held_out: similarity to the photos that were not trained on, by ArcFace; None without such photos.
-    """
+    """The evaluation of one headshot: identity by each recogniser, and sharpness of the face."""
 
     file: str
     arcface: float | None
     dlib: float | None
     sharpness: float | None
-    held_out: float | None = None
 
 
 MOST_REFUSALS = 40

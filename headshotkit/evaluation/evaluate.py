@@ -29,7 +29,8 @@ from headshotkit.generation.policy import Deadline, OutOfTime
 from headshotkit.photos.files import png_bytes
 from headshotkit.planning.ladder import PAIRS
 from headshotkit.scoring.bootstrap import rise_of
-from headshotkit.scoring.identity import held_out_of, identity_of, known_faces, unseen_centre
+from headshotkit.scoring.honesty import measure_honesty
+from headshotkit.scoring.identity import identity_of, known_faces
 
 RECOGNISERS = ("arcface", "dlib")
 
@@ -70,20 +71,18 @@ def evaluate_run(
     if stage.done:
         return ReportResult.from_dict(stage.manifest).metrics
     known, missing = _known(run)
-    unseen, unseen_median = unseen_centre(run, known["arcface"])
-    scores = _scores_of(run, shots, delivered, known, unseen)
+    scores = _scores_of(run, shots, delivered, known)
     paired = [first[place] for place in spread(len(first))[: settings["pairs"]]]
     for file in (stage.folder / "base" / shot.file for shot in paired if f"base/{shot.file}" in stage.spoilt):
         discard(file)
     changes = stage.manifest.setdefault(CHANGES, [])
     base = render_base(run, paired, generated, stage.folder / "base", deadline, changes)
-    scores = {"base": score_files(base, known, "measuring base", unseen)} | scores
+    scores = {"base": score_files(base, known, "measuring base")} | scores
     metrics = {
         "identity": {name: _identity(name, known[name], scores) for name in known},
         "sharpness": {kind: _median([s.sharpness for s in rows]) for kind, rows in scores.items()},
-        "held_out": {"photos": list(held_out_of(run)), "own_photos_median": unseen_median or None}
-        | {f"{kind}_median": _median([s.held_out for s in rows]) for kind, rows in scores.items()},
         "pairs": {"drawn": len(base), "wanted": wanted, "of": len(first)},
+        "honesty": measure_honesty(run, [run.path("restored") / file for file in delivered]),
         "missing": missing,
         "accepted": sum(shot.accepted for shot in shots),
         "attempted": len(shots),
@@ -225,7 +224,7 @@ def _draw_base(
 
 
 def _scores_of(
-    run: Run, shots: list[Headshot], delivered: list[str], known: dict[str, np.ndarray], unseen: np.ndarray | None
+    run: Run, shots: list[Headshot], delivered: list[str], known: dict[str, np.ndarray]
 ) -> dict[str, list[Score]]:
     """Return the scores of first attempts, delivered and restored headshots; measure each picture once.
 
@@ -233,13 +232,12 @@ def _scores_of(
     """
     wanted = {shot.file: shot for shot in shots if shot.attempt == 1 or shot.file in delivered}
     made = {
-        file: _score_of_shot(run.path("headshots") / file, shot, known, unseen)
+        file: _score_of_shot(run.path("headshots") / file, shot, known)
         for file, shot in runtime.progress(wanted.items(), "measuring headshots")
     }
     changed = {face.file for face in RestoredResult.load(run).faces if face.kept == "restored"}
     restored = [file for file in delivered if file in changed]
-    files = [run.path("restored") / file for file in restored]
-    again = {s.file: s for s in score_files(files, known, "measuring restored", unseen)}
+    again = {s.file: s for s in score_files([run.path("restored") / f for f in restored], known, "measuring restored")}
     return {
         "lora": [made[shot.file] for shot in shots if shot.attempt == 1],
         "delivered": [made[file] for file in delivered],
@@ -247,10 +245,10 @@ def _scores_of(
     }
 
 
-def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray], unseen: np.ndarray | None) -> Score:
+def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray]) -> Score:
     """Return a headshot's score from the face found when it was judged; find it again if the manifest lacks it."""
     if shot.identity is not None and not shot.face_points_px:
-        return _score(file, known, unseen)
+        return _score(file, known)
     others = {name: own for name, own in known.items() if name != "arcface"}
     identity = {}
     if shot.identity is not None and others:
@@ -258,31 +256,26 @@ def _score_of_shot(file: Path, shot: Headshot, known: dict[str, np.ndarray], uns
         with Image.open(file, formats=("PNG",)) as picture:
             image = np.asarray(picture.convert("RGB"))
         identity = {name: identity_of(image, face, own.mean(0), name) for name, own in others.items()}
-    return Score(file.name, shot.identity, identity.get("dlib"), shot.sharpness, shot.held_out)
+    return Score(file.name, shot.identity, identity.get("dlib"), shot.sharpness)
 
 
-def score_files(
-    files: list[Path], known: dict[str, np.ndarray], title: str = "measuring", unseen: np.ndarray | None = None
-) -> list[Score]:
+def score_files(files: list[Path], known: dict[str, np.ndarray], title: str = "measuring") -> list[Score]:
     """Return the identity and sharpness of pictures; None if a picture does not show exactly one face.
 
     Args:
         known: recogniser -> embeddings of the person's photos, shape (N, D).
-        unseen: mean ArcFace embedding of the photos that were not trained on; None without any.
     """
-    return [_score(file, known, unseen) for file in runtime.progress(files, title)]
+    return [_score(file, known) for file in runtime.progress(files, title)]
 
 
-def _score(file: Path, known: dict[str, np.ndarray], unseen: np.ndarray | None) -> Score:
+def _score(file: Path, known: dict[str, np.ndarray]) -> Score:
     image = np.asarray(Image.open(file, formats=("PNG", "JPEG")).convert("RGB"))
     found = recognition.detect_faces(image)
     if len(found) != 1:
         return Score(file.name, None, None, None)
     identity = {name: identity_of(image, found[0], own.mean(0), name) for name, own in known.items()}
     aligned = recognition.align_face(image, found[0].points, measures.FACE_PX)
-    held_out = None if unseen is None else identity_of(image, found[0], unseen, "arcface")
-    sharp = round(measures.sharpness(aligned), 2)
-    return Score(file.name, identity.get("arcface"), identity.get("dlib"), sharp, held_out)
+    return Score(file.name, identity.get("arcface"), identity.get("dlib"), round(measures.sharpness(aligned), 2))
 
 
 def _identity(name: str, known: np.ndarray, scores: dict[str, list[Score]]) -> dict:

@@ -374,11 +374,13 @@ def table_metrics(run: Run) -> Table:
         rise = m["rise"]
         interval = f"{rise['median']:+.3f} [{rise['low']:+.3f}, {rise['high']:+.3f}] over {rise['pairs']} pairs"
         rows.append((f"identity, {name}: rise from base to LoRA, 95 % interval", interval))
-    unseen = metrics.get("held_out", {})
-    if unseen.get("photos"):
-        medians = ((name.removesuffix("_median").replace("_", " "), value) for name, value in unseen.items())
-        rows += [(f"identity to photos not trained on: {kind}, median", _number(value)) for kind, value in medians
-                 if kind != "photos"]  # fmt: skip
+    honesty = metrics.get("honesty", {"measures": {}, "missing": ()})
+    for name, one in honesty["measures"].items():
+        there = f"{len(one['outside'])} of {one['headshots']} headshots outside the photos' spread"
+        rows.append(
+            (f"honesty: {name.replace('_', ' ')}", f"{there}, {one['low']:+.1f} to {one['high']:+.1f} {one['unit']}")
+        )
+    rows += [("not measured", words) for words in honesty["missing"]]
     rows += [("not measured", words) for words in metrics.get("missing", ())]
     rows += [(f"sharpness: {kind}, median", _number(value)) for kind, value in metrics["sharpness"].items()]
     rows.append(("accepted of attempted", f"{metrics['accepted']} of {metrics['attempted']}"))
