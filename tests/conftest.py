@@ -72,6 +72,17 @@ def cache_of_its_own(tmp_path_factory):
         os.environ["HEADSHOTKIT_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_nets_of_metrics(tmp_path_factory):
+    """Evaluations measure no metric that needs a net, which takes seconds; a test of these nets unsets the folder."""
+    before = os.environ.get("HEADSHOTKIT_METRICS")
+    os.environ["HEADSHOTKIT_METRICS"] = str(tmp_path_factory.mktemp("metrics"))
+    yield
+    os.environ.pop("HEADSHOTKIT_METRICS")
+    if before is not None:
+        os.environ["HEADSHOTKIT_METRICS"] = before
+
+
 @pytest.fixture(scope="session")
 def labels() -> dict[str, dict]:
     """What is wrong with each bad photo of the sample person: file name -> {"code": ...}."""

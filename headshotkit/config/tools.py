@@ -90,3 +90,5 @@ class EvaluateConfig(Config):
     """Maximum number of headshots to compare: each one's first attempt is generated a second time, without the LoRA."""
     minutes: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     """Time limit in minutes; if it is short, fewer pairs are generated; 0: none."""
+    download: bool = False
+    """Download the nets of metrics that are not here (CLIP, DINOv2 and Inception's classes), about 3.6 GB, once."""

@@ -170,6 +170,10 @@ class StageMissing(HeadshotError):
     """A stage was started before the stage that it reads from."""
 
 
+class NotMeasured(HeadshotError):
+    """A metric can't be measured on these pictures."""
+
+
 class NothingToShow(HeadshotError):
     """The run holds no data for the requested figure."""
 

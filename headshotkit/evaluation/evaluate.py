@@ -6,6 +6,7 @@ best attempts can't flatter it. A few of them are enough, and each costs a pictu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,49 +14,62 @@ import numpy as np
 from PIL import Image
 
 from headshotkit.config import EvaluateConfig, GenerateConfig
+from headshotkit.config.bases import find_base
 from headshotkit.config.few_steps import FEW_STEPS
 from headshotkit.core import locks, runtime
 from headshotkit.core.budget import TimeBudget
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.core.records import Headshot, Score
 from headshotkit.core.results import HeadshotsResult, LoraResult, ReportResult, RestoredResult, Result
-from headshotkit.core.run import STAGES, Run, discard, write_atomic, write_json
+from headshotkit.core.run import STAGES, Run, discard, sha256_of, write_atomic, write_json
 from headshotkit.evaluation.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.faces import measures, recognition
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.families.jobs import Job, draw
 from headshotkit.generation.few_steps import drawn_in_few
+from headshotkit.generation.headshots import BANKS, tasks_of
 from headshotkit.generation.policy import Deadline, OutOfTime
+from headshotkit.generation.prompts import BANK, load_prompts
 from headshotkit.photos.files import png_bytes
 from headshotkit.planning.ladder import PAIRS
+from headshotkit.scoring.adherence import asked_of
 from headshotkit.scoring.bootstrap import rise_of
 from headshotkit.scoring.honesty import measure_honesty
-from headshotkit.scoring.identity import identity_of, known_faces
+from headshotkit.scoring.identity import held_out_of, identity_of, known_faces
+from headshotkit.scoring.metrics import METRICS, Sets, measure
+from headshotkit.scoring.metrics_features import Features, picture_of_headshot, pictures_of_photos
+from headshotkit.scoring.metrics_nets import WEIGHTS, is_here
 
 RECOGNISERS = ("arcface", "dlib")
+FEATURES = "features.npz"
 
 
 @locks.writes("evaluate")
 @runtime.frees_memory
 def evaluate_run(
-    run: Run, pairs: int = PAIRS, minutes: float = 0.0, budget: TimeBudget | None = None, keep: bool = True
-) -> dict:
+    run: Run, pairs: int = PAIRS, minutes: float = 0.0, budget: TimeBudget | None = None, keep: bool = True,
+    download: bool = False,
+) -> dict:  # fmt: skip
     """Measure what the run has made.
 
-    Writes `report/`: base/ (the bare base's pictures), metrics.json, identity.png, losses.png, manifest.json.
+    Writes `report/`: base/ (the bare base's pictures), metrics.json, features.npz (what was measured on each picture),
+    identity.png, losses.png, manifest.json. metrics.schema.json, beside this file, describes metrics.json.
     Returns the metrics.
+
+    An evaluation that is finished is measured again if a net is here now that was missing, or a metric is new.
 
     Args:
         pairs: first attempts that are drawn without the LoRA as well, at most, spread over the prompts.
         minutes: time limit from now; if it is short, fewer pairs are drawn, even none; 0 is no limit.
         budget: the same as a time, in place of minutes.
         keep: an evaluation that began with another number of pairs keeps it.
+        download: download the nets of metrics that are not here.
     Raises:
         StageMissing: headshots have not been generated and restored.
         DamagedRun: a headshot is missing or changed.
         MissingModel, MissingPackage: ArcFace is not available; dlib may be missing, which is reported.
     """
-    EvaluateConfig(pairs=pairs, minutes=minutes)
+    EvaluateConfig(pairs=pairs, minutes=minutes, download=download)
     deadline = Deadline(budget or TimeBudget.of(minutes))
     generated = HeadshotsResult.load(run)
     shots, delivered = list(generated.headshots), list(generated.delivered)
@@ -67,6 +81,9 @@ def evaluate_run(
     wanted = min(pairs, len(first))
     room = deadline.room_for(wanted)
     settings = {"pairs": _begun_pairs(run, inputs, room) if keep or room < wanted else wanted}
+    if deadline.room_for(1) and (why := _outdated(run, download)):
+        runtime.say(f"{'evaluate':<10} measuring again: {why}")
+        write_json(run.path("report") / "manifest.json", run.peek("report") | {"status": "started"})
     stage = run.begin("report", settings, inputs)
     if stage.done:
         return ReportResult.from_dict(stage.manifest).metrics
@@ -91,6 +108,8 @@ def evaluate_run(
             s: Result.of(run.manifest(s)).seconds for s in STAGES if run.has(s) and s not in ("report", "gallery")
         },
     }
+    if deadline.room_for(1):
+        metrics |= _measured(run, generated, base, stage.folder, download)
     table = {kind: [s.to_dict() for s in rows] for kind, rows in scores.items()}
     own = {name: recognition.leave_one_out(known[name], recognition.load_recogniser(name)).tolist() for name in known}
     table["own_photos"] = [dict(zip(own, values, strict=True)) for values in zip(*own.values(), strict=True)]
@@ -103,6 +122,65 @@ def evaluate_run(
         without = "; no losses.png, because lora/losses.json is missing or damaged"
     stage.finish(_outcome(metrics) + without, metrics=metrics)
     return metrics
+
+
+def _measured(run: Run, generated: HeadshotsResult, base: list[Path], folder: Path, download: bool) -> dict:
+    """Return every metric of every set of pictures, and the nets that they were measured with; write features.npz.
+
+    Args:
+        base: the bare base's pictures.
+    """
+    names, asked = LoraResult.load(run).lora.names, _asked(run, generated)
+    shots = {shot.file: shot for shot in generated.headshots}
+    first = [shot.file for shot in generated.headshots if shot.attempt == 1]
+    files = {
+        "base": base,
+        "lora": [run.path("headshots") / file for file in first],
+        "delivered": [run.path("headshots") / file for file in generated.delivered],
+        "restored": [run.path("restored") / file for file in generated.delivered],
+    }
+    caches = [folder / FEATURES, *(place / FEATURES for place in reversed(run.earlier()))]
+    features = Features(next((file for file in caches if file.is_file()), None), download)
+    photos, held_out = pictures_of_photos(run), held_out_of(run)
+    unseen = [photo for photo in photos if photo.name in held_out]
+    trained = [photo for photo in photos if photo.name not in held_out]
+    sets = {
+        kind: Sets([picture_of_headshot(file, shots[file.name], names, asked(shots[file.name])) for file in of],
+                   trained, features, unseen)
+        for kind, of in files.items()
+    } | {"own_photos": Sets(trained, trained, features, unseen)}  # fmt: skip
+    measured = measure(sets)
+    write_atomic(folder / FEATURES, features.to_bytes())
+    nets = {name: features.weights.get(name, "unusable") if is_here(name) else None for name in WEIGHTS}
+    return {"measured": measured, "nets": nets}
+
+
+def _asked(run: Run, generated: HeadshotsResult) -> Callable[[Headshot], dict[str, str]]:
+    """Return the function that returns a headshot's measurable requests; none if the run's prompt bank is gone.
+
+    A small base's prompts say it in the words that are measured; others are looked up in the bank.
+    """
+    if find_base(generated.config["base"]).brief_prompts:
+        return lambda shot: asked_of(shot.prompt)
+    config = GenerateConfig.from_dict(generated.config)
+    bank = run.folder / BANKS / config.prompts if config.prompts else BANK
+    if not bank.is_file() or sha256_of(bank) != generated.inputs.get("prompts"):
+        return lambda shot: {}
+    tasks = {task.id: task.asked for task in tasks_of(load_prompts(bank), LoraResult.load(run).lora, config)}
+    return lambda shot: tasks.get(shot.prompt_id, {})
+
+
+def _outdated(run: Run, download: bool) -> str:
+    """Return why a finished evaluation is to be measured again; empty if it is not."""
+    before = run.peek("report")
+    if before.get("status") != "done":
+        return ""
+    made = before.get("metrics", {})
+    if lacking := sum(metric.name not in made.get("measured", {}) for metric in METRICS):
+        return f"{lacking} of {len(METRICS)} metrics are new"
+    came = [WEIGHTS[name].title for name, sha256 in made.get("nets", {}).items()
+            if name in WEIGHTS and sha256 is None and (download or is_here(name))]  # fmt: skip
+    return f"{', '.join(came)} can be used now" if came else ""
 
 
 def _begun_pairs(run: Run, inputs: dict[str, str], room: int) -> int:
