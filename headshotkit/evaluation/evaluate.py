@@ -6,7 +6,7 @@ best attempts can't flatter it. A few of them are enough, and each costs a pictu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 

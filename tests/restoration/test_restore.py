@@ -2,7 +2,6 @@
 """The stage that restores the headshots of a run, with the embedded restorer, with CodeFormer and with none."""
 
 import hashlib
-import json
 import shutil
 
 import numpy as np
@@ -16,6 +15,7 @@ from headshotkit.cli import main
 from headshotkit.config import RestoreConfig, RunSettings
 from headshotkit.core import runtime
 from headshotkit.core.errors import CannotRestore
+from headshotkit.core.run import write_json
 from headshotkit.restoration import codeformer, embedded, restore
 from headshotkit.restoration.embedded_net import FaceRestorer, save_restorer
 from headshotkit.restoration.restore import restore_headshots
@@ -144,7 +144,7 @@ def test_the_restorer_sees_no_photo_that_is_held_out(untrained):
     weights, _, _ = restore.choose_restorer(untrained, RestoreConfig())
     everything, _ = restore.open_restorer(untrained, weights)
     manifest = untrained.manifest("dataset") | {"held_out": kept[:1]}
-    (untrained.path("dataset") / "manifest.json").write_text(json.dumps(manifest))
+    write_json(untrained.path("dataset") / "manifest.json", manifest)
     restorer, known = restore.open_restorer(untrained, weights)
     assert len(restorer.photos) == len(everything.photos) - 1 and len(known.embeddings) == len(kept)
     assert all(np.array_equal(a.marks, b.marks) for a, b in zip(restorer.photos, everything.photos[1:], strict=True))
