@@ -4,8 +4,8 @@
     nice -n 19 python restorer_benchmark.py --parts held_out london
 
 Wants headshotkit with its faces extra. Compared are, all at 512 px: what is given, enlarged (bicubic); the same
-sharpened; and restored. In London the network is told of the person by the other photo of the same person, and identity
-is similarity to that photo. dlib's recogniser took no part in training. Intervals are 95 % bootstrap ones of medians.
+sharpened; and restored. A held-out face is shown to the network in another direction, expression and light. In London
+it is shown the other photo of the same person, and identity is similarity to that photo. dlib's recogniser took no part in training. Intervals are 95 % bootstrap ones of medians.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from judges import Detector, framed
 from restorer import Pairs
 from restorer_pairs import CLEAN_PX, DRAWN_PX
-from store import HOME, SHARED, Store
+from store import HOME, SHARED
 from training import to_pixels, to_tensor
 
 from headshotkit.core.run import Run
@@ -149,19 +149,16 @@ def judge_people(judge: Judge, restore: Restored, runs: list[Path], out: Path, f
 
 
 def judge_held_out(judge: Judge, restore: Restored) -> dict:
-    """The base's drawings of generated faces that were never trained on; the store's face tells who it is."""
-    pairs, rows, faces = Pairs(0), defaultdict(list), Store()
-    pixels = faces.array("pixels")
+    """The base's drawings of generated faces that were never trained on; another picture of each tells who it is."""
+    pairs, rows = Pairs(0), defaultdict(list)
     for number in pairs.test:
         clean, given = np.array(pairs.clean[number]), np.array(pairs.drawn[number])
-        other = np.array(pixels[int(pairs.origin[number, 0])])
+        other = np.array(pairs.seen[number])
         face = largest_face(clean)
         if face is None or largest_face(other) is None:
             continue
-        person, seen = (
-            person_vector([other], judge.centres(other)["arcface"][None]),
-            [photo_of(other, largest_face(other))],
-        )
+        person = person_vector([other], judge.centres(other)["arcface"][None])
+        seen = [photo_of(other, largest_face(other))]
         nobody = compose_vector(np.zeros(EMBEDDING), None, None)
         centres, eyes = judge.centres(clean), colours.eye_colour(clean, face)
         ways = {"enlarged": enlarged(given), "sharpened": sharpened(given), "restored": restore(given, person, seen)}
