@@ -58,7 +58,7 @@ def sharpened(given: np.ndarray) -> np.ndarray:
 
 
 class Restored:
-    """The network of a folder, with a person's vector, their photos and a fidelity: 0 is all of it, 1 the enlargement."""
+    """The network of a folder, with a person's vector and photos, and a fidelity: 0 is all of it, 1 the enlargement."""
 
     def __init__(self, folder: Path):
         self.net = load_restorer(folder)
@@ -142,7 +142,7 @@ def judge_people(judge: Judge, restore: Restored, runs: list[Path], out: Path, f
         out.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(out / f"{folder.name}.png"), np.hstack(strips[:12])[:, :, ::-1])
         print(
-            f"\n{folder}: eye colour of {len(own)} photos off their median by {interval(spread)}, most {max(spread):.1f}"
+            f"\n{folder}: eyes of {len(own)} photos off their median colour by {interval(spread)}, most {max(spread):.1f}"
         )
         results[str(folder)] = compare("first attempts", rows)
     return results
