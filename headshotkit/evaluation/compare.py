@@ -107,7 +107,8 @@ def facts_of(run: Run) -> dict:
     report, lora, dataset = ReportResult.load(run), LoraResult.load(run), DatasetResult.load(run)
     shots, kept = HeadshotsResult.load(run), PhotosResult.load(run).kept
     seconds = report.metrics["seconds"]
-    leak = read_json(run.path(LEAK_FOLDER) / LEAK_FILE, {"made_from": dict}) or {}
+    command = f"headshotkit leak --out {run.folder}"
+    leak = read_json(run.path(LEAK_FOLDER) / LEAK_FILE, {"made_from": dict}, command) or {}
     return {
         "facts": {
             "base": lora.lora.base,

@@ -49,7 +49,7 @@ def measure_leak(run: Run, config: LeakConfig | None = None) -> dict:
     jobs = jobs_of(prompts, lora, drawing, config)
     made_from = {"lora": run.content_of("lora"), "settings": config.to_dict(), "drawing": drawing.to_dict()}
     folder = run.path(FOLDER)
-    before = read_json(folder / FILE, {"made_from": dict}) or {}
+    before = read_json(folder / FILE, {"made_from": dict}, f"headshotkit leak --out {run.folder}") or {}
     if before.get("made_from") != json.loads(json.dumps(made_from)):
         for file in folder.glob("*.png"):
             file.unlink()
