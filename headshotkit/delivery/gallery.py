@@ -15,6 +15,7 @@ from headshotkit.core.records import Headshot, Verdict
 from headshotkit.core.results import HeadshotsResult, PhotosResult, ReportResult
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.generation.shortfall import OFFERED, is_offered
+from headshotkit.scoring.metrics import gaps_in, in_words
 from headshotkit.scoring.reasons import WORDS
 
 SHEET = "contact_sheet.png"
@@ -69,6 +70,14 @@ def page(delivered: list[Headshot], files: list[Path], generated: HeadshotsResul
         saved = f"{number:02d}_{shot.prompt_id}.{kind}"
         against = [WORDS.get(code, code) for code in shot.reasons]
         shots.append(shot.to_dict() | {"whole": whole, "shown": shown, "saved": saved, "against": against})
+    found = metrics.get("measured", {})
+    measured = [
+        {"title": one["title"], "better": one["better"], "caution": one["caution"]}
+        | {kind: in_words(one["sets"][kind]) for kind in ("restored", "base", "own_photos")}
+        for one in found.values()
+        if "value" in one["sets"]["restored"]
+    ]
     return template("gallery.html").render(
-        shots=shots, generated=generated, verdicts=verdicts, metrics=metrics, offered=OFFERED
-    )
+        shots=shots, generated=generated, verdicts=verdicts, metrics=metrics, offered=OFFERED, measured=measured,
+        gaps=gaps_in(found),
+    )  # fmt: skip

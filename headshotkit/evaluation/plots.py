@@ -31,6 +31,7 @@ from headshotkit.core.results import (
 )
 from headshotkit.core.run import Run, read_json
 from headshotkit.photos.coverage import quality
+from headshotkit.scoring.metrics import gaps_in, in_words
 from headshotkit.scoring.reasons import WORDS
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -380,12 +381,27 @@ def table_metrics(run: Run) -> Table:
         rows.append(
             (f"honesty: {name.replace('_', ' ')}", f"{there}, {one['low']:+.1f} to {one['high']:+.1f} {one['unit']}")
         )
-    rows += [("not measured", words) for words in honesty["missing"]]
-    rows += [("not measured", words) for words in metrics.get("missing", ())]
+    missing = [*metrics.get("missing", ()), *honesty["missing"], *gaps_in(metrics.get("measured", {}))]
+    rows += [("not measured", words) for words in missing]
     rows += [(f"sharpness: {kind}, median", _number(value)) for kind, value in metrics["sharpness"].items()]
     rows.append(("accepted of attempted", f"{metrics['accepted']} of {metrics['attempted']}"))
     rows += [(f"seconds: {stage}", f"{seconds:.1f}") for stage, seconds in metrics["seconds"].items()]
     return Table(("measure", "value"), rows)
+
+
+def table_measured(run: Run) -> Table:
+    """Return every metric of an evaluated run with its 95 % interval, a column for each set of pictures.
+
+    A metric that is not to be trusted for fifty pictures has a star.
+    """
+    measured = ReportResult.load(run).metrics.get("measured", {})
+    kinds = list(next(iter(measured.values()))["sets"]) if measured else []
+    rows = [
+        (f"{one['title']}{' *' * bool(one['caution'])}", f"{one['better']} is better",
+         *(in_words(one["sets"][kind]) for kind in kinds))
+        for one in measured.values() if any("value" in values for values in one["sets"].values())
+    ]  # fmt: skip
+    return Table(("metric", "direction", *(kind.replace("_", " ") for kind in kinds)), rows)
 
 
 def _number(value: float | None) -> str:

@@ -463,6 +463,31 @@ def values_of(metric: Metric, sets: Sets) -> dict:
     return {"value": _number(found.value), "low": interval[0], "high": interval[1], "n": found.n, "note": found.note}
 
 
+def in_words(values: dict) -> str:
+    """Return a metric's values on a set as a table shows them.
+
+    >>> in_words({"value": 0.1234567, "low": 0.1, "high": 0.15, "n": 50, "note": ""})
+    '0.123 [0.1, 0.15]'
+    >>> in_words({"missing": "there are no held-out photos.", "next_step": ""})
+    'not measured'
+    """
+    if "value" not in values:
+        return "not measured"
+    low, high = values["low"], values["high"]
+    return f"{values['value']:.3g}" + ("" if low is None else f" [{low:.3g}, {high:.3g}]")
+
+
+def gaps_in(measured: dict) -> list[str]:
+    """Return what is missing in metrics.json's `measured`, each once: the metrics that need it, and how to get it."""
+    gaps: dict[str, list[str]] = {}
+    for metric in measured.values():
+        lacking = {f"{values['missing']} {values['next_step']}".strip() for values in metric["sets"].values()
+                   if values.get("next_step")}  # fmt: skip
+        for words in lacking:
+            gaps.setdefault(words, []).append(metric["title"])
+    return [f"{', '.join(titles)}: {words}" for words, titles in gaps.items()]
+
+
 def _number(value: float) -> float:
     """Return a number with six significant digits."""
     return float(f"{value:.6g}")

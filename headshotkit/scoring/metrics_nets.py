@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
 
 from headshotkit.core import hub, runtime
 from headshotkit.core.downloads import NotWhole, again, download, first_line, trouble_of
@@ -222,7 +223,7 @@ def load(name: str, place: Path) -> Loaded:
     """
     try:
         return LOADERS[name](place)
-    except (*DAMAGE, TypeError, AttributeError) as error:
+    except (*DAMAGE, SafetensorError, TypeError, AttributeError) as error:
         if runtime.out_of_memory(error):
             raise
         raise BadWeights(
@@ -321,7 +322,7 @@ def load_clip(place: Path) -> Loaded:
     from transformers import AutoTokenizer, CLIPModel
 
     device, prepare = runtime.choose_device()[0], preparation(place)
-    net = CLIPModel.from_pretrained(place, local_files_only=True).eval().to(device)
+    net = pretrained(CLIPModel, place).to(device)
 
     def sees(pictures: list[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
@@ -348,7 +349,7 @@ def load_dinov2(place: Path) -> Loaded:
     from transformers import Dinov2Model
 
     device, prepare = runtime.choose_device()[0], preparation(place)
-    net = Dinov2Model.from_pretrained(place, local_files_only=True).eval().to(device)
+    net = pretrained(Dinov2Model, place).to(device)
 
     def sees(pictures: list[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
@@ -356,6 +357,18 @@ def load_dinov2(place: Path) -> Loaded:
             return net(pixel_values=pixels).last_hidden_state[:, 0].float().cpu().numpy()
 
     return Loaded(sees)
+
+
+def pretrained(kind: type, folder: Path):
+    """Load a model of transformers from a folder; where a file lacks weights, transformers would take random ones.
+
+    Raises:
+        ValueError: the file lacks weights, or has some of another shape.
+    """
+    net, found = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    if absent := [*found["missing_keys"], *found["mismatched_keys"]]:
+        raise ValueError(f"its file lacks {len(absent)} of the net's {len(net.state_dict())} tensors")
+    return net.eval()
 
 
 def preparation(folder: Path) -> Callable[[list[np.ndarray]], np.ndarray]:

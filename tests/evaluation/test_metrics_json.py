@@ -8,8 +8,10 @@ import jsonschema
 import pytest
 
 from headshotkit.core.run import Run
+from headshotkit.delivery.gallery import build_gallery
 from headshotkit.evaluation import evaluate
 from headshotkit.evaluation.evaluate import evaluate_run
+from headshotkit.evaluation.plots import table_measured, table_metrics
 from headshotkit.restoration.restore import restore_headshots
 from headshotkit.scoring.metrics import METRICS
 
@@ -81,3 +83,18 @@ def test_a_finished_evaluation_is_measured_again_only_if_there_is_something_new(
     again = evaluate_run(run, pairs=1)
     assert times == [1] and again["measured"] == found["measured"]
     assert base == {file.name: file.stat().st_mtime_ns for file in (run.path("report") / "base").iterdir()}
+
+
+def test_table_and_page_show_what_was_measured_and_what_is_missing(evaluated):
+    run, found = evaluated
+    table = table_measured(run)
+    measured = [one for one in found["measured"].values() if any("value" in v for v in one["sets"].values())]
+    assert len(table.rows) == len(measured) >= 4
+    assert table.header[2:] == ("base", "lora", "delivered", "restored", "own photos")
+    missing = [words for name, words in table_metrics(run).rows if name == "not measured"]
+    nets = {name for metric in METRICS for name in metric.weights}
+    assert len(missing) == len(nets), "a line for each net, not for each metric"
+    page = build_gallery(run).read_text()
+    shown = [one["title"] for one in measured if "value" in one["sets"]["restored"]]
+    assert shown and all(f"<th>{title}" in page for title in shown)
+    assert page.count("<li>") == len(nets)
