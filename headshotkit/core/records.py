@@ -289,7 +289,8 @@ class Headshot(Record):
     likeness: identity relative to the own photos' median, so 0.87 is 87 % of the similarity of your own photos ·
     quality: of the face, in [0, 1], higher is better · copy: largest similarity of the face's structure to a photo's ·
     adherence: prompt adherence, share of the measurable requests that are shown, in [0, 1]; None without any ·
-    sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each.
+    sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each ·
+    artefacts: kind -> rating in [0, 1], empty if they were not rated.
     """
 
     file: Name
@@ -309,6 +310,7 @@ class Headshot(Record):
     adherence: float | None = stored_as("obeyed", default=None)
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
+    artefacts: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,18 @@ The identity threshold comes from the own photos: the similarity of each to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from headshotkit.config import GenerateConfig
 from headshotkit.core.records import IdentityThreshold
 from headshotkit.core.run import Run
-from headshotkit.faces import copies, landmarks, measures, recognition, traits
+from headshotkit.faces import copies, measures, recognition, traits
 from headshotkit.photos import assess
 from headshotkit.photos.kept import kept_faces
 from headshotkit.scoring.adherence import prompt_adherence, shown_by
+from headshotkit.scoring.soundness import Soundness
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Judgement:
     adherence: float | None = None
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
+    artefacts: dict[str, float] = field(default_factory=dict)
 
 
 def known_faces(run: Run, recogniser: str) -> np.ndarray:
@@ -100,7 +102,7 @@ def judge_headshot(
     """Judge whether a picture is a headshot of the person, and no copy of a photo.
 
     The reasons against it: no_face, many_faces, small_face, unclear_face (two landmark models see different faces),
-    soft_face, eyes_closed, other_person, copy_of_photo.
+    eyes_closed, artefact, soft_face, other_person, copy_of_photo.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -118,11 +120,11 @@ def judge_headshot(
     }
     identity = identity_of(image, face, person.centre, "arcface")
     copy = copies.copy_likeness(copies.face_crop(image, face), person.face_crops)
+    sound = Soundness.of(image, face, marks, config)
     broken = {
         "small_face": traits.face_height(face.box, image) < config.min_face,
-        "unclear_face": landmarks.disagreement(face.points, marks) > config.max_disagreement,
+        **sound.faults(config),
         "soft_face": known["sharpness"] < config.min_sharpness,
-        "eyes_closed": landmarks.eye_openness(marks) < config.min_eye_openness,
         "other_person": identity < person.threshold.value,
         "copy_of_photo": copy > config.max_copy,
     }
@@ -132,7 +134,7 @@ def judge_headshot(
     points = tuple(tuple(map(float, point)) for point in face.points)
     return Judgement(
         identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, adherence,
-        round(known["sharpness"], 2), points,
+        round(known["sharpness"], 2), points, sound.artefacts,
     )  # fmt: skip
 
 
