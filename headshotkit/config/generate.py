@@ -100,6 +100,9 @@ class GenerateConfig(Config):
     max_disagreement: Annotated[float, Field(ge=0, le=10)] = 0.18
     """Maximum distance between the eyes, nose and mouth that two landmark models find, as a fraction of the distance
     between the eyes. Beyond it the face is unclear; good headshots have at most 0.11."""
+    max_artefact: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Maximum rating of an artefact in the face, such as uneven eyes, a smeared mouth, melted ears or glasses, or hair
+    across the face; 1 turns this off. At 0.5 few real photos are above it."""
     max_copy: Annotated[float, Field(ge=0, le=1)] = 0.95
     """Maximum similarity of a headshot's fine facial structure to that of any single photo; above it the headshot is
     refused as a copy of the photo."""

@@ -290,7 +290,8 @@ class Headshot(Record):
     quality: of the face, in [0, 1], higher is better · copy: largest similarity of the face's structure to a photo's ·
     adherence: prompt adherence, share of the measurable requests that are shown, in [0, 1]; None without any ·
     sharpness: of the face, as `measures.sharpness` · face_points_px: eyes, nose and corners of the mouth, (x, y) each ·
-    held_out: similarity to the photos that were not trained on, in [-1, 1]; None without such photos.
+    held_out: similarity to the photos that were not trained on, in [-1, 1]; None without such photos ·
+    artefacts: kind -> rating in [0, 1], empty if they were not rated.
     """
 
     file: Name
@@ -311,6 +312,7 @@ class Headshot(Record):
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
     held_out: float | None = None
+    artefacts: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

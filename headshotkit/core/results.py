@@ -139,7 +139,8 @@ class HeadshotsResult(Result):
     """What generating leaves.
 
     headshots: every attempt · delivered: files of the best, best first · missing: prompts without an accepted
-    headshot · causes: why few were accepted, if few were · few_steps: whether the distilled LoRA was used, and why.
+    headshot · causes: why few were accepted, if few were · few_steps: whether the distilled LoRA was used, and why ·
+    artefacts_not_rated: why the gate did not look for artefacts, empty if it did.
     """
 
     folder_name = "headshots"
@@ -149,6 +150,7 @@ class HeadshotsResult(Result):
     missing: tuple[str, ...] = ()
     causes: tuple[dict, ...] = ()
     few_steps: dict = field(default_factory=dict)
+    artefacts_not_rated: str = ""
 
     @property
     def best(self) -> list[Headshot]:
@@ -162,6 +164,7 @@ class TriedFidelity(Record):
     """A headshot restored with one fidelity. `harm`: codes of what it harmed; `dlib`: None without that recogniser.
 
     `eyes_lab`, `skin_lab`: CIELAB, `eyes_lab` None if they can't be measured. `texture`: band -> percent.
+    `artefacts`: kind -> rating in [0, 1].
     """
 
     fidelity: float
@@ -172,6 +175,7 @@ class TriedFidelity(Record):
     eyes_lab: tuple[float, ...] | None = None
     skin_lab: tuple[float, ...] = ()
     texture: dict = field(default_factory=dict)
+    artefacts: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

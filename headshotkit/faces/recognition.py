@@ -198,12 +198,17 @@ def template_transform(points: np.ndarray, size_px: int, template: np.ndarray = 
 
 
 def align_face(
-    image: np.ndarray, points: np.ndarray, size_px: int = ARCFACE_PX, template: np.ndarray = ARCFACE_TEMPLATE
+    image: np.ndarray,
+    points: np.ndarray,
+    size_px: int = ARCFACE_PX,
+    template: np.ndarray = ARCFACE_TEMPLATE,
+    repeat_edge: bool = False,
 ) -> np.ndarray:
     """Turn a face upright and scale it into a square, with eyes, nose and mouth where the template has them.
 
     Args:
         image: RGB, uint8, shape (H, W, 3). points: px, shape (5, 2).
+        repeat_edge: fill what lies outside of the picture with its edge; else it is black.
     Returns: RGB, uint8, shape (size_px, size_px, 3).
     """
     import cv2
@@ -217,7 +222,8 @@ def align_face(
         if x1 > x0 and y1 > y0:
             image = cv2.GaussianBlur(image[y0:y1, x0:x1], (0, 0), 0.45 * shrink)
             matrix[:, 2] += matrix[:, :2] @ [x0, y0]
-    return cv2.warpAffine(image, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR)
+    border = cv2.BORDER_REPLICATE if repeat_edge else cv2.BORDER_CONSTANT
+    return cv2.warpAffine(image, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
 class ArcFace:

@@ -17,6 +17,7 @@ from headshotkit.core.errors import BadConfig, BadLora
 from headshotkit.core.records import Headshot, Lora, Pick
 from headshotkit.core.results import HeadshotsResult, LoraResult, PhotosResult, PickedResult
 from headshotkit.core.run import BANKS, Run, sha256_of, write_atomic
+from headshotkit.faces import artefacts
 from headshotkit.families import load_family
 from headshotkit.families.methods import use_trained
 from headshotkit.generation.policy import Deadline
@@ -39,7 +40,8 @@ def generate_headshots(
     Writes `headshots/`: a PNG an attempt (with its settings as metadata) and manifest.json: every attempt in
     `headshots`, the best `count` in `delivered`, best first, prompts without an accepted one in `missing`, denoiser
     rows a picture in `forwards_per_headshot`, seconds of drawing and judging in `drawing_seconds`, the checkpoint and
-    its scale in `lora`, and in `causes` why few passed, if few did.
+    its scale in `lora`, in `causes` why few passed, if few did, and in `artefacts_not_rated` why no artefact was looked
+    for, if so.
 
     Args:
         budget: a run's share for this stage; None: the config's minutes, from now.
@@ -49,6 +51,7 @@ def generate_headshots(
         BadLora: it was trained on another base.
         DamagedRun: its file, or a kept photo, is missing or changed.
         BadConfig: a distilled LoRA is set, and a whole U-Net was trained.
+        BadWeights: the weights of the artefact detector are damaged.
         BadPromptBank: the prompt bank can't be used, or has no prompt in one of the packs.
     """
     lora = LoraResult.load(run).lora
@@ -76,6 +79,9 @@ def generate_headshots(
         write_atomic(run.folder / BANKS / bank.name, bank.read_bytes())  # the next command won't name it
     if planned:
         stage.manifest["planned"] = list(planned)
+    unrated = artefacts.not_rated() if config.max_artefact < 1 else ""
+    if unrated:
+        runtime.say(f"headshots are not checked for artefacts: {unrated}")
     deadline = Deadline(budget or TimeBudget.of(config.minutes))
     person, family = known_person(run, config), load_family(config.base)
     used = replace(lora, path=Path(pick.file), step=pick.step) if pick else lora
@@ -96,6 +102,7 @@ def generate_headshots(
         shapes=shapes_of(tasks, config),
         decoding=family.decoding,
         weights=hub.commits_of(*family.base.sources, *few),
+        **({"artefacts_not_rated": unrated} if unrated else {}),
         forwards_per_headshot=round(stage.manifest.get("forwards", 0) / max(len(headshots), 1), 2),
     )
     return headshots

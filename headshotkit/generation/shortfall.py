@@ -23,7 +23,7 @@ OFFERED = 0.5
 """Share of the identity threshold below which a headshot is not offered."""
 ON_A_GPU = "Use a machine with a GPU, for example Colab, and the base sdxl (--base sdxl)."
 """Next step if the embedded base is the cause."""
-BAD_FACE = ("no_face", "many_faces", "small_face", "unclear_face", "soft_face", "eyes_closed")
+BAD_FACE = ("no_face", "many_faces", "small_face", "unclear_face", "soft_face", "eyes_closed", "artefact")
 """Reasons about the picture, not about whom it shows."""
 
 

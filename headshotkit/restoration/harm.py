@@ -1,4 +1,4 @@
-"""Measure what restoring may harm: who it is, the eyes' colour, the skin's tone and texture.
+"""Measure what restoring may harm: who it is, the eyes' colour, the skin's tone and texture, a soundly drawn face.
 
 A restorer invents detail. So a restored face is compared with the headshot as it was drawn and with the person's own
 photos, by both recognisers.
@@ -14,8 +14,9 @@ import numpy as np
 
 from headshotkit.config import GenerateConfig, RestoreConfig
 from headshotkit.core.errors import MissingModel, MissingPackage
-from headshotkit.faces import copies, landmarks, measures, recognition, skin
+from headshotkit.faces import copies, measures, recognition, skin
 from headshotkit.faces.colours import eye_colour, iris_colour
+from headshotkit.scoring.soundness import Soundness
 
 LEAST_SPREAD = 4.0
 """Difference of the eyes' colour in CIELAB that always counts as none: a person's photos may be too alike."""
@@ -57,9 +58,8 @@ class Look:
     tone: np.ndarray
     texture: dict[str, float]
     sharpness: float
-    eye_openness: float
-    disagreement: float
     copy: float
+    sound: Soundness
 
 
 def known_looks(photos: Iterable[tuple[np.ndarray, recognition.Face]], threshold: float, gate: GenerateConfig) -> Known:
@@ -108,8 +108,7 @@ def look_at(image: np.ndarray, face: recognition.Face, known: Known) -> Look:
         identity[name] = float(model.similarity(model.embed(image, face), centre)[0])
     return Look(
         identity, iris_colour(image, marks), skin.tone(aligned), skin.texture(aligned), sharpness_of(image, face),
-        landmarks.eye_openness(marks), landmarks.disagreement(face.points, marks),
-        copies.copy_likeness(copies.face_crop(image, face), known.face_crops),
+        copies.copy_likeness(copies.face_crop(image, face), known.face_crops), Soundness.of(image, face, marks, known.gate),
     )  # fmt: skip
 
 
@@ -122,10 +121,11 @@ def harms(before: Look, after: Look, known: Known, config: RestoreConfig) -> tup
     """Return what restoring harmed, as codes; none if the restored face may be kept.
 
     The codes: identity, second_recogniser (identity fell), threshold (it fell below the identity threshold), eyes,
-    skin (another colour), texture (smoothed), distorted (eyes closed, or two landmark models see different faces), copy
-    (it became a copy of a photo).
+    skin (another colour), texture (smoothed), copy (it became a copy of a photo), distorted (eyes closed, or two landmark
+    models see different faces), artefact (one that the gate would refuse, and that is worse than before).
     """
     lost = {name: before.identity[name] - after.identity[name] for name in before.identity}
+    gained = after.sound.faults(known.gate, before.sound)
     harmed = {
         "identity": lost["arcface"] > config.max_identity_loss,
         "second_recogniser": lost.get("dlib", 0.0) > config.max_identity_loss,
@@ -136,9 +136,9 @@ def harms(before: Look, after: Look, known: Known, config: RestoreConfig) -> tup
             energy < TEXTURE_KEPT * min(before.texture[band], known.texture.get(band, np.inf))
             for band, energy in after.texture.items()
         ),
-        "distorted": after.eye_openness < min(known.gate.min_eye_openness, before.eye_openness)
-        or after.disagreement > max(known.gate.max_disagreement, before.disagreement),
         "copy": after.copy > max(known.gate.max_copy, before.copy),
+        "distorted": gained["unclear_face"] or gained["eyes_closed"],
+        "artefact": gained["artefact"],
     }
     return tuple(code for code, is_harmed in harmed.items() if is_harmed)
 

@@ -256,6 +256,7 @@ class Attempt:
             None if look.eyes is None else tuple(round(float(v), 1) for v in look.eyes),
             tuple(round(float(v), 1) for v in look.tone),
             {band: round(energy, 3) for band, energy in look.texture.items()},
+            look.sound.artefacts,
         ).to_dict()  # fmt: skip
 
 

@@ -5,7 +5,7 @@ The identity threshold comes from the own photos: the similarity of each to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,10 +13,11 @@ from headshotkit.config import GenerateConfig
 from headshotkit.core.records import IdentityThreshold
 from headshotkit.core.results import DatasetResult, PhotosResult
 from headshotkit.core.run import Run
-from headshotkit.faces import copies, landmarks, measures, recognition, traits
+from headshotkit.faces import copies, measures, recognition, traits
 from headshotkit.photos import assess
 from headshotkit.photos.kept import kept_faces
 from headshotkit.scoring.adherence import prompt_adherence, shown_by
+from headshotkit.scoring.soundness import Soundness
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Judgement:
     sharpness: float | None = None
     face_points_px: tuple[tuple[float, ...], ...] = ()
     held_out: float | None = None
+    artefacts: dict[str, float] = field(default_factory=dict)
 
 
 def held_out_of(run: Run) -> tuple[str, ...]:
@@ -128,7 +130,7 @@ def judge_headshot(
     """Judge whether a picture is a headshot of the person, and no copy of a photo.
 
     The reasons against it: no_face, many_faces, small_face, unclear_face (two landmark models see different faces),
-    soft_face, eyes_closed, other_person, copy_of_photo.
+    eyes_closed, artefact, soft_face, other_person, copy_of_photo.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -147,11 +149,11 @@ def judge_headshot(
     identity = identity_of(image, face, person.centre, "arcface")
     held_out = None if person.held_out is None else identity_of(image, face, person.held_out, "arcface")
     copy = copies.copy_likeness(copies.face_crop(image, face), person.face_crops)
+    sound = Soundness.of(image, face, marks, config)
     broken = {
         "small_face": traits.face_height(face.box, image) < config.min_face,
-        "unclear_face": landmarks.disagreement(face.points, marks) > config.max_disagreement,
+        **sound.faults(config),
         "soft_face": known["sharpness"] < config.min_sharpness,
-        "eyes_closed": landmarks.eye_openness(marks) < config.min_eye_openness,
         "other_person": identity < person.threshold.value,
         "copy_of_photo": copy > config.max_copy,
     }
@@ -161,7 +163,7 @@ def judge_headshot(
     points = tuple(tuple(map(float, point)) for point in face.points)
     return Judgement(
         identity, not reasons, reasons, likeness, round(assess.quality(known), 4), copy, adherence,
-        round(known["sharpness"], 2), points, held_out,
+        round(known["sharpness"], 2), points, held_out, sound.artefacts,
     )  # fmt: skip
 
 

@@ -20,7 +20,9 @@ from headshotkit.core import runtime
 from headshotkit.core.budget import TimeBudget
 from headshotkit.core.errors import BadLora
 from headshotkit.core.records import Lora
+from headshotkit.core.results import HeadshotsResult
 from headshotkit.core.run import Run, write_json
+from headshotkit.faces import artefacts
 from headshotkit.generation.headshots import generate_headshots, shapes_of, tasks_of
 from headshotkit.generation.prompts import SIZES_PX, load_prompts
 from headshotkit.generation.session import Session
@@ -56,7 +58,7 @@ def test_refused_headshots_are_tried_again_from_another_seed(brief_run):
 
 
 def test_accepted_headshots_are_not_tried_again(brief_run):
-    config = GenerateConfig.for_base("mini", **TWO, pass_floor=-1.0, pass_ceiling=-0.9)
+    config = GenerateConfig.for_base("mini", **TWO, pass_floor=-1.0, pass_ceiling=-0.9, max_artefact=1.0)
     shots = generate_headshots(brief_run, config, planned=("steps",))
     assert brief_run.manifest("headshots")["planned"] == ["steps"]
     with_face = [s for s in shots if s.identity is not None]
@@ -69,7 +71,7 @@ def test_near_duplicates_are_tried_again_after_an_interruption_too(brief_run):
     """With a correlation of 0 any two headshots are near-duplicates: one passes, the rest is tried again in vain."""
     settings = BRIEF | {"count": 3, "pass_floor": -1.0, "pass_ceiling": -0.9, "max_near_duplicate": 0.0}
     settings |= {"min_sharpness": 0.0}
-    config = GenerateConfig.for_base("mini", **settings, max_disagreement=9.0)
+    config = GenerateConfig.for_base("mini", **settings, max_disagreement=9.0, max_artefact=1.0)
     shots = generate_headshots(brief_run, config)
     assert sum(s.accepted for s in shots) == 1
     duplicates = {s.prompt_id for s in shots if s.reasons == ("near_twin",) and s.attempt == 1}
@@ -81,6 +83,20 @@ def test_near_duplicates_are_tried_again_after_an_interruption_too(brief_run):
     )
     again = generate_headshots(brief_run, config)
     assert [(s.file, s.accepted, s.reasons) for s in again] == [(s.file, s.accepted, s.reasons) for s in shots]
+
+
+def test_an_artefact_is_noted_and_without_weights_the_manifest_says_that_none_was_looked_for(
+    brief_run, monkeypatch, tmp_path, capsys
+):
+    config = GenerateConfig.for_base("mini", **TWO | {"max_attempts": 1}, max_artefact=0.0)
+    shots = generate_headshots(brief_run, config)
+    with_face = [s for s in shots if s.identity is not None]
+    assert with_face and all("artefact" in s.reasons and len(s.artefacts) == 4 for s in with_face)
+    assert "artefacts_not_rated" not in brief_run.manifest("headshots")
+    monkeypatch.setattr(artefacts, "weights_file", lambda: tmp_path / "none.safetensors")
+    shots = generate_headshots(brief_run, config.replace(max_artefact=0.1))
+    assert all("artefact" not in s.reasons and not s.artefacts for s in shots)
+    assert HeadshotsResult.load(brief_run).artefacts_not_rated and "artefacts" in capsys.readouterr().err
 
 
 def test_a_headshot_says_how_it_was_made(brief_run):
@@ -194,7 +210,7 @@ def test_the_bar_shows_accepted_of_wanted_tries_and_minutes_left(brief_run, monk
     bar = partial(tqdm, file=written, mininterval=0, ncols=120)
     monkeypatch.setattr(runtime, "progress", lambda items, title, total=None: bar(items, desc=title, total=total))
     shots = generate_headshots(
-        brief_run, GenerateConfig.for_base("mini", **TWO, seed=1, pass_floor=-1, pass_ceiling=-0.9)
+        brief_run, GenerateConfig.for_base("mini", **TWO, seed=1, pass_floor=-1, pass_ceiling=-0.9, max_artefact=1.0)
     )
     shown = written.getvalue()
     assert "?" not in shown.split("accepted headshots", 1)[1].split("[")[0] and "0/2" in shown

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import planting
 import pytest
 from conftest import P1, P2, open_picture
 
@@ -63,9 +64,21 @@ def someone_else(picture: np.ndarray, face: recognition.Face) -> np.ndarray:
     return np.pad(narrow, ((0, 0), (left, width - narrow.shape[1] - left), (0, 0)), mode="edge")
 
 
+def misdrawn(picture: np.ndarray, face: recognition.Face) -> np.ndarray:
+    """One eye larger than the other, and a smeared mouth."""
+    marks, rng = recognition.landmarks_106(picture, face), np.random.default_rng(1)
+    return planting.mouth_smeared(planting.eye_of_another_size(picture, marks, rng), marks, rng)
+
+
 @pytest.mark.parametrize(
     ("planted", "code"),
-    [(recoloured_eyes, "eyes"), (lightened_skin, "skin"), (smoothed, "texture"), (someone_else, "identity")],
+    [
+        (recoloured_eyes, "eyes"),
+        (lightened_skin, "skin"),
+        (smoothed, "texture"),
+        (someone_else, "identity"),
+        (misdrawn, "artefact"),
+    ],  # fmt: skip
 )
 def test_planted_harm_is_found(known, good_photo, planted, code):
     face = recognition.detect_faces(good_photo)[0]
@@ -80,6 +93,14 @@ def test_a_face_that_becomes_a_copy_of_a_photo_is_harmed(known):
     other, copied = (look_at(picture, recognition.detect_faces(picture)[0], known) for picture in pictures)
     assert "copy" in harms(other, copied, known, RestoreConfig())
     assert "copy" not in harms(copied, copied, known, RestoreConfig())
+
+
+def test_an_artefact_that_was_there_before_is_no_harm_of_the_restorer(known, good_photo):
+    face = recognition.detect_faces(good_photo)[0]
+    spoilt = misdrawn(good_photo, face)
+    before = look_at(spoilt, face, known)
+    assert before.sound.faults(known.gate)["artefact"]
+    assert "artefact" not in harms(before, look_at(spoilt.copy(), face, known), known, RestoreConfig())
 
 
 @pytest.mark.parametrize("harmless", [nothing, sharpened])

@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import planting
 import pytest
 from conftest import P2, open_picture
 from PIL import Image, ImageFilter, ImageOps
@@ -14,6 +15,7 @@ from headshotkit.faces import copies, recognition
 from headshotkit.generation.session import Session
 from headshotkit.scoring.identity import calibrate, judge_headshot, known_person
 from headshotkit.scoring.reasons import WORDS
+from headshotkit.scoring.soundness import Soundness
 
 CONFIG = GenerateConfig.for_base("mini")
 
@@ -76,9 +78,23 @@ def test_a_small_a_soft_and_a_half_seen_face_are_refused(own):
     assert "unclear_face" in reasons(photo, person, max_disagreement=0.001)
 
 
+def test_a_planted_artefact_is_refused_and_the_switch_turns_that_off(own):
+    photo, person = own
+    face = recognition.detect_faces(photo)[0]
+    marks, rng = recognition.landmarks_106(photo, face), np.random.default_rng(1)
+    assert "artefact" not in reasons(photo, person)
+    smeared = planting.mouth_smeared(planting.eye_of_another_size(photo, marks, rng), marks, rng)
+    judged = judge_headshot(smeared, person, CONFIG)
+    assert "artefact" in judged.reasons and not judged.accepted
+    assert max(judged.artefacts, key=judged.artefacts.get) in ("eyes", "mouth")
+    off = judge_headshot(smeared, person, CONFIG.replace(max_artefact=1.0))
+    assert "artefact" not in off.reasons and off.artefacts == {}
+
+
 def test_every_reason_has_words_in_the_gallery():
     code = inspect.getsource(judge_headshot) + inspect.getsource(Session._unless_near_duplicate)
-    assert set(re.findall(r'"([a-z]+_[a-z_]+)"', code)) - {"face_px"} == set(WORDS)
+    said = set(re.findall(r'"([a-z]+_[a-z_]+)"', code)) - {"face_px"}
+    assert said | set(Soundness(0.3, 0.1).faults(CONFIG)) == set(WORDS)
 
 
 def spread(cosine, n=12):
