@@ -108,7 +108,8 @@ def look_at(image: np.ndarray, face: recognition.Face, known: Known) -> Look:
         identity[name] = float(model.similarity(model.embed(image, face), centre)[0])
     return Look(
         identity, iris_colour(image, marks), skin.tone(aligned), skin.texture(aligned), sharpness_of(image, face),
-        copies.copy_likeness(copies.face_crop(image, face), known.face_crops), Soundness.of(image, face, marks, known.gate),
+        copies.copy_likeness(copies.face_crop(image, face), known.face_crops),
+        Soundness.of(image, face, marks, known.gate),
     )  # fmt: skip
 
 
@@ -121,8 +122,8 @@ def harms(before: Look, after: Look, known: Known, config: RestoreConfig) -> tup
     """Return what restoring harmed, as codes; none if the restored face may be kept.
 
     The codes: identity, second_recogniser (identity fell), threshold (it fell below the identity threshold), eyes,
-    skin (another colour), texture (smoothed), copy (it became a copy of a photo), distorted (eyes closed, or two landmark
-    models see different faces), artefact (one that the gate would refuse, and that is worse than before).
+    skin (another colour), texture (smoothed), copy (it became a copy of a photo), distorted (eyes closed, or two
+    landmark models see different faces), artefact (one that the gate would refuse, and that is worse than before).
     """
     lost = {name: before.identity[name] - after.identity[name] for name in before.identity}
     gained = after.sound.faults(known.gate, before.sound)
