@@ -30,7 +30,7 @@ from headshotkit.restoration.reference import UNKNOWN
 FOLDER = HOME / "restorer"
 CROP_PX = 128  # of the drawn picture
 CROPS, WHOLES = 4, 2  # pictures in a step
-WHOLE = (True, False, False)  # steps on whole pictures and on crops, in turn
+WHOLE = (True, True, False)  # steps on whole pictures and on crops, in turn
 PLAIN = 0.25  # share of the pictures that are the clean one with usual degradations, not the base's drawing
 DOUBLED = 0.25  # share of the base's drawings that get double contours
 MAX_STRENGTH = 0.62
@@ -41,7 +41,7 @@ NOWHERE = 0.03  # share of the pictures whose face is not found
 OFF = 0.02  # mean error of a found point, in distances of the eyes
 FASTER = 4.0  # the rate of what knows the person, in rates of all else
 QUICK = ("person.", "face.", "lay.", "see_", "gate_", "blend")
-WEIGHTS = {"l1": 1.0, "lpips": 0.8, "face": 1.0, "iris": 1.0, "gan": 0.05, "features": 0.5}
+WEIGHTS = {"l1": 1.0, "lpips": 0.8, "face": 1.0, "iris": 3.0, "gan": 0.05, "features": 0.5}
 JUDGE_STARTS, GAN_STARTS = 150, 250  # steps; in between, the discriminator is only learning
 WARM_UP = 50  # steps
 

@@ -12,10 +12,11 @@ from PIL import Image, ImageOps
 from headshotkit.core import locks
 from headshotkit.core.pages import EMBED_BYTES, PAGE, embedded, template
 from headshotkit.core.records import Headshot, Verdict
-from headshotkit.core.results import HeadshotsResult, PhotosResult, ReportResult
+from headshotkit.core.results import HeadshotsResult, PhotosResult, ReportResult, RestoredResult
 from headshotkit.core.run import Run, write_atomic
 from headshotkit.generation.shortfall import OFFERED, is_offered
 from headshotkit.scoring.metrics import gaps_in, in_words
+from headshotkit.scoring.ranking import after_restoring
 from headshotkit.scoring.reasons import WORDS
 
 SHEET = "contact_sheet.png"
@@ -34,7 +35,8 @@ def build_gallery(run: Run) -> Path:
     """
     generated, verdicts = HeadshotsResult.load(run), PhotosResult.load(run).verdicts
     metrics = ReportResult.load(run).metrics
-    delivered = [shot for shot in generated.best if is_offered(shot, generated.threshold.value)]
+    shots = after_restoring(generated, RestoredResult.load(run).faces)
+    delivered = [shot for shot in shots if is_offered(shot, generated.threshold.value)]
     files = run.files("restored", [shot.file for shot in delivered])
     stage = run.begin("gallery", {}, run.inputs_from("headshots", "restored", "report"))
     if stage.done:

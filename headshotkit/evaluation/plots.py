@@ -32,6 +32,7 @@ from headshotkit.core.results import (
 from headshotkit.core.run import Run, read_json
 from headshotkit.photos.coverage import quality
 from headshotkit.scoring.metrics import gaps_in, in_words
+from headshotkit.scoring.ranking import after_restoring
 from headshotkit.scoring.reasons import WORDS
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -243,15 +244,16 @@ def plot_dataset(run: Run, columns: int = 6) -> Plot:
 
 
 def plot_headshots(run: Run, stage: str = "headshots", columns: int = 6) -> Plot:
-    """Draw the delivered headshots, best first, each with its identity.
+    """Draw the delivered headshots, best first, each with its identity; those of the stage "restored" as restored.
 
     Accepted: a solid green frame and a tick. Not accepted: a dashed red frame, a cross and the reasons.
 
     Raises:
         NothingToShow: no headshot was delivered.
     """
-    tiles = []
-    for shot in HeadshotsResult.load(run).best:
+    tiles, generated = [], HeadshotsResult.load(run)
+    faces = RestoredResult.load(run).faces if stage == "restored" else ()
+    for shot in after_restoring(generated, faces):
         words = [] if shot.identity is None else [f"identity {shot.identity:.2f}"]
         words += [WORDS.get(code, code) for code in shot.reasons]
         words = "\n".join([_wrapped(shot.prompt_id), *map(_wrapped, words)])

@@ -18,7 +18,7 @@ from headshotkit.config import GenerateConfig, RestoreConfig
 from headshotkit.config.bases import find_base
 from headshotkit.core import locks, runtime
 from headshotkit.core.errors import BadWeights, BrokenPackage, CannotRestore, NotFinite, NothingToShow
-from headshotkit.core.results import HeadshotsResult, PhotosResult, RestoredResult, TriedFidelity
+from headshotkit.core.results import HeadshotsResult, PhotosResult, RestoredFace, RestoredResult, TriedFidelity
 from headshotkit.core.run import Run, Stage, write_atomic
 from headshotkit.faces import recognition
 from headshotkit.faces.recognition import Face
@@ -31,6 +31,7 @@ from headshotkit.restoration.harm import Known, Look, harms, known_looks, look_a
 from headshotkit.restoration.printing import print_copies, upscaler_digest
 from headshotkit.restoration.reference import photo_of
 from headshotkit.scoring.identity import held_out_of
+from headshotkit.scoring.ranking import after_restoring
 
 
 @locks.writes("restore")
@@ -76,9 +77,12 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         stage.manifest["restored"] = [rows[done] for done in files if done in rows]
         stage.note_seconds()
     kept = sum(row["kept"] == "restored" for row in rows.values())
+    shots = after_restoring(HeadshotsResult.load(run), [RestoredFace.from_dict(row) for row in rows.values()])
+    passed = len({shot.prompt_id for shot in shots if shot.accepted})
     manifest = stage.finish(
         f"restored {kept} of {len(files)} faces"
-        + (f"; {len(files) - kept} stay as drawn" if kept < len(files) else ""),
+        + (f"; {len(files) - kept} stay as drawn" if kept < len(files) else "")
+        + f"; {passed} of {len({shot.prompt_id for shot in shots})} prompts have an accepted headshot now",
         weights={"sha256": digest, "published": digest == WEIGHTS_SHA256},
         restorer=restorer.name,
         **change_backgrounds(stage.folder, files, config),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from headshotkit.config import GenerateConfig
 from headshotkit.core.records import Headshot
+from headshotkit.core.results import HeadshotsResult, RestoredFace
 
 QUALITY_WEIGHT = 0.25
 """Weight of face quality relative to likeness, both about 0 to 1."""
@@ -35,6 +38,34 @@ def choose_headshots(headshots: Sequence[Headshot], count: int) -> list[Headshot
     further = sorted((h for h in headshots if h.accepted and h.file not in chosen), key=merit, reverse=True)
     choice = [*(h for h in best if h.accepted), *further, *(h for h in best if not h.accepted)][:count]
     return sorted(choice, key=merit, reverse=True)
+
+
+def after_restoring(generated: HeadshotsResult, faces: Sequence[RestoredFace]) -> list[Headshot]:
+    """Return the delivered headshots as they are after restoring, best first.
+
+    A restored face has another identity and sharpness. If it was refused for these alone, and now reaches both limits,
+    it is accepted. For all else restoring has kept no face that got worse.
+    """
+    restored = {face.file: face for face in faces if face.kept == "restored"}
+    made = [
+        _restored(shot, restored[shot.file], generated) if shot.file in restored else shot for shot in generated.best
+    ]
+    return sorted(made, key=merit, reverse=True)
+
+
+def _restored(shot: Headshot, face: RestoredFace, generated: HeadshotsResult) -> Headshot:
+    """Return a headshot with the measures of its restored face."""
+    sharpness = next((one.sharpness for one in face.tried if not one.harm), shot.sharpness)
+    mended = {
+        "other_person": face.identity_after >= generated.threshold.value,
+        "soft_face": (sharpness or 0.0) >= GenerateConfig.from_dict(generated.config).min_sharpness,
+    }
+    reasons = tuple(code for code in shot.reasons if not mended.get(code))
+    likeness = face.identity_after / max(generated.threshold.own_median, 1e-6)
+    return replace(
+        shot, identity=face.identity_after, likeness=round(likeness, 4), sharpness=sharpness, reasons=reasons,
+        accepted=not reasons,
+    )  # fmt: skip
 
 
 def merit(shot: Headshot) -> tuple[bool, float]:

@@ -1,5 +1,9 @@
+from conftest import result_of
+
+from headshotkit.config import GenerateConfig
 from headshotkit.core.records import Headshot
-from headshotkit.scoring.ranking import best_of_each, choose_headshots
+from headshotkit.core.results import HeadshotsResult, RestoredFace, TriedFidelity
+from headshotkit.scoring.ranking import after_restoring, best_of_each, choose_headshots
 
 
 def shot(prompt_id, attempt, identity, accepted, **measured):
@@ -37,3 +41,35 @@ def test_what_shows_more_of_its_prompt_comes_first_among_the_equally_alike():
 
 def test_what_did_not_pass_comes_last():
     assert [s.accepted for s in choose_headshots(SHOTS, 4)] == [True] * 3 + [False]
+
+
+def test_a_restored_face_is_judged_by_what_it_shows_now():
+    """Identity and sharpness may be mended; what restoring can't mend stays a reason."""
+    shots = [
+        shot("mended", 1, 0.5, False, reasons=("other_person", "soft_face"), sharpness=2.0),
+        shot("still_soft", 1, 0.5, False, reasons=("other_person", "soft_face"), sharpness=2.0),
+        shot("still_other", 1, 0.3, False, reasons=("other_person",)),
+        shot("twin", 1, 0.7, False, reasons=("near_twin",)),
+        shot("unrestored", 1, 0.56, True),
+    ]
+
+    def face(name: str, identity: float, sharpness: float, kept: str = "restored") -> RestoredFace:
+        refused, taken = (
+            TriedFidelity(fidelity, harm, identity, sharp, None, None, (), {})
+            for fidelity, harm, sharp in ((0.0, ("eyes",), 9.0), (0.5, (), sharpness))
+        )
+        return RestoredFace(f"{name}_1.png", kept, 0.5, identity, tried=(refused, taken))
+
+    faces = [face("mended", 0.6, 5.0), face("still_soft", 0.6, 2.5), face("still_other", 0.4, 5.0),
+             face("twin", 0.8, 5.0), face("unrestored", 0.9, 5.0, "unrestored")]  # fmt: skip
+    generated = result_of(
+        HeadshotsResult, headshots=[s.to_dict() for s in shots], delivered=[s.file for s in shots],
+        pass_mark={"mark": 0.55, "own_median": 0.8, "reason": "r"}, config=GenerateConfig(min_sharpness=4.0).to_dict(),
+    )  # fmt: skip
+    made = {s.prompt_id: s for s in after_restoring(generated, faces)}
+    assert [name for name, one in made.items() if one.accepted] == ["mended", "unrestored"] == list(made)[:2]
+    assert made["still_soft"].reasons == ("soft_face",) and made["still_other"].reasons == ("other_person",)
+    assert made["twin"].reasons == ("near_twin",) and made["unrestored"].identity == 0.56
+    mended = made["mended"]
+    assert (mended.identity, mended.likeness, mended.sharpness) == (0.6, 0.75, 5.0)
+    assert [s.file for s in after_restoring(generated, ())][0] == "unrestored_1.png"
