@@ -52,6 +52,9 @@ def test_the_only_photo_of_its_kind_is_trained_on(only):
     photos[4] = kept(4, **only, quality=1.0, identity=0.9)
     for count in (1, 2, 3):
         assert "04.jpg" not in hold_out(photos, count) and len(hold_out(photos, count)) == count
+    in_scenes = [Verdict(v.photo, True, measures=v.measures | {"moment": n // 3 if n < 3 or n > 6 else n})
+                 for n, v in enumerate(photos)]  # fmt: skip
+    assert hold_out(in_scenes, 3) == ["03.jpg", "05.jpg", "06.jpg"] and "04.jpg" not in hold_out(in_scenes, 4)
 
 
 def test_a_photo_with_a_near_duplicate_among_the_others_is_trained_on():
