@@ -21,15 +21,14 @@ from headshotkit.core.budget import TimeBudget
 from headshotkit.core.errors import BrokenPackage, DamagedRun, MissingModel, MissingPackage
 from headshotkit.core.records import Headshot, Score
 from headshotkit.core.results import HeadshotsResult, LoraResult, ReportResult, RestoredResult, Result
-from headshotkit.core.run import STAGES, Run, discard, sha256_of, write_atomic, write_json
+from headshotkit.core.run import BANKS, STAGES, Run, discard, sha256_of, write_atomic, write_json
 from headshotkit.evaluation.plots import GOLDEN, plot_identity, plot_losses
 from headshotkit.faces import measures, recognition
 from headshotkit.families import CHANGES, Sampling, load_family
 from headshotkit.families.jobs import Job, draw
 from headshotkit.generation.few_steps import drawn_in_few
-from headshotkit.generation.headshots import BANKS, tasks_of
 from headshotkit.generation.policy import Deadline, OutOfTime
-from headshotkit.generation.prompts import BANK, load_prompts
+from headshotkit.generation.prompts import BANK, choose_prompts, load_prompts
 from headshotkit.photos.files import png_bytes
 from headshotkit.planning.ladder import PAIRS
 from headshotkit.scoring.adherence import asked_of
@@ -151,7 +150,7 @@ def _measured(run: Run, generated: HeadshotsResult, base: list[Path], folder: Pa
     } | {"own_photos": Sets(trained, trained, features, unseen)}  # fmt: skip
     measured = measure(sets)
     write_atomic(folder / FEATURES, features.to_bytes())
-    nets = {name: features.weights.get(name, "unusable") if is_here(name) else None for name in WEIGHTS}
+    nets = {name: features.weights.get(name, "") if is_here(name) else None for name in WEIGHTS}
     return {"measured": measured, "nets": nets}
 
 
@@ -166,8 +165,9 @@ def _asked(run: Run, generated: HeadshotsResult) -> Callable[[Headshot], dict[st
     bank = run.folder / BANKS / config.prompts if config.prompts else BANK
     if not bank.is_file() or sha256_of(bank) != generated.inputs.get("prompts"):
         return lambda shot: {}
-    tasks = {task.id: task.asked for task in tasks_of(load_prompts(bank), LoraResult.load(run).lora, config)}
-    return lambda shot: tasks.get(shot.prompt_id, {})
+    chosen = choose_prompts(load_prompts(bank), config.count, config.packs, config.seed)
+    asked = {name: asked_of(prompt.brief) for name, prompt in chosen}
+    return lambda shot: asked.get(shot.prompt_id, {})
 
 
 def _outdated(run: Run, download: bool) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from headshotkit.core import runtime
+from headshotkit.core.errors import BadWeights, HeadshotError
 from headshotkit.core.records import Headshot, Names
 from headshotkit.core.results import PhotosResult
 from headshotkit.core.run import Run, sha256_of
@@ -139,6 +140,7 @@ class Features:
         self.fetch = fetch
         self.rows: dict[str, dict[str, np.ndarray | None]] = {}
         self.weights: dict[str, str] = {}
+        self._failed: dict[str, HeadshotError] = {}
         self._net: tuple[str, metrics_nets.Loaded | None] = ("", None)
         if cache is not None and cache.is_file():
             self._read(cache)
@@ -184,8 +186,7 @@ class Features:
 
     def classes(self) -> np.ndarray:
         """Return the matrix from Inception's features to its classes, shape (1008, 2048). Raises as `of`."""
-        place, self.weights["inception_classes"] = metrics_nets.locate("inception_classes", self.fetch)
-        return metrics_nets.read_classes(place)
+        return metrics_nets.read_classes(self._located("inception_classes"))
 
     def forget_net(self) -> None:
         """Free the memory of the net that was used last, and of features that are computed anew when asked for."""
@@ -223,15 +224,29 @@ class Features:
         """Return a feature's name with the version of its model, so that another model's features are not mixed in."""
         if feature in OF_FACES:
             return feature
-        name = OF_NETS[feature]
-        if name not in self.weights:
-            self.weights[name] = metrics_nets.locate(name, self.fetch)[1]
-        return f"{feature} {self.weights[name]}"
+        self._located(OF_NETS[feature])
+        return f"{feature} {self.weights[OF_NETS[feature]]}"
+
+    def _located(self, name: str) -> Path:
+        """Return where weights are; after a failure fail again at once, since a download tries for half a minute."""
+        if name in self._failed:
+            raise self._failed[name]
+        try:
+            place, self.weights[name] = metrics_nets.locate(name, self.fetch)
+        except HeadshotError as error:
+            self._failed[name] = error
+            raise
+        return place
 
     def _loaded(self, weights: str) -> metrics_nets.Loaded:
         if self._net[0] != weights:
             self._net = ("", None)  # two nets at once may be too large
-            self._net = (weights, metrics_nets.load(weights, metrics_nets.locate(weights, self.fetch)[0]))
+            place = self._located(weights)
+            try:
+                self._net = (weights, metrics_nets.load(weights, place))
+            except BadWeights as error:
+                self._failed[weights] = error
+                raise
         return self._net[1]
 
     def _face_of(self, picture: Picture, image: np.ndarray) -> recognition.Face | None:

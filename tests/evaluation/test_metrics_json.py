@@ -1,5 +1,6 @@
 """metrics.json: its published schema, and what stands in it for each metric."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from headshotkit.core.results import HeadshotsResult
 from headshotkit.core.run import Run
 from headshotkit.delivery.gallery import build_gallery
 from headshotkit.evaluation import evaluate
@@ -98,3 +100,17 @@ def test_table_and_page_show_what_was_measured_and_what_is_missing(evaluated):
     shown = [one["title"] for one in measured if "value" in one["sets"]["restored"]]
     assert shown and all(f"<th>{title}" in page for title in shown)
     assert page.count("<li>") == len(nets)
+
+
+def test_what_a_full_prompt_asks_is_looked_up_in_the_bank_on_every_base(once, tmp_path):
+    """SDXL's prompts do not say it in the measured words; its manifest is made from that of the embedded base."""
+    run = Run(shutil.copytree(once.folder, tmp_path / "run"))
+    generated = HeadshotsResult.load(run)
+    brief = evaluate._asked(run, generated)
+    shots = {shot.file: brief(shot) for shot in generated.headshots}
+    full = dataclasses.replace(generated, config=generated.config | {"base": "sdxl"})
+    found = evaluate._asked(run, full)
+    words = [dataclasses.replace(shot, prompt="professional portrait") for shot in generated.headshots]
+    assert {shot.file: found(shot) for shot in words} == shots and any(shots.values())
+    other = dataclasses.replace(full, inputs=full.inputs | {"prompts": "0" * 64})
+    assert not any(evaluate._asked(run, other)(shot) for shot in words), "of another bank nothing is known"

@@ -201,6 +201,22 @@ def test_nothing_is_downloaded_unless_asked_for(monkeypatch):
             assert "--download" in error.value.next_step
 
 
+def test_a_download_that_fails_is_tried_once_not_for_every_metric(sets, monkeypatch):
+    """The fault is raised where the hub's client would raise it."""
+    tries = []
+
+    def fails(wanted):
+        tries.append(wanted.source)
+        raise metrics_nets.hub.failed(wanted, ConnectionError("no route"))
+
+    monkeypatch.delenv(metrics_nets.FOLDER)
+    monkeypatch.setattr(metrics_nets.hub, "fetch", fails)
+    of = Sets(sets.made, sets.photos, Features(fetch=True))
+    for name in ("dinov2", "fd_dinov2", "dinov2_face", "dinov2_diversity"):
+        assert values_of(NAMED[name], of)["missing"]
+    assert tries == ["facebook/dinov2-large"]
+
+
 def test_a_pickle_that_holds_more_than_arrays_is_not_run(tmp_path, monkeypatch):
     import pickle
 
