@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -116,6 +116,8 @@ class GenerateConfig(Config):
     """Packs of the bank to take prompts from, such as linkedin or studio; empty: the whole bank."""
     seed: Seed = 0
     """Seed that all headshots' seeds are derived from."""
+
+    BEFORE: ClassVar[dict] = {"max_artefact": 1.0}
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
