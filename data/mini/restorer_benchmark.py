@@ -21,12 +21,12 @@ from judges import Detector, framed
 from restorer import Pairs
 from restorer_pairs import CLEAN_PX, DRAWN_PX
 from store import HOME, SHARED
-from training import to_pixels, to_tensor
+from training import to_tensor
 
 from headshotkit.core.run import Run
 from headshotkit.faces import colours, recognition
 from headshotkit.photos.kept import kept_faces
-from headshotkit.restoration.embedded import told_of
+from headshotkit.restoration.embedded import Embedded
 from headshotkit.restoration.embedded_net import EMBEDDING, compose_vector, load_restorer, person_vector
 from headshotkit.restoration.reference import photo_of
 from headshotkit.scoring.bootstrap import BOOTSTRAPS
@@ -63,12 +63,13 @@ class Restored:
     def __init__(self, folder: Path):
         self.net = load_restorer(folder)
 
-    @torch.no_grad()
-    def __call__(self, given: np.ndarray, person: np.ndarray, photos: list, fidelity: float = 0.0) -> np.ndarray:
-        told = told_of(given, person, photos, largest_face(given))
-        made = to_pixels(self.net(to_tensor(given[None]), *told))[0]
-        both = fidelity * enlarged(given).astype("float32") + (1 - fidelity) * made
-        return both.round().astype("uint8")
+    def __call__(
+        self, given: np.ndarray, person: np.ndarray, photos: list, eyes=None, fidelity: float = 0.0
+    ) -> np.ndarray:
+        faces = recognition.detect_faces(given)
+        if not faces:
+            return enlarged(given)
+        return Embedded(self.net, person, photos, eyes).of(given, faces)(fidelity)
 
 
 def largest_face(picture: np.ndarray):
@@ -135,7 +136,7 @@ def judge_people(judge: Judge, restore: Restored, runs: list[Path], out: Path, f
         for file in files:
             given = cv2.imread(str(run.path("headshots") / file))[:, :, ::-1].copy()
             ways = {"enlarged": enlarged(given), "sharpened": sharpened(given)}
-            ways |= {f"restored {f:g}": restore(given, person, seen, f) for f in fidelities}
+            ways |= {f"restored {f:g}": restore(given, person, seen, eyes, f) for f in fidelities}
             for way, picture in ways.items():
                 rows[way].append(judge(picture, None, centres, eyes))
             strips.append(np.vstack([ways["enlarged"], ways[f"restored {fidelities[0]:g}"]]))
@@ -158,10 +159,15 @@ def judge_held_out(judge: Judge, restore: Restored) -> dict:
         if face is None or largest_face(other) is None:
             continue
         person = person_vector([other], judge.centres(other)["arcface"][None])
+        known_eyes = colours.eye_colour(other, largest_face(other))
         seen = [photo_of(other, largest_face(other))]
         nobody = compose_vector(np.zeros(EMBEDDING), None, None)
         centres, eyes = judge.centres(clean), colours.eye_colour(clean, face)
-        ways = {"enlarged": enlarged(given), "sharpened": sharpened(given), "restored": restore(given, person, seen)}
+        ways = {
+            "enlarged": enlarged(given),
+            "sharpened": sharpened(given),
+            "restored": restore(given, person, seen, known_eyes),
+        }
         ways["restored, no photo"] = restore(given, person, [])
         ways["restored, nobody told"] = restore(given, nobody, [])
         for way, picture in ways.items():
@@ -199,13 +205,14 @@ def judge_london(judge: Judge, restore: Restored, people: int) -> dict:
         )
         centres = judge.centres(other)
         person, eyes = person_vector([other], centres["arcface"][None]), colours.eye_colour(clean, largest_face(clean))
+        known_eyes = colours.eye_colour(other, largest_face(other))
         seen = [photo_of(other, largest_face(other))]
         small = cv2.resize(clean, (DRAWN_PX, DRAWN_PX), interpolation=cv2.INTER_AREA)
         for kind, spoiled in ((kind, how(small)) for kind, how in spoil.items()):
             ways = {
                 "enlarged": enlarged(spoiled),
                 "sharpened": sharpened(spoiled),
-                "restored": restore(spoiled, person, seen),
+                "restored": restore(spoiled, person, seen, known_eyes),
             }
             for way, picture in ways.items():
                 rows[kind][way].append(judge(picture, clean, centres, eyes))

@@ -6,18 +6,20 @@ It was trained on what this base does wrong to a face, so it suits no other base
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from headshotkit.core.errors import NotFinite
 from headshotkit.core.run import sha256_of
-from headshotkit.faces import recognition
+from headshotkit.faces import colours, recognition
 from headshotkit.faces.recognition import Face
 from headshotkit.restoration.reference import UNKNOWN, Photo, choose_photo, laid_over
 
 GIVEN_PX, MADE_PX = 256, 512
+IRIS = 0.075, 0.105
+"""Distance from an iris's centre, in eye distances, up to which its colour is changed, and from which it is not."""
 
 
 def weights_of(folder: Path) -> tuple[Path | None, str]:
@@ -28,11 +30,16 @@ def weights_of(folder: Path) -> tuple[Path | None, str]:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The loaded restorer. person: what its network gets to know about the person, float32, shape (P,)."""
+    """The loaded restorer.
+
+    person: what its network gets to know about the person, float32, shape (P,) · photos: those that it may see · eyes:
+    the photos' eye colour in CIELAB, None if it is not known.
+    """
 
     net: object
     person: np.ndarray
     photos: list[Photo]
+    eyes: np.ndarray | None = None
     name: str = "the embedded restorer"
 
     def of(self, image: np.ndarray, faces: list[Face]) -> Callable[[float], np.ndarray]:
@@ -58,6 +65,10 @@ class Embedded:
                 "Reinstall headshotkit; the face stays as it is.",
             )  # fmt: skip
         full = (made.clamp(-1, 1).cpu().numpy().transpose(1, 2, 0) + 1) * 127.5
+        if self.eyes is not None:
+            scale = MADE_PX / GIVEN_PX
+            face = replace(faces[0], box=faces[0].box * scale, points=faces[0].points * scale)
+            full = with_eye_colour(full.round().astype(np.uint8), face, self.eyes).astype(np.float32)
         plain = enlarged(image).astype(np.float32)
         return lambda fidelity: (full + (plain - full) * fidelity).round().clip(0, 255).astype(np.uint8)
 
@@ -83,6 +94,38 @@ def told_of(image: np.ndarray, person: np.ndarray, photos: list[Photo], face: Fa
             photo = laid_over(chosen.picture, chosen.marks, (marks + 0.5) * scale - 0.5, MADE_PX)
     seen = torch.from_numpy(photo.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
     return torch.from_numpy(person)[None], torch.from_numpy(points)[None], seen
+
+
+def with_eye_colour(picture: np.ndarray, face: Face, eyes: np.ndarray) -> np.ndarray:
+    """Return a picture whose irises have another colour on average; their pattern, pupils and highlights stay.
+
+    The hue comes from `eyes`, the brightness by half, because it also depends on the picture's light. In the dark less
+    of both is changed, or the eyes would glow.
+
+    Args:
+        picture: RGB, uint8, shape (H, W, 3). eyes: CIELAB, shape (3,), as `colours.eye_colour`.
+    """
+    import cv2
+
+    marks = recognition.landmarks_106(picture, face)
+    now = colours.iris_colour(picture, marks)
+    if now is None:
+        return picture
+    centres = marks[list(colours.IRIS_CENTRES)]
+    apart = float(np.linalg.norm(centres[1] - centres[0]))
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]].astype(np.float32)
+    share = np.zeros(picture.shape[:2], np.float32)
+    for centre, outline in zip(centres, colours.LIDS, strict=True):
+        lids = np.zeros(picture.shape[:2], np.float32)
+        cv2.fillPoly(lids, [np.round(marks[list(outline)]).astype(np.int32)], 1.0)
+        away = np.hypot(x - centre[0], y - centre[1]) / apart
+        disc = ((IRIS[1] - away) / (IRIS[1] - IRIS[0])).clip(0, 1)
+        share = np.maximum(share, disc * cv2.GaussianBlur(lids, (0, 0), 0.01 * apart))
+    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    light = min(1.0, float(now[0] / max(eyes[0], 1.0)))
+    lab += share[..., None] * (eyes - now) * np.float32([0.5, 1, 1]) * light
+    changed = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).clip(0, 1) * 255
+    return np.where(share[..., None] > 0, changed.round(), picture).astype(np.uint8)
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def open_restorer(run: Run, weights: Path) -> tuple[CodeFormer | embedded.Embedd
     seen = [n for n, verdict in enumerate(PhotosResult.load(run).kept) if verdict.photo not in unseen]
     shown = [photos[n] for n in seen]
     person = person_vector([image for image, _ in shown], known.embeddings[seen])
-    return embedded.Embedded(net, person, [photo_of(*photo) for photo in shown]), known
+    return embedded.Embedded(net, person, [photo_of(*photo) for photo in shown], known.photos_eyes), known
 
 
 def _load_embedded(folder: Path):

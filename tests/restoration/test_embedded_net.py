@@ -5,8 +5,8 @@ from conftest import P1, open_picture
 from safetensors.torch import load_file, save_file
 
 from headshotkit.core.errors import BadWeights
-from headshotkit.faces import recognition
-from headshotkit.restoration import embedded_net
+from headshotkit.faces import colours, recognition
+from headshotkit.restoration import embedded, embedded_net
 from headshotkit.restoration.embedded_net import (
     FACE_POINTS,
     MAPS,
@@ -136,3 +136,23 @@ def test_colours_that_nobody_knows_are_zeros():
     blank = np.zeros((64, 64, 3), np.uint8)
     vector = person_vector([blank], np.ones((1, 512), np.float32))
     assert vector[512:].tolist() == [0] * 8 and np.allclose(vector[:512], 1)
+
+
+def test_irises_get_another_colour_and_nothing_else_changes():
+    photo = np.asarray(open_picture(P1 / "p1_09.jpg"))
+    (face,) = recognition.detect_faces(photo)
+    marks, wanted = recognition.landmarks_106(photo, face), np.float32([20, -5, -15])
+    before = colours.iris_colour(photo, marks)
+    made = embedded.with_eye_colour(photo, face, wanted)
+    after = colours.iris_colour(made, marks)
+    assert np.abs(after - wanted)[1:].max() < 3 and abs(after[0] - (before[0] + wanted[0]) / 2) < 3
+    centres = marks[list(colours.IRIS_CENTRES)]
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]]
+    away = np.min([np.hypot(x - cx, y - cy) for cx, cy in centres], axis=0) / np.linalg.norm(centres[1] - centres[0])
+    assert np.array_equal(made[away > embedded.IRIS[1]], photo[away > embedded.IRIS[1]])
+    dark = (photo * 0.2).astype(np.uint8)
+    lit = embedded.with_eye_colour(dark, face, np.float32([40, -5, -15]))
+    gained = [colours.iris_colour(picture, marks)[0] for picture in (lit, dark)]
+    assert 0 <= gained[0] - gained[1] < 6, "eyes don't glow in the dark"
+    blank = np.full_like(photo, 90)
+    assert embedded.with_eye_colour(blank, face, colours.to_lab(np.uint8([[90, 90, 90]]))[0]).std() < 1
