@@ -27,8 +27,20 @@ def kept(number, **measures):
     return Verdict(f"{number:02}.jpg", True, measures=usual | measures)
 
 
-def test_two_or_three_of_eight_and_more_are_held_out_of_training(prepared):
-    result, photos = DatasetResult.load(Run(prepared)), PhotosResult.load(Run(prepared)).kept
+@pytest.fixture(scope="module")
+def with_unseen(prepared, tmp_path_factory) -> Run:
+    """A run of the sample person, prepared as with SDXL: a few photos are held out; copy it, don't change it."""
+    run = Run(shutil.copytree(prepared, tmp_path_factory.mktemp("unseen") / "run"))
+    prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man", held_out="auto"))
+    return run
+
+
+def test_the_embedded_base_holds_none_out_unless_told_to(prepared):
+    assert held_out_of(Run(prepared)) == () and PrepareConfig.for_base("sdxl").held_out == "auto"
+
+
+def test_two_or_three_of_eight_and_more_are_held_out_of_training(with_unseen):
+    result, photos = DatasetResult.load(with_unseen), PhotosResult.load(with_unseen).kept
     names = {verdict.photo for verdict in photos}
     assert len(names) == 17 and len(result.held_out) == 3 and {*result.held_out} < names
     assert {photo.photo for photo in result.dataset.photos} == names - {*result.held_out}
@@ -78,11 +90,13 @@ def test_photos_held_out_are_of_other_days_and_lights_and_a_photo_that_is_needed
     assert hold_out(photos[::-1], 2) == [first, second]
 
 
-def test_with_fewer_than_eight_none_is_held_out_and_that_is_said(three_photos):
-    result = DatasetResult.load(Run(three_photos))
+def test_with_fewer_than_eight_none_is_held_out_and_that_is_said(three_photos, tmp_path):
+    run = Run(shutil.copytree(three_photos, tmp_path / "run"))
+    prepare_dataset(run, PrepareConfig.for_base("mini", class_word="man", held_out="auto"))
+    result = DatasetResult.load(run)
     assert result.held_out == () and "only 3 were kept, fewer than 8" in result.outcome
-    assert held_out_of(Run(three_photos)) == ()
-    assert known_person(Run(three_photos), GenerateConfig.for_base("mini")).held_out is None
+    assert held_out_of(run) == ()
+    assert known_person(run, GenerateConfig.for_base("mini")).held_out is None
 
 
 def test_a_person_decides_how_many_and_a_photo_with_an_edited_caption_is_trained_on(tmp_path):
@@ -91,7 +105,7 @@ def test_a_person_decides_how_many_and_a_photo_with_an_edited_caption_is_trained
         shutil.copy(P1 / f"p1_{number:02}.jpg", tmp_path / "photos")
     run = Run(tmp_path / "run")
     check_photos(tmp_path / "photos", run, CheckConfig(min_photos=3))
-    config = PrepareConfig.for_base("mini", class_word="man", size_px=64)
+    config = PrepareConfig.for_base("mini", class_word="man", size_px=64, held_out="auto")
     prepare_dataset(run, config.replace(held_out=0))
     result = DatasetResult.load(run)
     assert result.held_out == () and "held_out" not in run.peek("dataset")["config"]
@@ -119,8 +133,8 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(three_photos, tmp_path)
     assert do_stage("dataset", run, RunSettings(held_out="auto"))["config"]["held_out"] == "auto"
 
 
-def test_headshots_are_compared_with_photos_that_the_lora_never_saw(prepared):
-    run, config = Run(prepared), GenerateConfig.for_base("mini")
+def test_headshots_are_compared_with_photos_that_the_lora_never_saw(with_unseen):
+    run, config = with_unseen, GenerateConfig.for_base("mini")
     person, held = known_person(run, config), held_out_of(run)
     own = [judge_headshot(np.asarray(open_picture(P1 / name)), person, config) for name in (held[0], "p1_09.jpg")]
     assert own[0].held_out > own[1].held_out > 0.5 and 0.5 < person.held_out_median < 1

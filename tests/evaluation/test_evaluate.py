@@ -7,6 +7,7 @@ import pytest
 from conftest import P1, open_picture
 from PIL import Image
 
+from headshotkit.config import RestoreConfig
 from headshotkit.core.budget import TimeBudget
 from headshotkit.core.records import Headshot
 from headshotkit.core.run import CHECK_SUM, write_json
@@ -85,7 +86,7 @@ def counted(monkeypatch):
 
 def test_no_picture_is_scored_twice_and_the_scores_are_those_of_the_files(brief_run, counted):
     """Delivered ones are attempts, and what was not restored is the same file: the session's figures hold for all."""
-    restore_headshots(brief_run)
+    restore_headshots(brief_run, RestoreConfig(restorer="none"))
     evaluate_run(brief_run, pairs=2)
     assert len(counted["files"]) == counted["drawn"] == 2 and all(f.startswith("base/") for f in counted["files"])
     known = {name: known_faces(brief_run, name) for name in ("arcface", "dlib")}

@@ -99,7 +99,7 @@ def test_table_and_page_show_what_was_measured_and_what_is_missing(evaluated):
     page = build_gallery(run).read_text()
     shown = [one["title"] for one in measured if "value" in one["sets"]["restored"]]
     assert shown and all(f"<th>{title}" in page for title in shown)
-    assert page.count("<li>") == len(nets)
+    assert page.count("<li>") == len(nets) + len(HeadshotsResult.load(run).causes)
 
 
 def test_what_a_full_prompt_asks_is_looked_up_in_the_bank_on_every_base(once, tmp_path):
