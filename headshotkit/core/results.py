@@ -183,7 +183,7 @@ class RestoredFace(Record):
     """One headshot after restoring: which picture was `kept`, "restored" or "unrestored", and what was measured.
 
     `why`: the reason for an unrestored one. `fidelity`: of the restored one. `dlib_before`, `dlib_after`: identity by
-    the second recogniser. `tried`: the fidelities that were measured.
+    the second recogniser. `tried`: the fidelities that were measured. `photo`: of the person, which lent detail to it.
     """
 
     file: Name
@@ -196,6 +196,7 @@ class RestoredFace(Record):
     dlib_after: float | None = None
     sharpness_before: float | None = None
     tried: tuple[TriedFidelity, ...] = ()
+    photo: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

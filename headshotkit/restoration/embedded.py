@@ -57,7 +57,7 @@ class Embedded:
         device = next(self.net.parameters()).device
         with torch.no_grad():
             pixels = torch.from_numpy(image.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1).to(device)
-            told = (tensor.to(device) for tensor in told_of(image, self.person, self.photos, faces[0]))
+            told = (torch.from_numpy(known)[None].to(device) for known in self.told(image, faces[0]))
             made = self.net(pixels, *told)[0]
         if not made.isfinite().all():
             raise NotFinite(
@@ -72,28 +72,25 @@ class Embedded:
         plain = enlarged(image).astype(np.float32)
         return lambda fidelity: (full + (plain - full) * fidelity).round().clip(0, 255).astype(np.uint8)
 
+    def told(self, image: np.ndarray, face: Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what the network is told besides the picture: the person, points of the face, a photo laid over it.
+
+        Shapes (P,), (5, 2) and (3, 512, 512), float32; the photo's RGB is in [-1, 1], 0 where nothing is known.
+        """
+        laid = np.full((MADE_PX, MADE_PX, 3), UNKNOWN, np.uint8)
+        if self.photos:
+            chosen, scale = self.photo_for(image, face), MADE_PX / GIVEN_PX
+            marks = (recognition.landmarks_106(image, face) + 0.5) * scale - 0.5
+            laid = laid_over(chosen.picture, chosen.marks, marks, MADE_PX)
+        return self.person, face.points.astype(np.float32), laid.astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
+
+    def photo_for(self, image: np.ndarray, face: Face) -> Photo:
+        """Return the photo that lends detail to a face."""
+        return choose_photo(self.photos, recognition.landmarks_106(image, face))
+
     def to(self, device: str) -> None:
         """Move the network to a device."""
         self.net.to(device)
-
-
-def told_of(image: np.ndarray, person: np.ndarray, photos: list[Photo], face: Face | None) -> tuple:
-    """Return what the network is told besides the picture: person, points of the face, and the photo laid over it.
-
-    Args:
-        image: RGB, uint8, shape (256, 256, 3). photos: of the person; empty: none is laid over. face: None: unknown.
-    """
-    import torch
-
-    points, photo = np.full((5, 2), np.nan, np.float32), np.full((MADE_PX, MADE_PX, 3), UNKNOWN, np.uint8)
-    if face is not None:
-        points = face.points.astype(np.float32)
-        if photos:
-            marks = recognition.landmarks_106(image, face)
-            chosen, scale = choose_photo(photos, marks), MADE_PX / GIVEN_PX
-            photo = laid_over(chosen.picture, chosen.marks, (marks + 0.5) * scale - 0.5, MADE_PX)
-    seen = torch.from_numpy(photo.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
-    return torch.from_numpy(person)[None], torch.from_numpy(points)[None], seen
 
 
 def with_eye_colour(picture: np.ndarray, face: Face, eyes: np.ndarray) -> np.ndarray:

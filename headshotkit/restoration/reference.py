@@ -33,16 +33,17 @@ ENOUGH = 1.3
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo of the person: RGB, uint8, its 106 landmarks in px, and how sharp its face is."""
+    """A photo of the person: its name, RGB, uint8, its 106 landmarks in px, and how sharp its face is."""
 
+    name: str
     picture: np.ndarray
     marks: np.ndarray
     sharpness: float
 
 
-def photo_of(picture: np.ndarray, face: recognition.Face) -> Photo:
+def photo_of(picture: np.ndarray, face: recognition.Face, name: str = "") -> Photo:
     """Measure a photo so that it can serve as a reference."""
-    return Photo(picture, recognition.landmarks_106(picture, face), sharpness_of(picture, face))
+    return Photo(name, picture, recognition.landmarks_106(picture, face), sharpness_of(picture, face))
 
 
 def choose_photo(photos: list[Photo], marks: np.ndarray) -> Photo:

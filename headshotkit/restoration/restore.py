@@ -107,10 +107,11 @@ def open_restorer(run: Run, weights: Path) -> tuple[CodeFormer | embedded.Embedd
     from headshotkit.restoration.embedded_net import person_vector  # not above: it loads torch
 
     unseen = held_out_of(run)  # what is made is compared with these photos, so nothing of them may go into it
-    seen = [n for n, verdict in enumerate(PhotosResult.load(run).kept) if verdict.photo not in unseen]
-    shown = [photos[n] for n in seen]
-    person = person_vector([image for image, _ in shown], known.embeddings[seen])
-    return embedded.Embedded(net, person, [photo_of(*photo) for photo in shown], known.photos_eyes), known
+    names = [verdict.photo for verdict in PhotosResult.load(run).kept]
+    seen = [n for n, name in enumerate(names) if name not in unseen]
+    person = person_vector([photos[n][0] for n in seen], known.embeddings[seen])
+    shown = [photo_of(*photos[n], names[n]) for n in seen]
+    return embedded.Embedded(net, person, shown, known.photos_eyes), known
 
 
 def _load_embedded(folder: Path):
@@ -202,7 +203,9 @@ def _restore_one(source: Path, target: Path, restorer, known: Known, config: Res
         made = work()
     result, row = made
     if row["kept"] == "restored":
-        texts["Restored"] = f"{restorer.name}, fidelity {row['fidelity']}"
+        texts["Restored"] = f"{restorer.name}, fidelity {row['fidelity']}" + ", with detail of a photo" * (
+            "photo" in row
+        )
     elif result.shape != original.shape:
         texts["Enlarged"] = f"bicubic, to {result.shape[1]} px"
     changed = result is not original
@@ -239,6 +242,8 @@ def best_of(image: np.ndarray, restorer, known: Known, config: RestoreConfig) ->
     if best is None:
         return unrestored, row | {"why": "every fidelity that was tried harms the face", "tried": tried}
     row |= {"kept": "restored", "fidelity": best.fidelity, **_identities("after", best.look), "tried": tried}
+    if isinstance(restorer, embedded.Embedded):
+        row["photo"] = restorer.photo_for(image, faces[0]).name
     return best.picture, row
 
 

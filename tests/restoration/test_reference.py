@@ -57,5 +57,5 @@ def test_the_photo_with_the_headshots_expression_is_chosen(photos):
     for photo in photos:
         turned = reference.moved(photo.marks, photo.marks[:, ::-1] * [1, -1] + [0, 700])
         assert reference.choose_photo(photos, turned) is photo
-    soft = reference.Photo(photos[0].picture, photos[0].marks, 0.0)
+    soft = reference.Photo("", photos[0].picture, photos[0].marks, 0.0)
     assert reference.choose_photo([soft, photos[0]], photos[0].marks + 1) is photos[0]

@@ -130,12 +130,15 @@ def untrained(brief_run, monkeypatch, tmp_path, good_photo):
 
 def test_the_embedded_restorer_hands_on_pictures_of_512_px(untrained):
     manifest = restore_headshots(untrained)
+    kept = [verdict["photo"] for verdict in untrained.manifest("photos")["verdicts"] if verdict["kept"]]
     assert manifest["restorer"] and not manifest.get("missing")
     for row in manifest["restored"]:
         with Image.open(untrained.path("restored") / row["file"]) as picture:
             assert picture.size == (512, 512)
             assert ("Restored" in picture.text) == (row["kept"] == "restored")
         assert row["kept"] == "unrestored" or row["identity_after"] >= row["identity_before"] - 0.02
+        assert ("photo" in row) == (row["kept"] == "restored"), "the photo that lent detail is named"
+        assert row.get("photo", kept[0]) in kept
 
 
 def test_the_restorer_sees_no_photo_that_is_held_out(untrained):
