@@ -245,7 +245,7 @@ def test_a_training_that_was_begun_goes_on_as_it_was_planned(prepared_run):
     begun = prepared_run.begin("lora", config, prepared_run.inputs_from("dataset"), seed=0)
     begun.manifest["planned"] = list(plan_run("cpu", 24, 60).training)
     begun.note_seconds()
-    late = DeadlineController(plan_run("cpu", 24, 2.9), tell=lambda line: None)
+    late = DeadlineController(plan_run("cpu", 24, 4.5), tell=lambda line: None)
     assert late.plan.training != plan_run("cpu", 24, 60).training
     for controller in (late, None):
         kept = planned_settings("lora", prepared_run, "mini", RunSettings(), controller)
@@ -260,7 +260,7 @@ def test_headshots_that_were_begun_go_on_as_they_were_planned(prepared_run):
     begun = prepared_run.begin("headshots", GenerateConfig.for_base("mini", **planned), {}, seed=0)
     begun.manifest["planned"] = list(planned)
     begun.note_seconds()
-    late = DeadlineController(plan_run("cpu", 24, 2.9), tell=lambda line: None)
+    late = DeadlineController(plan_run("cpu", 24, 4.5), tell=lambda line: None)
     for controller in (late, None):
         assert planned_settings("headshots", prepared_run, "mini", RunSettings(), controller) == planned
     assert planned_settings("headshots", prepared_run, "mini", RunSettings(count=3), None) == {}
