@@ -64,23 +64,17 @@ def open_picture(path: Path) -> Image.Image:
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory):
     """Class images and scores made by the tests stay out of the user's cache."""
-    before = os.environ.get("HEADSHOTKIT_CACHE")
-    os.environ["HEADSHOTKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    os.environ.pop("HEADSHOTKIT_CACHE")
-    if before is not None:
-        os.environ["HEADSHOTKIT_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSHOTKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_nets_of_metrics(tmp_path_factory):
     """Evaluations measure no metric that needs a net, which takes seconds; a test of these nets unsets the folder."""
-    before = os.environ.get("HEADSHOTKIT_METRICS")
-    os.environ["HEADSHOTKIT_METRICS"] = str(tmp_path_factory.mktemp("metrics"))
-    yield
-    os.environ.pop("HEADSHOTKIT_METRICS")
-    if before is not None:
-        os.environ["HEADSHOTKIT_METRICS"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSHOTKIT_METRICS", str(tmp_path_factory.mktemp("metrics")))
+        yield
 
 
 @pytest.fixture(scope="session")

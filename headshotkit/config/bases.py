@@ -131,7 +131,7 @@ BASES = {
             presets={
                 "PrepareConfig": {
                     "size_px": 256, "face_fractions": (0.55, 0.65),
-                    "held_out": 0,  # p1: 3 of 17 photos held out lower identity from 0.56 to 0.45
+                    "held_out": 0,  # a LoRA of this base misses every photo (tests/benchmarks/README.md)
                 },
                 "TrainConfig": {
                     "rank": 32, "alpha": 32, "targets": "all", "steps": 1000, "batch": 4,

@@ -79,9 +79,9 @@ class Embedded:
         """
         laid = np.full((MADE_PX, MADE_PX, 3), UNKNOWN, np.uint8)
         if self.photos:
-            chosen, scale = self.photo_for(image, face), MADE_PX / GIVEN_PX
-            marks = (recognition.landmarks_106(image, face) + 0.5) * scale - 0.5
-            laid = laid_over(chosen.picture, chosen.marks, marks, MADE_PX)
+            marks, scale = recognition.landmarks_106(image, face), MADE_PX / GIVEN_PX
+            chosen = choose_photo(self.photos, marks)
+            laid = laid_over(chosen.picture, chosen.marks, (marks + 0.5) * scale - 0.5, MADE_PX)
         return self.person, face.points.astype(np.float32), laid.astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
 
     def photo_for(self, image: np.ndarray, face: Face) -> Photo:

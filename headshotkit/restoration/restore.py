@@ -51,7 +51,8 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
             nevertheless.
     """
     config = config or RestoreConfig()
-    files = list(HeadshotsResult.load(run).delivered)
+    generated = HeadshotsResult.load(run)
+    files = list(generated.delivered)
     run.files("headshots", files)
     weights, digest, missing = choose_restorer(run, config)
     inputs = run.inputs_from("headshots") | {"codeformer": digest or "missing"}
@@ -77,7 +78,7 @@ def restore_headshots(run: Run, config: RestoreConfig | None = None) -> dict:
         stage.manifest["restored"] = [rows[done] for done in files if done in rows]
         stage.note_seconds()
     kept = sum(row["kept"] == "restored" for row in rows.values())
-    shots = after_restoring(HeadshotsResult.load(run), [RestoredFace.from_dict(row) for row in rows.values()])
+    shots = after_restoring(generated, [RestoredFace.from_dict(row) for row in rows.values()])
     passed = len({shot.prompt_id for shot in shots if shot.accepted})
     manifest = stage.finish(
         f"restored {kept} of {len(files)} faces"
@@ -203,9 +204,8 @@ def _restore_one(source: Path, target: Path, restorer, known: Known, config: Res
         made = work()
     result, row = made
     if row["kept"] == "restored":
-        texts["Restored"] = f"{restorer.name}, fidelity {row['fidelity']}" + ", with detail of a photo" * (
-            "photo" in row
-        )
+        lent = ", with detail of a photo" if "photo" in row else ""
+        texts["Restored"] = f"{restorer.name}, fidelity {row['fidelity']}{lent}"
     elif result.shape != original.shape:
         texts["Enlarged"] = f"bicubic, to {result.shape[1]} px"
     changed = result is not original
